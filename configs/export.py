@@ -1,0 +1,17 @@
+"""Export of a run's checkpoint to Hugging Face format.
+
+python launch/export_hf.py --config configs/export.py --config.run=runs/sft-tiny --config.out=my-model
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.run = ""  # folder of the run
+    config.out = ""  # new folder for the export
+    config.step = 0  # checkpoint to export; 0: the newest
+    config.dtype = "auto"  # auto (that of the model the run began from) | float32 | bfloat16 | float16
+    config.max_shard_bytes = 5_000_000_000
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
+    return config

@@ -1,0 +1,33 @@
+"""A run's checkpoint as a Hugging Face folder.
+
+python launch/export_hf.py --config configs/export.py --config.run=runs/sft-tiny --config.out=my-model
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tljax.core.config import main
+from tljax.core.errors import InputError
+from tljax.core.mesh import make_mesh
+from tljax.model.source import export_run
+
+
+def export(config: Any) -> None:
+    if not (config.run and config.out):
+        raise InputError("config.run and config.out are needed: the folder of a run, and a new folder for the export")
+    with jax.set_mesh(make_mesh(**config.mesh)):
+        step, dtype = export_run(
+            Path(config.run),
+            config.out,
+            step=config.step,
+            dtype=config.dtype,
+            max_shard_bytes=config.max_shard_bytes,
+        )
+    if jax.process_index() == 0:
+        print(f"exported step {step} of {config.run} as {dtype}: {config.out}")
+
+
+if __name__ == "__main__":
+    main(export, about=__doc__ or "")

@@ -1,0 +1,21 @@
+"""Trajectories to prepared steps: python launch/prepare_data.py --config configs/data.py --config.out=steps.jsonl"""
+
+from tljax.core.config import main
+from tljax.core.errors import InputError
+from tljax.data.prepare import prepare_data
+from tljax.data.tokens import load_tokenizer
+from tljax.toolbox.embedded import BASE, toolbox_file
+
+
+def prepare(config):
+    toolbox = config.data.source == "toolbox"
+    if not (config.data.tokenizer or toolbox):
+        raise InputError("config.data.tokenizer is empty; name the folder or the hub id of the model to train")
+    tokenizer = load_tokenizer(config.data.tokenizer or str(BASE))
+    file = str(toolbox_file(config.toolbox, config.data.cache)) if toolbox else config.data.source
+    print(prepare_data(config.data, file, tokenizer, config.out))
+    print(f"written       {config.out}")
+
+
+if __name__ == "__main__":
+    main(prepare, about=__doc__ or "")

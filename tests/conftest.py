@@ -1,0 +1,89 @@
+"""One place for what every test stands on: eight CPU devices, strict shapes, the shared folder of golden facts."""
+
+import os
+import random
+import runpy
+import sys
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPO = Path(__file__).parents[1]
+SHARED = REPO.parent / "shared"
+SLOW_SAMPLE = 2
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run every slow test, not the sample of this seed")
+    parser.addoption("--slow-seed", type=int, default=0, help="which slow tests the sample holds")
+
+
+def pytest_collection_modifyitems(config, items):
+    slow = sorted((item for item in items if "slow" in item.keywords), key=lambda item: item.nodeid)
+    if config.getoption("--slow") or len(slow) <= SLOW_SAMPLE:
+        return
+    keep = set(random.Random(config.getoption("--slow-seed")).sample(range(len(slow)), SLOW_SAMPLE))
+    drop = {item for i, item in enumerate(slow) if i not in keep}
+    config.hook.pytest_deselected(items=list(drop))
+    items[:] = [item for item in items if item not in drop]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden facts and real data beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent: golden facts and real data lie there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def launch(repo):
+    """Runs a launch script in this process: launch("train", "--config=...") -> exit code."""
+
+    def run(script: str, *argv: str) -> int:
+        before = sys.argv
+        sys.argv = [f"launch/{script}.py", *argv]
+        try:
+            runpy.run_path(str(repo / "launch" / f"{script}.py"), run_name="__main__")
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        finally:
+            sys.argv = before
+        return 0
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def quick(repo, tmp_path_factory) -> list[str]:
+    """Flags of a training run of seconds: a little toolbox data, a few updates, its own cache."""
+    cache = tmp_path_factory.mktemp("cache")
+    return [
+        f"--config={repo / 'configs' / 'sft.py'}",
+        f"--config.data.cache={cache}",
+        "--config.toolbox.trajectories=48",
+        "--config.optim.max_steps=6",
+        "--config.checkpoint.every=2",
+        "--config.eval.every=4",
+        "--config.log.every=1",
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(launch, quick, tmp_path_factory) -> Path:
+    """The folder of one finished run of the quick config."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert launch("train", *quick, f"--config.out={folder}") == 0
+    return folder

@@ -1,0 +1,135 @@
+import json
+import time
+
+import pytest
+
+from tljax.data.mae_default import failure
+
+ERRORS = {
+    "get_x() missing 1 required positional argument: 'y'": "missing argument",
+    "get_x() missing 2 required keyword-only arguments: 'y' and 'z'": "missing argument",
+    "Missing required parameter: city": "missing argument",
+    "get_x() got an unexpected keyword argument 'limit'": "unexpected argument",
+    "get_x() takes 2 positional arguments but 3 were given": "unexpected argument",
+    "name 'get_y' is not defined": "unknown tool",
+    "cannot import name 'get_y' from 'tools' (unknown location)": "unknown tool",
+    "Tool 'get_y' does not exist": "unknown tool",
+    "'ja'": "exception",
+    "KeyError: 'ja'": "exception",
+    "'<' not supported between instances of 'str' and 'int'": "exception",
+    "Object of type bytes is not JSON serializable": "exception",
+    "local variable 'x' referenced before assignment": "exception",
+    "slice indices must be integers or None or have an __index__ method": "exception",
+    "list index out of range": "exception",
+    "float division by zero": "exception",
+    "Traceback (most recent call last):\n" + "  File x.py, line 3\n" * 50 + "ValueError: no": "exception",
+    "line\n" * 100 + "Traceback (most recent call last):\n  File x.py\nkeys.Bad_Error: no": "exception",
+    "[Errno 2] No such file or directory: 'a.txt'": "exception",
+    "requests.exceptions.ConnectionError: no route": "exception",
+    "could not convert string to float: 'ten'": "invalid argument",
+    "Invalid URL 'x': No scheme supplied.": "invalid argument",
+    'Parameter type error: "size", expected one of [1, 2], but got "3".': "invalid argument",
+    "The read operation timed out": "connection",
+    "Unauthorized": "unauthorized",
+    " not found": "not found",
+    "/bin/sh: 1: cd: can't cd to /home": "shell error",
+    "Error executing tool: boom": "failed",
+    "Error: boom": "failed",
+    "404 Client Error: Not Found for url: https://x": "http status",
+    "<html>\n<head><title>503 Service Temporarily Unavailable</title></head>" + "." * 400: "http status",
+    'Status Code: 404. Response: {"error": "gone"}. You may retry.': "http status",
+    'Status Code: 200. Response: {"error": "gone"}': "error field",
+    '{"status_code": 200, "response": [{"status_code": 400, "rank": ""}]}': "http status",
+    '{"cod": "404", "message": "city unknown"}': "http status",
+    '{"status": "failure", "code": 401, "message": "Who are you?"}': "http status",
+    '{"status": "fail", "data": {"title": "A title is needed"}}': "failed status",
+    '{"success": false, "message": "no"}': "failed status",
+    '{"error": "connection error."}': "error field",
+    '{"error": true}': "error field",
+    '{"Error Message": "Bad call."}': "error field",
+    '{"errors": [{"code": "D4", "detail": "Nothing"}]}': "error field",
+    '{"status": {"error_code": 1001, "error_message": "key"}}': "error field",
+    "{'error': 'said in Python', 'ids': (1, 2)}": "error field",
+    r"{'path': 'C:\data', 'error': 'an escape Python warns about'}": "error field",
+    '{"error": "", "response": "{\'errors\': [\'not subscribed\']}"}': "error field",
+    '{"error": "cut off by a length limit ' + "x" * 3000: "error field",
+    '{"message": "You have exceeded the rate limit per minute for your plan"}': "rate limit",
+    '{"Note": "Please try again."}': "try again",
+    "Please specify a date and try again.": "try again",
+}
+
+ANSWERS = [
+    "",
+    " ",
+    "null",
+    "{}",
+    "[]",
+    "275.0",
+    "open",
+    '"hello"',
+    "Code executed successfully.",
+    "No errors found.",
+    "Mean squared error: 0.23",
+    "Errors in measurement are common.",
+    "The Forbidden City is in Beijing.",
+    "'a quoted sentence of more than three words'",
+    '{"rank": "50", "error": "", "status_code": 200}',
+    '{"errors": [], "results": 0, "response": []}',
+    '{"status": {"error_code": 0, "error_message": null}, "data": [{"id": 1}]}',
+    '{"error": {"code": 0, "message": "OK"}, "id": 1}',
+    '{"mean": 3.2, "error": 0.1}',
+    '{"file": "x.py", "errors": 3, "warnings": 0}',
+    '{"code": 415, "city": "San Francisco"}',
+    '{"job": 3, "status": "failed", "seconds": 12}',
+    '{"name": "FalconSat", "success": false, "failures": [{"reason": "engine failure"}]}',
+    '{"title": "Platform Error", "description": "KeyError: \'x\'", "status": "Open"}',
+    '{"file_content": "Error: the disk is full"}',
+    '{"matching_lines": ["Error: one", "Error: two"]}',
+    '{"results": [{"error": "gone"}, {"value": 3}]}',
+    '{"message": {"type": "notice", "text": "No advice slips found matching that search term."}}',
+    'Status Code: 200. Response: {"comment": "Multiple failed logins, connection refused"}',
+    '[{"title": "Quantum error correction", "summary": "' + "Connection errors and KeyError: 'x'. " * 40 + '"}]',
+    "Title: Error mitigation\n" + "The error is not defined; connection refused; rate limit exceeded. " * 20,
+    '[{"title": "cut off", "error": "", "summary": "' + "name 'x' is not defined " * 100,
+]
+
+
+@pytest.mark.parametrize(("feedback", "kind"), ERRORS.items(), ids=lambda value: value[:40])
+def test_errors_are_found_with_kind_and_excerpt(feedback, kind):
+    found, _, shown = (failure(feedback) or "").partition(": ")
+    assert found == kind
+    assert 0 < len(shown) <= 80 and "\n" not in shown
+
+
+@pytest.mark.parametrize("feedback", ANSWERS, ids=lambda value: value[:40])
+def test_answers_are_no_errors(feedback):
+    assert failure(feedback) is None
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *'a \\"{[(\n',
+        *("x ", "not ", "'a ", '{"a":', "{'error':[", "A.", "Status ", "sh: ", "Traceback (most recent call last)\n"),
+        *("please ", "required parameter ", "<html", '["error", ', "missing a "),
+    ],
+)
+def test_time_is_linear_in_the_feedback(unit):
+    text = unit * (200_000 // len(unit))
+    start = time.process_time()
+    for feedback in (text, f"<html{text}", f"'{text}", f"/{text}sh", json.dumps({"error": "", "data": [text]})):
+        failure(feedback)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("depth", [900, 5_000, 100_000])
+def test_deep_nesting_never_overflows_the_stack(depth):
+    assert failure("[" * depth + "'ja'" + "]" * depth) is None
+    assert failure("[(" * depth + "1" + ")]" * depth) is None
+    assert failure('{"a":' * depth + '{"error": "deep"}' + "}" * depth) is None
+    failure('{"error":' * depth + "1" + "}" * depth)  # an error or too deep to say, by the Python version
+
+
+def test_envelopes_are_opened_to_a_depth():
+    assert failure('{"data":' * 4 + '{"error": "gone"}' + "}" * 4) == "error field: error: gone"
+    assert failure('{"data":' * 40 + '{"error": "gone"}' + "}" * 40) is None

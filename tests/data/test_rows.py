@@ -1,0 +1,87 @@
+"""Rows: targets, weights and the end token at the end of every reply; sharing by prefix."""
+
+import datasets
+import numpy as np
+import pytest
+
+from tljax.data.rows import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN, held_out, prepare_rows, rows_of
+from tljax.data.steps import Step
+
+EOS = 2
+
+
+def make_step(number, tokens, reply_start, key=(), weights=None, kept=True):
+    tokens = np.asarray(tokens, np.int32)
+    count = len(tokens) - reply_start
+    weights = np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)
+    name = key[0] if key else None
+    return Step("t", number, kept, None if kept else "x: y", "", "", tokens, reply_start, key, name, 1.0, weights)
+
+
+# A trajectory 1 10 | 20 21 | 30 | 40 41 42, whose replies are 20 21 and 40 41 42, with </s> = 2 closing each.
+FIRST = make_step(1, [1, 10, 20, 21, EOS], 2, key=(0,), weights=[2, 1, 1])
+SECOND = make_step(2, [1, 10, 20, 21, 30, 40, 41, 42, EOS], 5, key=(0, 1), weights=[3, 3, 1, 1])
+
+
+def test_trajectory_row_by_hand():
+    (row,) = rows_of([FIRST, SECOND], "trajectory")
+    assert row.steps == (1, 2)
+    assert row.tokens.tolist() == [1, 10, 20, 21, 30, 40, 41, 42]
+    assert row.targets.tolist() == [0, 20, 21, EOS, 40, 41, 42, EOS]
+    assert row.weights.tolist() == [0, 0.5, 0.25, 0.25, 0.375, 0.375, 0.125, 0.125]
+    first, second = [NAME_TOKEN, OTHER_TOKEN, OTHER_TOKEN], [NAME_TOKEN, KEY_TOKEN, OTHER_TOKEN, OTHER_TOKEN]
+    assert row.kinds.tolist() == [0, *first, *second]
+    assert row.weights.dtype == np.float32 and row.tokens.dtype == row.targets.dtype == np.int32
+
+
+def test_step_rows_hold_one_reply_each():
+    first, second = rows_of([FIRST, SECOND], "step")
+    assert first.tokens.tolist() == [1, 10, 20, 21] and first.targets.tolist() == [0, 20, 21, EOS]
+    assert second.targets.tolist() == [0, 0, 0, 0, 40, 41, 42, EOS]
+    assert second.weights.sum() == pytest.approx(1)
+
+
+def test_blocked_steps_train_nothing_but_stay_in_the_context():
+    blocked = make_step(1, [], 0, weights=[], kept=False)
+    (row,) = rows_of([blocked, SECOND], "trajectory")
+    assert row.steps == (2,)
+    assert row.weights[:4].tolist() == [0, 0, 0, 0] and row.tokens[:4].tolist() == [1, 10, 20, 21]
+
+
+def test_a_step_whose_tokens_are_no_prefix_gets_its_own_row():
+    merged = make_step(1, [1, 10, 20, 99, EOS], 2)  # the tokenizer joined 21 with what follows
+    rows = rows_of([merged, SECOND], "trajectory")
+    assert [r.steps for r in rows] == [(1,), (2,)]
+
+
+def test_weights_of_a_long_reply_sum_to_one():
+    step = make_step(1, np.arange(3, 5003), 1, weights=np.full(4999, 9.0))
+    (row,) = rows_of([step], "trajectory")
+    assert row.weights.sum(dtype=np.float64) == pytest.approx(1, abs=1e-6)
+
+
+def test_prepared_rows_are_read_from_the_cache_for_equal_facts_only(tmp_path):
+    calls = []
+
+    def trajectories():
+        calls.append(1)
+        return [[FIRST, SECOND], [make_step(1, [], 0, weights=[], kept=False)]]
+
+    first = prepare_rows(trajectories, "trajectory", {"source": "a"}, str(tmp_path))
+    again = prepare_rows(trajectories, "trajectory", {"source": "a"}, str(tmp_path))
+    assert len(calls) == 1 and first[0]["targets"].tolist() == again[0]["targets"].tolist()
+    prepare_rows(trajectories, "trajectory", {"source": "b"}, str(tmp_path))
+    assert len(calls) == 2
+    assert list(first["length"]) == [8, 0] and list(first["weighted"]) == [7, 0]
+    assert [list(b) for b in first["blocked"]] == [[], ["x: y"]]
+    assert isinstance(first, datasets.Dataset) and first[0]["weights"].dtype == np.float32
+
+
+def test_held_out_takes_whole_trajectories_and_leaves_some():
+    numbers = np.repeat(np.arange(40), 3)
+    apart = held_out(numbers, 0.25, seed=1)
+    assert apart.sum() == 30 and all(len(set(apart[numbers == n])) == 1 for n in range(40))
+    assert not np.array_equal(apart, held_out(numbers, 0.25, seed=2))
+    assert not held_out(numbers, 0.0, seed=1).any()
+    assert held_out(np.array([0, 1]), 0.01, seed=0).sum() == 1
+    assert not held_out(np.array([0]), 0.5, seed=0).any()

@@ -1,0 +1,162 @@
+"""Rows of both schemas, and every way in which they can be malformed."""
+
+import json
+
+import pytest
+
+from tljax.core.errors import InputError
+from tljax.data.calls import Call
+from tljax.data.trajectory import Tool, Turn, tool_from_json, trajectory_from_row
+
+TOOL = {"name": "f", "description": "F.", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
+FINISH = {"type": "function", "function": {"name": "finish"}}
+
+
+def raw(*messages, tools=(TOOL, FINISH), **fields):
+    messages = [{"role": role, "content": content} for role, content in messages]
+    return {"id": "a", "conversations": [{"role": "system", "content": json.dumps(tools)}, *messages], **fields}
+
+
+def call(name, arguments, identity=None):
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def test_raw_row():
+    row = raw(
+        ("user", "q"),
+        ("assistant", 'f\n{\n  "x": 1,\n  "y": {"z": [1.0, null]}\n}'),
+        ("function", "{}"),
+        ("assistant", "two\nlines of text"),
+        ("assistant", "f\n"),
+        ("system", "be quick"),
+        ("user", "left over"),
+    )
+    trajectory = trajectory_from_row(row, "rows.json", 7)
+    assert (trajectory.id, trajectory.row, trajectory.system) == ("a", 7, "")
+    assert trajectory.tools == (Tool("f", "F.", {"x": {"type": "integer"}}, ()), Tool("finish", "", {}, ()))
+    assert trajectory.turns == (
+        Turn("user", "q"),
+        Turn("assistant", call=Call("f", {"x": 1, "y": {"z": [1.0, None]}})),
+        Turn("function", "{}"),
+        Turn("assistant", "two\nlines of text"),
+        Turn("assistant", "f\n"),
+        Turn("system", "be quick"),
+        Turn("user", "left over"),
+    )
+
+
+def test_openai_row_gives_each_call_its_own_reply():
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "text", "text": "!"}]},
+        {
+            "role": "assistant",
+            "content": "Two at once.",
+            "tool_calls": [call("f", '{"x": 1}', "p"), call("f", {"x": 2}, "q"), call("finish", "", "r")],
+        },
+        {"role": "tool", "tool_call_id": "q", "content": "second"},
+        {"role": "tool", "tool_call_id": "p", "content": "first"},
+        {"role": "user", "content": "go on"},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "old style"},
+        {"role": "assistant", "content": "Done.", "tool_calls": None},
+    ]
+    trajectory = trajectory_from_row({"tools": json.dumps([TOOL, FINISH]), "messages": messages}, "rows.jsonl", 3)
+    assert (trajectory.id, trajectory.system, len(trajectory.tools)) == ("3", "Be brief.", 2)
+    assert trajectory.turns == (
+        Turn("user", "q!"),
+        Turn("assistant", "Two at once.", Call("f", {"x": 1})),
+        Turn("function", "first"),
+        Turn("assistant", "", Call("f", {"x": 2})),
+        Turn("function", "second"),
+        Turn("assistant", "", Call("finish", {})),
+        Turn("user", "go on"),
+        Turn("assistant", "", Call("f", {})),
+        Turn("function", "old style"),
+        Turn("assistant", "Done."),
+    )
+
+
+def test_openai_replies_without_ids_go_by_order():
+    replies = [{"role": "tool", "content": text} for text in ("1", "2", "3")]
+    calls = {"role": "assistant", "tool_calls": [call("f", {"x": 1}), call("f", {"x": 2})]}
+    turns = trajectory_from_row({"messages": [calls, *replies]}, "f", 1).turns
+    assert [turn.call.arguments["x"] if turn.call else turn.text for turn in turns] == [1, "1", 2, "2", "3"]
+
+
+def test_tool_schemas_of_real_openai_tools():
+    parameters = {
+        "properties": {"a": {"$ref": "#/$defs/A", "title": "t"}, "b": {"anyOf": [{"$ref": "#/$defs/A"}]}, "c": None},
+        "required": ["b", "a", "b"],
+        "$defs": {"A": {"type": "string", "description": "An A."}},
+    }
+    tool = tool_from_json({"type": "function", "function": {"name": "g", "parameters": parameters}}, "tool")
+    resolved = {"type": "string", "description": "An A."}
+    assert tool == Tool("g", "", {"a": {**resolved, "title": "t"}, "b": {"anyOf": [resolved]}}, ("b", "a"))
+    assert tool.parameters == ("b", "a")
+
+
+ASK = ("assistant", "ok")
+BAD_ROWS = [
+    ([], "row 4: is a list, not an object; a row is either"),
+    ({"id": "a", "text": ""}, "field conversations: is missing (fields here: id, text); a row is either"),
+    ({"conversations": {}}, "field conversations: is an object, not a list"),
+    ({"conversations": []}, "field conversations: is empty"),
+    (raw(("user", "q")), "field conversations: has no assistant message"),
+    (raw(("bot", "q"), ASK), "field conversations[1].role: 'bot' is not a role; allowed: system, developer, user, "),
+    ({"conversations": [{"content": "x"}]}, "field conversations[0].role: is missing; allowed: system"),
+    ({"conversations": ["x"]}, "field conversations[0]: is a string, not an object"),
+    ({"conversations": [{"role": "user", "content": "x"}]}, "field conversations[0].role: is 'user', not 'system'"),
+    ({"conversations": [{"role": "system", "content": "You are."}]}, "field conversations[0].content: is not JSON"),
+    (
+        {"conversations": [{"role": "system", "content": "{}"}]},
+        "field conversations[0].content: is an object, not a list",
+    ),
+    (raw(("user", 5), ASK), "field conversations[1].content: is a number, not a string"),
+    (raw(("user", None), ASK), "field conversations[1].content: is null or missing, not a string"),
+    (raw(("assistant", "f\n{x: 1}")), "field conversations[1].content after the name 'f': is not JSON (Expecting"),
+    (
+        raw(("assistant", 'f\n{"x": 1} ok')),
+        "field conversations[1].content after the name 'f': is not JSON (Extra data",
+    ),
+    (raw(("assistant", " ")), "field conversations[1].content: is empty"),
+    (raw(ASK, id=[1]), "field id: is a list; allowed: a string or an integer"),
+    (raw(ASK, id=True), "field id: is a boolean; allowed: a string or an integer"),
+    (raw(ASK, tools=[{"description": ""}]), "field conversations[0].content[0].name: is null or missing, not a string"),
+    (raw(ASK, tools=[{"name": ""}]), "field conversations[0].content[0].name: is empty"),
+    (raw(ASK, tools=["f"]), "field conversations[0].content[0]: is a string, not an object"),
+    (
+        raw(ASK, tools=[{"function": {"name": "f", "parameters": {"required": ["x"]}}}]),
+        "content[0].function.parameters.required[0]: 'x' is not in properties; allowed: none; describe",
+    ),
+    (
+        raw(ASK, tools=[{"name": "f", "parameters": {"properties": {"x": 1}}}]),
+        "content[0].parameters.properties.x: is a number, not an object",
+    ),
+    ({"messages": [{"role": "assistant"}]}, "field messages[0].content: is empty"),
+    ({"tools": 3, "messages": [{"role": "user"}]}, "field tools: is a number, not a list"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [call("f", "{")]}]},
+        "field messages[0].tool_calls[0].function.arguments: is not JSON",
+    ),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [call("f", "[1]")]}]},
+        "field messages[0].tool_calls[0].function.arguments: is a list, not an object",
+    ),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+        "field messages[0].tool_calls[0].name: is null or missing, not a string",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        "field messages[0].content[0].type: is 'image_url'; allowed: text",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS, ids=[message for _, message in BAD_ROWS])
+def test_malformed_rows_name_file_row_and_field(row, message):
+    with pytest.raises(InputError) as error:
+        trajectory_from_row(row, "rows.json", 4)
+    text = str(error.value)
+    assert text.startswith("file rows.json, row 4") and message in text and "\n" not in text

@@ -1,0 +1,144 @@
+"""Attention: the kernels against the reference, the reference against a loop, and what it may hold in memory."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax.core.errors import InputError
+from tljax.core.mesh import make_mesh
+from tljax.model import attention as A
+
+
+def inputs(B=2, T=24, N=4, K=2, H=8, dtype=jnp.float32):
+    """Random q, k, v, and segments of unequal length with padding at the end."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((B, T, heads, H)), dtype) for heads in (N, K, K))
+    cuts = np.sort(rng.integers(1, T - 2, (B, 2)), axis=1)
+    segments = 1 + (np.arange(T) >= cuts[:, :1]) + (np.arange(T) >= cuts[:, 1:])
+    segments[:, T - T // 8 :] = 0
+    return q, k, v, jnp.asarray(segments, jnp.int32)
+
+
+def loop_attention(q, k, v, segments):
+    """One query and one head at a time, in float64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros_like(q)
+    group = q.shape[2] // k.shape[2]
+    for b, t, n in np.ndindex(q.shape[:3]):
+        keys = [s for s in range(t + 1) if segments[b, s] == segments[b, t]]
+        scores = np.array([q[b, t, n] @ k[b, s, n // group] for s in keys]) / np.sqrt(q.shape[3])
+        weights = np.exp(scores - scores.max())
+        out[b, t, n] = (weights / weights.sum()) @ v[b, keys, n // group]
+    return out
+
+
+@pytest.mark.parametrize("K", [1, 2, 4])
+@pytest.mark.parametrize("chunk", [512, 7])
+def test_reference_equals_a_loop(K, chunk, monkeypatch):
+    monkeypatch.setattr(A, "QUERY_CHUNK", chunk)
+    q, k, v, segments = inputs(K=K)
+    with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        ours = jax.jit(A.attention)(*jax.tree.map(place, (q, k, v, segments)))
+    np.testing.assert_allclose(ours, loop_attention(q, k, v, np.asarray(segments)), rtol=0, atol=2e-6)
+
+
+def place(x):
+    return jax.reshard(x, A.spec("batch", None, *(("heads", None) if x.ndim == 4 else ())))
+
+
+def loss_and_gradients(attend, q, k, v, segments):
+    weights = jnp.sin(jnp.arange(q.size, dtype=jnp.float32)).reshape(q.shape)
+
+    def loss(q, k, v):
+        out = attend(q, k, v, segments)
+        return (weights * out.astype(jnp.float32)).sum(), out
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [dict(T=256, N=2, K=2, H=128), dict(T=200, N=4, K=2, H=64), dict(B=1, T=128, N=2, K=1, H=32)],
+    ids=["whole-tiles", "padded-gqa", "padded-mqa"],
+)
+def test_splash_in_interpret_mode_equals_the_reference(shape):
+    arrays = inputs(**shape)
+    interpreted = lambda *x: A._splash(*x, interpret=True)  # noqa: E731
+    (_, ours), our_gradients = loss_and_gradients(interpreted, *arrays)
+    (_, wanted), wanted_gradients = loss_and_gradients(A._reference, *arrays)
+    np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-5)
+    for one, other in zip(our_gradients, wanted_gradients, strict=True):
+        assert np.abs(other).max() > 0.1
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
+
+
+def test_the_mask_given_to_cudnn_equals_the_reference():
+    """The kernel itself needs a GPU; its call with the same mask runs through XLA here."""
+    q, k, v, segments = inputs(T=40)
+    mask = A._visible(segments, 0, 40)[:, None]
+    ours = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+    np.testing.assert_allclose(ours, A._reference(q, k, v, segments), rtol=0, atol=1e-5)
+
+
+def test_long_rows_never_hold_a_square_of_scores():
+    T, arrays = 4096, [jax.ShapeDtypeStruct((1, 4096, 2, 16), jnp.float32)] * 3
+    segments = jax.ShapeDtypeStruct((1, T), jnp.int32)
+    grad = jax.jit(jax.grad(lambda q, k, v, s: A._reference(q, k, v, s).sum(), argnums=(0, 1, 2)))
+    compiled = grad.lower(*arrays, segments).compile()
+    shapes = re.findall(r"(?:f32|bf16|pred)\[([\d,]+)\]", compiled.as_text())
+    squares = [shape for shape in shapes if shape.split(",").count(str(T)) > 1]
+    assert shapes and not squares
+    # Scores of one chunk, their gradients and copies; the whole square of both heads would be 134 MB.
+    assert compiled.memory_analysis().temp_size_in_bytes < 5 * 2 * A.QUERY_CHUNK * T * 4
+
+
+def test_scores_stay_in_float32_between_bfloat16_inputs():
+    """Scores near 30 rounded to bfloat16 are off by up to 1/16 each, and so would be the result."""
+    q, k, v, segments = inputs(T=64, dtype=jnp.bfloat16)
+    q, k = q * 5, k * 5
+    ours = A._reference(q, k, v, segments)
+    assert ours.dtype == jnp.bfloat16
+    wanted = loop_attention(*(x.astype(jnp.float32) for x in (q, k, v)), np.asarray(segments))
+    np.testing.assert_allclose(ours.astype(jnp.float32), wanted, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "asked, dtype, head_dim, platform, chosen",
+    [
+        ("auto", jnp.bfloat16, 128, "tpu", "splash"),
+        ("auto", jnp.float32, 128, "tpu", "splash"),
+        ("auto", jnp.bfloat16, 128, "gpu", "cudnn"),
+        ("auto", jnp.float32, 128, "gpu", "reference"),
+        ("auto", jnp.bfloat16, 128, "cpu", "reference"),
+        ("reference", jnp.bfloat16, 128, "tpu", "reference"),
+        ("auto", jnp.bfloat16, 20, "gpu", "reference"),
+        ("auto", jnp.bfloat16, 256, "gpu", "reference"),
+    ],
+)
+def test_auto_chooses_by_platform(asked, dtype, head_dim, platform, chosen):
+    assert A.choose(asked, dtype, head_dim, platform) == chosen
+
+
+@pytest.mark.parametrize(
+    "asked, dtype, head_dim, platform, message",
+    [
+        ("flash", jnp.bfloat16, 128, "gpu", "attention is 'flash'; allowed are auto, reference, splash, cudnn"),
+        ("splash", jnp.bfloat16, 128, "gpu", "'splash', a TPU kernel, but the devices are gpu; use 'auto'"),
+        ("cudnn", jnp.float32, 128, "gpu", "the dtype float32, head_dim 128; use 'auto'"),
+        ("cudnn", jnp.bfloat16, 20, "gpu", "the dtype bfloat16, head_dim 20; use 'auto'"),
+        ("cudnn", jnp.bfloat16, 128, "cpu", "the devices are cpu"),
+    ],
+)
+def test_implementations_that_cannot_run_are_refused(asked, dtype, head_dim, platform, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        A.choose(asked, dtype, head_dim, platform)
+
+
+def test_the_platform_is_the_mesh_s(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert A.mesh_platform() == "tpu"
+    with jax.set_mesh(make_mesh(1, 8, 1)):
+        assert A.mesh_platform() == "cpu"

@@ -1,0 +1,82 @@
+"""The house rules that a reader cannot see in one file: who may import whom, and how large a file may grow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Folder or module -> the prefixes of ours that it may import.
+ALLOWED = {
+    "tljax.core": ("tljax.core",),
+    "tljax.data": ("tljax.core.errors", "tljax.data"),
+    "tljax.toolbox": ("tljax.core.errors", "tljax.data", "tljax.toolbox"),
+    "tljax.model": ("tljax.core", "tljax.model"),
+    "tljax.sft.loss": (),
+    "tljax.sft.step": ("tljax.sft.loss", "tljax.model", "tljax.core"),
+    "tljax.sft": ("tljax.sft", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.core"),
+    "configs": ("tljax.core.config",),
+    "launch": ("tljax",),
+}
+WITHOUT_JAX = ("tljax.data", "tljax.toolbox")
+
+
+def modules(repo: Path) -> dict[str, Path]:
+    files = [f for folder in ("tljax", "configs", "launch", "tests") for f in (repo / folder).rglob("*.py")]
+    return {".".join(f.relative_to(repo).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+
+
+def imports(file: Path) -> set[str]:
+    """Absolute names of everything a file imports, `from a import b` as a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rule_of(module: str) -> tuple[str, ...] | None:
+    return next((ALLOWED[k] for k in sorted(ALLOWED, key=len, reverse=True) if f"{module}.".startswith(f"{k}.")), None)
+
+
+def test_imports_point_one_way(repo):
+    wrong = []
+    for module, file in modules(repo).items():
+        rule = rule_of(module)
+        if module in ("tljax", "tests") or module.startswith("tests."):
+            continue
+        assert rule is not None, f"{module} has no rule: add its folder to ALLOWED"
+        for name in imports(file):
+            if name.startswith("tljax") and not any(f"{name}.".startswith(f"{prefix}.") for prefix in rule):
+                wrong.append(f"{module} imports {name}")
+            if module.startswith(WITHOUT_JAX) and name.partition(".")[0] in ("jax", "jaxlib", "flax", "optax", "orbax"):
+                wrong.append(f"{module} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("module", ["tljax.data.prepare", "tljax.data.examples", "tljax.toolbox.embedded"])
+def test_data_loads_without_jax(module):
+    code = f"import sys, {module}; sys.exit(1 if 'jax' in sys.modules else 0)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_files_are_small_enough_to_read(repo):
+    sizes = {name: len(file.read_text().splitlines()) for name, file in modules(repo).items()}
+    large = {name: size for name, size in sizes.items() if size > 350}
+    assert not large, f"over 350 lines: {large}"
+
+
+def test_every_config_field_is_read(repo):
+    """A field that nothing reads is a promise nobody keeps."""
+    code = "\n".join(f.read_text() for f in modules(repo).values() if not {"configs", "tests"} & set(f.parts))
+    fields = set()
+    for file in [*(repo / "configs").glob("*.py"), repo / "tljax" / "core" / "config.py"]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+                fields.add(node.targets[0].attr)
+    unread = [name for name in sorted(fields) if f".{name}" not in code and f'"{name}"' not in code]
+    assert fields and not unread, f"set in a config and read nowhere: {unread}"

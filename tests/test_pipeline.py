@@ -1,0 +1,179 @@
+"""From raw trajectories to an exported model and back, and through a kill in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax.core.mesh import make_mesh
+from tljax.core.metrics import TIMING_FIELDS
+from tljax.data.tokens import load_tokenizer
+from tljax.model import hf, llama, source
+from tljax.toolbox import trajectories
+
+
+def lines_of(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k.removeprefix("eval_") not in TIMING_FIELDS} for line in lines]
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    there = {path.name for path in trained.iterdir()}
+    assert {"config.json", "metrics.jsonl", "events", "checkpoints", "samples.jsonl", "model", "hf"} <= there
+    assert not [name for name in there if name.startswith(".")]
+    lines = lines_of(trained)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 6 and losses[-1] < losses[0]
+    assert [line["step"] for line in lines if "eval_loss" in line] == [4, 6]
+    first = lines[0]
+    assert {"loss_key", "loss_other", "name_accuracy", "grad_norm", "lr", "tokens", "epoch"} <= first.keys()
+
+
+def test_samples_show_every_token_of_a_reply(trained):
+    tokenizer = load_tokenizer(str(trained / "hf"))
+    samples = [json.loads(line) for line in (trained / "samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} == {4, 6}
+    for sample in samples:
+        tokens = sample["tokens"]
+        assert tokens[-1][0] == "</s>" and min(weight for _, weight, _, _ in tokens) == 1
+        assert {mark for _, weight, _, mark in tokens if weight > 1} == {"key"}
+        spelled = "".join(piece for piece, *_ in tokens[:-1]).replace("▁", " ").strip()
+        assert spelled == sample["reply"].strip() or "<0x" in spelled
+        assert all(nll > 0 for _, _, nll, _ in tokens)
+    assert tokenizer.eos_id == 2
+
+
+def test_the_export_gives_the_checkpoints_weights(trained):
+    with jax.set_mesh(make_mesh(1, 8, 1)):
+        model = source.open_model(str(trained), "")
+        ours = source.load_params(model, jnp.float32, 0)
+        again = hf.load_params(trained / "hf", model.config, jnp.float32)
+        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), ours, again)))
+
+
+def test_the_export_loads_in_transformers_with_equal_logits(trained):
+    torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed on Python 3.11 alone")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(trained / "hf")
+    model = AutoModelForCausalLM.from_pretrained(trained / "hf")
+    text = "System: Function:\ndef f(a: string):\nUser: hi\nAssistant:"
+    ids = tokenizer(text)["input_ids"]
+    assert ids == load_tokenizer(str(trained / "hf")).encode(text)[0]
+    with torch.no_grad():
+        theirs = model(torch.tensor([ids])).logits[0].numpy()
+    with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        opened = source.open_model(str(trained / "hf"), "")
+        params = source.load_params(opened, jnp.float32, 0)
+        tokens = jnp.asarray([ids], jnp.int32)
+        hidden = llama.forward(
+            params,
+            opened.config,
+            tokens,
+            jnp.arange(len(ids), dtype=jnp.int32)[None],
+            jnp.ones_like(tokens),
+            compute_dtype=jnp.float32,
+            remat="none",
+            attention="reference",
+        )
+        ours = np.asarray(llama.logits(params, opened.config, hidden))[0]
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_the_exported_chat_template_gives_the_tokens_of_training(trained, repo, launch, quick, tmp_path):
+    """Messages as people send them -> the very ids that prepare_data writes for the same step."""
+    pytest.importorskip("torch", reason="transformers' chat templates are read with it; it is on Python 3.11 alone")
+    from transformers import AutoTokenizer
+
+    raw = tmp_path / "raw.json"
+    trajectories.write_raw(raw, seed=3, n=4, error_share=0.0, split="train")
+    out = tmp_path / "steps.jsonl"
+    flags = [f"--config.data.source={raw}", f"--config.out={out}", f"--config.data.tokenizer={trained / 'hf'}"]
+    assert launch("prepare_data", f"--config={repo / 'configs' / 'data.py'}", *flags) == 0
+    steps = [json.loads(line) for line in out.read_text().splitlines()]
+    tokenizer = AutoTokenizer.from_pretrained(trained / "hf")
+    for row in json.loads(raw.read_text()):
+        system, *messages = row["conversations"]
+        chat = []
+        for message in messages[:-1]:
+            if message["role"] == "assistant":
+                name, arguments = message["content"].split("\n", 1)
+                call = {"type": "function", "function": {"name": name, "arguments": json.loads(arguments)}}
+                chat.append({"role": "assistant", "tool_calls": [call]})
+            else:
+                chat.append(message | {"role": message["role"].replace("function", "tool")})
+        ids = tokenizer.apply_chat_template(
+            chat, tools=json.loads(system["content"]), add_generation_prompt=True, return_dict=False
+        )
+        last = [step for step in steps if step["id"] == row["id"]][-1]
+        assert ids == last["tokens"][: last["reply_start"]]
+
+
+def test_a_second_stage_begins_where_the_first_ended(launch, quick, trained, tmp_path):
+    """model.path as a run's folder and as its export: the same first loss, near the last one of the run."""
+    first = []
+    for name, path in (("run", trained), ("hf", trained / "hf")):
+        out = tmp_path / name
+        flags = [f"--config.out={out}", f"--config.model.path={path}", "--config.optim.max_steps=1"]
+        assert launch("train", *quick, *flags, "--config.export.at_end=False") == 0
+        assert not (out / "hf").exists()
+        first.append(lines_of(out)[0]["loss"])
+    assert first[0] == first[1] < lines_of(trained)[0]["loss"] - 0.1
+
+
+def test_export_of_an_earlier_checkpoint(launch, repo, trained, tmp_path, capsys):
+    config = f"--config={repo / 'configs' / 'export.py'}"
+    out = tmp_path / "hf"
+    assert launch("export_hf", config, f"--config.run={trained}", f"--config.out={out}", "--config.dtype=bfloat16") == 0
+    assert "step 6" in capsys.readouterr().out
+    assert hf.checkpoint_dtype(out) == "bfloat16"
+
+
+def test_resuming_a_finished_run_changes_nothing(launch, quick, trained, capsys):
+    before = (trained / "metrics.jsonl").read_bytes()
+    assert launch("train", *quick, f"--config.out={trained}", "--config.resume=auto") == 0
+    assert (trained / "metrics.jsonl").read_bytes() == before
+    assert "resumed at update 6 of 6" in capsys.readouterr().out
+
+
+def test_default_folders_never_collide(launch, quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["--config.optim.max_steps=1", "--config.export.at_end=False", "--config.eval.samples=0"]
+    for _ in range(2):
+        assert launch("train", *quick, *short) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["sft-tiny", "sft-tiny-2"]
+
+
+@pytest.mark.parametrize("kill_after", [3])
+def test_kill_and_resume_give_the_metrics_of_one_run(repo, quick, tmp_path, kill_after):
+    """kill -9 after some updates; the resumed run's lines equal those of a run that was never killed."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(repo / "launch" / "train.py"), *quick, "--config.optim.max_steps=8"]
+
+    def start(*flags):
+        return subprocess.Popen([*command, *flags], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    reference = start(f"--config.out={whole}")
+    assert reference.wait() == 0, reference.stderr.read().decode()
+    killed = start(f"--config.out={broken}")
+    metrics = broken / "metrics.jsonl"
+    while killed.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= kill_after):
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (broken / "hf").exists()
+    resumed = start(f"--config.out={broken}", "--config.resume=auto")
+    assert resumed.wait() == 0, resumed.stderr.read().decode()
+    assert lines_of(broken) == lines_of(whole)
+    for name in ("model.safetensors", "config.json"):
+        assert (broken / "hf" / name).read_bytes() == (whole / "hf" / name).read_bytes()
+    for process in (reference, killed, resumed):
+        process.stderr.close()

@@ -1,0 +1,13 @@
+"""tljax: TL-Training (arXiv 2412.15495) in JAX. The pipeline, an arrow a line, with the file that is the arrow.
+
+raw trajectories   -> Trajectory            data/reader.py, data/trajectory.py
+Trajectory         -> kept, blocked steps   data/mae.py       mitigate adverse effects
+kept steps         -> text                  data/prompt.py    two dialects of tools and calls
+text               -> tokens                data/tokens.py
+tokens             -> token weights         data/pkt.py       prioritize key tokens
+weighted steps     -> rows                  data/rows.py      one forward pass per trajectory
+rows               -> batch of step n       data/batch.py
+HF checkpoint      -> parameters            model/hf.py
+batch, parameters  -> SFT step              sft/step.py
+parameters         -> HF checkpoint         model/hf_export.py
+"""

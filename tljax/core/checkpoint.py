@@ -1,0 +1,231 @@
+"""Checkpoints of a run: written in the background, committed by rename, restored onto any mesh."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import sys
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from tljax.core.errors import InputError
+
+STATE, METADATA = "state", "metadata"
+
+
+class Checkpoints:
+    """The checkpoints in one folder: the newest `keep`, and besides them the `keep_best` of lowest eval loss.
+
+    folder: local path or gs:// address. read_only leaves the folder as it is and needs it to exist; without it the
+    folder is made, and what a killed save left behind is deleted. Every process of a run makes the same calls.
+
+    Raises InputError where the folder is missing (read_only) or cannot be made.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 1, keep_best: int = 1, read_only: bool = False):
+        _silence_orbax()
+        self.folder = epath.Path(folder) if "://" in str(folder) else epath.Path(os.path.abspath(folder))
+        if keep < 1 or keep_best < 0:
+            raise InputError(
+                f"{self.folder}: keep is {keep} and keep_best {keep_best}; allowed are 1 or more, 0 or more"
+            )
+        if read_only and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: there is no such folder of checkpoints; give that of a run")
+        best = policies.BestN(get_metric_fn=_eval_loss, reverse=True, n=keep_best)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            # Orbax writes metrics only where it has a best_fn; without them a resumed run would forget its best.
+            best_fn=_eval_loss,
+            best_mode="min",
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+        )
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        tree = ocp.PyTreeCheckpointHandler()
+        handlers.add(STATE, ocp.args.PyTreeSave, tree)
+        handlers.add(STATE, ocp.args.PyTreeRestore, tree)
+        text = ocp.JsonCheckpointHandler()
+        handlers.add(METADATA, ocp.args.JsonSave, text)
+        handlers.add(METADATA, ocp.args.JsonRestore, text)
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=handlers)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be used for checkpoints ({_reason(error)}); give another folder"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def save(self, step: int, state: Any, metadata: dict[str, Any], eval_loss: float | None = None) -> None:
+        """Copies the state from the devices and returns; writing goes on in the background.
+
+        metadata: what JSON can hold. A step that is there already is left as it is.
+
+        Raises InputError where this or the previous save could not be written; older checkpoints remain.
+        """
+        json.dumps(metadata)
+        items = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state), METADATA: ocp.args.JsonSave(metadata)})
+        metrics = {} if eval_loss is None or math.isnan(eval_loss) else {"eval_loss": float(eval_loss)}
+        self._guard(lambda: step in self.steps() or self._manager.save(step, args=items, metrics=metrics, force=True))
+
+    def wait(self) -> None:
+        """Returns when the save under way is committed; raises InputError where it could not be written."""
+        self._guard(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Waits for the save under way and ends the threads; raises InputError where it could not be written."""
+        try:
+            self._guard(self._manager.close)
+        except InputError:
+            # An error ends Orbax's close() half way, and is raised once by each of the parts that met it.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            raise
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, ascending, with the one being written."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, or None."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the lowest eval loss, or None where none has one."""
+        losses = {step: _eval_loss(self._manager.metrics(step) or {}) for step in self.steps()}
+        return min((step for step in losses if math.isfinite(losses[step])), key=losses.__getitem__, default=None)
+
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps: a run that goes on from `step` writes them anew."""
+        for later in [s for s in self.steps() if s > step]:
+            self._manager.delete(later)
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What was given to save() beside the state."""
+        self._need(step)
+        return self._manager.restore(step, args=ocp.args.Composite(**{METADATA: ocp.args.JsonRestore()}))[METADATA]
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of `step`, bit for bit, laid out by the shardings of `abstract_state` (ShapeDtypeStructs).
+
+        Raises InputError where there is no such checkpoint, or naming the first leaf that differs from it.
+        """
+        self._compare(step, abstract_state, partial=False)
+        return self._restore(step, abstract_state)
+
+    def restore_params(self, step: int, abstract_params: Any) -> Any:
+        """The params alone, in the dtypes and shardings of `abstract_params`; the optimizer's moments are not read.
+
+        Raises InputError as restore does.
+        """
+        self._compare(step, {"params": abstract_params}, partial=True)
+        return self._restore(step, {"params": abstract_params})["params"]
+
+    def _restore(self, step: int, abstract: Any) -> Any:
+        args = ocp.args.PyTreeRestore(
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=True,
+        )
+        return self._manager.restore(step, args=ocp.args.Composite(**{STATE: args}))[STATE]
+
+    def _need(self, step: int) -> None:
+        self.wait()
+        steps = self.steps()
+        if step not in steps:
+            there = f"steps {', '.join(map(str, steps))} are there" if steps else "the folder has none"
+            raise InputError(f"{self.folder}: there is no checkpoint of step {step}; {there}")
+
+    def _compare(self, step: int, abstract: Any, partial: bool) -> None:
+        """Orbax alone would cast other dtypes silently and name no leaf where shapes differ."""
+        self._need(step)
+        saved = _leaves(self._manager.item_metadata(step)[STATE].tree)
+        wanted = _leaves(abstract)
+        where = f"{self.folder}/{step}"
+        for name in sorted(wanted.keys() | saved.keys()):
+            if name not in saved:
+                raise InputError(f"{where}: {name} is missing; the config describes another model or optimizer")
+            if name not in wanted:
+                if partial and not name.startswith("params."):
+                    continue
+                raise InputError(f"{where}: {name} is not in this run; the config describes another model or optimizer")
+            have, want = saved[name], wanted[name]
+            if tuple(have.shape) != tuple(want.shape):
+                raise InputError(f"{where}: {name} has shape {tuple(have.shape)}, this run needs {tuple(want.shape)}")
+            if have.dtype != want.dtype and not partial:
+                raise InputError(f"{where}: {name} is {have.dtype}, this run needs {want.dtype}")
+
+    def _guard(self, act) -> None:
+        """Runs `act`; a disk that refuses becomes one line, and the list of checkpoints is read again from it."""
+        try:
+            act()
+        except Exception as error:
+            reason = _reason(error)
+            if reason is None:
+                raise
+            self._manager.reload()
+            last = self.latest_step()
+            good = f"the last good one is of step {last}" if last is not None else "there is no earlier one"
+            raise InputError(
+                f"{self.folder}: a checkpoint could not be written ({reason}); {good}; make room or give another folder"
+            ) from error
+
+
+def _eval_loss(metrics: dict[str, float]) -> float:
+    return metrics.get("eval_loss", math.inf)
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Leaf name, as "params.layers.q", to leaf; Orbax's record of a struct has dicts and lists in its place."""
+
+    def part(key):
+        return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
+
+    return {".".join(map(part, path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _reason(error: BaseException) -> str | None:
+    """What the file system said, or None where the error has another cause."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return seen.strerror or str(seen).splitlines()[0]
+        # TensorStore raises ValueError with the system's error number in its text.
+        told = re.search(r"\[os_error_code='(\d+)'\]|\[OS error (\d+)", str(seen))
+        if told:
+            return os.strerror(int(told[1] or told[2]))
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _silence_orbax() -> None:
+    """Every failed save is raised by save(), wait() or close(), so what Orbax prints about it besides is dropped.
+
+    It logs each step and the traces of what it raises; and after a failed write TensorStore's other writes report to an
+    event loop that is closed already, which Python prints as a dozen ignored exceptions.
+    """
+    logging.getLogger("absl").addFilter(_not_orbax)
+    others = sys.unraisablehook
+    if getattr(others, "__module__", None) == __name__:
+        return
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            others(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname

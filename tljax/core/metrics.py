@@ -1,0 +1,271 @@
+"""Numbers of a run: metrics.jsonl, TensorBoard, Weights & Biases, a progress line; speed as a share of the peak."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+import secrets
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from tljax.core.errors import InputError
+
+# Fields that differ between two runs of the same config.
+TIMING_FIELDS = ("seconds", "tokens_per_second", "mfu", "time")
+
+# A step whose gradient is not finite has spoilt the weights already, although its loss came before it.
+FATAL_FIELDS = ("loss", "grad_norm")
+
+# Dense bf16 FLOP/s of one device, makers' data sheets.
+TPU_PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+}
+GPU_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
+
+
+def peak_flops(device: Any) -> float | None:
+    """Dense bf16 FLOP/s of one jax.Device, or None where it is not known."""
+    kind = device.device_kind
+    # H100 and H200 cards for PCIe slots carry the name of the SXM module but run at lower clocks.
+    if kind in TPU_PEAKS or re.search(r"H[12]00.*(PCIe|NVL)", kind):
+        return TPU_PEAKS.get(kind)
+    return next((peak for name, peak in GPU_PEAKS.items() if name in kind), None)
+
+
+def mfu(tokens_per_second: float, flops_per_token: float, devices: Sequence[Any]) -> float | None:
+    """Model FLOPs utilization (Chowdhery et al. 2022, appendix B), a share of 1; None where a peak is not known.
+
+    tokens_per_second: of all `devices` together. flops_per_token: forward and backward, without recomputation.
+    """
+    peaks = [peak_flops(device) for device in devices]
+    known = [peak for peak in peaks if peak is not None]
+    return tokens_per_second * flops_per_token / sum(known) if peaks and len(known) == len(peaks) else None
+
+
+class RunLog:
+    """Writes what a run measures, one step late, so that reading a number never holds up the devices.
+
+    folder: of the run; metrics.jsonl and events/ lie in it. resume_step: updates made so far; later lines of
+    metrics.jsonl are removed. every: steps between progress lines where there is no terminal for a bar.
+    flops_per_token: for `mfu`, where the devices' peak is known. Only process 0 writes and prints, all of them check.
+
+    Call flush() before a checkpoint is saved: its step's line then exists, and its loss is known to be finite.
+
+    Raises InputError where the folder cannot be written or wandb is asked for but not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        resume_step: int,
+        tensorboard: bool,
+        wandb: bool,
+        total_steps: int,
+        every: int,
+        flops_per_token: float | None = None,
+    ):
+        self._total, self._every, self._flops_per_token = total_steps, max(1, every), flops_per_token
+        self._pending: tuple[int, Mapping[str, Any], Mapping[str, Any]] | None = None
+        self._durations: deque[float] = deque(maxlen=20)
+        self._file = self._events = self._wandb = self._bar = None
+        if wandb and importlib.util.find_spec("wandb") is None:
+            raise InputError("wandb is asked for but not installed; run: pip install wandb")
+        if jax.process_index() == 0:
+            folder = Path(folder)
+            self._path = folder / "metrics.jsonl"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                cut(self._path, resume_step)
+                self._file = open(self._path, "ab", buffering=0)
+            except OSError as error:
+                raise InputError(f"{self._path}: cannot be written ({error.strerror}); give another folder") from error
+            self._events = _open_events(folder, resume_step) if tensorboard else None
+            self._wandb = _open_wandb(folder) if wandb else None
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", dynamic_ncols=True)
+        self._mark, self._first = time.perf_counter(), True
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def push(self, step: int, device_metrics: Mapping[str, jax.Array], host_metrics: Mapping[str, Any]) -> None:
+        """Takes the metrics of update `step` (from 1) as soon as it is dispatched, and writes those of the one before.
+
+        device_metrics: scalars, replicated. host_metrics: numbers. "tokens" in either gives tokens_per_second.
+
+        Raises FloatingPointError as flush does, for the step before.
+        """
+        for value in device_metrics.values():
+            value.copy_to_host_async()
+        before, self._pending = self._pending, (step, device_metrics, host_metrics)
+        if before is not None:
+            self._finish(*before)
+
+    def flush(self) -> None:
+        """Waits for the last pushed step and writes it.
+
+        Raises FloatingPointError, naming the step, where its loss or gradient norm is not finite; the line is written.
+        """
+        before, self._pending = self._pending, None
+        if before is not None:
+            self._finish(*before)
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes a line of its own, for evaluations; the time since flush() counts for no step."""
+        self.flush()
+        self._write(step, {name: _plain(value) for name, value in metrics.items()} | {"time": round(time.time(), 3)})
+        self._mark = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        elif jax.process_index() == 0:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Writes what is pending and closes everything."""
+        try:
+            self.flush()
+        finally:
+            for thing in (self._file, self._events, self._bar):
+                if thing is not None:
+                    thing.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+            self._file = self._events = self._wandb = self._bar = None
+
+    def _finish(self, step: int, device_metrics: Mapping[str, Any], host_metrics: Mapping[str, Any]) -> None:
+        values = {k: _plain(v) for k, v in {**jax.device_get(dict(device_metrics)), **host_metrics}.items()}
+        values = self._timing(values) | values
+        self._write(step, values)
+        bad = [name for name, value in values.items() if not _finite(value)]
+        if set(bad) & set(FATAL_FIELDS):
+            self._pending = None
+            told = ", ".join(f"{name} = {values[name]}" for name in bad)
+            raise FloatingPointError(
+                f"step {step}: {told}; the last checkpoint is good, lower the learning rate or mend the data"
+            )
+        self._progress(step, values)
+
+    def _timing(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        now = time.perf_counter()
+        seconds, self._mark = now - self._mark, now
+        if not self._first:  # the first step of a process holds its compilation
+            self._durations.append(seconds)
+        self._first = False
+        timing: dict[str, Any] = {"seconds": round(seconds, 6), "time": round(time.time(), 3)}
+        if "tokens" in values:
+            timing["tokens_per_second"] = round(values["tokens"] / max(seconds, 1e-9), 3)
+            if self._flops_per_token is not None:
+                share = mfu(timing["tokens_per_second"], self._flops_per_token, jax.devices())
+                if share is not None:
+                    timing["mfu"] = round(share, 6)
+        return timing
+
+    def _write(self, step: int, values: Mapping[str, Any]) -> None:
+        if self._file is None:
+            return
+        line = {"step": step} | {name: value if _finite(value) else None for name, value in values.items()}
+        data = (json.dumps(line, allow_nan=False) + "\n").encode()
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written ({error.strerror}); make room and resume") from error
+        numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "time")}
+        if self._events is not None:
+            for name, value in numbers.items():
+                self._events.add_scalar(name, value, step)
+            self._events.flush()
+        if self._wandb is not None:
+            self._wandb.log({"step": step, **numbers})
+
+    def _progress(self, step: int, values: Mapping[str, Any]) -> None:
+        loss = f"{values['loss']:.4f}" if "loss" in values else "-"
+        speed = f"{values['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in values else ""
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(filter(None, (f"loss {loss}", speed))), refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif step % self._every == 0 or step == self._total:
+            left = "?"
+            if self._durations:
+                left = tqdm.format_interval((self._total - step) * sum(self._durations) / len(self._durations))
+            self.say("  ".join(filter(None, (f"step {step}/{self._total}", f"loss {loss}", speed, f"ETA {left}"))))
+
+
+def cut(path: Path, step: int) -> None:
+    """Removes the lines after `step` from a metrics.jsonl, and a last line that a kill left half-written.
+
+    Raises InputError for any other line that is not a metrics object.
+    """
+    if not path.exists():
+        return
+    partial = path.with_name(path.name + ".tmp")
+    with open(path, encoding="utf-8", errors="replace") as old, open(partial, "w", encoding="utf-8") as new:
+        for number, line in enumerate(old, 1):
+            try:
+                keep = json.loads(line)["step"] <= step and line.endswith("\n")
+            except (ValueError, TypeError, KeyError) as error:
+                if not line.endswith("\n"):
+                    break
+                raise InputError(
+                    f"{path}, line {number}: not a metrics object; mend the line or move the file away"
+                ) from error
+            if keep:
+                new.write(line)
+    os.replace(partial, path)
+
+
+def _open_events(folder: Path, resume_step: int):
+    from tensorboardX import SummaryWriter
+
+    # purge_step makes TensorBoard hide what an earlier process wrote after the checkpoint. The suffix tells apart the
+    # files of two processes that start within one second, where the second would overwrite the first.
+    purge = resume_step + 1 if resume_step else None
+    return SummaryWriter(str(folder / "events"), purge_step=purge, filename_suffix=f".{resume_step}.{os.getpid()}")
+
+
+def _open_wandb(folder: Path):
+    import wandb  # pyright: ignore[reportMissingImports]
+
+    place = folder / "wandb_id"
+    if not place.exists():
+        place.write_text(secrets.token_hex(8))
+    run = wandb.init(project="tljax", name=folder.name, dir=str(folder), id=place.read_text(), resume="allow")
+    # Its own counter refuses steps that a resumed run writes again.
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _plain(value: Any) -> Any:
+    """A number as JSON has it; float32 in the shortest digits that give the same float32 back."""
+    if isinstance(value, str | bool | int | float | None):
+        return value
+    value = np.asarray(value)
+    if value.ndim == 0 and np.issubdtype(value.dtype, np.integer):
+        return int(value)
+    return float(str(np.float32(value)))

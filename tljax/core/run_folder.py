@@ -1,0 +1,99 @@
+"""A run's folder: where it lies, what may be written into it, and whether a restart continues the same run."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tljax.core.errors import InputError
+
+# What a restarted run may change without becoming another run.
+FREE_FIELDS = ("out", "resume", "log", "checkpoint", "export", "mesh", "eval", "data.cache")
+RESUME = ("never", "auto")
+
+
+def choose(out: str, name: str, resume: str) -> Path:
+    """The folder a run will use; nothing is made.
+
+    out: the folder, or "" for runs/NAME, or the first free of runs/NAME-2, runs/NAME-3, ...; with resume "auto" the
+    newest of those. Raises InputError for a folder that is in use (resume "never") or cannot be written.
+    """
+    folder = Path(out).expanduser() if out else _default_folder(name, resume)
+    if resume == "never" and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"config.out {folder} is not empty; give another folder, or --config.resume=auto to continue the run in it"
+        )
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"config.out {folder}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"config.out {folder}: {there} cannot be written; give another folder")
+    return folder
+
+
+def make(folder: Path, config: ConfigDict) -> None:
+    """Makes the folder and writes config.json. Raises InputError where the disk refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
+    except OSError as error:
+        raise InputError(f"config.out {folder} cannot be written ({error.strerror}); give another folder") from None
+
+
+def _default_folder(name: str, resume: str) -> Path:
+    first = Path("runs") / name
+    used = [first, *(p for p in Path("runs").glob(f"{name}-*") if re.fullmatch(r"\d+", p.name[len(name) + 1 :]))]
+    used = [p for p in used if p.is_dir()]
+    if resume == "auto" and used:
+        return max(used, key=lambda p: p.stat().st_mtime)
+    numbers = [int(p.name[len(name) + 1 :] or 1) for p in used]
+    return first if not numbers else Path("runs") / f"{name}-{max(numbers) + 1}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all: to a temporary name, then renamed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def check_config(folder: Path, config: ConfigDict) -> None:
+    """Raises InputError naming the first field in which a restart differs from the run in `folder`.
+
+    Fields that cannot change the result may differ.
+    """
+    if not (folder / "config.json").is_file():
+        return
+    begun = _flat(read_config(folder))
+    for field, value in _flat(json.loads(config.to_json_best_effort())).items():
+        free = any(field == name or field.startswith(f"{name}.") for name in FREE_FIELDS)
+        if not free and begun.get(field) != value:
+            raise InputError(
+                f"config.{field} is {value!r}, but the run in {folder} began with {begun.get(field)!r}; "
+                "give that value, or another --config.out for a new run"
+            )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of the run in `folder`. Raises InputError where there is none."""
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a run: it has no config.json; give the folder of a training run") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); it was edited or cut off") from None
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat

@@ -1,0 +1,66 @@
+"""Arrow files on disk: built once for a key, memory-mapped after that, without the chatter of `datasets`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import datasets.config
+from datasets.exceptions import DatasetGenerationError
+
+from tljax.core.errors import InputError
+
+
+def cache_folder(cache: str) -> Path:
+    """The folder that a config's data.cache names; "" is the cache of the datasets library."""
+    return Path(cache).expanduser() if cache else Path(datasets.config.HF_DATASETS_CACHE)
+
+
+def build(
+    generate: Callable[..., Iterator[dict[str, Any]]],
+    features: datasets.Features,
+    key: str,
+    cache: str,
+    **arguments: Any,
+) -> datasets.Dataset:
+    """What `generate(**arguments)` yields, as a data set; generated only where the cache holds none under `key`.
+
+    Raises InputError as `generate` does, and where the cache cannot be written.
+    """
+    folder = cache_folder(cache)
+    try:
+        table = quietly(
+            lambda: datasets.Dataset.from_generator(
+                generate,
+                features=features,
+                cache_dir=str(folder),
+                gen_kwargs=arguments,
+                fingerprint=key,
+                writer_batch_size=100,
+            )
+        )
+    except (DatasetGenerationError, OSError) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise InputError(str(cause)) from None
+            if isinstance(cause, OSError):
+                raise InputError(
+                    f"folder {folder}: the cache cannot be written ({cause.strerror or cause}); make room or set "
+                    "config.data.cache to another folder"
+                ) from None
+            cause = cause.__cause__ or cause.__context__
+        raise
+    assert isinstance(table, datasets.Dataset)
+    return table
+
+
+def quietly(load: Callable[[], Any]) -> Any:
+    """The result of `load()` without the progress bars of `datasets`."""
+    silent = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return load()
+    finally:
+        if not silent:
+            datasets.enable_progress_bars()

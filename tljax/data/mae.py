@@ -1,0 +1,234 @@
+"""Mitigating adverse effects: which assistant steps may be learned from, and why not (TL-Training, section 3.1).
+
+A step whose tool feedback shows an error is blocked from the gradient; it stays in the context of later steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tljax.core.errors import InputError
+from tljax.data import mae_default
+from tljax.data.calls import Call
+from tljax.data.trajectory import Trajectory
+
+ALLOWED = (
+    "allowed: default, release, release_no_filter, none, a JSON list of regular expressions, "
+    "a .txt file with one regular expression a line, module:function"
+)
+
+# The released script's keywords; they and the feedback are folded before the substring test, which leaves of
+# '"error":' the bare word error.
+RELEASE_KEYWORDS = (
+    "is not defined",
+    "positional argument",
+    "unexpected keyword",
+    "'related_searches'",
+    "ConnectionError",
+    '"error":',
+    "not supported",
+    "Invalid API call",
+    "Response error",
+    "Object of type SerpResults is not JSON serializable",
+    "400 Client Error",
+    "'error'",
+    "slice indices must be integers or None or have an __index__ method",
+    "connection error",
+)
+# Inside the brackets "^" is a character like any other after the first, so the released folding keeps it.
+RELEASE_FOLD = re.compile("[^\u4e00-\u9fa5^a-z^A-Z^0-9]")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a step carries weight; `reason` is None exactly where it does, else "kind: excerpt"."""
+
+    kept: bool
+    reason: str | None
+
+
+Rule = Callable[[Trajectory], list[Decision]]
+UserFunction = Callable[[Call | None, str | None], str | None]
+
+
+def load_rule(spec: str | Sequence[str]) -> Rule:
+    """The rule that spec names; a rule gives one Decision per assistant turn, in order.
+
+    `default` (mae_default), `release` and `release_no_filter` (the released mae.py with and without --is_mae),
+    `none` (every step kept); regular expressions, searched in a step's feedback without regard to case: a sequence,
+    a JSON list, or a .txt file with one a line; `module:function` with `fn(call, feedback) -> reason | None`, asked
+    about every step (call or feedback None where the step has none). InputError for anything else; a function rule
+    also raises it while it runs, naming row and step.
+    """
+    if not isinstance(spec, str):
+        if not isinstance(spec, Sequence) or not all(isinstance(pattern, str) for pattern in spec):
+            raise InputError(f"data.mae: {spec!r:.60} is neither a string nor a list of strings; {ALLOWED}")
+        return _pattern_rule([(pattern, f"pattern {i}") for i, pattern in enumerate(spec, 1)])
+    name = spec.strip()
+    if name == "default":
+        return _default
+    if name == "release":
+        return lambda trajectory: _release(trajectory, RELEASE_KEYWORDS)
+    if name == "release_no_filter":
+        return lambda trajectory: _release(trajectory, ())
+    if name == "none":
+        return lambda trajectory: [Decision(True, None) for _, _ in _steps(trajectory)]
+    if name.startswith("["):
+        return load_rule(_json_patterns(name))
+    if name.endswith(".txt"):
+        return _pattern_rule(_file_patterns(name))
+    if re.fullmatch(r"\w+(?:\.\w+)*:\w+(?:\.\w+)*", name):
+        return _function_rule(name, _load_function(name))
+    raise InputError(f"data.mae: unknown rule {spec!r}; {ALLOWED}")
+
+
+def _steps(trajectory: Trajectory) -> Iterator[tuple[int, str | None]]:
+    """Index and feedback of every assistant turn; feedback is None where the next turn is no function's."""
+    for i, turn in enumerate(trajectory.turns):
+        if turn.role == "assistant":
+            replies = _replies(trajectory, i)
+            yield i, "\n".join(replies) if replies else None
+
+
+def _replies(trajectory: Trajectory, i: int) -> list[str]:
+    """The texts of the function turns that follow turn i without anything between."""
+    replies = []
+    for turn in trajectory.turns[i + 1 :]:
+        if turn.role != "function":
+            break
+        replies.append(turn.text)
+    return replies
+
+
+def _decision(reason: str | None) -> Decision:
+    return Decision(reason is None, reason)
+
+
+def _default(trajectory: Trajectory) -> list[Decision]:
+    return [
+        # Each reply is judged alone: joined, two JSON payloads would be none.
+        _decision(next(filter(None, map(mae_default.failure, _replies(trajectory, i))), None))
+        for i, _ in _steps(trajectory)
+    ]
+
+
+def _fold(text: str) -> str:
+    return RELEASE_FOLD.sub("", text).lower()
+
+
+def _release(trajectory: Trajectory, keywords: Sequence[str]) -> list[Decision]:
+    """What the released script keeps; it reads the next message alone and always keeps a last one."""
+    decisions = []
+    for i, _ in _steps(trajectory):
+        after = trajectory.turns[i + 1] if i + 1 < len(trajectory.turns) else None
+        reason = None
+        if after is not None and after.role != "function":
+            reason = f"no feedback: the next message is the {after.role}'s"
+        elif after is not None:
+            folded = _fold(after.text)
+            if (keyword := next((k for k in keywords if _fold(k) in folded), None)) is not None:
+                reason = f"keyword {keyword}: {mae_default.excerpt(after.text)}"
+        decisions.append(_decision(reason))
+    return decisions
+
+
+def _json_patterns(text: str) -> list[str]:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'data.mae: {text!r} is no JSON list ({error}); write ["regex", ...]') from None
+
+
+def _file_patterns(file: str) -> list[tuple[str, str]]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"data.mae: cannot read {file} ({error}); allowed: a UTF-8 text file with one regular expression a line"
+        ) from None
+    return [(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def _pattern_rule(sources: Sequence[tuple[str, str]]) -> Rule:
+    """A rule from (regex, where it stands) pairs."""
+    if not sources:
+        raise InputError("data.mae: the list of regular expressions is empty; give at least one, or the rule none")
+    patterns = []
+    for text, where in sources:
+        try:
+            patterns.append(re.compile(text, re.IGNORECASE))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise InputError(
+                f"data.mae: {where}, {text!r}, is no regular expression ({error}); escape special characters with \\"
+            ) from None
+
+    def reason(feedback: str | None) -> str | None:
+        for pattern in patterns if feedback is not None else ():
+            if match := pattern.search(feedback or ""):
+                return f"pattern {pattern.pattern}: {mae_default.excerpt(feedback or '', match.start(), match.end())}"
+        return None
+
+    return lambda trajectory: [_decision(reason(feedback)) for _, feedback in _steps(trajectory)]
+
+
+@contextlib.contextmanager
+def _importable_here() -> Iterator[None]:
+    """The working folder on the import path: `python launch/train.py` has launch/ there instead."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
+
+
+def _load_function(path: str) -> UserFunction:
+    module, _, name = path.partition(":")
+    try:
+        with _importable_here():
+            found = importlib.import_module(module)
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        raise InputError(
+            f"data.mae: {path}: importing {module} failed ({_one_line(error)}); start where {module} lies, "
+            "or put its folder on PYTHONPATH"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"data.mae: {path}: module {module} has no {name}; name a function that it defines")
+        found = getattr(found, part)
+    if not callable(found):
+        kind = type(found).__name__
+        raise InputError(
+            f"data.mae: {path} is of type {kind}, not a function; allowed: fn(call, feedback) -> str | None"
+        )
+    return found  # type: ignore[return-value]
+
+
+def _function_rule(path: str, function: UserFunction) -> Rule:
+    def rule(trajectory: Trajectory) -> list[Decision]:
+        decisions = []
+        for step, (i, feedback) in enumerate(_steps(trajectory), 1):
+            where = f"row {trajectory.row} (id {trajectory.id!r}), step {step}: data.mae {path}"
+            try:
+                reason = function(trajectory.turns[i].call, feedback)
+            except Exception as error:  # the user's code may raise anything
+                raise InputError(f"{where} raised {_one_line(error)}; mend it, or choose another rule") from error
+            if reason is not None and not (isinstance(reason, str) and reason.strip()):
+                raise InputError(f"{where} returned {reason!r:.60}; allowed: None, or the reason to block as a string")
+            decisions.append(_decision(None if reason is None else " ".join(reason.split())))
+        return decisions
+
+    return rule
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {mae_default.excerpt(str(error))}"

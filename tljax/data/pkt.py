@@ -1,0 +1,65 @@
+"""PKT, prioritizing key tokens: where a tool name is decided, and the weight of those tokens.
+
+A call is decided at the first token of the tool's name and wherever the name branches off from another tool's name
+(TL-Training, section 4.2).
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+RULES = ("paper", "release", "none")
+
+# Tokens of the Llama 2 vocabulary that the released code takes for the end of an argument ("▁" is a blank).
+_CLOSING = frozenset(("',", "')", ")", ")_", "()", "()_", "▁'')", "▁')", '")', '▁")', '▁"")', '.")', ')")'))
+
+
+def tokens_at(text: str, spans: Sequence[tuple[int, int]], start: int, end: int, *, lone_blank: bool) -> range:
+    """Indices of the tokens of `text` that cover a character of `text[start:end]`, a tool's name.
+
+    `spans` are the tokens' character ranges, in order. Most vocabularies hold "▁get" as one token but not every name's
+    first letters; `lone_blank` counts a blank before the name that is a token of its own as the name's first token, as
+    the released code does. It decides nothing, so the rule of the paper leaves it out.
+    """
+    first = bisect_right(spans, start, key=lambda span: span[1])
+    last = bisect_left(spans, end, lo=first, key=lambda span: span[0])
+    if lone_blank and first and spans[first - 1] == (start - 1, start) and text[start - 1] == " ":
+        first -= 1
+    return range(first, last)
+
+
+def key_offsets(called: Sequence[int], others: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """Key tokens K_i, counted from the first token of the called tool's name.
+
+    The first token, and for every other name that shares a non-empty token prefix with the called one the token after
+    that prefix. Where the called name is itself such a prefix, that is the token after the name.
+    """
+    offsets = {0}
+    for other in others:
+        pairs = enumerate(zip(called, other, strict=False))
+        offsets.add(next((i for i, (a, b) in pairs if a != b), min(len(called), len(other))))
+    return tuple(sorted(offsets))
+
+
+def key_weight(rule: str, w_max: float, key: Sequence[int], texts: Sequence[str]) -> float:
+    """w = clip(|NK_i| / |K_i|, 1, w_max), the weight of a reply's key tokens.
+
+    `texts` are the reply's tokens as text, without the end token; `key` are positions in them. NK_i holds the other
+    tokens: without the end token in rule "paper"; with it, but without argument ends, in rule "release".
+    """
+    if rule == "none" or not key:
+        return 1.0
+    if rule == "paper":
+        others = len(texts) - len(key)
+    else:
+        closing = [i for i, text in enumerate(texts) if text.replace(" ", "▁") in _CLOSING]
+        others = len(texts) + 1 - len({*key, *(closing or [len(texts) - 1])})
+    return float(min(max(others / len(key), 1.0), w_max))
+
+
+def token_weights(length: int, key: Sequence[int], weight: float) -> np.ndarray:
+    """float32 [length]: `weight` on key tokens, 1 elsewhere."""
+    weights = np.ones(length, np.float32)
+    weights[list(key)] = weight
+    return weights

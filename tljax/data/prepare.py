@@ -1,0 +1,198 @@
+"""Raw trajectories to one JSON line per assistant step, and a summary of what was kept, blocked and weighted."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tljax.core.errors import InputError
+from tljax.data.mae import load_rule
+from tljax.data.pkt import RULES
+from tljax.data.prompt import DIALECTS
+from tljax.data.reader import open_source
+from tljax.data.steps import Step, steps_of, unlisted_note
+from tljax.data.tokens import Tokenizer
+
+SHOWN = 20  # rows skipped and reasons that the summary lists
+# JSON allows them inside a string, but str.splitlines and some readers of JSONL end a line there.
+_LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+
+
+@dataclass
+class Summary:
+    """Counts over steps; `str()` is the report for people.
+
+    `lengths` counts the steps that MAE keeps by their number of tokens, those over `max_tokens` too.
+    """
+
+    max_tokens: int
+    trajectories: int = 0
+    kept: int = 0
+    blocked: Counter[str] = field(default_factory=Counter)  # by kind of reason
+    lengths: Counter[int] = field(default_factory=Counter)
+    weight: float = 0.0  # of all reply tokens
+    key_weight: float = 0.0  # of the key tokens among them
+    reply_tokens: int = 0
+    key_tokens: int = 0
+    skipped: list[str] = field(default_factory=list)
+    unlisted: Counter[str] = field(default_factory=Counter)  # called tools that the prompt does not list
+
+    def add(self, step: Step) -> None:
+        """Counts one step."""
+        if step.length:
+            self.lengths[step.length] += 1
+        if not step.kept:
+            self.blocked[(step.reason or "").partition(":")[0]] += 1
+            return
+        self.kept += 1
+        if step.unlisted:
+            self.unlisted[step.unlisted] += 1
+        self.weight += float(step.weights.sum())
+        self.key_weight += float(step.weights[list(step.key)].sum())
+        self.reply_tokens += len(step.weights)
+        self.key_tokens += len(step.key)
+
+    def percentile(self, share: float) -> int:
+        """The smallest length that at least `share` of the steps do not exceed."""
+        seen = 0
+        for length in sorted(self.lengths):
+            seen += self.lengths[length]
+            if seen >= share * self.lengths.total():
+                return length
+        return 0
+
+    def __str__(self) -> str:
+        steps = self.kept + self.blocked.total()
+        lines = [
+            f"trajectories  {self.trajectories:,}",
+            f"steps         {steps:,}",
+            f"  kept        {self.kept:,} ({_percent(self.kept, steps)})",
+            f"  blocked     {self.blocked.total():,} ({_percent(self.blocked.total(), steps)})",
+        ]
+        lines += [f"    {count:>7,}  {kind}" for kind, count in self.blocked.most_common(SHOWN)]
+        if (more := len(self.blocked) - SHOWN) > 0:
+            lines.append(f"             and {more:,} more kinds")
+        too_long = sum(count for length, count in self.lengths.items() if length > self.max_tokens)
+        marks = [f"{share} %: {self.percentile(share / 100):,}" for share in (50, 90, 99)]
+        lines += [
+            f"tokens/step   {', '.join(marks)}, longest: {max(self.lengths, default=0):,}",
+            f"too long      {too_long:,} over {self.max_tokens:,} tokens",
+            f"key tokens    {_percent(self.key_weight, self.weight)} of the weight, "
+            f"{_percent(self.key_tokens, self.reply_tokens)} of the reply tokens",
+            f"rows skipped  {len(self.skipped):,}",
+        ]
+        lines += [f"  {error}" for error in self.skipped[:SHOWN]]
+        if (more := len(self.skipped) - SHOWN) > 0:
+            lines.append(f"  and {more:,} more")
+        if self.unlisted:
+            lines.append(f"note          {unlisted_note(self.unlisted)}")
+        return "\n".join(lines)
+
+
+def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> Summary:
+    """Writes `out`, one line per assistant step of `file` in source order, and says what it holds.
+
+    data: the `data` block of a config, a ConfigDict; file: data.source, or what stands in for it. A line holds id,
+    step (from 1), kept, reason, text and reply, for a kept step also tokens, reply_start, key (positions from the first
+    reply token), weight, and weights (one per reply token, the end token's included).
+
+    Raises InputError for bad input, for an `out` that exists, and where every step is blocked; `out` is then not there.
+    """
+    target = _free(out)
+    check_data(data)
+    rule = load_rule(data.mae)
+    source = open_source(file, data.on_bad_row, data.cache or None)
+    summary = Summary(data.max_tokens, skipped=source.skipped)
+    with _writing(target) as write:
+        for trajectory in tqdm(source.trajectories(), total=len(source), desc="preparing", unit="row", disable=None):
+            summary.trajectories += 1
+            for step in steps_of(
+                trajectory,
+                rule=rule,
+                dialect=data.dialect,
+                tokenizer=tokenizer,
+                pkt=data.pkt,
+                w_max=data.w_max,
+                max_tokens=data.max_tokens,
+            ):
+                summary.add(step)
+                write(line_of(step))
+        if not summary.kept:
+            counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.blocked.most_common(SHOWN))
+            raise InputError(
+                f"file {file}: every step is blocked ({counts}), so nothing was written; "
+                "choose another rule in config.data.mae or raise config.data.max_tokens"
+            )
+    return summary
+
+
+def check_data(data: Any) -> None:
+    """Raises InputError for values of the `data` block that steps cannot be made with."""
+    for name, allowed in (("pkt", RULES), ("dialect", DIALECTS)):
+        if data[name] not in allowed:
+            raise InputError(f"config.data.{name} is {data[name]!r}; allowed: {', '.join(allowed)}")
+    for name in ("w_max", "max_tokens"):
+        if not data[name] >= 1:
+            raise InputError(f"config.data.{name} is {data[name]}; it must be at least 1")
+
+
+def line_of(step: Step) -> str:
+    """A step as one line of JSON."""
+    fields: dict[str, Any] = {name: getattr(step, name) for name in ("id", "step", "kept", "reason", "text", "reply")}
+    if step.kept:
+        fields |= {
+            "tokens": step.tokens.tolist(),
+            "reply_start": step.reply_start,
+            "key": step.key,
+            "weight": step.weight,
+            "weights": step.weights.tolist(),
+        }
+    return json.dumps(fields, ensure_ascii=False).translate(_LINE_ENDS)
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "0 %"
+
+
+def _free(out: str) -> Path:
+    if not out:
+        raise InputError("config.out is empty; name the file to write, as in --config.out=steps.jsonl")
+    target = Path(out).expanduser()
+    # A device such as /dev/null exists without being a file, and the rename would replace it.
+    if target.exists() and (not target.is_file() or target.stat().st_size):
+        raise InputError(f"config.out={out}: exists already; remove it or name another file")
+    return target
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[Callable[[str], None]]:
+    """Yields write(line); `target` appears when the block ends well, and no trace stays when it does not."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+
+    def attempt(action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror}); nothing was left there"
+            raise InputError(f"config.out={target}: {reason}") from None
+
+    attempt(lambda: target.parent.mkdir(parents=True, exist_ok=True))
+    file = attempt(lambda: open(part, "x", encoding="utf-8", newline="\n"))
+    try:
+        yield lambda line: attempt(file.write, line + "\n")
+        attempt(file.flush)
+        attempt(os.fsync, file.fileno())
+        _free(str(target))
+        attempt(os.replace, part, target)
+    finally:
+        try:
+            file.close()
+        except OSError:  # a full disk, which the flush has reported
+            pass
+        part.unlink(missing_ok=True)

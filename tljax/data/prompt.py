@@ -1,0 +1,293 @@
+"""Tools, calls and conversations as the text that the model reads, in two byte-exact dialects.
+
+`mae` is what the released mae.py writes, `readme` what the released TL-CodeLLaMA-2 expects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.data.calls import Call
+from tljax.data.trajectory import Tool, Trajectory
+
+DIALECTS = ("mae", "readme")
+_ROLES = {"system": "System", "user": "User", "assistant": "Assistant", "function": "Output"}
+_PYTHON = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "array": "list",
+    "object": "dict",
+    "null": "None",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Where one assistant turn lies, in characters of `Rendered.text`.
+
+    `start` is right after "Assistant:", `text_start` after the blank that follows, `end` after the last character of
+    the reply; `name` is the span of the called tool's name.
+    """
+
+    start: int
+    text_start: int
+    end: int
+    name: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A trajectory as text up to its last reply, without end token; step k is `text[:replies[k].end]`.
+
+    `tool_names` are the spans of the names that the tool list defines.
+    """
+
+    text: str
+    replies: tuple[Reply, ...]
+    tool_names: tuple[tuple[int, int], ...]
+
+
+def render(trajectory: Trajectory, dialect: str) -> Rendered:
+    """The conversation as `Role: content` lines; what follows the last reply is left out."""
+    _known(dialect)
+    text, names = "", []
+    if trajectory.system or trajectory.tools:
+        text = "System: "
+        if trajectory.system:
+            text += trajectory.system + ("\n\n" if trajectory.tools else "")
+        for i, tool in enumerate(trajectory.tools):
+            if dialect == "mae" and i:
+                text += "\n\n"
+            start = len(text) + len("Function:\ndef ")
+            names.append((start, start + len(tool.name)))
+            text += render_tool(tool, dialect)
+            if dialect == "readme":
+                text += "\n\n"
+    pieces, length, replies = [text], len(text), []
+    last = max((i for i, turn in enumerate(trajectory.turns) if turn.role == "assistant"), default=-1)
+    for turn in trajectory.turns[: last + 1]:
+        head = ("\n" if length else "") + _ROLES[turn.role] + ":"
+        before, call = turn.text, ""
+        if turn.call is not None:
+            call = render_call(turn.call, dialect)
+            before += "\n" if before else ""
+        pieces += [head, " ", before, call]
+        start = length + len(head)
+        length = start + 1 + len(before) + len(call)
+        if turn.role == "assistant":
+            name = length - len(call)
+            span = None if turn.call is None else (name, name + len(turn.call.name))
+            replies.append(Reply(start, start + 1, length, span))
+    return Rendered("".join(pieces), tuple(replies), tuple(names))
+
+
+def render_tools(tools: Sequence[Tool], dialect: str) -> str:
+    """The tool list of the system message; `readme` closes every block, the last too, with a blank line."""
+    blocks = [render_tool(tool, dialect) for tool in tools]
+    return "\n\n".join(blocks) if dialect == "mae" else "".join(block + "\n\n" for block in blocks)
+
+
+def render_tool(tool: Tool, dialect: str) -> str:
+    """One tool as a Python signature with a docstring: required parameters first, optional ones `= None`."""
+    _known(dialect)
+    colon, indent = (": ", "    ") if dialect == "mae" else (":", "        ")
+    signature, lines = [], []
+    for name in tool.parameters:
+        schema = tool.properties[name]
+        kinds = type_names(schema)
+        shown = kinds if dialect == "mae" else [_PYTHON.get(kind, kind) for kind in kinds]
+        signature.append(f"{name}{colon}{' | '.join(shown)}" + ("" if name in tool.required else " = None"))
+        lines.append(f"\n{indent}{name} ({' | '.join(kinds)}): {schema.get('description') or ''}")
+    # mae.py writes the Args block of a tool without parameters too; the released README does not.
+    arguments = "\n\n    Args:" + "".join(lines) if lines or dialect == "mae" else ""
+    return f'Function:\ndef {tool.name}({", ".join(signature)}):\n    """\n    {tool.description}{arguments}\n    """'
+
+
+def render_call(call: Call, dialect: str) -> str:
+    """A call as text: `f(a="x", n=1)` with JSON values (`mae`) or `f(a = 'x', n = 1)` with Python values (`readme`)."""
+    _known(dialect)
+    if dialect == "mae":
+        arguments = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call.arguments.items())
+    else:
+        arguments = (f"{key} = {value!r}" for key, value in call.arguments.items())
+    return f"{call.name}({', '.join(arguments)})"
+
+
+def chat_template(dialect: str, *, bos: bool) -> str:
+    """A Jinja chat template that writes what `render` writes, for `tokenizer.apply_chat_template`.
+
+    bos: begin with the tokenizer's first token, which apply_chat_template does not add on its own; where training
+    prepends it, a prompt without it is one the model never saw.
+
+    It takes OpenAI messages with `tools=` (arguments as objects) and messages whose roles are System, User, Assistant
+    and Output already, whose text it leaves as it is. The end token closes the last message, unless
+    `add_generation_prompt` asks for "\\nAssistant:" there.
+    """
+    _known(dialect)
+    return "{{- bos_token -}}" * bos + _TEMPLATE.strip().replace("DIALECT", dialect)
+
+
+def _known(dialect: str) -> None:
+    if dialect not in DIALECTS:
+        raise InputError(f"data.dialect is {dialect!r}; allowed: {', '.join(DIALECTS)}")
+
+
+def type_names(schema: dict[str, Any]) -> list[str]:
+    """The JSON types that a parameter may take; `["any"]` where its schema names none."""
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        return [kind]
+    if isinstance(kind, list):
+        return [str(name) for name in kind] or ["any"]
+    members = schema.get("anyOf") or schema.get("oneOf")
+    if isinstance(members, list):
+        names = [name for member in members if isinstance(member, dict) for name in type_names(member)]
+        return list(dict.fromkeys(names)) or ["any"]
+    values = schema.get("enum")
+    if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
+        return ["string"]
+    return ["any"]
+
+
+# "%r"|format is Python's repr in every Jinja of Python, which makes `readme` calls exact there; an engine in another
+# language that lacks it has to be given rendered messages.
+_TEMPLATE = r"""
+{%- set roles = {'system': 'System', 'developer': 'System', 'user': 'User', 'assistant': 'Assistant',
+                 'function': 'Output', 'tool': 'Output'} -%}
+{%- set python = {'string': 'str', 'integer': 'int', 'number': 'float', 'boolean': 'bool', 'array': 'list',
+                  'object': 'dict', 'null': 'None'} -%}
+{%- set mae = 'DIALECT' == 'mae' -%}
+
+{%- macro role_of(message) -%}
+  {%- if message['role'] in roles -%}{{- roles[message['role']] -}}
+  {%- elif message['role'] in ['System', 'User', 'Assistant', 'Output'] -%}{{- message['role'] -}}
+  {%- else -%}{{- raise_exception(message['role'] ~ ' is not a role; allowed: ' ~ roles|join(', ')) -}}
+  {%- endif -%}
+{%- endmacro -%}
+
+{%- macro text_of(message) -%}
+  {%- if message['content'] is string -%}{{- message['content'] -}}
+  {%- elif message['content'] -%}{%- for part in message['content'] -%}{{- part['text'] -}}{%- endfor -%}
+  {%- endif -%}
+{%- endmacro -%}
+
+{%- macro kinds_of(schema, definitions) -%}
+  {%- set members = schema['anyOf'] or schema['oneOf'] -%}
+  {%- if schema['type'] is string -%}{{- schema['type'] -}}
+  {%- elif schema['type'] is sequence and schema['type'] -%}{{- schema['type']|join(' | ') -}}
+  {%- elif members is sequence and members is not string and members -%}
+    {%- set found = namespace(kinds=[]) -%}
+    {%- for member in members if member is mapping -%}
+      {%- set found.kinds = found.kinds + kinds_of(member, definitions).split(' | ') -%}
+    {%- endfor -%}
+    {{- found.kinds|unique(true)|join(' | ') or 'any' -}}
+  {%- elif schema['enum'] and schema['enum']|reject('string')|list|length == 0 -%}{{- 'string' -}}
+  {%- elif schema['$ref'] is string and definitions[schema['$ref'].split('/')[-1]] is mapping -%}
+    {{- kinds_of(definitions[schema['$ref'].split('/')[-1]], {}) -}}
+  {%- else -%}{{- 'any' -}}
+  {%- endif -%}
+{%- endmacro -%}
+
+{%- macro render_tool(tool) -%}
+  {%- set parameters = tool['parameters'] or {} -%}
+  {%- set properties = parameters['properties'] or {} -%}
+  {%- set definitions = parameters['$defs'] or parameters['definitions'] or {} -%}
+  {%- set required = (parameters['required'] or [])|unique(true)|list -%}
+  {%- set order = namespace(names=required) -%}
+  {%- for name in properties if name not in required and properties[name] is not none -%}
+    {%- set order.names = order.names + [name] -%}
+  {%- endfor -%}
+  {{- 'Function:\ndef ' ~ tool['name'] ~ '(' -}}
+  {%- for name in order.names -%}
+    {%- set shown = namespace(kinds=[]) -%}
+    {%- for kind in kinds_of(properties[name], definitions).split(' | ') -%}
+      {%- set shown.kinds = shown.kinds + [kind if mae else python.get(kind, kind)] -%}
+    {%- endfor -%}
+    {{- name ~ (': ' if mae else ':') ~ shown.kinds|join(' | ') ~ ('' if name in required else ' = None') -}}
+    {{- '' if loop.last else ', ' -}}
+  {%- endfor -%}
+  {{- '):\n    \"\"\"\n    ' ~ (tool['description'] or '') ~ ('\n\n    Args:' if mae or order.names else '') -}}
+  {%- for name in order.names -%}
+    {%- set schema = properties[name] -%}
+    {%- set target = definitions[(schema['$ref'] or '').split('/')[-1]] or {} -%}
+    {{- ('\n    ' if mae else '\n        ') ~ name ~ ' (' ~ kinds_of(schema, definitions) ~ '): ' -}}
+    {{- schema['description'] or target['description'] or '' -}}
+  {%- endfor -%}
+  {{- '\n    \"\"\"' -}}
+{%- endmacro -%}
+
+{%- macro render_call(call) -%}
+  {%- set function = call['function'] or call -%}
+  {%- set arguments = function['arguments'] or {} -%}
+  {%- if arguments is not mapping -%}
+    {{- raise_exception('arguments of ' ~ function['name'] ~ ' must be an object, not JSON text') -}}
+  {%- endif -%}
+  {{- function['name'] ~ '(' -}}
+  {%- for name in arguments -%}
+    {{- name ~ ('=' ~ arguments[name]|tojson if mae else ' = ' ~ '%r'|format(arguments[name])) -}}
+    {{- '' if loop.last else ', ' -}}
+  {%- endfor -%}
+  {{- ')' -}}
+{%- endmacro -%}
+
+{%- set at = namespace(next=0, begun=false) -%}
+{%- if tools -%}
+  {{- 'System: ' -}}
+  {%- if messages and role_of(messages[0]) == 'System' -%}
+    {%- set at.next = 1 -%}
+    {{- text_of(messages[0]) ~ ('\n\n' if text_of(messages[0]) else '') -}}
+  {%- endif -%}
+  {%- for tool in tools -%}
+    {{- render_tool(tool['function'] if tool['function'] is mapping else tool) -}}
+    {{- '' if mae and loop.last else '\n\n' -}}
+  {%- endfor -%}
+  {%- set at.begun = true -%}
+{%- endif -%}
+{%- for message in messages -%}
+  {%- if loop.index0 >= at.next -%}
+    {%- set here = loop.index0 -%}
+    {%- set calls = message['tool_calls'] or ([message['function_call']] if message['function_call'] else []) -%}
+    {%- if not calls -%}
+      {{- ('\n' if at.begun else '') ~ role_of(message) ~ ': ' ~ text_of(message) -}}
+    {%- else -%}
+      {%- set run = namespace(end=here + 1, open=true, owners=[]) -%}
+      {%- for reply in messages[here + 1:] -%}
+        {%- set run.open = run.open and role_of(reply) == 'Output' -%}
+        {%- if run.open -%}
+          {%- set run.end = run.end + 1 -%}
+          {%- set owner = namespace(by_id=none, by_order=none) -%}
+          {%- for call in calls -%}
+            {%- if owner.by_id is none and reply['tool_call_id'] and call['id'] == reply['tool_call_id'] -%}
+              {%- set owner.by_id = loop.index0 -%}
+            {%- endif -%}
+            {%- if owner.by_order is none and loop.index0 not in run.owners -%}
+              {%- set owner.by_order = loop.index0 -%}
+            {%- endif -%}
+          {%- endfor -%}
+          {%- set by_order = calls|length - 1 if owner.by_order is none else owner.by_order -%}
+          {%- set run.owners = run.owners + [by_order if owner.by_id is none else owner.by_id] -%}
+        {%- endif -%}
+      {%- endfor -%}
+      {%- for call in calls -%}
+        {%- set k = loop.index0 -%}
+        {{- ('\n' if at.begun else '') ~ 'Assistant: ' -}}
+        {{- text_of(message) ~ '\n' if k == 0 and text_of(message) else '' -}}
+        {{- render_call(call) -}}
+        {%- for reply in messages[here + 1:run.end] -%}
+          {%- if run.owners[loop.index0] == k -%}{{- '\nOutput: ' ~ text_of(reply) -}}{%- endif -%}
+        {%- endfor -%}
+        {%- set at.begun = true -%}
+      {%- endfor -%}
+      {%- set at.next = run.end -%}
+    {%- endif -%}
+    {%- set at.begun = true -%}
+  {%- endif -%}
+{%- endfor -%}
+{{- '\nAssistant:' if add_generation_prompt else (eos_token or '') -}}
+"""

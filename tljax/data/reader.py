@@ -1,0 +1,263 @@
+"""Rows of JSON arrays, JSONL files and `datasets` names, kept as checked trajectories in an Arrow file on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import datasets
+import ijson
+import numpy as np
+
+from tljax.core.errors import InputError
+from tljax.data import trajectory as schema
+from tljax.data.arrow import build, quietly
+from tljax.data.calls import Call
+from tljax.data.trajectory import Tool, Trajectory, Turn, trajectory_from_row
+
+ON_BAD_ROW = ("refuse", "skip")
+FEATURES = datasets.Features(
+    {"row": datasets.Value("int64")} | {name: datasets.Value("string") for name in ("id", "json", "error")}
+)
+_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+_FILE_SUFFIX = re.compile(r"\.(json|jsonl|ndjson|txt|gz|zip|xz|bz2|zst|csv|parquet)$", re.IGNORECASE)
+_COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Trajectories on disk, read one at a time; `len` counts the usable rows.
+
+    `skipped` lists the errors of the rows left out; `fingerprint` is a function of the content and of the code that
+    reads it.
+    """
+
+    file: str
+    fingerprint: str
+    skipped: list[str]
+    _table: datasets.Dataset
+    _usable: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self._usable)
+
+    def __getitem__(self, index: int) -> Trajectory:
+        return _decode(self._table[int(self._usable[index])]["json"])
+
+    def trajectories(self) -> Iterator[Trajectory]:
+        """The usable trajectories in source order."""
+        return (self[i] for i in range(len(self)))
+
+
+def open_source(source: str, on_bad_row: str, cache_dir: str | None = None) -> Source:
+    """The trajectories of a file or a `datasets` name.
+
+    on_bad_row: "refuse" raises the first malformed row's InputError, "skip" lists it in `skipped`. cache_dir: where
+    the Arrow file is kept (None: the cache of `datasets`); a second call with the same content only opens it.
+    """
+    if on_bad_row not in ON_BAD_ROW:
+        raise InputError(f"data.on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}")
+    loaded = None if os.path.isfile(source) else _load_dataset(source)
+    content = _hash_file(source) if loaded is None else loaded._fingerprint
+    code = inspect.getsource(schema) + inspect.getsource(inspect.getmodule(open_source) or schema)
+    fingerprint = hashlib.sha256(f"{content}\n{code}".encode()).hexdigest()[:32]
+    # Stored errors name the file, so a copy under another name is read again.
+    key = hashlib.sha256(f"{fingerprint}\n{source}".encode()).hexdigest()[:32]
+    table = build(_records, FEATURES, key, cache_dir or "", source=source)
+    errors = table.data.column("error").to_pylist()
+    bad = [error for error in errors if error]
+    if bad and on_bad_row == "refuse":
+        more = f" (one of {len(bad)} malformed rows)" if len(bad) > 1 else ""
+        raise InputError(f'{bad[0]}{more}; data.on_bad_row="skip" leaves malformed rows out')
+    if len(bad) == len(errors):
+        raise InputError(f"file {source}: none of its {len(errors)} rows is usable; the first: {bad[0]}")
+    usable = np.asarray([i for i, error in enumerate(errors) if not error], dtype=np.int64)
+    return Source(source, fingerprint, bad, table, usable)
+
+
+def read_rows(source: str) -> Iterator[tuple[int, Any | InputError]]:
+    """Rows as (number from 1, JSON value), one at a time; a broken JSONL line comes as its InputError.
+
+    Raises InputError where nothing more can be read: no such source, no rows, a JSON array broken in the middle.
+    """
+    if not os.path.isfile(source):
+        rows: Iterator[tuple[int, Any]] = enumerate(_load_dataset(source), start=1)
+    else:
+        rows = _read_file(source)
+    number = 0
+    for number, row in rows:
+        yield number, row
+    if number == 0:
+        raise InputError(f"file {source}: holds no rows; a source needs at least one trajectory")
+
+
+def _read_file(source: str) -> Iterator[tuple[int, Any]]:
+    at = f"file {source}"
+    try:
+        with open(source, "rb") as file:
+            head = file.read(8)
+            if head.startswith(_COMPRESSED):
+                raise InputError(f"{at}: is compressed; unpack it first (allowed: a JSON array or JSONL in UTF-8)")
+            if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
+                raise InputError(f"{at}: is not text in UTF-8; save it as UTF-8 (allowed: a JSON array or JSONL)")
+            skip = len(_BOM) if head.startswith(_BOM) else 0
+            file.seek(skip)
+            first = _first_character(file)
+            file.seek(skip)
+            if first == b"[":
+                yield from _read_array(file, skip, at)
+            elif first == b"{":
+                yield from _read_lines(file, at, Path(source).suffix.lower() == ".json")
+            elif first:
+                raise InputError(
+                    f"{at}: begins with {first.decode('latin-1')!r}; allowed: a JSON array of rows, or JSONL"
+                )
+    except OSError as error:
+        raise InputError(f"{at}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def _first_character(file: BinaryIO) -> bytes:
+    while chunk := file.read(4096):
+        if chunk.strip():
+            return chunk.strip()[:1]
+    return b""
+
+
+def _read_array(file: BinaryIO, skip: int, at: str) -> Iterator[tuple[int, Any]]:
+    number = 0
+    try:
+        try:
+            for row in ijson.items(file, "item", use_float=True):
+                number += 1
+                yield number, row
+        except ijson.JSONError as error:
+            if "integer overflow" not in str(error):
+                raise
+            # The C parser has 64-bit integers; the one in Python, far slower, has no such limit.
+            file.seek(skip)
+            slow = ijson.get_backend("python").items(file, "item", use_float=True)
+            for n, row in enumerate(slow, start=1):
+                if n > number:
+                    number = n
+                    yield n, row
+    except (ijson.JSONError, ValueError) as error:
+        # The C parser reports bytes where the bad character cannot be decoded.
+        reason = error.args[0] if error.args else "broken"
+        reason = (reason.decode("latin-1") if isinstance(reason, bytes) else str(reason)).strip().partition("\n")[0]
+        where = f"after row {number}" if number else "row 1"
+        raise InputError(
+            f"{at}, {where}: is not JSON ({reason}); the file is cut or damaged there: mend it or get it again"
+        ) from None
+
+
+def _read_lines(file: BinaryIO, at: str, json_suffix: bool) -> Iterator[tuple[int, Any]]:
+    number, held = 0, None
+    for line in file:
+        if not line.strip():
+            continue
+        number += 1
+        row = _parse_line(line, f"{at}, row {number}")
+        if number == 1:
+            # One object in a .json file, on one line or many, is most likely a wrapper around the rows.
+            held = row
+            continue
+        if number == 2:
+            if isinstance(held, InputError) and isinstance(row, InputError) and json_suffix:
+                raise InputError(_ONE_OBJECT.format(at=at))
+            yield 1, held
+        yield number, row
+    if number == 1:
+        if json_suffix:
+            raise InputError(_ONE_OBJECT.format(at=at))
+        yield 1, held
+
+
+_ONE_OBJECT = (
+    "{at}: holds one JSON object; allowed: a JSON array of rows, or JSONL (one row a line): "
+    "put the rows into [ ], or name a file with a single row .jsonl"
+)
+
+
+def _parse_line(line: bytes, at: str) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return InputError(f"{at}: is not UTF-8 ({error.reason} at byte {error.start}); mend it or take the row out")
+    except (ValueError, RecursionError) as error:
+        return InputError(f"{at}: is not JSON ({error}); mend it or take the row out")
+
+
+def _load_dataset(source: str) -> datasets.Dataset:
+    """A folder with a dataset, or a hub name with an optional split: `name` or `name:split`, else "train"."""
+    folder = os.path.isdir(source)
+    if not folder and (_NAME.fullmatch(source) is None or _FILE_SUFFIX.search(source)):
+        raise InputError(f"file {source}: does not exist; give an existing file, a folder with a dataset or a hub name")
+    name, _, split = (source, "", "") if folder else source.partition(":")
+    try:
+        if folder and os.path.isfile(os.path.join(source, "state.json")):
+            return datasets.Dataset.load_from_disk(source)
+        return quietly(lambda: datasets.load_dataset(name, split=split or "train"))
+    # Each hub and file failure has its own exception, and all of them are a source that cannot be read.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        kind = "folder" if folder else "dataset"
+        raise InputError(
+            f"{kind} {source}: cannot be loaded ({reason}); give an existing file, a folder with a dataset or a hub "
+            "name, with name:split for another split than train"
+        ) from None
+
+
+def _records(source: str) -> Iterator[dict[str, Any]]:
+    for number, row in read_rows(source):
+        try:
+            if isinstance(row, InputError):
+                raise row
+            trajectory = trajectory_from_row(row, source, number)
+            encoded = _encode(trajectory, source)
+            yield {"id": trajectory.id, "row": number, "json": encoded, "error": ""}
+        except InputError as error:
+            message = str(error).replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
+            yield {"id": "", "row": number, "json": "", "error": message}
+
+
+def _encode(trajectory: Trajectory, source: str) -> str:
+    at = f"file {source}, row {trajectory.row}"
+    fields = {
+        "id": trajectory.id,
+        "row": trajectory.row,
+        "system": trajectory.system,
+        "tools": [[t.name, t.description, t.properties, t.required] for t in trajectory.tools],
+        "turns": [[t.role, t.text, t.call and [t.call.name, t.call.arguments]] for t in trajectory.turns],
+    }
+    try:
+        encoded = json.dumps(fields, ensure_ascii=False)
+        encoded.encode()
+    except RecursionError:
+        raise InputError(f"{at}: nests too deeply; take the row out") from None
+    except UnicodeEncodeError as error:
+        code = f"\\u{ord(error.object[error.start]):04x}"
+        raise InputError(f"{at}: holds {code}, half of a character pair; mend it or take the row out") from None
+    return encoded
+
+
+def _decode(encoded: str) -> Trajectory:
+    fields = json.loads(encoded)
+    tools = tuple(Tool(name, text, properties, tuple(must)) for name, text, properties, must in fields["tools"])
+    turns = tuple(Turn(role, text, Call(*call) if call else None) for role, text, call in fields["turns"])
+    return Trajectory(fields["id"], tools, turns, fields["system"], fields["row"])
+
+
+def _hash_file(source: str) -> str:
+    try:
+        with open(source, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"file {source}: cannot be read ({error.strerror}); check its permissions") from None

@@ -1,0 +1,196 @@
+"""Hugging Face's config.json <-> LlamaConfig; what would change the result and is not supported is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.model.llama import LlamaConfig, RopeScaling
+
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+
+# Fields that change the result, with the only values that this model computes; absent or null is fine.
+# Fields of other architectures are not listed: the architecture is refused first. pretraining_tp only reorders sums.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "partial_rotary_factor": (1, 1.0),
+    "quantization_config": (),
+    "auto_map": (),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+}
+
+_ROPE_FIELDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; InputError where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a Hugging Face checkpoint folder") from None
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON ({error}); fetch the file again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds a JSON {type(value).__name__}; it must be an object")
+    return value
+
+
+def _number(config: dict[str, Any], field: str, where: str, kind: type = int, default: Any = None) -> Any:
+    """A positive number of the config; without a default, it must be there."""
+    value = config.get(field)
+    value = default if value is None else value
+    allowed = (int, float) if kind is float else (int,)
+    if isinstance(value, bool) or not isinstance(value, allowed) or value <= 0:
+        found = "is missing" if value is None else f"is {value!r}"
+        raise InputError(f"{where}: {field} {found}; it must be a positive {kind.__name__}")
+    return kind(value)
+
+
+def _architecture(config: dict[str, Any], where: str) -> str:
+    names: Any = config.get("architectures")
+    if not names:
+        kind = config.get("model_type")
+        names = [ARCHITECTURES[kind]] if kind in ARCHITECTURES else [f"of model_type {kind}"]
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES.values():
+        raise InputError(f"{where}: architectures is {names!r}; supported are {', '.join(ARCHITECTURES.values())}")
+    return names[0]
+
+
+def _rope(config: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
+    """theta and scaling: transformers 5 writes `rope_parameters`, older ones `rope_theta` and `rope_scaling`."""
+    field = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    rope = config.get(field) or {}
+    if not isinstance(rope, dict):
+        raise InputError(f"{where}: {field} is {rope!r}; it must be an object or null")
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in _ROPE_FIELDS:
+        raise InputError(f"{where}: {field} has the type {kind!r}; supported are {', '.join(_ROPE_FIELDS)}")
+    # Hugging Face's own default for the Llama 2 configs that were written before the field existed.
+    theta = rope.get("rope_theta") or _number(config, "rope_theta", where, float, default=10000.0)
+    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_FIELDS["llama3"]}
+    unknown = sorted(set(rope) - known)
+    if unknown or rope.get("partial_rotary_factor", 1) != 1:
+        names = ", ".join(unknown) or "partial_rotary_factor"
+        raise InputError(f"{where}: {field} sets {names}, which would change the result and is not supported")
+    if kind == "default":
+        return float(theta), None
+    inside = f"{where}: {field}"
+    factors = {name: _number(rope, name, inside, float) for name in _ROPE_FIELDS[kind]}
+    return float(theta), RopeScaling(
+        kind=kind,
+        factor=factors["factor"],
+        low_freq_factor=factors.get("low_freq_factor", 1.0),
+        high_freq_factor=factors.get("high_freq_factor", 1.0),
+        original_max_tokens=int(factors.get("original_max_position_embeddings", 0)),
+    )
+
+
+def _sliding_window(config: dict[str, Any], architecture: str, where: str) -> int | None:
+    if architecture == "LlamaForCausalLM":
+        return None
+    if architecture == "Qwen2ForCausalLM" and not config.get("use_sliding_window"):
+        return None
+    # An absent field is Hugging Face's default of 4096, null is none.
+    window = config.get("sliding_window", 4096)
+    return None if window is None else _number(config, "sliding_window", where, default=4096)
+
+
+def parse_config(config: dict[str, Any], where: str) -> LlamaConfig:
+    """The LlamaConfig that a config.json stands for; `where` names it in errors.
+
+    Raises InputError for a missing or wrong field, and for any that would change the result and is not supported.
+    """
+    architecture = _architecture(config, where)
+    for field, values in _SUPPORTED.items():
+        value = config.get(field)
+        if value is not None and value not in values:
+            allowed = f"supported is {values[0]!r}" if values else "it is not supported; use a checkpoint without it"
+            raise InputError(f"{where}: {field} is {value!r}, which would change the result; {allowed}")
+    heads, d_model = (_number(config, field, where) for field in ("num_attention_heads", "hidden_size"))
+    # One key head per query head is Llama's default; Mistral's is 8 and Qwen 2's 32, so there the field must be set.
+    same = heads if architecture == "LlamaForCausalLM" or "num_key_value_heads" in config else None
+    kv_heads = _number(config, "num_key_value_heads", where, default=same)
+    head_dim = _number(config, "head_dim", where, default=None if d_model % heads else d_model // heads)
+    if heads % kv_heads or head_dim % 2:
+        raise InputError(
+            f"{where}: num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}, "
+            f"and head_dim {head_dim} must be even"
+        )
+    theta, scaling = _rope(config, where)
+    return LlamaConfig(
+        num_layers=_number(config, "num_hidden_layers", where),
+        d_model=d_model,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        d_ff=_number(config, "intermediate_size", where),
+        vocab_size=_number(config, "vocab_size", where),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        norm_eps=_number(config, "rms_norm_eps", where, float),
+        tie_embeddings=bool(config.get("tie_word_embeddings", False)),
+        qkv_bias=architecture == "Qwen2ForCausalLM",
+        max_positions=_number(config, "max_position_embeddings", where),
+        sliding_window=_sliding_window(config, architecture, where),
+        architecture=architecture,
+    )
+
+
+def read_config(folder: str | Path) -> LlamaConfig:
+    """The model that a checkpoint folder's config.json describes; InputError as in `parse_config`."""
+    path = Path(folder) / "config.json"
+    return parse_config(read_json(path), str(path))
+
+
+def write_config(c: LlamaConfig, dtype: str, source: dict[str, Any] | None) -> dict[str, Any]:
+    """config.json of an export: `source`, the config the checkpoint came with, and its dtype; or written from `c`.
+
+    Written with the fields of transformers 4 (`rope_theta`, `torch_dtype`), which 5 and other readers understand too.
+    """
+    if source is not None:
+        if parse_config(source, "source_config") != c:
+            raise ValueError("source_config describes another model than the one to export")
+        kept = {name: value for name, value in source.items() if name not in ("dtype", "torch_dtype")}
+        return kept | {"dtype" if "dtype" in source else "torch_dtype": dtype}
+    scaling = None
+    if c.rope_scaling is not None:
+        values = (
+            c.rope_scaling.factor,
+            c.rope_scaling.low_freq_factor,
+            c.rope_scaling.high_freq_factor,
+            c.rope_scaling.original_max_tokens,
+        )
+        fields = _ROPE_FIELDS[c.rope_scaling.kind]
+        scaling = {"rope_type": c.rope_scaling.kind, **dict(zip(fields, values, strict=False))}
+    config = {
+        "architectures": [c.architecture],
+        "model_type": next(kind for kind, name in ARCHITECTURES.items() if name == c.architecture),
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.d_model,
+        "intermediate_size": c.d_ff,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads,
+        "num_key_value_heads": c.num_kv_heads,
+        "head_dim": c.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": c.max_positions,
+        "rms_norm_eps": c.norm_eps,
+        "rope_theta": c.rope_theta,
+        "rope_scaling": scaling,
+        "tie_word_embeddings": c.tie_embeddings,
+        "torch_dtype": dtype,
+    }
+    if c.architecture == "MistralForCausalLM":
+        config["sliding_window"] = c.sliding_window
+    if c.architecture == "Qwen2ForCausalLM":
+        config |= {"use_sliding_window": c.sliding_window is not None, "sliding_window": c.sliding_window}
+    return config

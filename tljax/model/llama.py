@@ -1,0 +1,327 @@
+"""CodeLLaMA as a pytree: one table of weights, and pure functions over it.
+
+Axis letters, in every einsum string and shape of this folder:
+B batch, T query time, S key time, D model, N query heads, K key and value heads, G query heads per key head (N / K),
+H head dimension, F feed-forward, V vocabulary, L layers.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tljax.core.errors import InputError
+from tljax.core.mesh import spec
+from tljax.model import attention as attention_lib
+from tljax.model.rope import RopeScaling, apply_rope, rope_angles
+
+Params = dict[str, Any]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """Every fact of a checkpoint's config.json that changes the result. A static pytree: a plain argument of jit."""
+
+    num_layers: int
+    d_model: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    d_ff: int
+    vocab_size: int
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    norm_eps: float
+    tie_embeddings: bool
+    qkv_bias: bool
+    max_positions: int
+    sliding_window: int | None
+    # "LlamaForCausalLM", "MistralForCausalLM" or "Qwen2ForCausalLM": which Hugging Face class holds the same model.
+    architecture: str
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest segment whose result is the checkpoint's: attention here is full, within trained positions."""
+        return min(self.max_positions, self.sliding_window or self.max_positions)
+
+
+def preset(name: str, *, vocab_size: int = 2048) -> LlamaConfig:
+    """CodeLLaMA's sizes as published, and "tiny" for the toolbox tokenizer, the only one that takes `vocab_size`."""
+    sizes = {
+        "tiny": (4, 128, 4, 4, 32, 384, vocab_size),
+        "7b": (32, 4096, 32, 32, 128, 11008, 32016),
+        "13b": (40, 5120, 40, 40, 128, 13824, 32016),
+        "34b": (48, 8192, 64, 8, 128, 22016, 32000),
+        "70b": (80, 8192, 64, 8, 128, 28672, 32016),
+    }
+    if name not in sizes:
+        raise InputError(f"model preset is {name!r}; allowed are {', '.join(sizes)}")
+    layers, d_model, heads, kv_heads, head_dim, d_ff, vocab_size = sizes[name]
+    return LlamaConfig(
+        num_layers=layers,
+        d_model=d_model,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        d_ff=d_ff,
+        vocab_size=vocab_size,
+        rope_theta=1e6,
+        rope_scaling=None,
+        norm_eps=1e-5,
+        tie_embeddings=False,
+        qkv_bias=False,
+        max_positions=16384,
+        sliding_window=None,
+        architecture="LlamaForCausalLM",
+    )
+
+
+class Param(NamedTuple):
+    """One weight: its shape, what its axes are sharded over, its first value, its place in a Hugging Face checkpoint.
+
+    `hf_name` holds "{}" for the layer where the shape starts with L. Of one layer, `hf_shape` is the stored shape, and
+    `stored.reshape(hf_split).transpose(hf_perm)` is ours.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: str
+    hf_name: str
+    hf_shape: tuple[int, ...]
+    hf_perm: tuple[int, ...]
+
+    @property
+    def stacked(self) -> bool:
+        return "{}" in self.hf_name
+
+    @property
+    def hf_split(self) -> tuple[int, ...]:
+        """The stored shape with its merged axes (heads and head dimension) apart."""
+        own = self.shape[1:] if self.stacked else self.shape
+        return tuple(own[self.hf_perm.index(axis)] for axis in range(len(own)))
+
+
+def params_table(c: LlamaConfig) -> dict[str, Any]:
+    """Every weight of the model, once: init, shardings, abstract shapes and the checkpoint formats derive from it."""
+    L, D, N, K, H, F, V = c.num_layers, c.d_model, c.num_heads, c.num_kv_heads, c.head_dim, c.d_ff, c.vocab_size
+    attn, mlp, norm = "model.layers.{}.self_attn.", "model.layers.{}.mlp.", "model.layers.{}."
+    heads_in, heads_out = (None, "embed", "heads", None), (None, "heads", None, "embed")
+    layers = {
+        "attn_norm": Param((L, D), (None, None), "ones", norm + "input_layernorm.weight", (D,), (0,)),
+        "q": Param((L, D, N, H), heads_in, "normal", attn + "q_proj.weight", (N * H, D), (2, 0, 1)),
+        "k": Param((L, D, K, H), heads_in, "normal", attn + "k_proj.weight", (K * H, D), (2, 0, 1)),
+        "v": Param((L, D, K, H), heads_in, "normal", attn + "v_proj.weight", (K * H, D), (2, 0, 1)),
+        "o": Param((L, N, H, D), heads_out, "normal", attn + "o_proj.weight", (D, N * H), (1, 2, 0)),
+        "mlp_norm": Param((L, D), (None, None), "ones", norm + "post_attention_layernorm.weight", (D,), (0,)),
+        "gate": Param((L, D, F), (None, "embed", "mlp"), "normal", mlp + "gate_proj.weight", (F, D), (1, 0)),
+        "up": Param((L, D, F), (None, "embed", "mlp"), "normal", mlp + "up_proj.weight", (F, D), (1, 0)),
+        "down": Param((L, F, D), (None, "mlp", "embed"), "normal", mlp + "down_proj.weight", (D, F), (1, 0)),
+    }
+    if c.qkv_bias:
+        bias = (None, "heads", None)
+        layers |= {
+            "q_bias": Param((L, N, H), bias, "zeros", attn + "q_proj.bias", (N * H,), (0, 1)),
+            "k_bias": Param((L, K, H), bias, "zeros", attn + "k_proj.bias", (K * H,), (0, 1)),
+            "v_bias": Param((L, K, H), bias, "zeros", attn + "v_proj.bias", (K * H,), (0, 1)),
+        }
+    table: dict[str, Any] = {
+        "embed": Param((V, D), ("vocab", "embed"), "normal", "model.embed_tokens.weight", (V, D), (0, 1)),
+        "layers": layers,
+        "final_norm": Param((D,), (None,), "ones", "model.norm.weight", (D,), (0,)),
+    }
+    if not c.tie_embeddings:
+        table["lm_head"] = Param((D, V), ("embed", "vocab"), "normal", "lm_head.weight", (V, D), (1, 0))
+    return table
+
+
+def is_param(x: Any) -> bool:
+    """Whether a node of the table is a weight, which as a tuple would else be walked into."""
+    return isinstance(x, Param)
+
+
+def map_table(f: Callable[[Param], Any], c: LlamaConfig) -> dict[str, Any]:
+    """The tree of f(param) over the table."""
+    return jax.tree.map(f, params_table(c), is_leaf=is_param)
+
+
+def check_mesh(c: LlamaConfig) -> None:
+    """Raises InputError where a weight does not divide over the current mesh, which names the axis and the size."""
+    mesh = jax.sharding.get_abstract_mesh().shape
+    sizes = {
+        "embed": {"d_model": c.d_model},
+        "heads": {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads},
+        "mlp": {"d_ff": c.d_ff},
+        "vocab": {"vocab_size": c.vocab_size},
+    }
+    for axis, fields in sizes.items():
+        (mesh_axis,) = jax.tree.leaves(tuple(spec(axis)))
+        for field, size in fields.items():
+            if size % mesh[mesh_axis]:
+                raise InputError(
+                    f"the mesh has {mesh_axis}={mesh[mesh_axis]}, over which the model's {field} = {size} does not "
+                    f"divide; use a {mesh_axis} that divides {size}"
+                )
+
+
+def check_length(c: LlamaConfig, tokens: int, what: str = "data.max_tokens") -> None:
+    """Raises InputError where one segment may be longer than the model's results hold for."""
+    if tokens > c.max_tokens:
+        window = c.max_tokens != c.max_positions
+        limit = "sliding_window, within which alone it attends" if window else "max_position_embeddings"
+        raise InputError(f"{what} is {tokens}, but the model's {limit}, is {c.max_tokens}; use at most {c.max_tokens}")
+
+
+def abstract_params(c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
+    """Shapes, dtypes and shardings of the parameters on the current mesh, for whoever restores or loads them."""
+    check_mesh(c)
+    mesh = jax.sharding.get_mesh()
+    return map_table(lambda p: jax.ShapeDtypeStruct(p.shape, dtype, sharding=jax.NamedSharding(mesh, spec(*p.axes))), c)
+
+
+def init_params(key: jax.Array, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
+    """Fresh parameters as Hugging Face's Llama draws them: normal with deviation 0.02, norms 1, biases 0.
+
+    The same numbers on every mesh. Call it under jit (`c` is static): no device ever holds a whole weight.
+    """
+    check_mesh(c)
+    keys = iter(jax.random.split(key, len(jax.tree.leaves(map_table(lambda p: 0, c)))))
+
+    def draw(p: Param) -> jax.Array:
+        sub, sharding = next(keys), spec(*p.axes)
+        if p.init == "normal":
+            # Drawn in float32: a bfloat16 normal has so few values that its tails are visibly cut.
+            draws = jax.random.normal(sub, p.shape, jnp.float32, out_sharding=sharding)
+            return (draws * jnp.float32(0.02)).astype(dtype)
+        return jnp.full(p.shape, 1 if p.init == "ones" else 0, dtype, out_sharding=sharding)
+
+    return map_table(draw, c)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / rms(x) * scale over the last axis, [B, T, D], in float32; the result has x's dtype."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + jnp.float32(eps))
+    # As torch Llama does: rounded to x's dtype before the scale.
+    return wide.astype(x.dtype) * scale.astype(x.dtype)[None, None]
+
+
+def layer_weights(weights: Params, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
+    """One layer's weights in the compute dtype, gathered over "fsdp": cast first, so half the bytes travel."""
+    table = params_table(c)["layers"]
+
+    def gather(name: str, weight: jax.Array) -> jax.Array:
+        axes = (None if axis == "embed" else axis for axis in table[name].axes[1:])
+        return jax.reshard(weight.astype(dtype), spec(*axes))
+
+    return {name: gather(name, weight) for name, weight in weights.items()}
+
+
+def project_qkv(x: jax.Array, w: Params, angles: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries [B, T, N, H], keys and values [B, T, K, H] of normed x [B, T, D], rotated by the angles."""
+    sharding = spec("batch", None, "heads", None)
+    q, k, v = (jnp.einsum("BTD,DNH->BTNH", x, w[name], out_sharding=sharding) for name in ("q", "k", "v"))
+    if "q_bias" in w:
+        q, k, v = q + w["q_bias"][None, None], k + w["k_bias"][None, None], v + w["v_bias"][None, None]
+    return apply_rope(q, angles), apply_rope(k, angles), v
+
+
+def feed_forward(x: jax.Array, w: Params) -> jax.Array:
+    """SwiGLU of normed x [B, T, D]."""
+    sharding = spec("batch", None, "mlp")
+    gate, up = (jnp.einsum("BTD,DF->BTF", x, w[name], out_sharding=sharding) for name in ("gate", "up"))
+    return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, w["down"], out_sharding=spec("batch", None, None))
+
+
+def remat_policy(name: str) -> Callable[..., Any] | None:
+    """What jax.checkpoint keeps of a layer for the backward pass; None keeps its input alone.
+
+    "full": the layer's input; "attention": also what attention gave, so that it is not computed again; "dots": also
+    every weight matmul's result. ("none", which keeps everything, has no policy: see `forward`.)
+    """
+    policies = {
+        "full": None,
+        "dots": jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+            jax.checkpoint_policies.save_only_these_names(attention_lib.CHECKPOINT_NAME),
+        ),
+        "attention": jax.checkpoint_policies.save_only_these_names(attention_lib.CHECKPOINT_NAME),
+    }
+    if name not in policies:
+        raise InputError(f"remat is {name!r}; allowed are none, {', '.join(policies)}")
+    return policies[name]
+
+
+def forward(
+    params: Params,
+    c: LlamaConfig,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    *,
+    compute_dtype: jax.typing.DTypeLike,
+    remat: str,
+    attention: str,
+) -> jax.Array:
+    """Hidden states after the final norm, [B, T, D] in the compute dtype.
+
+    tokens, positions, segments: int32 [B, T], rows packed: attention stays within a segment, positions restart in each,
+    and segment 0 is padding, whose hidden states mean nothing. The layers run as a scan; `remat` names what it keeps.
+    Segments longer than `c.max_tokens` are the caller's to refuse (`check_length`): a packed row may be longer.
+    Raises InputError for unknown names of `remat` and `attention`.
+    """
+    rows = spec("batch", None, None)
+    tokens, positions, segments = (jax.reshard(x, spec("batch", None)) for x in (tokens, positions, segments))
+    # Gathered first: of a lookup in a table sharded on both axes XLA makes an "involuntary full rematerialization".
+    # In the table's own float32: a gradient summed over tokens in bfloat16 stops growing after some 256 equal terms.
+    table = jax.reshard(params["embed"], spec(None, None))
+    x = table.at[tokens].get(out_sharding=rows).astype(compute_dtype)
+    angles = rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
+
+    def block(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+        w = layer_weights(weights, c, compute_dtype)
+        q, k, v = project_qkv(rms_norm(x, w["attn_norm"], c.norm_eps), w, angles)
+        mixed = attention_lib.attention(q, k, v, segments, implementation=attention)
+        x = x + jnp.einsum("BTNH,NHD->BTD", mixed, w["o"], out_sharding=rows)
+        return x + feed_forward(rms_norm(x, w["mlp_norm"], c.norm_eps), w), None
+
+    if remat != "none":
+        block = jax.checkpoint(block, prevent_cse=False, policy=remat_policy(remat))
+    x, _ = jax.lax.scan(block, x, params["layers"])
+    return rms_norm(x, params["final_norm"], c.norm_eps)
+
+
+def logits(params: Params, c: LlamaConfig, hidden: jax.Array) -> jax.Array:
+    """float32 [..., V] of hidden [..., D]; V is sharded over "tensor", the other axes as hidden's are.
+
+    The head is cast and gathered in here, so a gradient over chunks of positions is summed in its master's dtype.
+    """
+    head = params["embed"].T if c.tie_embeddings else params["lm_head"]
+    head = jax.reshard(head.astype(hidden.dtype), spec(None, "vocab"))
+    sharding = jax.P(*jax.typeof(hidden).sharding.spec[:-1], *spec("vocab"))
+    return jnp.einsum("...D,DV->...V", hidden, head, preferred_element_type=jnp.float32, out_sharding=sharding)
+
+
+def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """log p(target), float32 [...], of logits float32 [..., V] and targets int32 [...].
+
+    Without a gather, which a vocabulary sharded over the mesh would not allow.
+    """
+    words = jax.lax.broadcasted_iota(
+        targets.dtype, logits.shape, logits.ndim - 1, out_sharding=jax.typeof(logits).sharding.spec
+    )
+    hit = words == targets[..., None]
+    return jnp.where(hit, logits, 0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)
+
+
+def flops_per_token(c: LlamaConfig, context: float) -> float:
+    """Floating-point operations that training one token takes, forward and backward, recomputation not counted.
+
+    6 per weight of every matrix product (the head is one, the embedding lookup none), and 6 L N H `context` for causal
+    attention, where each token sees half of its segment of `context` tokens. The definition behind the MFU of MaxText.
+    """
+    D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
+    layer = 2 * D * N * H + 2 * D * K * H + 3 * D * c.d_ff
+    return 6.0 * (c.num_layers * layer + D * c.vocab_size) + 6.0 * c.num_layers * N * H * context

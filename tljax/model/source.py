@@ -1,0 +1,167 @@
+"""Where a model comes from, and how it leaves: a Hugging Face folder, a run's folder, a hub id, or from scratch."""
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tljax.core import run_folder
+from tljax.core.checkpoint import Checkpoints
+from tljax.core.errors import InputError
+from tljax.model import hf, hf_config, hf_export, llama
+
+HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model before its weights are read.
+
+    folder: where config.json and the tokenizer lie, None from scratch; checkpoint: (run folder, step) where the weights
+    are a run's; hf_config: config.json as it came; dtype: of the weights where they come from.
+    """
+
+    config: llama.LlamaConfig
+    folder: Path | None
+    checkpoint: tuple[Path, int] | None
+    hf_config: dict[str, Any] | None
+    dtype: str
+
+
+def open_model(path: str, preset: str) -> Model:
+    """The model that config.model.path names, or one from scratch in the shape of `preset`; no weight is read.
+
+    Raises InputError for a path that is none, a config.json that is not supported, and tensors that do not fit it.
+    """
+    if not path:
+        return Model(llama.preset(preset), None, None, None, "float32")
+    folder = _folder(path)
+    checkpoint = None
+    if (folder / "checkpoints").is_dir():
+        checkpoint = (folder, newest_step(folder))
+        folder = folder / "model"
+    found = hf_config.read_json(folder / "config.json")
+    config = hf_config.parse_config(found, str(folder / "config.json"))
+    if checkpoint is None:
+        hf.check_checkpoint(folder, config)
+        return Model(config, folder, None, found, hf.checkpoint_dtype(folder))
+    return Model(config, folder, checkpoint, found, _dtype_of(found))
+
+
+def _dtype_of(config: dict[str, Any]) -> str:
+    """The dtype that a config.json names; transformers 5 writes it under another name than 4."""
+    return str(config.get("torch_dtype") or config.get("dtype"))
+
+
+def _folder(path: str) -> Path:
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local
+    if local.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
+        raise InputError(
+            f"config.model.path {path!r} is no folder; give a Hugging Face folder, a run's folder or a hub id"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"config.model.path {path!r}: neither a folder here nor a model that the Hugging Face hub could deliver "
+            f"({type(error).__name__}: {reason}); check the name, the network, HF_HUB_OFFLINE and HF_TOKEN"
+        ) from None
+
+
+def newest_step(run: Path) -> int:
+    """The step of a run's newest checkpoint. Raises InputError where it has none."""
+    checkpoints = Checkpoints(run / "checkpoints", read_only=True)
+    step = checkpoints.latest_step()
+    checkpoints.close()
+    if step is None:
+        raise InputError(f"{run}: the run has no checkpoint yet; wait for one, or name another folder")
+    return step
+
+
+def fit_vocabulary(model: Model, preset: str, words: int, tokenizer: str) -> Model:
+    """The model for a tokenizer of `words` ids: one from scratch in size "tiny" takes that many.
+
+    Raises InputError where the tokenizer has ids that the model has no row for.
+    """
+    if model.folder is None and preset == "tiny":
+        return dataclasses.replace(model, config=llama.preset(preset, vocab_size=words))
+    if words > model.config.vocab_size:
+        raise InputError(
+            f"the tokenizer {tokenizer} has {words} words, the model {model.folder or preset} only "
+            f"{model.config.vocab_size}; give the model's own tokenizer (leave config.data.tokenizer empty)"
+        )
+    return model
+
+
+def load_params(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
+    """The weights on the current mesh, in `dtype`. Raises InputError naming the first tensor that does not fit."""
+    if model.checkpoint is not None:
+        run, step = model.checkpoint
+        checkpoints = Checkpoints(run / "checkpoints", read_only=True)
+        params = checkpoints.restore_params(step, llama.abstract_params(model.config, dtype))
+        checkpoints.close()
+        return params
+    if model.folder is not None:
+        return hf.load_params(model.folder, model.config, dtype)
+    return jax.jit(llama.init_params, static_argnums=2)(jax.random.key(seed), model.config, dtype)
+
+
+def keep_files(model: Model, tokenizer_folder: str, chat_template: str, run: Path) -> None:
+    """Writes RUN/model: config.json, tokenizer and chat template, all that an export needs beside the weights."""
+    target = run / "model"
+    if jax.process_index() != 0 or target.is_dir():
+        return
+    partial = run / ".model.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    hf_export.write_texts(
+        partial,
+        hf_config.write_config(model.config, model.dtype, model.hf_config),
+        Path(tokenizer_folder),
+        chat_template,
+    )
+    partial.rename(target)
+
+
+def export(run: Path, params: llama.Params, target: str | Path, *, dtype: str, max_shard_bytes: float) -> str:
+    """Writes params as a Hugging Face folder with what RUN/model holds; dtype "auto" is that of the model begun from.
+
+    Returns the dtype written. Raises InputError as hf.export does.
+    """
+    folder = run / "model"
+    found = hf_config.read_json(folder / "config.json")
+    config = hf_config.parse_config(found, str(folder / "config.json"))
+    dtype = _dtype_of(found) if dtype == "auto" else dtype
+    hf.export(
+        target,
+        params,
+        config,
+        dtype=dtype,
+        tokenizer_folder=folder,
+        dialect_template=(folder / "chat_template.jinja").read_text(encoding="utf-8"),
+        max_shard_bytes=max_shard_bytes,
+        source_config=found,
+    )
+    return dtype
+
+
+def export_run(run: Path, target: str, *, step: int, dtype: str, max_shard_bytes: float) -> tuple[int, str]:
+    """Exports a run's checkpoint (step 0: the newest) on the current mesh; returns its step and the dtype written."""
+    hf.check_target(target)
+    run_folder.read_config(run)
+    model = open_model(str(run), "")
+    if step:
+        model = dataclasses.replace(model, checkpoint=(run, step))
+    assert model.checkpoint is not None
+    params = load_params(model, jnp.float32, seed=0)
+    return model.checkpoint[1], export(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)

@@ -1,0 +1,42 @@
+"""Held-out replies token by token: what each token weighs and how well the model predicts it."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from tljax.data.rows import KEY_TOKEN
+from tljax.data.tokens import Tokenizer
+
+
+def write_samples(
+    path: Path, step: int, batch: dict[str, np.ndarray], scores: dict[str, jax.Array], tokenizer: Tokenizer, count: int
+) -> None:
+    """Appends the first `count` replies of a batch to a JSONL file.
+
+    batch: host arrays [B, T] of the whole batch; scores: `token_scores` of it, [B, M]. A line holds the update's
+    number, the reply's text and a list of [token, weight relative to the reply's lightest, nll in nats, "key" or ""].
+    """
+    found = multihost_utils.process_allgather(scores, tiled=True)
+    lines = []
+    for row, weights in enumerate(batch["weights"]):
+        places = np.flatnonzero(weights > 0)
+        nll = -np.asarray(found["logprobs"][row][: len(places)], np.float32)
+        # A reply's end token is followed by the next reply only after a gap of at least the newline.
+        for reply in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) > 1) + 1):
+            at = places[reply]
+            if len(at) and len(lines) < count:
+                ids = batch["targets"][row][at].tolist()
+                pieces = tokenizer.pieces(ids)
+                relative = weights[at] / weights[at].min()
+                marks = ["key" if kind >= KEY_TOKEN else "" for kind in batch["kinds"][row][at]]
+                tokens = [
+                    [piece, round(float(w), 3), round(float(loss), 4), mark]
+                    for piece, w, loss, mark in zip(pieces, relative, nll[reply], marks, strict=True)
+                ]
+                lines.append({"step": step, "reply": tokenizer.decode(ids), "tokens": tokens})
+    if jax.process_index() == 0:
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -1,0 +1,197 @@
+"""The SFT step: a pure function (state, batch) -> (state, metrics), written for the global batch."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax.core.mesh import spec
+from tljax.core.state import TrainState
+from tljax.model import llama
+from tljax.sft.loss import mean_nll_at, weighted_nll
+
+Batch = dict[str, jax.Array]
+Sums = dict[str, jax.Array]
+
+# As in data/rows.py, whose arrays come here; data never imports jax, and this file needs the two numbers alone.
+KEY_TOKEN, NAME_TOKEN = 2, 3
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """What of the config shapes the compiled program."""
+
+    max_targets: int  # weighted positions a packed row has room for; Batches.max_targets
+    loss_chunk: int  # positions a row that pass the head together; bounds logits to [B, loss_chunk, V]
+    compute_dtype: str
+    remat: str
+    attention: str
+
+
+def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: StepOptions) -> Batch:
+    """Log-probabilities of the targets, only where a position carries weight.
+
+    batch: tokens, targets, positions, segments int32 [B, T], weights float32 [B, T], kinds int8 [B, T]. Returns
+    logprobs, weights float32 [B, M], hits bool [B, M] (the target is the most likely token), kinds int8 [B, M], with
+    M = max_targets rounded up to whole chunks.
+    """
+    hidden = llama.forward(
+        params,
+        c,
+        batch["tokens"],
+        batch["positions"],
+        batch["segments"],
+        compute_dtype=jnp.dtype(options.compute_dtype),
+        remat=options.remat,
+        attention=options.attention,
+    )
+    chunk = min(options.loss_chunk, options.max_targets)
+    room = -(-options.max_targets // chunk) * chunk
+    # Weighted positions first, in order; a row without enough of them fills up with positions of weight 0.
+    order = jnp.argsort(batch["weights"] <= 0, axis=1, stable=True)
+    order = jnp.pad(order, ((0, 0), (0, max(room - order.shape[1], 0))))[:, :room]
+    inside = jnp.arange(room)[None, :] < batch["weights"].shape[1]
+    picked = {name: _take(batch[name], order) for name in ("targets", "weights", "kinds")}
+    picked["weights"] = jnp.where(inside, picked["weights"], 0.0)
+    picked["kinds"] = jnp.where(picked["weights"] > 0, picked["kinds"], jnp.int8(0))
+    logprobs, hits = _chunked_head(params, c, _take(hidden, order), picked["targets"], chunk)
+    return {"logprobs": logprobs, "hits": hits, "weights": picked["weights"], "kinds": picked["kinds"]}
+
+
+def _take(array: jax.Array, order: jax.Array) -> jax.Array:
+    """array[b, order[b, m]]; on each device its own rows, so the gather never communicates."""
+    tail = (None,) * (array.ndim - 2)
+    rows, index = spec("batch", None, *tail), spec("batch", None)
+
+    def local(array, order):
+        return jax.vmap(lambda row, picks: row[picks])(array, order)
+
+    return jax.shard_map(local, in_specs=(rows, index), out_specs=rows)(array, order)
+
+
+def _chunked_head(
+    params: dict, c: llama.LlamaConfig, hidden: jax.Array, targets: jax.Array, chunk: int
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities and argmax hits, `chunk` positions a row at a time; the backward pass recomputes logits."""
+
+    @jax.checkpoint
+    def one(params, hidden, targets):
+        logits = llama.logits(params, c, hidden)
+        return llama.token_logprobs(logits, targets), jnp.argmax(logits, axis=-1) == targets
+
+    def body(carry, piece):
+        return carry, one(params, *piece)
+
+    _, (logprobs, hits) = jax.lax.scan(body, None, (_split(hidden, chunk), _split(targets, chunk)))
+    return _join(logprobs), _join(hits)
+
+
+def _split(array: jax.Array, chunk: int) -> jax.Array:
+    """[B, M, ...] -> [M / chunk, B, chunk, ...]."""
+    shape = (array.shape[0], array.shape[1] // chunk, chunk, *array.shape[2:])
+    return jnp.moveaxis(array.reshape(shape, out_sharding=spec("batch", *[None] * (len(shape) - 1))), 1, 0)
+
+
+def _join(array: jax.Array) -> jax.Array:
+    """[n, B, chunk] -> [B, n * chunk]."""
+    array = jnp.moveaxis(array, 0, 1)
+    return array.reshape(array.shape[0], -1, out_sharding=spec("batch", None))
+
+
+def score_sums(scores: Batch, segments: jax.Array) -> Sums:
+    """What `token_scores` returns, as sums and counts for loss and metrics: float32 scalars.
+
+    "loss" is the sum of step losses; divided by "steps" over the global batch it is the loss.
+    """
+    loss, steps = weighted_nll(scores["logprobs"], scores["weights"])
+    key = scores["kinds"] >= KEY_TOKEN
+    name = scores["kinds"] == NAME_TOKEN
+    key_nll, keys = mean_nll_at(scores["logprobs"], key)
+    other_nll, others = mean_nll_at(scores["logprobs"], (scores["kinds"] > 0) & ~key)
+    return {
+        "loss": loss,
+        "steps": steps,
+        "key_nll": key_nll,
+        "keys": keys,
+        "other_nll": other_nll,
+        "others": others,
+        "name_hits": (name & scores["hits"]).sum().astype(jnp.float32),
+        "names": name.sum().astype(jnp.float32),
+        "tokens": (segments > 0).sum().astype(jnp.float32),
+    }
+
+
+def means(sums: Sums) -> dict[str, jax.Array]:
+    """The metrics people read, from sums over the global batch (a count of 0 gives 0)."""
+
+    def ratio(total: str, count: str) -> jax.Array:
+        return sums[total] / jnp.maximum(sums[count], 1.0)
+
+    return {
+        "loss": ratio("loss", "steps"),
+        "loss_key": ratio("key_nll", "keys"),
+        "loss_other": ratio("other_nll", "others"),
+        "name_accuracy": ratio("name_hits", "names"),
+        "steps": sums["steps"],
+        "tokens": sums["tokens"],
+        "reply_tokens": sums["keys"] + sums["others"],
+    }
+
+
+def make_sft_step(
+    c: llama.LlamaConfig, tx: optax.GradientTransformation, schedule: optax.Schedule, options: StepOptions
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step; `state` is donated.
+
+    The batch has a leading axis for gradient accumulation, arrays [A, B, T]. Gradients of the sum of step losses add
+    up over A and are divided once by the number of steps in the global batch, so neither A nor the devices change
+    the mean.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        def loss_fn(params: dict, part: Batch) -> tuple[jax.Array, Sums]:
+            sums = score_sums(token_scores(params, c, part, options), part["segments"])
+            return sums["loss"], sums
+
+        grads, sums = _accumulate(loss_fn, state.params, batch)
+        count = jnp.maximum(sums["steps"], 1.0)
+        grads = jax.tree.map(lambda g: g / count, grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        metrics = means(sums) | {"grad_norm": optax.tree.norm(grads), "lr": jnp.asarray(schedule(state.step))}
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return jax.jit(step, donate_argnames="state")
+
+
+def _accumulate(
+    loss_fn: Callable[[dict, Batch], tuple[jax.Array, Sums]], params: dict, batch: Batch
+) -> tuple[dict, Sums]:
+    """Gradients and sums of `loss_fn` over the leading axis of `batch`, float32."""
+    gradient = jax.grad(loss_fn, has_aux=True)
+    if batch["tokens"].shape[0] == 1:
+        return gradient(params, jax.tree.map(lambda x: x[0], batch))
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, gradient(params, part)), None
+
+    _, sums = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], batch))
+    zeros = jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
+    total, _ = jax.lax.scan(add, zeros, batch)
+    return total
+
+
+def make_eval_step(c: llama.LlamaConfig, options: StepOptions) -> Callable[[dict, Batch], tuple[Sums, Batch]]:
+    """The jitted evaluation of one batch [1, B, T].
+
+    Returns sums and counts, to be added over batches before `means`, and the `token_scores` of the batch.
+    """
+
+    def evaluate(params: dict, batch: Batch) -> tuple[Sums, Batch]:
+        scores = token_scores(params, c, jax.tree.map(lambda x: x[0], batch), options)
+        return score_sums(scores, batch["segments"]), scores
+
+    return jax.jit(evaluate)

@@ -1,0 +1,189 @@
+"""RoTBench's name noise (arXiv 2401.08326) on a tool list together with the calls that use it.
+
+Each level has a tool half and a parameter half. What is called ("gold") is always hit, everything else with chance 1/2:
+
+* slight: character edits (insert, delete, substitute) of less than a third of the name;
+* medium: the name reversed, or a random string (tools 1 to 10 letters, parameters 1 to 5);
+* heavy: tool names permuted among the listed tools, so that no called one keeps its name; parameter names permuted
+  within a tool, or an extra required parameter that says what to set it to (a list of one tool is hit as in medium);
+* union: tool noise of a random level, then parameter noise of a random level.
+"""
+
+import copy
+import json
+import random
+import re
+import string
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.data.calls import Call
+
+LEVELS = ("slight", "medium", "heavy", "union")
+TARGETS = ("tool", "parameter")
+LETTERS = string.ascii_letters
+EXTRA = 'Whenever you use this parameter, please set it as "{}"'
+STARTS_AS_NAME = re.compile(r"[A-Za-z_]")
+
+
+@dataclass(frozen=True, slots=True)
+class Renaming:
+    """New names for one tool list: tool -> tool, tool -> {parameter -> parameter}, tool -> (extra parameter, value)."""
+
+    tools: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, dict[str, str]] = field(default_factory=dict)
+    extra: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def tool(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """The tool's JSON, flat or wrapped, under its new names."""
+        if "function" in schema:
+            return {**schema, "function": self.tool(schema["function"])}
+        names = self.parameters.get(schema["name"], {})
+        new = copy.deepcopy(dict(schema))
+        new["name"] = self.tools.get(schema["name"], schema["name"])
+        parameters = new.setdefault("parameters", {"type": "object"})
+        parameters["properties"] = {names.get(p, p): spec for p, spec in parameters.get("properties", {}).items()}
+        parameters["required"] = [names.get(p, p) for p in parameters.get("required", [])]
+        if schema["name"] in self.extra:
+            name, value = self.extra[schema["name"]]
+            parameters["properties"][name] = {"type": "string", "description": EXTRA.format(value)}
+            parameters["required"].append(name)
+        return new
+
+    def call(self, call: Call) -> Call:
+        """The call under the new names; the extra parameter, where there is one, set as its description says."""
+        names = self.parameters.get(call.name, {})
+        arguments = {names.get(p, p): value for p, value in call.arguments.items()}
+        if call.name in self.extra:
+            name, value = self.extra[call.name]
+            arguments[name] = value
+        return Call(self.tools.get(call.name, call.name), arguments)
+
+    def feedback(self, text: str, call: Call) -> str:
+        """Python's error texts about this call, under the new names; any other text as it is."""
+        head = re.match(rf"(?:\w+: )?{re.escape(call.name)}\(\) ", text)
+        if head is None:
+            return text
+        names = self.parameters.get(call.name, {})
+        rest = re.sub(r"'(\w+)'", lambda m: f"'{names.get(m[1], m[1])}'", text[head.end() :])
+        return head[0].replace(f"{call.name}()", f"{self.tools.get(call.name, call.name)}()") + rest
+
+
+def noisy_names(
+    tools: Sequence[Mapping[str, Any]], calls: Sequence[Call], level: str, target: str, rng: random.Random
+) -> Renaming:
+    """Noise of one level ("slight", "medium", "heavy") on the names of a tool list, given the calls that use it.
+
+    Raises InputError for an unknown level or target.
+    """
+    if level not in LEVELS[:3] or target not in TARGETS:
+        raise InputError(f"noise is {level!r} on {target!r}; allowed: {', '.join(LEVELS[:3])} on {', '.join(TARGETS)}")
+    functions = [tool.get("function", tool) for tool in tools]
+    listed = [function["name"] for function in functions]
+    gold = {name: {p for call in calls if call.name == name for p in call.arguments} for name in listed}
+    called = {call.name for call in calls}
+    if target == "tool":
+        # A new name may not be one that some call uses for a tool that is not listed.
+        return Renaming(tools=new_names(listed, called, level, 10, called - set(listed), rng))
+    renaming = Renaming()
+    for function in functions:
+        name = function["name"]
+        parameters = list(function.get("parameters", {}).get("properties", {}))
+        if level == "heavy":
+            if name not in called and rng.random() < 0.5:
+                continue
+            if len(parameters) < 2 or rng.random() < 0.5:
+                value = random_name(rng, 3, 3, ())
+                renaming.extra[name] = (random_name(rng, 2, 5, {*parameters, *gold[name]}), value)
+                continue
+        taken = gold[name] - set(parameters)
+        renaming.parameters[name] = new_names(parameters, gold[name], level, 5, taken, rng)
+    return renaming
+
+
+def new_names(
+    names: Sequence[str], gold: Collection[str], level: str, longest: int, taken: Collection[str], rng: random.Random
+) -> dict[str, str]:
+    """old -> new for distinct names; those in `gold` always change, and no two new names are equal."""
+    names = list(dict.fromkeys(names))
+    if level == "heavy" and len(names) > 1:
+        moving = [name for name in names if name in gold]
+        shuffled = rng.sample(names, len(names))
+        while any(old == new and old in moving for old, new in zip(names, shuffled, strict=True)):
+            shuffled = rng.sample(names, len(names))
+        return dict(zip(names, shuffled, strict=True))
+    renamed: dict[str, str] = {}
+    for name in names:
+        if name in gold or rng.random() < 0.5:
+            used = {*names, *renamed.values(), *taken}
+            renamed[name] = edited_name(rng, name, used) if level == "slight" else other_name(rng, name, longest, used)
+    return renamed
+
+
+def edited_name(rng: random.Random, name: str, used: Collection[str]) -> str:
+    """Edits of one kind on fewer than a third of the characters, one at least."""
+    while True:
+        characters = list(name)
+        edit = rng.choice(("insert", "delete", "substitute"))
+        for _ in range(rng.randint(1, max(1, (len(name) - 1) // 3))):
+            if edit == "insert":
+                characters.insert(rng.randint(0, len(characters)), rng.choice(LETTERS))
+            elif edit == "substitute":
+                characters[rng.randrange(len(characters))] = rng.choice(LETTERS)
+            elif len(characters) > 1:
+                del characters[rng.randrange(len(characters))]
+        new = "".join(characters)
+        if new not in used and (STARTS_AS_NAME.match(new) or not STARTS_AS_NAME.match(name)):
+            return new
+
+
+def other_name(rng: random.Random, name: str, longest: int, used: Collection[str]) -> str:
+    backwards = name[::-1]
+    if rng.random() < 0.5 and backwards not in used and STARTS_AS_NAME.match(backwards):
+        return backwards
+    return random_name(rng, 1, longest, used)
+
+
+def random_name(rng: random.Random, shortest: int, longest: int, used: Collection[str]) -> str:
+    while True:
+        name = "".join(rng.choices(LETTERS, k=rng.randint(shortest, longest)))
+        if name not in used:
+            return name
+
+
+def noisy_row(row: Mapping[str, Any], level: str, target: str, rng: random.Random) -> dict[str, Any]:
+    """A row of the raw schema under noise: its tool list, its calls, and Python's error texts about them.
+
+    `union` hits tools and parameters, whatever the target.
+    """
+    if level == "union":
+        row = noisy_row(row, rng.choice(LEVELS[:3]), "tool", rng)
+        return noisy_row(row, rng.choice(LEVELS[:3]), "parameter", rng)
+    system, *messages = row["conversations"]
+    tools = json.loads(system["content"])
+    calls = [read_call(message["content"]) if message["role"] == "assistant" else None for message in messages]
+    renaming = noisy_names(tools, [call for call in calls if call], level, target, rng)
+    conversation = [{**system, "content": json.dumps([renaming.tool(tool) for tool in tools], ensure_ascii=False)}]
+    last = None
+    for message, call in zip(messages, calls, strict=True):
+        content = message["content"]
+        if call is not None:
+            content, last = write_call(renaming.call(call)), call
+        elif message["role"] == "function" and last is not None:
+            content = renaming.feedback(content, last)
+        conversation.append({**message, "content": content})
+    return {**row, "conversations": conversation}
+
+
+def read_call(content: str) -> Call | None:
+    """The call of a raw assistant message, `name` and a JSON object on the next line; None for plain text."""
+    name, _, arguments = content.partition("\n")
+    if not arguments.strip().startswith("{"):
+        return None
+    return Call(name.strip(), json.loads(arguments))
+
+
+def write_call(call: Call) -> str:
+    return f"{call.name}\n{json.dumps(call.arguments, ensure_ascii=False)}"

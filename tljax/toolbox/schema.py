@@ -1,0 +1,130 @@
+"""A local tool: a typed Python function, its OpenAI function schema, and the values that tasks may draw for it."""
+
+import importlib.util
+import inspect
+import random
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tljax.core.errors import InputError
+
+JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
+
+Source = Sequence[Any] | Callable[[random.Random], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTool:
+    """One function as a tool.
+
+    `schema` is the flat OpenAI form {"name", "description", "parameters"}. A positional-only parameter is not part of
+    it: there the tool takes the episode's state, a dict that it may change. `samples` says what a task may draw for
+    each parameter, `invalid` which values make the tool itself raise.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    domain: str
+    split: str
+    schema: dict[str, Any]
+    types: Mapping[str, Any]
+    required: tuple[str, ...]
+    takes_state: bool
+    samples: Mapping[str, Source] = field(default_factory=dict)
+    invalid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+def local_tool(
+    function: Callable[..., Any],
+    samples: Mapping[str, Source] | None = None,
+    invalid: Mapping[str, Sequence[Any]] | None = None,
+    split: str = "train",
+) -> LocalTool:
+    """The tool of one function; its domain is the name of the module that defines it.
+
+    Raises InputError where the signature has a parameter that a JSON object cannot fill.
+    """
+    where = f"tool {function.__name__}()"
+    hints = typing.get_type_hints(function)
+    description, documented = read_docstring(inspect.getdoc(function) or "")
+    properties, required, annotations, takes_state = {}, [], {}, False
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            takes_state = True
+            continue
+        if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
+            raise InputError(f"{where}: parameter *{name} has no place in a tool's schema; name every parameter")
+        annotations[name] = hints.get(name, str)
+        properties[name] = {**json_type(annotations[name], f"{where}, {name}"), "description": documented.get(name, "")}
+        if parameter.default is inspect.Parameter.empty:
+            required.append(name)
+    schema = {
+        "name": function.__name__,
+        "description": description,
+        "parameters": {"type": "object", "properties": properties, "required": required},
+    }
+    domain = function.__module__.rsplit(".", 1)[-1]
+    return LocalTool(
+        function,
+        function.__name__,
+        domain,
+        split,
+        schema,
+        annotations,
+        tuple(required),
+        takes_state,
+        samples or {},
+        invalid or {},
+    )
+
+
+def read_docstring(doc: str) -> tuple[str, dict[str, str]]:
+    """First paragraph in one line, and the `name: text` or `name (type): text` lines below it."""
+    head, _, rest = doc.partition("\n\n")
+    lines = re.findall(r"^\s*:?(?:param )?(\w+)(?: ?\([^)]*\))?: *(\S.*)$", rest, flags=re.MULTILINE)
+    return " ".join(head.split()), {name: text.strip() for name, text in lines}
+
+
+def json_type(annotation: Any, where: str) -> dict[str, Any]:
+    """JSON schema of str, int, float, bool, list, list[T], dict, dict[str, T]; `T | None` counts as T."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        members = [member for member in typing.get_args(annotation) if member is not type(None)]
+        if len(members) == 1:
+            return json_type(members[0], where)
+    base = typing.get_origin(annotation) or annotation
+    if base not in JSON_TYPES:
+        raise InputError(f"{where}: type {annotation} has no JSON form; use str, int, float, bool, list or dict")
+    schema: dict[str, Any] = {"type": JSON_TYPES[base]}
+    arguments = typing.get_args(annotation)
+    if base is list and arguments:
+        schema["items"] = json_type(arguments[0], where)
+    if base is dict and arguments:
+        schema["additionalProperties"] = json_type(arguments[1], where)
+    return schema
+
+
+def tools_from_file(path: str) -> dict[str, LocalTool]:
+    """The public functions that a Python file defines, as tools. Runs the file. Raises InputError where it cannot."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; name a Python file that defines the tools as functions")
+    spec = importlib.util.spec_from_file_location(f"user_tools_{Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and the like look their module up by name.
+    sys.modules[module.__name__] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{path}: the file cannot be run ({type(error).__name__}: {error}); mend it first") from error
+    functions = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
+    tools = {f.__name__: local_tool(f) for f in functions if not f.__name__.startswith("_")}
+    if not tools:
+        raise InputError(f"{path}: defines no public function; every function without a leading _ is a tool")
+    return tools

@@ -1,0 +1,106 @@
+"""Train the small tokenizer that ships with tljax: `python -m tljax.toolbox.tokenizer [FOLDER]`.
+
+Laid out as Llama 2's tokenizer.json: BPE with byte fallback, ids 0, 1, 2 for <unk>, <s>, </s>, then the 256 bytes,
+blanks written as U+2581 with one put before the text. Unlike Llama 2's, merges stay within a word, a digit or a run of
+other characters, so that a name or a value is the same tokens after a blank, a "_" or a quote: a small model that
+copies it from the prompt into a call then copies tokens. Nothing merges across the end of "Assistant:" or of a reply,
+so the tokens of a prompt are a prefix of the tokens of prompt and reply.
+"""
+
+import json
+import os
+import string
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from tljax.core.errors import InputError
+from tljax.data.prompt import DIALECTS, render
+from tljax.data.trajectory import trajectory_from_row
+from tljax.toolbox.trajectories import BASE, trajectories
+
+VOCAB_SIZE = 1024
+SPECIAL = ["<unk>", "<s>", "</s>"]
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+BLANK = "\u2581"
+ALPHABET = [*string.ascii_letters, *string.digits, *string.punctuation, BLANK, "\n"]
+# The colon before a reply and the newline after one stand alone: see above.
+NEXT_ROLE = r"\n(?=(?:User|Assistant|Output):)"
+PIECES = rf"(?<=Assistant):|{NEXT_ROLE}|[A-Za-z]+|[0-9]|(?:(?!{NEXT_ROLE})[^A-Za-z0-9])+"
+SEED, ROWS, ERROR_SHARE = 0, 4000, 0.17
+# Every fifth row in the other dialect, so that its marks are known too.
+README_EVERY = 5
+CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "legacy": True,
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "model_max_length": 8192,
+    "clean_up_tokenization_spaces": False,
+}
+
+
+def training_texts() -> Iterator[str]:
+    """Rendered trajectories of the train split."""
+    for i, row in enumerate(trajectories(seed=SEED, n=ROWS, error_share=ERROR_SHARE, split="train"), start=1):
+        yield render(trajectory_from_row(row, "toolbox", i), DIALECTS[i % README_EVERY == 0]).text
+
+
+def build(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
+def train(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """The tokenizer of these texts, `vocab_size` words in all. The same texts give the same tokenizer."""
+    trained = build(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    # As special tokens the bytes get their ids, and no merge reaches them.
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL + BYTES,
+        initial_alphabet=ALPHABET,
+        limit_alphabet=len(ALPHABET),
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts, trainer)
+    learned = json.loads(trained.to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    # Loaded anew, the bytes are words like any other and only three tokens stay special.
+    tokenizer = build(models.BPE(learned["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
+def write(folder: str) -> None:
+    """Write tokenizer.json and tokenizer_config.json. Raises InputError where the folder cannot be written."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tokenizer = train(training_texts(), VOCAB_SIZE)
+        files = {
+            "tokenizer.json": json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":")),
+            "tokenizer_config.json": json.dumps(CONFIG, indent=1),
+        }
+        for name, text in files.items():
+            part = Path(folder, f".{name}.part")
+            part.write_text(text + "\n", encoding="utf-8")
+            part.replace(Path(folder, name))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); name a folder with room") from error
+    print(f"{folder}: {tokenizer.get_vocab_size()} words")
+
+
+if __name__ == "__main__":
+    write(sys.argv[1] if len(sys.argv) > 1 else BASE)

@@ -1,0 +1,183 @@
+"""Seeded trajectories in the raw schema: tasks, their solutions, and failing calls with their real feedback."""
+
+import contextlib
+import copy
+import json
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.data.calls import Call
+from tljax.toolbox.execute import execute
+from tljax.toolbox.noise import LEVELS, TARGETS, noisy_row, write_call
+from tljax.toolbox.schema import LocalTool
+from tljax.toolbox.tasks import draw, make_task
+from tljax.toolbox.tools import ASK_TO_USER, FINISH, SPLITS, TOOLS
+
+BASE = str(Path(__file__).parent / "base")
+KINDS = ("unknown_tool", "missing_argument", "unexpected_argument", "wrong_value", "wrong_type")
+LARGEST_SHARE = 0.5
+MOST_FAILURES = 8  # in a row; at a share of 0.5 this cuts off one call in 256
+
+
+def trajectories(
+    *, seed: int, n: int, error_share: float, split: str, noise: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows {"id", "conversations"}; row i is a function of (seed, split, i), error_share and noise, whatever n.
+
+    `error_share` is the expected share of failing calls among all calls but `finish`, from 0 to 0.5. `noise` is a
+    RoTBench level or None; whether tools or parameters are hit is drawn for each row. Raises InputError for what is out
+    of range.
+    """
+    if split not in SPLITS:
+        raise InputError(f"toolbox split is {split!r}; allowed: {', '.join(SPLITS)}")
+    if not 0 <= error_share <= LARGEST_SHARE:
+        raise InputError(f"toolbox error_share is {error_share}; allowed: 0 to {LARGEST_SHARE}")
+    if noise is not None and noise not in LEVELS:
+        raise InputError(f"toolbox noise is {noise!r}; allowed: None, {', '.join(LEVELS)}")
+    if n < 0:
+        raise InputError(f"toolbox n is {n}; allowed: 0 or more trajectories")
+    for index in range(n):
+        row = make_row(seed, index, error_share, split)
+        if noise is not None:
+            rng = random.Random(f"noise/{seed}/{split}/{index}")
+            row = noisy_row(row, noise, rng.choice(TARGETS), rng)
+        yield row
+
+
+def write_raw(
+    path: str | os.PathLike[str], *, seed: int, n: int, error_share: float, split: str, noise: str | None = None
+) -> None:
+    """Write the rows as one JSON array, a row a line, to a temporary name that is renamed when complete.
+
+    Raises InputError for arguments out of range and where the file cannot be written.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    rows = trajectories(seed=seed, n=n, error_share=error_share, split=split, noise=noise)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            file.write("[")
+            for i, row in enumerate(rows):
+                file.write(("\n" if i == 0 else ",\n") + json.dumps(row, ensure_ascii=False))
+            file.write("\n]\n")
+        part.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); name a file where there is room") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def make_row(seed: int, index: int, error_share: float, split: str) -> dict[str, Any]:
+    """One trajectory: every call of the task's solution, some after failing attempts at it."""
+    task = make_task(seed, split, index)
+    rng = random.Random(f"errors/{seed}/{split}/{index}")
+    tools = {name: available(name) for name in task.tools}
+    system = [{"type": "function", "function": tool.schema} for tool in tools.values()]
+    conversation = [
+        {"role": "system", "content": json.dumps(system, ensure_ascii=False)},
+        {"role": "user", "content": task.query},
+    ]
+    state: dict[str, Any] = {}
+    for call, result in zip(task.calls[:-1], task.results, strict=True):
+        for _ in range(MOST_FAILURES):
+            if rng.random() >= error_share:
+                break
+            attempt, feedback = failing_call(rng, call, tools, state)
+            conversation += [message(attempt), {"role": "function", "content": feedback}]
+        execute(call.name, call.arguments, tools, state)
+        conversation += [message(call), {"role": "function", "content": result}]
+    conversation.append(message(task.calls[-1]))
+    return {"id": f"toolbox-{split}-{seed}-{index}", "conversations": conversation}
+
+
+def available(name: str) -> LocalTool:
+    return {FINISH.name: FINISH, ASK_TO_USER.name: ASK_TO_USER}.get(name) or TOOLS[name]
+
+
+def message(call: Call) -> dict[str, str]:
+    return {"role": "assistant", "content": write_call(call)}
+
+
+def failing_call(
+    rng: random.Random, call: Call, tools: Mapping[str, LocalTool], state: Mapping[str, Any]
+) -> tuple[Call, str]:
+    """A call that was meant to be this one and fails, with its feedback. An unknown name always works."""
+    for kind in rng.sample(KINDS, len(KINDS)):
+        attempt = spoil(rng, call, tools, kind)
+        if attempt is not None:
+            result = execute(attempt.name, attempt.arguments, tools, copy.deepcopy(dict(state)))
+            if result.error:
+                return attempt, result.value
+    raise AssertionError(f"no failing form of {call}")
+
+
+def spoil(rng: random.Random, call: Call, tools: Mapping[str, LocalTool], kind: str) -> Call | None:
+    """The call with one error of this kind, None where it has no place for it.
+
+    Only words of the listed tools and function words are used, so that the held-out splits keep to their own.
+    """
+    tool, arguments = tools[call.name], dict(call.arguments)
+    if kind == "unknown_tool":
+        return Call(unknown_name(rng, call.name, tools), arguments)
+    if kind == "missing_argument" and tool.required:
+        del arguments[rng.choice(tool.required)]
+        return Call(call.name, arguments)
+    if kind == "unexpected_argument":
+        return Call(call.name, misnamed(rng, tool, arguments, tools))
+    if kind == "wrong_value" and tool.invalid:
+        name = rng.choice(tuple(tool.invalid))
+        return Call(call.name, {**arguments, name: rng.choice(tool.invalid[name])})
+    if kind == "wrong_type" and arguments:
+        name = rng.choice(tuple(arguments))
+        return Call(call.name, {**arguments, name: mistyped(arguments[name])})
+    return None
+
+
+def unknown_name(rng: random.Random, name: str, tools: Mapping[str, LocalTool]) -> str:
+    """A name that no tool bears, made of the words of the listed ones."""
+    words = name.split("_")
+    nouns = [other.split("_")[-1] for other in tools if other not in (name, FINISH.name, ASK_TO_USER.name)]
+    names = [
+        "_".join([*words[1:], words[0]]),
+        words[0] + "".join(word.title() for word in words[1:]),
+        "_".join(words[:-1]),
+        f"{name}_of",
+        f"the_{words[-1]}",
+        *("_".join([*words[:-1], noun]) for noun in nouns),
+    ]
+    return rng.choice([new for new in names if new not in TOOLS and new not in tools])
+
+
+def misnamed(
+    rng: random.Random, tool: LocalTool, arguments: Mapping[str, Any], tools: Mapping[str, LocalTool]
+) -> dict[str, Any]:
+    """The arguments with one under another name, or one more that belongs to another tool."""
+    foreign = [
+        (name, source) for other in tools.values() for name, source in other.samples.items() if name not in tool.types
+    ]
+    if foreign and (not arguments or rng.random() < 0.5):
+        name, source = rng.choice(foreign)
+        return {**arguments, name: draw(rng, source)}
+    if not arguments:
+        return {"input": True}
+    wrong = rng.choice(tuple(arguments))
+    return {rename(rng, name) if name == wrong else name: value for name, value in arguments.items()}
+
+
+def rename(rng: random.Random, name: str) -> str:
+    return rng.choice((f"the_{name}", f"input_{name}", f"{name}_input", f"my_{name}"))
+
+
+def mistyped(value: Any) -> Any:
+    """The same value in a type that its parameter does not take."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Sequence):
+        return ", ".join(str(item) for item in value)
+    return json.dumps(value)
