@@ -100,6 +100,11 @@ TINY = {
 
 # The released run: its MAE and PKT scripts, 4 GPUs with one sample each, a sample for every step.
 RELEASE = {
+    "data.max_tokens": 8192,
+    "data.w_max": 9.0,
+    "data.eval_fraction": 0.0,
+    "optim.lr": 1e-6,
+    "optim.warmup_fraction": 0.01,  # linear here; DeepSpeed's WarmupLR rises with the logarithm of the step
     "data.mae": "release",
     "data.pkt": "release",
     "data.rows": "step",

@@ -19,8 +19,8 @@ def export(config: Any) -> None:
         raise InputError("config.run and config.out are needed: the folder of a run, and a new folder for the export")
     with jax.set_mesh(make_mesh(**config.mesh)):
         step, dtype = export_run(
-            Path(config.run),
-            config.out,
+            Path(config.run).expanduser(),
+            Path(config.out).expanduser(),
             step=config.step,
             dtype=config.dtype,
             max_shard_bytes=config.max_shard_bytes,
@@ -30,4 +30,4 @@ def export(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(export, about=__doc__ or "")
+    main(export, about=__doc__ or "", needs=("run", "out", "step"))

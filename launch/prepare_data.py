@@ -18,4 +18,4 @@ def prepare(config):
 
 
 if __name__ == "__main__":
-    main(prepare, about=__doc__ or "")
+    main(prepare, about=__doc__ or "", needs=("data", "toolbox", "out"))

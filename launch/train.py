@@ -14,4 +14,4 @@ def train(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(train, about=__doc__ or "")
+    main(train, about=__doc__ or "", needs=("run", "data", "model", "optim"))

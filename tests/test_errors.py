@@ -143,13 +143,22 @@ def cut(tensors, np):
     tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].copy()
 
 
+def shrink_vocabulary(folder: Path):
+    def first_words(tensors, np):
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            tensors[name] = tensors[name][:100].copy()
+
+    change_tensors(folder, first_words)
+    change_config(folder, vocab_size=100)
+
+
 MODELS = {
     "missing tensor": (lambda f: change_tensors(f, drop), ["model.layers.2.mlp.up_proj.weight"]),
     "unknown tensor": (lambda f: change_tensors(f, add), ["model.layers.0.extra.weight"]),
     "wrong shape": (lambda f: change_tensors(f, cut), ["model.norm.weight", "127", "128"]),
     "unsupported field": (lambda f: change_config(f, hidden_act="gelu"), ["config.json", "hidden_act", "gelu"]),
     "other architecture": (lambda f: change_config(f, architectures=["GPT2LMHeadModel"]), ["GPT2LMHeadModel"]),
-    "tokenizer too large": (lambda f: change_config(f, vocab_size=100), ["words", "100"]),
+    "tokenizer too large": (shrink_vocabulary, ["words", "100", "tokenizer"]),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), ["tokenizer.json"]),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), ["model.safetensors"]),
 }

@@ -31,7 +31,7 @@ def test_a_run_leaves_what_it_promises(trained):
     lines = lines_of(trained)
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 6 and losses[-1] < losses[0]
-    assert [line["step"] for line in lines if "eval_loss" in line] == [4, 6]
+    assert [line["step"] for line in lines if "eval_loss" in line] == [2, 4, 6]
     first = lines[0]
     assert {"loss_key", "loss_other", "name_accuracy", "grad_norm", "lr", "tokens", "epoch"} <= first.keys()
 
@@ -39,7 +39,7 @@ def test_a_run_leaves_what_it_promises(trained):
 def test_samples_show_every_token_of_a_reply(trained):
     tokenizer = load_tokenizer(str(trained / "hf"))
     samples = [json.loads(line) for line in (trained / "samples.jsonl").read_text().splitlines()]
-    assert {sample["step"] for sample in samples} == {4, 6}
+    assert {sample["step"] for sample in samples} == {2, 4, 6}
     for sample in samples:
         tokens = sample["tokens"]
         assert tokens[-1][0] == "</s>" and min(weight for _, weight, _, _ in tokens) == 1
@@ -151,29 +151,52 @@ def test_default_folders_never_collide(launch, quick, tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["sft-tiny", "sft-tiny-2"]
 
 
-@pytest.mark.parametrize("kill_after", [3])
-def test_kill_and_resume_give_the_metrics_of_one_run(repo, quick, tmp_path, kill_after):
-    """kill -9 after some updates; the resumed run's lines equal those of a run that was never killed."""
+def test_killed_and_stopped_runs_give_the_metrics_of_one_run(repo, quick, tmp_path):
+    """kill -9, then SIGTERM, then to the end: every line and every weight as in a run that nothing disturbed."""
+    command = [sys.executable, str(repo / "launch" / "train.py"), *quick, "--config.optim.max_steps=9"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(repo / "launch" / "train.py"), *quick, "--config.optim.max_steps=8"]
 
-    def start(*flags):
-        return subprocess.Popen([*command, *flags], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    def start(folder, *flags):
+        out = open(tmp_path / "out.txt", "w")
+        with out:
+            return subprocess.Popen(
+                [*command, f"--config.out={folder}", *flags], env=environment, stdout=out, stderr=subprocess.STDOUT
+            )
+
+    def printed():
+        return (tmp_path / "out.txt").read_text()
+
+    def signal_after(process, step, number):
+        """Sends the signal as soon as the line of `step` is there."""
+        metrics = broken / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and f'{{"step": {step},' in metrics.read_text()):
+            time.sleep(0.01)
+        process.send_signal(number)
+        return process.wait()
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    reference = start(f"--config.out={whole}")
-    assert reference.wait() == 0, reference.stderr.read().decode()
-    killed = start(f"--config.out={broken}")
-    metrics = broken / "metrics.jsonl"
-    while killed.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= kill_after):
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    assert start(whole).wait() == 0, printed()
+    assert signal_after(start(broken), 3, signal.SIGKILL) == -signal.SIGKILL, printed()
     assert not (broken / "hf").exists()
-    resumed = start(f"--config.out={broken}", "--config.resume=auto")
-    assert resumed.wait() == 0, resumed.stderr.read().decode()
+    assert signal_after(start(broken, "--config.resume=auto"), 5, signal.SIGTERM) == 0, printed()
+    assert "stopped by SIGTERM after update" in printed() and "--config.resume=auto" in printed()
+    assert not (broken / "hf").exists()
+    assert start(broken, "--config.resume=auto").wait() == 0, printed()
     assert lines_of(broken) == lines_of(whole)
     for name in ("model.safetensors", "config.json"):
         assert (broken / "hf" / name).read_bytes() == (whole / "hf" / name).read_bytes()
-    for process in (reference, killed, resumed):
-        process.stderr.close()
+    samples = [json.loads(line)["step"] for line in (broken / "samples.jsonl").read_text().splitlines()]
+    assert samples == [json.loads(line)["step"] for line in (whole / "samples.jsonl").read_text().splitlines()]
+
+
+def test_a_restart_on_other_rows_is_refused(launch, quick, trained, repo, tmp_path, capsys):
+    """The config is the same, the file it names is not: the run would go on with data it never saw."""
+    raw, out = tmp_path / "raw.json", tmp_path / "run"
+    trajectories.write_raw(raw, seed=3, n=24, error_share=0.0, split="train")
+    flags = [*quick, f"--config.data.source={raw}", f"--config.out={out}", "--config.export.at_end=False"]
+    assert launch("train", *flags, "--config.optim.max_steps=2") == 0
+    trajectories.write_raw(raw, seed=4, n=24, error_share=0.0, split="train")
+    before = (out / "metrics.jsonl").read_bytes()
+    assert launch("train", *flags, "--config.optim.max_steps=2", "--config.resume=auto") == 2
+    assert "other training rows" in capsys.readouterr().err
+    assert (out / "metrics.jsonl").read_bytes() == before

@@ -176,7 +176,7 @@ def test_tools_of_different_shapes_share_a_file(write, cache):
     source = open_source(write("rows.json", json.dumps([GOOD, openai])), "refuse", cache)
     assert source[0].tools[0].properties == {"x": {"type": "integer"}}
     assert source[1].tools[0].properties == other["parameters"]["properties"]
-    assert source[1].turns[0].call.arguments == {"x": [1, "a", {}]} and source[1].id == "2"
+    assert source[1].turns[0].call.arguments == {"x": [1, "a", {}]} and source[1].id == 2
 
 
 def test_second_start_reads_nothing_and_content_decides(write, cache, tmp_path, monkeypatch):
@@ -206,7 +206,7 @@ def test_datasets_on_disk(write, tmp_path, cache, monkeypatch):
     write("folder/train.jsonl", lines({"id": 5, "tools": "[]", "messages": messages}))
     for name in ("saved", "both", "folder"):
         source = open_source(str(tmp_path / name), "refuse", cache)
-        assert [t.id for t in source.trajectories()] == ["5"]
+        assert [t.id for t in source.trajectories()] == [5]
         assert source[0].turns == (Turn("user", "q"), Turn("assistant", "ok"))
     assert len(open_source(str(tmp_path / "saved"), "refuse", cache).fingerprint) == 32
 

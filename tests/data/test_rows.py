@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 
-from tljax.data.rows import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN, held_out, prepare_rows, rows_of
+from tljax.data.rows import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN, content_hash, held_out, prepare_rows, rows_of
 from tljax.data.steps import Step
 
 EOS = 2
@@ -77,11 +77,19 @@ def test_prepared_rows_are_read_from_the_cache_for_equal_facts_only(tmp_path):
     assert isinstance(first, datasets.Dataset) and first[0]["weights"].dtype == np.float32
 
 
-def test_held_out_takes_whole_trajectories_and_leaves_some():
-    numbers = np.repeat(np.arange(40), 3)
-    apart = held_out(numbers, 0.25, seed=1)
-    assert apart.sum() == 30 and all(len(set(apart[numbers == n])) == 1 for n in range(40))
-    assert not np.array_equal(apart, held_out(numbers, 0.25, seed=2))
-    assert not held_out(numbers, 0.0, seed=1).any()
-    assert held_out(np.array([0, 1]), 0.01, seed=0).sum() == 1
-    assert not held_out(np.array([0]), 0.5, seed=0).any()
+def test_held_out_leaves_some_and_depends_on_seed_and_count_alone():
+    assert len(held_out(40, 0.25, seed=1)) == 10
+    assert held_out(40, 0.25, seed=1).tolist() == held_out(40, 0.25, seed=1).tolist()
+    assert held_out(40, 0.25, seed=1).tolist() != held_out(40, 0.25, seed=2).tolist()
+    assert [len(held_out(n, f, seed=0)) for n, f in ((40, 0.0), (2, 0.01), (1, 0.5), (0, 0.5))] == [0, 1, 0, 0]
+
+
+def test_content_hash_sees_every_number(tmp_path):
+    def rows_with(step):
+        return prepare_rows(lambda: [[step]], "step", {"x": repr(step)}, str(tmp_path))
+
+    base = content_hash(rows_with(FIRST))
+    assert base == content_hash(rows_with(FIRST))
+    heavier = make_step(1, [1, 10, 20, 21, EOS], 2, key=(0,), weights=[3, 1, 1])
+    other = make_step(1, [1, 11, 20, 21, EOS], 2, key=(0,), weights=[2, 1, 1])
+    assert len({base, content_hash(rows_with(heavier)), content_hash(rows_with(other))}) == 3

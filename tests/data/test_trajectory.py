@@ -62,7 +62,7 @@ def test_openai_row_gives_each_call_its_own_reply():
         {"role": "assistant", "content": "Done.", "tool_calls": None},
     ]
     trajectory = trajectory_from_row({"tools": json.dumps([TOOL, FINISH]), "messages": messages}, "rows.jsonl", 3)
-    assert (trajectory.id, trajectory.system, len(trajectory.tools)) == ("3", "Be brief.", 2)
+    assert (trajectory.id, trajectory.system, len(trajectory.tools)) == (3, "Be brief.", 2)
     assert trajectory.turns == (
         Turn("user", "q!"),
         Turn("assistant", "Two at once.", Call("f", {"x": 1})),

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -106,15 +107,11 @@ class Checkpoints:
         losses = {step: _eval_loss(self._manager.metrics(step) or {}) for step in self.steps()}
         return min((step for step in losses if math.isfinite(losses[step])), key=losses.__getitem__, default=None)
 
-    def drop_after(self, step: int) -> None:
-        """Deletes the checkpoints of later steps: a run that goes on from `step` writes them anew."""
-        for later in [s for s in self.steps() if s > step]:
-            self._manager.delete(later)
-
     def metadata(self, step: int) -> dict[str, Any]:
         """What was given to save() beside the state."""
         self._need(step)
-        return self._manager.restore(step, args=ocp.args.Composite(**{METADATA: ocp.args.JsonRestore()}))[METADATA]
+        args = ocp.args.Composite(**{METADATA: ocp.args.JsonRestore()})
+        return self._reading(step, lambda: self._manager.restore(step, args=args)[METADATA])
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of `step`, bit for bit, laid out by the shardings of `abstract_state` (ShapeDtypeStructs).
@@ -138,7 +135,18 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
             partial_restore=True,
         )
-        return self._manager.restore(step, args=ocp.args.Composite(**{STATE: args}))[STATE]
+        composite = ocp.args.Composite(**{STATE: args})
+        return self._reading(step, lambda: self._manager.restore(step, args=composite)[STATE])
+
+    def _reading(self, step: int, read: Callable[[], Any]) -> Any:
+        """`read()`; files that a disk or a hand has damaged become one line that names an older checkpoint."""
+        try:
+            return read()
+        except Exception as error:
+            earlier = [s for s in self.steps() if s < step]
+            remedy = f"remove it to go on from step {earlier[-1]}" if earlier else "there is no earlier one"
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise InputError(f"{self.folder}/{step}: the checkpoint cannot be read ({told}); {remedy}") from error
 
     def _need(self, step: int) -> None:
         self.wait()
@@ -150,7 +158,7 @@ class Checkpoints:
     def _compare(self, step: int, abstract: Any, partial: bool) -> None:
         """Orbax alone would cast other dtypes silently and name no leaf where shapes differ."""
         self._need(step)
-        saved = _leaves(self._manager.item_metadata(step)[STATE].tree)
+        saved = _leaves(self._reading(step, lambda: self._manager.item_metadata(step)[STATE].tree))
         wanted = _leaves(abstract)
         where = f"{self.folder}/{step}"
         for name in sorted(wanted.keys() | saved.keys()):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tljax.core.errors import InputError
 
+LARGEST = 2**31 - 1  # numbers of steps and seeds become int32 on the devices
 USAGE = "usage: python {script} --config configs/NAME.py[:option,option] [--config.field=value ...]"
 
 
@@ -62,10 +63,10 @@ def check_choice(field: str, value: str, allowed: Iterable[str]) -> None:
         raise InputError(f"config.{field} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}")
 
 
-def check_least(field: str, value: float, least: float) -> None:
-    """Raises InputError unless `value` is at least `least`."""
-    if not value >= least:
-        raise InputError(f"config.{field} is {value}; it must be at least {least}")
+def check_range(field: str, value: float, least: float, most: float = LARGEST) -> None:
+    """Raises InputError unless `value` lies between `least` and `most`, both allowed."""
+    if not least <= value <= most:
+        raise InputError(f"config.{field} is {value}; allowed: {least} to {most:,}")
 
 
 def parse() -> ConfigDict:
@@ -89,15 +90,24 @@ def parse() -> ConfigDict:
     return config
 
 
-def main(run: Callable[[ConfigDict], None], about: str) -> None:
+def main(run: Callable[[ConfigDict], None], about: str, needs: Iterable[str]) -> None:
     """Parses the command line and calls `run(config)`; bad input prints one line and exits with code 2.
 
-    A training run that NaN ended exits with code 1, an interrupted one with 130.
+    needs: fields that tell this script's configs from others. A training run that NaN ended exits with code 1, an
+    interrupted one with 130.
     """
     if {"-h", "--help", "--helpfull"} & set(sys.argv[1:]):
         print(f"{about}\n{USAGE.format(script=sys.argv[0])}\nEvery field is listed and explained in the config file.")
         return
-    guard(lambda: run(parse()))
+
+    def start() -> None:
+        config = parse()
+        missing = [field for field in needs if field not in config]
+        if missing:
+            raise InputError(f"this config has no {' and no '.join(missing)}: it is another script's; {about.strip()}")
+        run(config)
+
+    guard(start)
 
 
 def guard(body: Callable[[], None]) -> None:
@@ -112,6 +122,15 @@ def guard(body: Callable[[], None]) -> None:
     except OSError as error:
         place = error.filename or ""
         _exit(2, f"error: {place}{': ' if place else ''}{error.strerror or _one_line(error)}")
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        told = re.search(r"RESOURCE_EXHAUSTED:?\s*([^.\n]*)", str(error))
+        _exit(
+            2,
+            f"error: the device is out of memory ({told.group(1).strip() if told else 'no more known'}); raise "
+            "config.batch.accumulate, lower batch.rows or batch.tokens, or set model.remat=full",
+        )
     except KeyboardInterrupt:
         _exit(130, "interrupted")
 

@@ -57,6 +57,12 @@ def mfu(tokens_per_second: float, flops_per_token: float, devices: Sequence[Any]
     return tokens_per_second * flops_per_token / sum(known) if peaks and len(known) == len(peaks) else None
 
 
+def check_installed(wandb: bool) -> None:
+    """Raises InputError where Weights & Biases is asked for but not installed."""
+    if wandb and importlib.util.find_spec("wandb") is None:
+        raise InputError("config.log.wandb is set but wandb is not installed; run: pip install 'tljax[wandb]'")
+
+
 class RunLog:
     """Writes what a run measures, one step late, so that reading a number never holds up the devices.
 
@@ -84,8 +90,7 @@ class RunLog:
         self._pending: tuple[int, Mapping[str, Any], Mapping[str, Any]] | None = None
         self._durations: deque[float] = deque(maxlen=20)
         self._file = self._events = self._wandb = self._bar = None
-        if wandb and importlib.util.find_spec("wandb") is None:
-            raise InputError("wandb is asked for but not installed; run: pip install wandb")
+        check_installed(wandb)
         if jax.process_index() == 0:
             folder = Path(folder)
             self._path = folder / "metrics.jsonl"

@@ -19,19 +19,28 @@ def choose(out: str, name: str, resume: str) -> Path:
     """The folder a run will use; nothing is made.
 
     out: the folder, or "" for runs/NAME, or the first free of runs/NAME-2, runs/NAME-3, ...; with resume "auto" the
-    newest of those. Raises InputError for a folder that is in use (resume "never") or cannot be written.
+    last of those. Raises InputError for a folder that is in use (resume "never"), is no run's (resume "auto"), or
+    cannot be written.
     """
     folder = Path(out).expanduser() if out else _default_folder(name, resume)
-    if resume == "never" and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"config.out {folder} is not empty; give another folder, or --config.resume=auto to continue the run in it"
-        )
+    if _used(folder):
+        if resume == "never":
+            raise InputError(
+                f"config.out {folder} is not empty; give another folder, or --config.resume=auto to continue its run"
+            )
+        if not (folder / "config.json").is_file():
+            raise InputError(f"config.out {folder} holds files but no run (no config.json); give another folder")
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():
         raise InputError(f"config.out {folder}: {there} is a file; give a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"config.out {folder}: {there} cannot be written; give another folder")
     return folder
+
+
+def _used(folder: Path) -> bool:
+    """Whether there is more in a folder than what a run that never began leaves behind."""
+    return folder.is_dir() and any(path.name not in ("config.json", "model") for path in folder.iterdir())
 
 
 def make(folder: Path, config: ConfigDict) -> None:
@@ -44,13 +53,14 @@ def make(folder: Path, config: ConfigDict) -> None:
 
 
 def _default_folder(name: str, resume: str) -> Path:
-    first = Path("runs") / name
-    used = [first, *(p for p in Path("runs").glob(f"{name}-*") if re.fullmatch(r"\d+", p.name[len(name) + 1 :]))]
-    used = [p for p in used if p.is_dir()]
-    if resume == "auto" and used:
-        return max(used, key=lambda p: p.stat().st_mtime)
-    numbers = [int(p.name[len(name) + 1 :] or 1) for p in used]
-    return first if not numbers else Path("runs") / f"{name}-{max(numbers) + 1}"
+    """runs/NAME-n: the last one there is to resume, else the one after it."""
+    numbers = [0]
+    for path in Path("runs").glob(f"{name}*"):
+        tail = re.fullmatch(r"(?:-(\d+))?", path.name[len(name) :])
+        if tail and path.is_dir():
+            numbers.append(int(tail.group(1) or 1))
+    number = max(numbers) if resume == "auto" and max(numbers) else max(numbers) + 1
+    return Path("runs") / (name if number == 1 else f"{name}-{number}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,7 +79,7 @@ def check_config(folder: Path, config: ConfigDict) -> None:
 
     Fields that cannot change the result may differ.
     """
-    if not (folder / "config.json").is_file():
+    if not _used(folder):
         return
     begun = _flat(read_config(folder))
     for field, value in _flat(json.loads(config.to_json_best_effort())).items():

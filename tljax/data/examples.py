@@ -3,30 +3,34 @@
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from tqdm import tqdm
 
 from tljax.core.errors import InputError
 from tljax.data.mae import load_rule
 from tljax.data.reader import Source, open_source
-from tljax.data.rows import held_out, prepare_rows
-from tljax.data.steps import Step, steps_of, unlisted_note
+from tljax.data.rows import content_hash, held_out, prepare_rows
+from tljax.data.steps import steps_of_source, unlisted_note
 from tljax.data.tokens import Tokenizer
+
+SHOWN = 20  # skipped rows that the summary lists
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows to train on, rows held out (None where the config holds out none), and what was kept, in a few lines."""
+    """Rows to train on, rows held out (None where the config holds out none), and what was kept, in a few lines.
+
+    content: hash of the rows to train on, by which a restart knows that it goes on with the same ones.
+    """
 
     train: datasets.Dataset
     held_out: datasets.Dataset | None
     summary: str
+    content: str
 
 
 def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Examples:
@@ -36,44 +40,37 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     """
     source = open_source(file, data.on_bad_row, data.cache or None)
     rule = load_rule(data.mae)
-
-    def steps() -> Iterator[list[Step]]:
-        for trajectory in tqdm(source.trajectories(), total=len(source), desc="tokenizing", unit="row", disable=None):
-            yield steps_of(
-                trajectory,
-                rule=rule,
-                dialect=data.dialect,
-                tokenizer=tokenizer,
-                pkt=data.pkt,
-                w_max=data.w_max,
-                max_tokens=data.max_tokens,
-            )
-
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
     facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": _code(data.mae)}
-    rows = prepare_rows(steps, data.rows, facts, data.cache)
+    rows = prepare_rows(
+        lambda: steps_of_source(data, source, rule, tokenizer, "tokenizing"), data.rows, facts, data.cache
+    )
     blocked = Counter(reason.partition(":")[0] for reasons in rows["blocked"] for reason in reasons)
     full = np.asarray(rows["length"]) > 0
-    if not full.any():
+    apart = np.isin(np.asarray(rows["trajectory"]), held_out(len(source), data.eval_fraction, seed))
+    if not (full & ~apart).any():
         raise InputError(
             f"{data.source}: no step is left to train on; blocked: {_counts(blocked)}; "
             "choose another rule in config.data.mae or raise config.data.max_tokens"
         )
-    numbers = np.asarray(rows["trajectory"])
-    apart = held_out(numbers[full], data.eval_fraction, seed)
-    places = np.flatnonzero(full)
-    train = rows.select(places[~apart])
-    rest = rows.select(places[apart]) if apart.any() else None
-    return Examples(train, rest, _summary(data.source, source, rows, train, rest, blocked))
+    train = rows.select(np.flatnonzero(full & ~apart))
+    rest = rows.select(np.flatnonzero(full & apart)) if (full & apart).any() else None
+    return Examples(train, rest, _summary(data.source, source, rows, train, rest, blocked), content_hash(train))
 
 
 def _code(rule: str) -> str:
-    """Hash of the code that makes rows, so that none made by another version are read: this folder, a user's rule."""
+    """Hash of the code that makes rows, so that none made by another version are read: this folder, a user's rule.
+
+    Of a user's function that is the whole package it lies in, or every module in the folder of its file.
+    """
     files = sorted(Path(__file__).parent.glob("*.py"))
+    name = rule.partition(":")[0]
     # The rule is loaded by now, so its module is known; load_rule also finds modules beside the user's shell.
-    module = sys.modules.get(rule.partition(":")[0])
+    module = sys.modules.get(name)
     if module is not None and module.__file__:
-        files.append(Path(module.__file__))
+        root = sys.modules[name.partition(".")[0]].__file__ or module.__file__
+        package = Path(root).name == "__init__.py"
+        files += sorted(Path(root).parent.rglob("*.py") if package else Path(module.__file__).parent.glob("*.py"))
     if rule.endswith(".txt"):
         files.append(Path(rule).expanduser())
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
@@ -99,7 +96,8 @@ def _summary(
         f"{len(rest) if rest is not None else 0:,} held out; longest {max(rows['length']):,} tokens",
     ]
     if source.skipped:
-        lines.append(f"rows skipped: {len(source.skipped):,}, the first: {source.skipped[0]}")
+        lines += [f"rows skipped: {len(source.skipped):,}", *(f"  {error}" for error in source.skipped[:SHOWN])]
+        lines += [f"  and {len(source.skipped) - SHOWN:,} more"] * (len(source.skipped) > SHOWN)
     unlisted = Counter(name for names in rows["unlisted"] for name in names)
     if unlisted:
         lines.append(f"note:  {unlisted_note(unlisted)}")

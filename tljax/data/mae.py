@@ -149,7 +149,7 @@ def _json_patterns(text: str) -> list[str]:
 
 def _file_patterns(file: str) -> list[tuple[str, str]]:
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"data.mae: cannot read {file} ({error}); allowed: a UTF-8 text file with one regular expression a line"

@@ -9,14 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from tljax.core.errors import InputError
 from tljax.data.mae import load_rule
-from tljax.data.pkt import RULES
-from tljax.data.prompt import DIALECTS
 from tljax.data.reader import open_source
-from tljax.data.steps import Step, steps_of, unlisted_note
+from tljax.data.steps import Step, check_data, steps_of_source, unlisted_note
 from tljax.data.tokens import Tokenizer
 
 SHOWN = 20  # rows skipped and reasons that the summary lists
@@ -110,17 +106,9 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> Summar
     source = open_source(file, data.on_bad_row, data.cache or None)
     summary = Summary(data.max_tokens, skipped=source.skipped)
     with _writing(target) as write:
-        for trajectory in tqdm(source.trajectories(), total=len(source), desc="preparing", unit="row", disable=None):
+        for steps in steps_of_source(data, source, rule, tokenizer, "preparing"):
             summary.trajectories += 1
-            for step in steps_of(
-                trajectory,
-                rule=rule,
-                dialect=data.dialect,
-                tokenizer=tokenizer,
-                pkt=data.pkt,
-                w_max=data.w_max,
-                max_tokens=data.max_tokens,
-            ):
+            for step in steps:
                 summary.add(step)
                 write(line_of(step))
         if not summary.kept:
@@ -130,16 +118,6 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> Summar
                 "choose another rule in config.data.mae or raise config.data.max_tokens"
             )
     return summary
-
-
-def check_data(data: Any) -> None:
-    """Raises InputError for values of the `data` block that steps cannot be made with."""
-    for name, allowed in (("pkt", RULES), ("dialect", DIALECTS)):
-        if data[name] not in allowed:
-            raise InputError(f"config.data.{name} is {data[name]!r}; allowed: {', '.join(allowed)}")
-    for name in ("w_max", "max_tokens"):
-        if not data[name] >= 1:
-            raise InputError(f"config.data.{name} is {data[name]}; it must be at least 1")
 
 
 def line_of(step: Step) -> str:

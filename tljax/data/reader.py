@@ -63,6 +63,7 @@ def open_source(source: str, on_bad_row: str, cache_dir: str | None = None) -> S
     on_bad_row: "refuse" raises the first malformed row's InputError, "skip" lists it in `skipped`. cache_dir: where
     the Arrow file is kept (None: the cache of `datasets`); a second call with the same content only opens it.
     """
+    source = os.path.expanduser(source)
     if on_bad_row not in ON_BAD_ROW:
         raise InputError(f"data.on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}")
     loaded = None if os.path.isfile(source) else _load_dataset(source)
@@ -222,7 +223,7 @@ def _records(source: str) -> Iterator[dict[str, Any]]:
                 raise row
             trajectory = trajectory_from_row(row, source, number)
             encoded = _encode(trajectory, source)
-            yield {"id": trajectory.id, "row": number, "json": encoded, "error": ""}
+            yield {"id": str(trajectory.id), "row": number, "json": encoded, "error": ""}
         except InputError as error:
             message = str(error).replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
             yield {"id": "", "row": number, "json": "", "error": message}

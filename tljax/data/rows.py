@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -107,7 +108,7 @@ def prepare_rows(
             rows = rows_of(steps, mode) or [_row_without_tokens()]
             for row in rows:
                 yield {
-                    "id": steps[0].id if steps else "",
+                    "id": str(steps[0].id) if steps else "",
                     "trajectory": number,
                     "steps": row.steps,
                     "blocked": blocked if row is rows[0] else [],
@@ -130,13 +131,21 @@ def _row_without_tokens() -> Row:
     return Row((), none, none, none.astype(np.float32), none.astype(np.int8))
 
 
-def held_out(trajectories: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Which rows are held out: bool [R], whole trajectories, a function of (seed, number of trajectories).
+def held_out(trajectories: int, fraction: float, seed: int) -> np.ndarray:
+    """Numbers of the held-out trajectories, a function of (trajectories, fraction, seed) whatever the rules keep.
 
-    trajectories: int32 [R], the trajectory of each row. At least one trajectory is held out where `fraction` is above 0
-    and at least one is left to train on.
+    At least one is held out where `fraction` is above 0, and at least one is left to train on. int [H], ascending.
     """
-    numbers = np.unique(trajectories)
-    count = min(max(round(fraction * len(numbers)), int(fraction > 0)), len(numbers) - 1)
-    chosen = np.random.default_rng([seed, 0]).permutation(numbers)[:count]
-    return np.isin(trajectories, chosen)
+    count = min(max(round(fraction * trajectories), int(fraction > 0)), trajectories - 1)
+    return np.sort(np.random.default_rng([seed, 0]).permutation(trajectories)[:count])
+
+
+def content_hash(rows: datasets.Dataset) -> str:
+    """SHA-256 of what is trained on: tokens, targets and weights of all rows, in order."""
+    digest = hashlib.sha256()
+    part: Any
+    for part in rows.with_format("numpy").iter(batch_size=1000):
+        for name in ("tokens", "targets", "weights"):
+            for row in part[name]:
+                digest.update(np.ascontiguousarray(row).tobytes())
+    return digest.hexdigest()

@@ -2,13 +2,18 @@
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from tljax.core.errors import InputError
 from tljax.data.mae import Rule
-from tljax.data.pkt import key_offsets, key_weight, token_weights, tokens_at
-from tljax.data.prompt import Rendered, render
+from tljax.data.pkt import RULES, key_offsets, key_weight, token_weights, tokens_at
+from tljax.data.prompt import DIALECTS, Rendered, render
+from tljax.data.reader import ON_BAD_ROW, Source
 from tljax.data.tokens import Tokenizer
 from tljax.data.trajectory import Trajectory
 
@@ -25,7 +30,7 @@ class Step:
     unlisted: the called tool's name where the prompt does not list it, else ""
     """
 
-    id: str
+    id: str | int
     step: int
     kept: bool
     reason: str | None
@@ -39,6 +44,30 @@ class Step:
     weights: np.ndarray
     length: int = 0
     unlisted: str = ""
+
+
+def check_data(data: Any) -> None:
+    """Raises InputError for values of a config's `data` block that steps cannot be made with."""
+    for name, allowed in (("pkt", RULES), ("dialect", DIALECTS), ("on_bad_row", ON_BAD_ROW)):
+        if data[name] not in allowed:
+            raise InputError(f"config.data.{name} is {data[name]!r}; allowed: {', '.join(allowed)}")
+    for name, least in (("w_max", 1), ("max_tokens", 2)):
+        if not data[name] >= least:
+            raise InputError(f"config.data.{name} is {data[name]}; it must be at least {least}")
+
+
+def steps_of_source(data: Any, source: Source, rule: Rule, tokenizer: Tokenizer, doing: str) -> Iterator[list[Step]]:
+    """The steps of one trajectory after another, by a config's `data` block; `doing` labels a terminal's bar."""
+    for trajectory in tqdm(source.trajectories(), total=len(source), desc=doing, unit="row", disable=None):
+        yield steps_of(
+            trajectory,
+            rule=rule,
+            dialect=data.dialect,
+            tokenizer=tokenizer,
+            pkt=data.pkt,
+            w_max=data.w_max,
+            max_tokens=data.max_tokens,
+        )
 
 
 def steps_of(
@@ -94,7 +123,7 @@ def _unlisted(rendered: Rendered, k: int) -> str:
     return "" if called in {rendered.text[slice(*span)] for span in rendered.tool_names} else called
 
 
-def _blocked(identity: str, step: int, reply: str, text: str, reason: str | None, length: int) -> Step:
+def _blocked(identity: str | int, step: int, reply: str, text: str, reason: str | None, length: int) -> Step:
     none = np.zeros(0, np.int32), 0, (), None, 1.0, np.zeros(0, np.float32)
     return Step(identity, step, False, reason, reply, text, *none, length)
 

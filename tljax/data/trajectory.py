@@ -47,10 +47,11 @@ class Turn:
 class Trajectory:
     """A conversation with its tools.
 
-    The leading system message is no turn: its tool list is `tools`, its free text `system`. `row` counts from 1.
+    The leading system message is no turn: its tool list is `tools`, its free text `system`. `row` counts from 1 and is
+    the `id` where the row has none.
     """
 
-    id: str
+    id: str | int
     tools: tuple[Tool, ...]
     turns: tuple[Turn, ...]
     system: str = ""
@@ -112,7 +113,7 @@ def trajectory_from_row(obj: Any, where: str, row: int) -> Trajectory:
         identity = row
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         raise InputError(f"{at}id: is {_kind(identity)}; allowed: a string or an integer")
-    return Trajectory(str(identity), tools, tuple(turns), system, row)
+    return Trajectory(identity, tools, tuple(turns), system, row)
 
 
 _SCHEMAS = 'either {"id", "conversations"} (TL-Training) or {"tools", "messages"} (OpenAI)'

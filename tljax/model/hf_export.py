@@ -138,7 +138,7 @@ def _special_ids(tokenizer_folder: Path, tokenizer_config: dict[str, Any]) -> di
 
 def write_texts(folder: Path, config: dict[str, Any], tokenizer_folder: Path, dialect_template: str) -> None:
     """config.json, generation_config.json, and the tokenizer with the dialect's chat template."""
-    tokenizer_config = read_json(tokenizer_folder / "tokenizer_config.json")
+    tokenizer_config = _read_if_there(tokenizer_folder / "tokenizer_config.json")
     ids = _special_ids(tokenizer_folder, tokenizer_config)
     for name in _TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
@@ -146,8 +146,11 @@ def write_texts(folder: Path, config: dict[str, Any], tokenizer_folder: Path, di
     _write_json(folder / "tokenizer_config.json", tokenizer_config | {"chat_template": dialect_template})
     (folder / "chat_template.jinja").write_text(dialect_template, encoding="utf-8")
     _write_json(folder / "config.json", ids | config)
-    given = tokenizer_folder / "generation_config.json"
-    _write_json(folder / "generation_config.json", (read_json(given) if given.is_file() else {}) | ids)
+    _write_json(folder / "generation_config.json", _read_if_there(tokenizer_folder / "generation_config.json") | ids)
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
 
 
 def check_target(folder: str | Path) -> None:

@@ -42,7 +42,7 @@ def open_model(path: str, preset: str) -> Model:
     folder = _folder(path)
     checkpoint = None
     if (folder / "checkpoints").is_dir():
-        checkpoint = (folder, newest_step(folder))
+        checkpoint = (folder, checkpoint_step(folder))
         folder = folder / "model"
     found = hf_config.read_json(folder / "config.json")
     config = hf_config.parse_config(found, str(folder / "config.json"))
@@ -78,13 +78,16 @@ def _folder(path: str) -> Path:
         ) from None
 
 
-def newest_step(run: Path) -> int:
-    """The step of a run's newest checkpoint. Raises InputError where it has none."""
-    checkpoints = Checkpoints(run / "checkpoints", read_only=True)
-    step = checkpoints.latest_step()
-    checkpoints.close()
+def checkpoint_step(run: Path, best: bool = False) -> int:
+    """The step of a run's newest checkpoint, or of the one with the lowest held-out loss.
+
+    Raises InputError where there is none.
+    """
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        step = checkpoints.best_step() if best else checkpoints.latest_step()
     if step is None:
-        raise InputError(f"{run}: the run has no checkpoint yet; wait for one, or name another folder")
+        kind = "checkpoint with a held-out loss" if best else "checkpoint yet"
+        raise InputError(f"{run}: the run has no {kind}; wait for one, or name another folder")
     return step
 
 
@@ -96,9 +99,11 @@ def fit_vocabulary(model: Model, preset: str, words: int, tokenizer: str) -> Mod
     if model.folder is None and preset == "tiny":
         return dataclasses.replace(model, config=llama.preset(preset, vocab_size=words))
     if words > model.config.vocab_size:
+        own = model.folder is not None and Path(tokenizer) == model.folder
+        remedy = "its files do not belong together" if own else "leave config.data.tokenizer empty for the model's own"
         raise InputError(
             f"the tokenizer {tokenizer} has {words} words, the model {model.folder or preset} only "
-            f"{model.config.vocab_size}; give the model's own tokenizer (leave config.data.tokenizer empty)"
+            f"{model.config.vocab_size}; {remedy}"
         )
     return model
 
@@ -107,10 +112,8 @@ def load_params(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.P
     """The weights on the current mesh, in `dtype`. Raises InputError naming the first tensor that does not fit."""
     if model.checkpoint is not None:
         run, step = model.checkpoint
-        checkpoints = Checkpoints(run / "checkpoints", read_only=True)
-        params = checkpoints.restore_params(step, llama.abstract_params(model.config, dtype))
-        checkpoints.close()
-        return params
+        with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+            return checkpoints.restore_params(step, llama.abstract_params(model.config, dtype))
     if model.folder is not None:
         return hf.load_params(model.folder, model.config, dtype)
     return jax.jit(llama.init_params, static_argnums=2)(jax.random.key(seed), model.config, dtype)
@@ -155,13 +158,17 @@ def export(run: Path, params: llama.Params, target: str | Path, *, dtype: str, m
     return dtype
 
 
-def export_run(run: Path, target: str, *, step: int, dtype: str, max_shard_bytes: float) -> tuple[int, str]:
-    """Exports a run's checkpoint (step 0: the newest) on the current mesh; returns its step and the dtype written."""
+def export_run(run: Path, target: Path, *, step: int, dtype: str, max_shard_bytes: float) -> tuple[int, str]:
+    """Exports a run's checkpoint on the current mesh; returns its step and the dtype written.
+
+    step: 0 is the newest, -1 the one of the lowest held-out loss.
+    """
     hf.check_target(target)
     run_folder.read_config(run)
     model = open_model(str(run), "")
     if step:
-        model = dataclasses.replace(model, checkpoint=(run, step))
+        chosen = checkpoint_step(run, best=True) if step == -1 else step
+        model = dataclasses.replace(model, checkpoint=(run, chosen))
     assert model.checkpoint is not None
     params = load_params(model, jnp.float32, seed=0)
     return model.checkpoint[1], export(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)

@@ -1,26 +1,28 @@
 """The SFT run: raw trajectories and a model in, checkpoints and a Hugging Face folder out."""
 
+import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from tljax.core import config as checks
 from tljax.core import run_folder
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_rows, global_batch, make_mesh, process_rows
+from tljax.core.mesh import global_batch, make_mesh, process_rows
 from tljax.core.metrics import RunLog, cut
-from tljax.core.state import SCHEDULES, TrainState, abstract_state, init_state, make_optimizer, make_schedule
-from tljax.data import pkt
+from tljax.core.state import TrainState, abstract_state, init_state, make_optimizer, make_schedule
+from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.batch import Batches
 from tljax.data.examples import Examples, load_examples
-from tljax.data.prompt import DIALECTS, chat_template
-from tljax.data.reader import ON_BAD_ROW
+from tljax.data.prompt import chat_template
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.model import llama, source
+from tljax.sft.check import check, check_devices
 from tljax.sft.samples import write_samples
 from tljax.sft.step import StepOptions, make_eval_step, make_sft_step, means
 from tljax.toolbox.embedded import BASE, toolbox_file
@@ -42,71 +44,16 @@ def run(config: Any) -> None:
     model = source.fit_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
     mesh = make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
-        llama.check_mesh(model.config)
-        llama.check_length(model.config, config.data.max_tokens)
-        check_rows(config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
+        check_devices(config, model.config)
         examples = load_examples(config.data, _source_file(config), tokenizer, config.seed)
         say(examples.summary)
         batches, held_out = make_batches(config, examples)
+        tx = make_optimizer(config.optim, total_steps(config, batches))
         run_folder.make(folder, config)
         template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
         source.keep_files(model, tokenizer.folder, template, folder)
         say(describe(config, model.config, batches, mesh, folder))
-        train(config, model, tokenizer, batches, held_out, folder)
-
-
-def check(config: Any) -> None:
-    """Raises InputError for a field whose value is not allowed."""
-    for field, allowed in {
-        "resume": run_folder.RESUME,
-        "data.pkt": pkt.RULES,
-        "data.rows": ("trajectory", "step"),
-        "data.on_bad_row": ON_BAD_ROW,
-        "data.dialect": DIALECTS,
-        "model.compute_dtype": ("bfloat16", "float32"),
-        "model.remat": ("none", "dots", "attention", "full"),
-        "model.attention": ("auto", "reference", "splash", "cudnn"),
-        "optim.schedule": SCHEDULES,
-        "export.dtype": ("auto", "float32", "bfloat16", "float16"),
-    }.items():
-        checks.check_choice(field, _field(config, field), allowed)
-    for field, least in {
-        "batch.rows": 1,
-        "batch.tokens": 0,
-        "batch.accumulate": 1,
-        "data.max_tokens": 2,
-        "data.w_max": 1,
-        "model.loss_chunk": 1,
-        "optim.epochs": 1,
-        "optim.max_steps": 0,
-        "eval.every": 0,
-        "eval.samples": 0,
-        "checkpoint.every": 0,
-        "checkpoint.keep": 1,
-        "checkpoint.keep_best": 0,
-        "log.every": 1,
-        "toolbox.trajectories": 1,
-        "export.max_shard_bytes": 1,
-    }.items():
-        checks.check_least(field, _field(config, field), least)
-    if not 0 <= config.data.eval_fraction < 1:
-        raise InputError(f"config.data.eval_fraction is {config.data.eval_fraction}; it must be at least 0 and below 1")
-    if config.batch.rows % config.batch.accumulate:
-        raise InputError(
-            f"config.batch.rows is {config.batch.rows}, which does not divide into batch.accumulate = "
-            f"{config.batch.accumulate} parts; use a multiple of {config.batch.accumulate}"
-        )
-    if config.batch.tokens and config.batch.tokens < config.data.max_tokens:
-        raise InputError(
-            f"config.batch.tokens is {config.batch.tokens}, less than data.max_tokens = {config.data.max_tokens}: "
-            "a step could be longer than its row; raise the first or lower the second"
-        )
-
-
-def _field(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
+        train(config, model, tokenizer, batches, held_out, tx, examples.content, folder)
 
 
 def _source_file(config: Any) -> str:
@@ -130,6 +77,8 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
         train = Batches(examples.train, epochs=epochs, seed=config.seed, **shape)
     if examples.held_out is None:
         return train, None
+    # Evaluation has no parts, so its batches are as small as one part of an update.
+    shape["rows"] = config.batch.rows // config.batch.accumulate
     return train, Batches(examples.held_out, epochs=1, seed=None, **shape)
 
 
@@ -156,9 +105,14 @@ def train(
     tokenizer: Tokenizer,
     batches: Batches,
     held_out: Batches | None,
+    tx: optax.GradientTransformation,
+    content: str,
     folder: Path,
 ) -> None:
-    """The loop on the current mesh: restore or begin, update, evaluate, save, export."""
+    """The loop on the current mesh: restore or begin, update, evaluate, save, export.
+
+    content: hash of the training rows, kept in every checkpoint. Ends with SystemExit where a signal stopped the run.
+    """
     c, total = model.config, total_steps(config, batches)
     options = StepOptions(
         max_targets=max(b.max_targets for b in (batches, held_out) if b is not None),
@@ -167,50 +121,74 @@ def train(
         remat=config.model.remat,
         attention=config.model.attention,
     )
-    tx = make_optimizer(config.optim, total)
     update = make_sft_step(c, tx, make_schedule(config.optim, total), options)
     evaluate = make_eval_step(c, options)
+    kept = {"config": json.loads(config.to_json_best_effort()), "rows": content, "updates": total}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
-    checkpoints = Checkpoints(folder / "checkpoints", **keep)
-    state = begin(config, model, tx, checkpoints)
-    start = int(state.step)
-    if jax.process_index() == 0:
-        cut(folder / "samples.jsonl", start)
-    log = RunLog(
-        folder,
-        resume_step=start,
-        tensorboard=config.log.tensorboard,
-        wandb=config.log.wandb,
-        total_steps=total,
-        every=config.log.every,
-        flops_per_token=llama.flops_per_token(c, float(np.mean(batches.lengths))),
-    )
-    with checkpoints, log:
-        if start:
-            log.say(f"resumed at update {start} of {total}")
-        for n in range(start, total):
-            state, metrics = update(state, put(batches.build, n, config.batch.rows, config.batch.accumulate))
-            log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
-            due = n + 1 == total
-            loss = None
-            if held_out is not None and (due or _every(config.eval.every, n + 1)):
-                loss = evaluate_all(config, evaluate, state, held_out, tokenizer, log, folder, n + 1)
-            if due or _every(config.checkpoint.every, n + 1):
-                log.flush()
-                checkpoints.save(n + 1, state, {"step": n + 1}, eval_loss=loss)
-    finish(config, state, folder)
+    with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
+        state = begin(config, model, tx, checkpoints, kept)
+        start = int(state.step)
+        if jax.process_index() == 0:
+            cut(folder / "samples.jsonl", start)
+        log = RunLog(
+            folder,
+            resume_step=start,
+            tensorboard=config.log.tensorboard,
+            wandb=config.log.wandb,
+            total_steps=total,
+            every=config.log.every,
+            flops_per_token=llama.flops_per_token(c, float(np.mean(batches.lengths))),
+        )
+        with log:
+            if start:
+                log.say(f"resumed at update {start} of {total}")
+            for n in range(start, total):
+                state, metrics = update(state, put(batches.build, n, config.batch.rows, config.batch.accumulate))
+                log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
+                save = n + 1 == total or _every(config.checkpoint.every, n + 1) or stop.signal is not None
+                loss = None
+                # A checkpoint without a held-out loss could never be the best one.
+                judged = save and config.checkpoint.keep_best > 0 and stop.signal is None
+                if held_out is not None and (n + 1 == total or judged or _every(config.eval.every, n + 1)):
+                    loss = evaluate_all(config, evaluate, state, held_out, tokenizer, log, folder, n + 1)
+                if save:
+                    log.flush()
+                    checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=loss)
+                if stop.signal is not None and n + 1 < total:
+                    checkpoints.wait()
+                    leave(stop.signal, n + 1, total, folder, log)
+        checkpoints.wait()
+        best = checkpoints.best_step()
+    finish(config, state, folder, best)
+
+
+def leave(number: signal.Signals, step: int, total: int, folder: Path, log: RunLog) -> None:
+    """Says how to go on and raises SystemExit with the signal's code."""
+    flags = f"--config.out={folder} --config.resume=auto"
+    log.say(f"stopped by {number.name} after update {step} of {total}, saved; continue with {flags}")
+    raise SystemExit(EXIT_CODES[number])
 
 
 def _every(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
 
 
-def begin(config: Any, model: source.Model, tx, checkpoints: Checkpoints) -> TrainState:
-    """The state of the last checkpoint when resuming, else that of update 0."""
+def begin(config: Any, model: source.Model, tx, checkpoints: Checkpoints, kept: dict[str, Any]) -> TrainState:
+    """The state of the last checkpoint when resuming, else that of update 0.
+
+    Raises InputError where the checkpoint was made from other rows or for another number of updates.
+    """
     last = checkpoints.latest_step()
-    if config.resume == "auto" and last is not None:
-        return checkpoints.restore(last, abstract_state(llama.abstract_params(model.config, jnp.float32), tx))
-    return init_state(source.load_params(model, jnp.float32, config.seed), tx)
+    if config.resume == "never" or last is None:
+        return init_state(source.load_params(model, jnp.float32, config.seed), tx)
+    begun = checkpoints.metadata(last)
+    for name, what in (("rows", "training rows"), ("updates", "numbers of updates")):
+        if begun.get(name) != kept[name]:
+            raise InputError(
+                f"{checkpoints.folder}: the run began with other {what}; data.source, the tokenizer, a rule or tljax "
+                "has changed since: bring them back, or give another --config.out for a new run"
+            )
+    return checkpoints.restore(last, abstract_state(llama.abstract_params(model.config, jnp.float32), tx))
 
 
 def put(build, step: int, rows: int, accumulate: int) -> dict[str, jax.Array]:
@@ -249,9 +227,13 @@ def evaluate_all(
     return float(metrics["eval_loss"])
 
 
-def finish(config: Any, state: TrainState, folder: Path) -> None:
-    """Exports OUT/hf and says what lies where."""
-    lines = [f"done: checkpoints and metrics in {folder}"]
+def finish(config: Any, state: TrainState, folder: Path, best: int | None) -> None:
+    """Exports OUT/hf, the last weights, and says what lies where."""
+    lines = [f"done:  checkpoints and metrics in {folder}"]
+    if best is not None and best != int(state.step):
+        lines.append(
+            f"best: step {best} has the lowest held-out loss; launch/export_hf.py with --config.step=-1 exports it"
+        )
     if config.export.at_end:
         target = folder / "hf"
         if not target.is_dir():

@@ -104,7 +104,8 @@ def _join(array: jax.Array) -> jax.Array:
 def score_sums(scores: Batch, segments: jax.Array) -> Sums:
     """What `token_scores` returns, as sums and counts for loss and metrics: float32 scalars.
 
-    "loss" is the sum of step losses; divided by "steps" over the global batch it is the loss.
+    "loss" is the sum of step losses; divided by "steps" over the global batch it is the loss. The weights of a step
+    sum to 1, so their sum is the number of steps up to float32 rounding.
     """
     loss, steps = weighted_nll(scores["logprobs"], scores["weights"])
     key = scores["kinds"] >= KEY_TOKEN
@@ -113,7 +114,7 @@ def score_sums(scores: Batch, segments: jax.Array) -> Sums:
     other_nll, others = mean_nll_at(scores["logprobs"], (scores["kinds"] > 0) & ~key)
     return {
         "loss": loss,
-        "steps": steps,
+        "steps": jnp.round(steps),
         "key_nll": key_nll,
         "keys": keys,
         "other_nll": other_nll,

@@ -1,0 +1,87 @@
+"""Run folders: never a collision, never another run continued by mistake, nothing of a user's overwritten."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from tljax.core import run_folder
+from tljax.core.errors import InputError
+
+
+def config(**fields):
+    return ConfigDict({"seed": 0, "out": "", "optim": {"lr": 1.0}, "log": {"every": 1}} | fields)
+
+
+def begun(folder, **fields):
+    """A folder in which a run has written something."""
+    run_folder.make(folder, config(**fields))
+    (folder / "metrics.jsonl").write_text("{}\n")
+    return folder
+
+
+def test_default_folders_are_numbered_and_the_last_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = []
+    for _ in range(3):
+        folder = run_folder.choose("", "sft-tiny", "never")
+        names.append(folder.name)
+        begun(folder)
+    assert names == ["sft-tiny", "sft-tiny-2", "sft-tiny-3"]
+    begun(tmp_path / "runs" / "sft-tiny-big")
+    assert run_folder.choose("", "sft-tiny", "auto").name == "sft-tiny-3"
+    assert run_folder.choose("", "sft-7b", "auto").name == "sft-7b"
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    folder = begun(tmp_path / "run")
+    with pytest.raises(InputError, match=r"not empty.*resume=auto"):
+        run_folder.choose(str(folder), "x", "never")
+    assert run_folder.choose(str(folder), "x", "auto") == folder
+
+
+def test_a_run_that_never_began_can_be_started_again_with_another_config(tmp_path):
+    folder = tmp_path / "run"
+    run_folder.make(folder, config())
+    (folder / "model").mkdir()
+    for resume in run_folder.RESUME:
+        assert run_folder.choose(str(folder), "x", resume) == folder
+        run_folder.check_config(folder, config(optim={"lr": 2.0}))
+
+
+def test_a_folder_of_other_files_is_no_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="no run"):
+        run_folder.choose(str(tmp_path), "x", "auto")
+
+
+def test_a_restart_may_change_only_what_cannot_change_the_result(tmp_path):
+    folder = begun(tmp_path / "run")
+    run_folder.check_config(folder, config())
+    run_folder.check_config(folder, config(out="elsewhere", log={"every": 5}))
+    with pytest.raises(InputError, match=r"optim.lr is 2.0.*began with 1.0"):
+        run_folder.check_config(folder, config(optim={"lr": 2.0}))
+    with pytest.raises(InputError, match=r"config.seed is 1"):
+        run_folder.check_config(folder, config(seed=1))
+
+
+def test_places_that_cannot_hold_a_run(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    for place in (file, file / "run"):
+        with pytest.raises(InputError, match="is a file"):
+            run_folder.choose(str(place), "x", "never")
+    with pytest.raises(InputError, match="cannot be written"):
+        run_folder.make(file / "run", config())
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    run_folder.write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        run_folder.write_json(tmp_path / "a.json", {"a": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    with pytest.raises(InputError, match=r"a.json|config.json"):
+        run_folder.read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        run_folder.read_config(tmp_path)

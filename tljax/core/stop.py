@@ -1,0 +1,34 @@
+"""Ctrl-C and SIGTERM as a request: the run finishes its update, saves and ends, instead of losing what it has done."""
+
+import signal
+import threading
+from types import FrameType
+
+# What a stopped process returns: the shell's code for Ctrl-C; success for SIGTERM, so that a scheduler restarts it.
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
+
+
+class StopRequest:
+    """While open, holds the first signal that asked the process to stop; a second one takes its usual course."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        # Python delivers signals to the main thread alone, and lets no other set handlers.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in EXIT_CODES}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        self._before = {}

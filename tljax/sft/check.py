@@ -1,0 +1,77 @@
+"""What an SFT config must satisfy, told before any device work."""
+
+from typing import Any
+
+import jax
+
+from tljax.core import config as checks
+from tljax.core import run_folder
+from tljax.core.errors import InputError
+from tljax.core.mesh import check_rows
+from tljax.core.metrics import check_installed
+from tljax.core.state import SCHEDULES
+from tljax.data.steps import check_data
+from tljax.model import llama
+from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+
+
+def check(config: Any) -> None:
+    """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
+    check_data(config.data)
+    check_installed(config.log.wandb)
+    for field, allowed in {
+        "resume": run_folder.RESUME,
+        "data.rows": ("trajectory", "step"),
+        "model.compute_dtype": ("bfloat16", "float32"),
+        "model.remat": ("none", "dots", "attention", "full"),
+        "model.attention": IMPLEMENTATIONS,
+        "optim.schedule": SCHEDULES,
+        "export.dtype": ("auto", "float32", "bfloat16", "float16"),
+    }.items():
+        checks.check_choice(field, _field(config, field), allowed)
+    for field, least in {
+        "seed": 0,
+        "batch.rows": 1,
+        "batch.tokens": 0,
+        "batch.accumulate": 1,
+        "model.loss_chunk": 1,
+        "optim.epochs": 1,
+        "optim.max_steps": 0,
+        "eval.every": 0,
+        "eval.samples": 0,
+        "checkpoint.every": 0,
+        "checkpoint.keep": 1,
+        "checkpoint.keep_best": 0,
+        "log.every": 1,
+        "toolbox.trajectories": 1,
+    }.items():
+        checks.check_range(field, _field(config, field), least)
+    checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
+    if not 0 <= config.data.eval_fraction < 1:
+        raise InputError(f"config.data.eval_fraction is {config.data.eval_fraction}; it must be at least 0 and below 1")
+    if config.batch.rows % config.batch.accumulate:
+        raise InputError(
+            f"config.batch.rows is {config.batch.rows}, which does not divide into batch.accumulate = "
+            f"{config.batch.accumulate} parts; use a multiple of {config.batch.accumulate}"
+        )
+    if config.batch.tokens and config.batch.tokens < config.data.max_tokens:
+        raise InputError(
+            f"config.batch.tokens is {config.batch.tokens}, less than data.max_tokens = {config.data.max_tokens}: "
+            "a step could be longer than its row; raise the first or lower the second"
+        )
+
+
+def check_devices(config: Any, c: llama.LlamaConfig) -> None:
+    """Raises InputError where model, rows and attention do not fit the current mesh, or the model the steps."""
+    llama.check_mesh(c)
+    llama.check_length(c, config.data.max_tokens)
+    check_rows(config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
+    choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
+    if jax.process_count() > 1 and not config.out:
+        raise InputError("config.out is empty; with several processes every one needs the same folder: give it")
+
+
+def _field(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
