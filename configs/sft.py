@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.toolbox = toolbox_block()
 
     model = config.model = ConfigDict()
-    model.path = ""  # HF folder, a run's folder, or hub id; "" begins from scratch with the shape of `preset`
+    model.path = ""  # HF folder, a run's folder, or hub id; "scratch": random weights in the shape of `preset`
     model.preset = size  # shape of a model from scratch: tiny | 7b | 13b | 34b | 70b
     model.compute_dtype = "bfloat16"  # of activations and matrix products; weights and moments stay float32
     model.remat = "full"  # activations kept for the backward pass: none | dots | attention | full (none kept)
@@ -88,6 +88,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 # A CPU's share: everything runs as in the large, in minutes.
 TINY = {
+    "model.path": "scratch",
     "data.max_tokens": 4096,
     "batch.tokens": 0,
     "model.remat": "none",

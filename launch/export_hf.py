@@ -6,15 +6,17 @@ python launch/export_hf.py --config configs/export.py --config.run=runs/sft-tiny
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from tljax.core.config import main
+from tljax.core.command import main
 from tljax.core.errors import InputError
-from tljax.core.mesh import make_mesh
-from tljax.model.source import export_run
 
 
 def export(config: Any) -> None:
+    # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
+    import jax
+
+    from tljax.core.mesh import make_mesh
+    from tljax.model.source import export_run
+
     if not (config.run and config.out):
         raise InputError("config.run and config.out are needed: the folder of a run, and a new folder for the export")
     with jax.set_mesh(make_mesh(**config.mesh)):

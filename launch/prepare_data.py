@@ -1,13 +1,17 @@
 """Trajectories to prepared steps: python launch/prepare_data.py --config configs/data.py --config.out=steps.jsonl"""
 
-from tljax.core.config import main
+from typing import Any
+
+from tljax.core.command import main
 from tljax.core.errors import InputError
-from tljax.data.prepare import prepare_data
-from tljax.data.tokens import load_tokenizer
-from tljax.toolbox.embedded import BASE, toolbox_file
 
 
-def prepare(config):
+def prepare(config: Any) -> None:
+    # Imported here, so that Ctrl-C while the libraries load ends in one line too.
+    from tljax.data.prepare import prepare_data
+    from tljax.data.tokens import load_tokenizer
+    from tljax.toolbox.embedded import BASE, toolbox_file
+
     toolbox = config.data.source == "toolbox"
     if not (config.data.tokenizer or toolbox):
         raise InputError("config.data.tokenizer is empty; name the folder or the hub id of the model to train")

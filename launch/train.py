@@ -2,8 +2,16 @@
 
 from typing import Any
 
-from tljax.core.config import check_choice, main
-from tljax.sft.run import run as run_sft
+from tljax.core.command import main
+from tljax.core.config import check_choice
+
+
+def run_sft(config: Any) -> None:
+    # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
+    from tljax.sft.run import run
+
+    run(config)
+
 
 RUNS = {"sft": run_sft}
 

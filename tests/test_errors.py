@@ -85,7 +85,13 @@ FLAGS = {
     "wrong type": (["--config.optim.lr=fast"], ["optim.lr", "'fast'", "number"]),
     "unknown argument": (["rows.json"], ["'rows.json'"]),
     "unknown choice": (["--config.data.pkt=papr"], ["data.pkt", "'papr'", "paper"]),
-    "out of range": (["--config.optim.epochs=0"], ["optim.epochs", "at least 1"]),
+    "out of range": (["--config.optim.epochs=0"], ["optim.epochs", "allowed: 1 to"]),
+    "seed below 0": (["--config.seed=-1"], ["config.seed", "-1", "allowed: 0 to"]),
+    "optimizer out of range": (["--config.optim.b2=2"], ["optim.b2", "2"]),
+    "model too large": (["--config.model.preset=70b"], ["billion weights", "GB", "config.mesh.fsdp"]),
+    "no model given": (["--config.model.path="], ["config.model.path is empty", "scratch"]),
+    "attention of another device": (["--config.model.attention=splash"], ["splash", "TPU", "cpu"]),
+    "wandb not installed": (["--config.log.wandb=true"], ["wandb", "pip install"]),
     "impossible mesh": (["--config.mesh.fsdp=3"], ["fsdp=3", "8 devices", "nearest"]),
     "rows that do not divide the mesh": (["--config.batch.rows=12"], ["12", "8"]),
     "rows that do not divide into parts": (["--config.batch.accumulate=3"], ["batch.rows", "accumulate", "3"]),
@@ -115,6 +121,7 @@ def test_config_options_and_files(refused, quick, repo):
     assert "'9b'" in line and "7b" in line
     assert "configs/nowhere.py" in refused(flags=["--config=configs/nowhere.py"], out=None)
     assert "usage" in refused(flags=[], out=None)
+    assert "no run and no model" in refused(flags=[f"--config={repo / 'configs' / 'data.py'}"])
 
 
 def change_config(folder: Path, **changes):
@@ -193,6 +200,7 @@ def test_exports(refused, repo, trained, tmp_path):
     line = refused(f"--config.run={trained}", script="export_hf", flags=flags, out=full)
     assert "not empty" in line and (full / "keep").read_text() == "x"
     assert "not a run" in refused(f"--config.run={full}", script="export_hf", flags=flags)
+    assert "is a model, not a run" in refused(f"--config.run={trained / 'hf'}", script="export_hf", flags=flags)
     assert "step 5" in refused(f"--config.run={trained}", "--config.step=5", script="export_hf", flags=flags)
     assert "config.run" in refused(script="export_hf", flags=flags)
 

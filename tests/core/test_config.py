@@ -1,91 +1,9 @@
-"""The command line: overrides, option strings, and what a mistake looks like."""
-
-import sys
+"""Option strings and the range of numbers."""
 
 import pytest
 
-from tljax.core.config import check_range, guard, main, options, parse
+from tljax.core.config import check_range, options
 from tljax.core.errors import InputError
-
-CONFIG = """
-from ml_collections import ConfigDict
-from tljax.core.config import data_block, options
-
-def get_config(arg=""):
-    size, flags = options(arg, ("tiny", "7b"), ("release",), "tiny")
-    config = ConfigDict({"size": size, "lr": 1e-6, "steps": 3, "release": "release" in flags})
-    config.data = data_block()
-    return config
-"""
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Sets the command line: command(":7b", "--config.lr=1") names the config above with these flags."""
-    file = tmp_path / "my config.py"
-    file.write_text(CONFIG)
-
-    def set_argv(option="", *flags):
-        monkeypatch.setattr(sys, "argv", ["launch/x.py", f"--config={file}{option}", *flags])
-
-    return set_argv
-
-
-def test_overrides_win_over_options(command):
-    command(":7b,release", "--config.lr=1", "--config.data.mae=none", "--config.steps=5")
-    config = parse()
-    assert (config.size, config.release, config.lr, config.steps, config.data.mae) == ("7b", True, 1.0, 5, "none")
-
-
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (["--config.lrr=1"], ["--config.lrr", 'Did you mean "lr"']),
-        (["--config.data.foo=1"], ["--config.data.foo", "no such field"]),
-        (["--config.lr=abc"], ["config.lr is 'abc'", "a number"]),
-        (["--config.steps=1.5"], ["config.steps is '1.5'", "a whole number"]),
-        (["--config.data.mae"], ["--config.data.mae"]),
-        (["--learning_rate=3"], ["learning_rate"]),
-        (["7b"], ["'7b'", "usage"]),
-    ],
-)
-def test_mistakes_are_one_line(command, flags, told):
-    command("", *flags)
-    with pytest.raises(InputError) as caught:
-        parse()
-    assert all(word in str(caught.value) for word in told) and "\n" not in str(caught.value), caught.value
-
-
-@pytest.mark.parametrize(
-    ("argument", "told"),
-    [(":9b", "'9b' is unknown; allowed: tiny, 7b, release"), (":tiny,7b", "both sizes")],
-)
-def test_wrong_options_are_told_as_the_config_says_it(command, argument, told):
-    command(argument)
-    with pytest.raises(InputError, match=told):
-        parse()
-
-
-@pytest.mark.parametrize(
-    ("body", "told"),
-    [("raise ValueError('my own mistake')", "my own mistake"), ("def get_config(:", "invalid syntax|my config.py")],
-)
-def test_a_broken_config_file(tmp_path, monkeypatch, body, told):
-    file = tmp_path / "my config.py"
-    file.write_text(body)
-    monkeypatch.setattr(sys, "argv", ["x", f"--config={file}"])
-    with pytest.raises(InputError, match=told) as caught:
-        parse()
-    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
-
-
-def test_a_missing_config_and_none(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["x", "--config=configs/nope.py"])
-    with pytest.raises(InputError, match=r"configs/nope.py: there is no such file"):
-        parse()
-    monkeypatch.setattr(sys, "argv", ["x"])
-    with pytest.raises(InputError, match="usage"):
-        parse()
 
 
 def test_options():
@@ -98,38 +16,3 @@ def test_ranges():
     for value in (-1, 2**31, float("nan")):
         with pytest.raises(InputError, match=r"config.seed is .*allowed: 0 to 2,147,483,647"):
             check_range("seed", value, 0)
-
-
-def test_the_config_of_another_script_is_refused(command, capsys):
-    command()
-    with pytest.raises(SystemExit) as stop:
-        main(lambda config: pytest.fail("ran"), about="use configs/y.py", needs=("size", "optim"))
-    assert stop.value.code == 2 and "no optim" in (error := capsys.readouterr().err) and "configs/y.py" in error
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "told"),
-    [
-        (InputError("row 3:\n bad"), 2, "error: row 3: bad"),
-        (FloatingPointError("step 5: loss = nan"), 1, "stopped: step 5"),
-        (OSError(28, "No space left on device", "/x/y"), 2, "error: /x/y: No space left on device"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), 2, "out of memory"),
-        (KeyboardInterrupt(), 130, "interrupted"),
-    ],
-)
-def test_what_a_user_can_mend_is_one_line_and_a_code(capsys, error, code, told):
-    def fail():
-        raise error
-
-    with pytest.raises(SystemExit) as stop:
-        guard(fail)
-    printed = capsys.readouterr().err
-    assert stop.value.code == code and told in printed and printed.count("\n") == 1
-
-
-def test_a_defect_keeps_its_traceback():
-    def fail():
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        guard(fail)

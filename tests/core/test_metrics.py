@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import resource
 import sys
 import types
@@ -139,12 +140,24 @@ def test_lines_on_the_screen_without_a_terminal(tmp_path, capsys):
 
 def test_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((80, 24)))
     with open_log(tmp_path, total_steps=8, resume_step=4) as log:
         for step in range(5, 9):
             log.push(step, loss(step), {})
         log.say("saved")
     out, err = capsys.readouterr()
     assert out == "" and "8/8" in err and "loss 0.1250" in err and "tokens/s" in err and "saved\n" in err
+
+
+def test_lines_on_a_terminal_of_no_width(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
+    with open_log(tmp_path, total_steps=1) as log:
+        log.push(1, loss(1), {})
+    out, err = capsys.readouterr()
+    assert err == "" and "step 1/1" in out
 
 
 def test_events_of_a_resumed_run_hide_what_was_redone(tmp_path):

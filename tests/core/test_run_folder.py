@@ -1,6 +1,8 @@
 """Run folders: never a collision, never another run continued by mistake, nothing of a user's overwritten."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from ml_collections import ConfigDict
@@ -10,7 +12,7 @@ from tljax.core.errors import InputError
 
 
 def config(**fields):
-    return ConfigDict({"seed": 0, "out": "", "optim": {"lr": 1.0}, "log": {"every": 1}} | fields)
+    return ConfigDict({"run": "sft", "seed": 0, "out": "", "optim": {"lr": 1.0}, "log": {"every": 1}} | fields)
 
 
 def begun(folder, **fields):
@@ -51,7 +53,7 @@ def test_a_run_that_never_began_can_be_started_again_with_another_config(tmp_pat
 
 def test_a_folder_of_other_files_is_no_run(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="no run"):
+    with pytest.raises(InputError, match="not a run"):
         run_folder.choose(str(tmp_path), "x", "auto")
 
 
@@ -63,6 +65,26 @@ def test_a_restart_may_change_only_what_cannot_change_the_result(tmp_path):
         run_folder.check_config(folder, config(optim={"lr": 2.0}))
     with pytest.raises(InputError, match=r"config.seed is 1"):
         run_folder.check_config(folder, config(seed=1))
+
+
+def test_a_models_folder_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": []}')
+    (tmp_path / "model.safetensors").write_text("x")
+    with pytest.raises(InputError, match="is a model, not a run"):
+        run_folder.choose(str(tmp_path), "x", "auto")
+
+
+def test_one_process_at_a_time(tmp_path):
+    code = (
+        f"from pathlib import Path; from tljax.core.run_folder import alone\nwith alone(Path({str(tmp_path)!r})): pass"
+    )
+
+    def other():
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+
+    with run_folder.alone(tmp_path):
+        assert "another process is training there" in other()
+    assert other() == "" and not list(tmp_path.iterdir())
 
 
 def test_places_that_cannot_hold_a_run(tmp_path):
@@ -81,7 +103,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         run_folder.write_json(tmp_path / "a.json", {"a": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
     with pytest.raises(InputError, match=r"a.json|config.json"):
-        run_folder.read_config(tmp_path)
+        run_folder.read_run(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
-        run_folder.read_config(tmp_path)
+        run_folder.read_run(tmp_path)

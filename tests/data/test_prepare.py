@@ -7,7 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tljax.core.config import data_block, parse
+from tljax.core.command import parse
+from tljax.core.config import data_block
 from tljax.core.errors import InputError
 from tljax.data.prepare import prepare_data
 from tljax.data.reader import open_source

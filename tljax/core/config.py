@@ -1,16 +1,12 @@
-"""Configs and the command line: shared blocks, option strings, and errors that are one line with exit code 2."""
+"""What configs are made of: blocks they share, option strings, checks of single values."""
 
-import re
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from tljax.core.errors import InputError
 
 LARGEST = 2**31 - 1  # numbers of steps and seeds become int32 on the devices
-USAGE = "usage: python {script} --config configs/NAME.py[:option,option] [--config.field=value ...]"
 
 
 def data_block() -> ConfigDict:
@@ -67,104 +63,3 @@ def check_range(field: str, value: float, least: float, most: float = LARGEST) -
     """Raises InputError unless `value` lies between `least` and `most`, both allowed."""
     if not least <= value <= most:
         raise InputError(f"config.{field} is {value}; allowed: {least} to {most:,}")
-
-
-def parse() -> ConfigDict:
-    """The config that the command line, sys.argv, names, with its overrides (ml_collections reads no other list).
-
-    Raises InputError for a missing or broken config file, an unknown field, or a value of the wrong type.
-    """
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "config file", flag_values=values, lock_config=True)
-    try:
-        rest = values(sys.argv)
-        config = values["config"].value
-        if config is not None:
-            config.keys()  # a file that is missing makes an object that fails on its first use
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        raise InputError(_explain(error)) from error
-    if config is None:
-        raise InputError(f"no config given; {USAGE.format(script=sys.argv[0])}")
-    if len(rest) > 1:
-        raise InputError(f"argument {rest[1]!r} is not understood; {USAGE.format(script=sys.argv[0])}")
-    return config
-
-
-def main(run: Callable[[ConfigDict], None], about: str, needs: Iterable[str]) -> None:
-    """Parses the command line and calls `run(config)`; bad input prints one line and exits with code 2.
-
-    needs: fields that tell this script's configs from others. A training run that NaN ended exits with code 1, an
-    interrupted one with 130.
-    """
-    if {"-h", "--help", "--helpfull"} & set(sys.argv[1:]):
-        print(f"{about}\n{USAGE.format(script=sys.argv[0])}\nEvery field is listed and explained in the config file.")
-        return
-
-    def start() -> None:
-        config = parse()
-        missing = [field for field in needs if field not in config]
-        if missing:
-            raise InputError(f"this config has no {' and no '.join(missing)}: it is another script's; {about.strip()}")
-        run(config)
-
-    guard(start)
-
-
-def guard(body: Callable[[], None]) -> None:
-    """Runs `body`; what a user can mend becomes one line on stderr and an exit code."""
-    logging.set_verbosity(logging.ERROR)
-    try:
-        body()
-    except InputError as error:
-        _exit(2, f"error: {_one_line(error)}")
-    except FloatingPointError as error:
-        _exit(1, f"stopped: {_one_line(error)}")
-    except OSError as error:
-        place = error.filename or ""
-        _exit(2, f"error: {place}{': ' if place else ''}{error.strerror or _one_line(error)}")
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        told = re.search(r"RESOURCE_EXHAUSTED:?\s*([^.\n]*)", str(error))
-        _exit(
-            2,
-            f"error: the device is out of memory ({told.group(1).strip() if told else 'no more known'}); raise "
-            "config.batch.accumulate, lower batch.rows or batch.tokens, or set model.remat=full",
-        )
-    except KeyboardInterrupt:
-        _exit(130, "interrupted")
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return re.sub(r"\s+", " ", text).strip() or type(error).__name__
-
-
-def _explain(error: BaseException) -> str:
-    """What absl and ml_collections say of a bad command line, in one line."""
-    # Some of their errors arrive as the repr of a text, with its newlines spelled out.
-    text = str(error.args[0] if error.args else error).replace("\\n", "\n").replace("\\'", "'")
-    missing = re.search(r"No such file or directory: '([^']*)'", text)
-    if missing:
-        return f"--config {missing.group(1)}: there is no such file; the project's configs lie in configs/"
-    # What get_config raised arrives with its whole trace; the last line that names an exception is the message.
-    raised = re.findall(r"^(?:\w+\.)*(\w+(?:Error|Exception): .*)", text, re.MULTILINE)
-    if "Traceback" in text and raised:
-        return raised[-1].removeprefix("InputError: ")
-    value = re.match(r"flag --(config\.[\w.]+)=(.*?): (could not convert .* float|invalid literal for int)", text)
-    if value:
-        kind = "number" if "float" in value.group(3) else "whole number"
-        return f"{value.group(1)} is {value.group(2)!r}; it must be a {kind}"
-    text = "; ".join(line for line in (part.strip(" '\"") for part in text.split("\n")) if line)
-    if isinstance(error, AttributeError | KeyError):
-        word = re.match(r"\w+", text.rpartition("Attempting to lookup: ")[2])
-        flag = next((a for a in sys.argv if word and re.match(rf"--config\.(\w+\.)*{word.group()}\b", a)), text)
-        meant = re.search(r"Did you mean.*", text)
-        hint = meant.group() if meant else "its file lists the fields"
-        return f"{flag.partition('=')[0]}: the config has no such field; {hint}"
-    return text
-
-
-def _exit(code: int, line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-    raise SystemExit(code)

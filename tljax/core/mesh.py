@@ -5,6 +5,7 @@ part of every array's type and an ambiguous one is an error where it is written.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,3 +125,10 @@ def global_batch(host_batch: Mapping[str, np.ndarray], *, accumulate: bool = Fal
         return jax.make_array_from_process_local_data(NamedSharding(mesh, spec(*axes)), array)
 
     return {name: place(array) for name, array in host_batch.items()}
+
+
+def device_bytes(device: jax.Device) -> int | None:
+    """Memory of one device, None where it is not known; CPU devices share the machine's."""
+    if device.platform == "cpu":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    return (device.memory_stats() or {}).get("bytes_limit")

@@ -102,7 +102,7 @@ class RunLog:
                 raise InputError(f"{self._path}: cannot be written ({error.strerror}); give another folder") from error
             self._events = _open_events(folder, resume_step) if tensorboard else None
             self._wandb = _open_wandb(folder) if wandb else None
-            if sys.stderr.isatty():
+            if _has_terminal():
                 self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", dynamic_ncols=True)
         self._mark, self._first = time.perf_counter(), True
 
@@ -168,7 +168,8 @@ class RunLog:
             self._pending = None
             told = ", ".join(f"{name} = {values[name]}" for name in bad)
             raise FloatingPointError(
-                f"step {step}: {told}; the last checkpoint is good, lower the learning rate or mend the data"
+                f"step {step}: {told}; checkpoints saved so far are kept, the last may be near the break already: "
+                "lower config.optim.lr or mend the data"
             )
         self._progress(step, values)
 
@@ -216,6 +217,14 @@ class RunLog:
             if self._durations:
                 left = tqdm.format_interval((self._total - step) * sum(self._durations) / len(self._durations))
             self.say("  ".join(filter(None, (f"step {step}/{self._total}", f"loss {loss}", speed, f"ETA {left}"))))
+
+
+def _has_terminal() -> bool:
+    """Whether a bar can be drawn: a terminal whose width is known (`script` and some CI give one of 0 columns)."""
+    try:
+        return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
 
 
 def cut(path: Path, step: int) -> None:

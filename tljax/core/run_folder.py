@@ -1,11 +1,14 @@
 """A run's folder: where it lies, what may be written into it, and whether a restart continues the same run."""
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 from ml_collections import ConfigDict
 
 from tljax.core.errors import InputError
@@ -28,8 +31,7 @@ def choose(out: str, name: str, resume: str) -> Path:
             raise InputError(
                 f"config.out {folder} is not empty; give another folder, or --config.resume=auto to continue its run"
             )
-        if not (folder / "config.json").is_file():
-            raise InputError(f"config.out {folder} holds files but no run (no config.json); give another folder")
+        read_run(folder)
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():
         raise InputError(f"config.out {folder}: {there} is a file; give a folder")
@@ -40,7 +42,7 @@ def choose(out: str, name: str, resume: str) -> Path:
 
 def _used(folder: Path) -> bool:
     """Whether there is more in a folder than what a run that never began leaves behind."""
-    return folder.is_dir() and any(path.name not in ("config.json", "model") for path in folder.iterdir())
+    return folder.is_dir() and any(path.name not in ("config.json", "model", "lock") for path in folder.iterdir())
 
 
 def make(folder: Path, config: ConfigDict) -> None:
@@ -81,7 +83,7 @@ def check_config(folder: Path, config: ConfigDict) -> None:
     """
     if not _used(folder):
         return
-    begun = _flat(read_config(folder))
+    begun = _flat(read_run(folder))
     for field, value in _flat(json.loads(config.to_json_best_effort())).items():
         free = any(field == name or field.startswith(f"{name}.") for name in FREE_FIELDS)
         if not free and begun.get(field) != value:
@@ -91,15 +93,37 @@ def check_config(folder: Path, config: ConfigDict) -> None:
             )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
     """The config of the run in `folder`. Raises InputError where there is none."""
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        config = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder} is not a run: it has no config.json; give the folder of a training run") from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); it was edited or cut off") from None
+    if "run" not in config:
+        raise InputError(
+            f"{folder} is a model, not a run; give the folder of the training run, such as {folder.parent}"
+        )
+    return config
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds a run's folder for this process. Raises InputError while another process holds it."""
+    lock = filelock.FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"{folder}: another process is training there; wait for it, or give another --config.out"
+        ) from None
+    try:
+        yield
+    finally:
+        (folder / "lock").unlink(missing_ok=True)
+        lock.release()
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

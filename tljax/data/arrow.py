@@ -1,5 +1,6 @@
 """Arrow files on disk: built once for a key, memory-mapped after that, without the chatter of `datasets`."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,17 @@ def build(
 
 
 def quietly(load: Callable[[], Any]) -> Any:
-    """The result of `load()` without the progress bars of `datasets`."""
+    """The result of `load()` without progress bars, and without a line for every retry of a hub out of reach."""
     silent = datasets.are_progress_bars_disabled()
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub", "fsspec")]
+    levels = [logger.level for logger in loggers]
     datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         return load()
     finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if not silent:
             datasets.enable_progress_bars()

@@ -185,7 +185,10 @@ def _check_tensors(stored: Mapping[str, Stored], weights: Iterable[Param], c: Ll
     }
     problems = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in found.items() if names]
     if problems:
-        raise InputError(f"{folder}: tensors that do not fit config.json; {'; '.join(problems)}")
+        raise InputError(
+            f"{folder}: tensors that do not fit config.json: {'; '.join(problems)}; fetch weights and config.json of "
+            "one model again"
+        )
 
 
 def check_checkpoint(folder: str | Path, c: LlamaConfig) -> dict[str, Stored]:

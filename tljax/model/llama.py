@@ -6,6 +6,7 @@ H head dimension, F feed-forward, V vocabulary, L layers.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -314,6 +315,11 @@ def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     )
     hit = words == targets[..., None]
     return jnp.where(hit, logits, 0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)
+
+
+def count_weights(c: LlamaConfig) -> int:
+    """Numbers in all weights together."""
+    return sum(math.prod(p.shape) for p in jax.tree.leaves(params_table(c), is_leaf=is_param))
 
 
 def flops_per_token(c: LlamaConfig, context: float) -> float:

@@ -14,6 +14,7 @@ from tljax.core.checkpoint import Checkpoints
 from tljax.core.errors import InputError
 from tljax.model import hf, hf_config, hf_export, llama
 
+SCRATCH = "scratch"  # as model.path: no checkpoint, random weights
 HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt")
 
 
@@ -33,11 +34,16 @@ class Model:
 
 
 def open_model(path: str, preset: str) -> Model:
-    """The model that config.model.path names, or one from scratch in the shape of `preset`; no weight is read.
+    """The model that config.model.path names, or for "scratch" one in the shape of `preset`; no weight is read.
 
     Raises InputError for a path that is none, a config.json that is not supported, and tensors that do not fit it.
     """
     if not path:
+        raise InputError(
+            f"config.model.path is empty; give CodeLLaMA's folder or hub id, or {SCRATCH!r} for random weights of the "
+            f"size {preset}"
+        )
+    if path == SCRATCH:
         return Model(llama.preset(preset), None, None, None, "float32")
     folder = _folder(path)
     checkpoint = None
@@ -164,11 +170,11 @@ def export_run(run: Path, target: Path, *, step: int, dtype: str, max_shard_byte
     step: 0 is the newest, -1 the one of the lowest held-out loss.
     """
     hf.check_target(target)
-    run_folder.read_config(run)
+    run_folder.read_run(run)
     model = open_model(str(run), "")
     if step:
         chosen = checkpoint_step(run, best=True) if step == -1 else step
         model = dataclasses.replace(model, checkpoint=(run, chosen))
-    assert model.checkpoint is not None
     params = load_params(model, jnp.float32, seed=0)
+    assert model.checkpoint is not None
     return model.checkpoint[1], export(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)

@@ -7,7 +7,7 @@ import jax
 from tljax.core import config as checks
 from tljax.core import run_folder
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_rows
+from tljax.core.mesh import check_rows, device_bytes
 from tljax.core.metrics import check_installed
 from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
@@ -66,6 +66,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     llama.check_mesh(c)
     llama.check_length(c, config.data.max_tokens)
     check_rows(config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
+    check_state_fits(c)
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
     if jax.process_count() > 1 and not config.out:
         raise InputError("config.out is empty; with several processes every one needs the same folder: give it")
@@ -75,3 +76,17 @@ def _field(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = config[part]
     return config
+
+
+def check_state_fits(c: llama.LlamaConfig) -> None:
+    """Raises InputError where weights, gradients and two moments in float32 alone exceed a device of the current mesh."""
+    mesh = jax.sharding.get_mesh()
+    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    room = device_bytes(mesh.devices.flat[0])
+    need = 16 * llama.count_weights(c) / parts
+    if room is not None and need > room:
+        raise InputError(
+            f"the model has {llama.count_weights(c) / 1e9:.1f} billion weights; with gradients and moments they take "
+            f"{need / 1e9:,.0f} GB on each of {parts} device{'s' * (parts > 1)}, which has {room / 1e9:,.0f} GB; "
+            "use more devices (config.mesh.fsdp, mesh.tensor) or a smaller model"
+        )

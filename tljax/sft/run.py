@@ -1,5 +1,6 @@
 """The SFT run: raw trajectories and a model in, checkpoints and a Hugging Face folder out."""
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -53,7 +54,8 @@ def run(config: Any) -> None:
         template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
         source.keep_files(model, tokenizer.folder, template, folder)
         say(describe(config, model.config, batches, mesh, folder))
-        train(config, model, tokenizer, batches, held_out, tx, examples.content, folder)
+        with run_folder.alone(folder) if jax.process_index() == 0 else contextlib.nullcontext():
+            train(config, model, tokenizer, batches, held_out, tx, examples.content, folder)
 
 
 def _source_file(config: Any) -> str:
@@ -84,11 +86,12 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
 
 def describe(config: Any, c: llama.LlamaConfig, batches: Batches, mesh: jax.sharding.Mesh, folder: Path) -> str:
     """What is about to run, in two lines."""
-    weights = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(llama.params_table(c), is_leaf=llama.is_param))
+    scratch = config.model.path == source.SCRATCH
+    name = f"{config.model.preset} from scratch" if scratch else config.model.path
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     devices = mesh.devices.flat
     return (
-        f"model: {config.model.path or config.model.preset + ' from scratch'}, {weights / 1e6:,.1f} M weights, "
+        f"model: {name}, {llama.count_weights(c) / 1e6:,.1f} M weights, "
         f"on {mesh.size} x {devices[0].device_kind} ({shape}), {config.model.compute_dtype}\n"
         f"train: {total_steps(config, batches):,} updates of {batches.rows} rows x {batches.tokens} tokens, in {folder}"
     )
@@ -145,13 +148,13 @@ def train(
             for n in range(start, total):
                 state, metrics = update(state, put(batches.build, n, config.batch.rows, config.batch.accumulate))
                 log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
-                save = n + 1 == total or _every(config.checkpoint.every, n + 1) or stop.signal is not None
+                planned = n + 1 == total or _every(config.checkpoint.every, n + 1)
                 loss = None
                 # A checkpoint without a held-out loss could never be the best one.
-                judged = save and config.checkpoint.keep_best > 0 and stop.signal is None
+                judged = planned and config.checkpoint.keep_best > 0
                 if held_out is not None and (n + 1 == total or judged or _every(config.eval.every, n + 1)):
                     loss = evaluate_all(config, evaluate, state, held_out, tokenizer, log, folder, n + 1)
-                if save:
+                if planned or stop.signal is not None:
                     log.flush()
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=loss)
                 if stop.signal is not None and n + 1 < total:
@@ -221,8 +224,8 @@ def evaluate_all(
     metrics = {f"eval_{name}": value for name, value in jax.device_get(means(total)).items()}
     log.log(step, metrics)
     log.say(
-        f"step {step}: held-out loss {metrics['eval_loss']:.4f} (key tokens {metrics['eval_loss_key']:.4f}, others "
-        f"{metrics['eval_loss_other']:.4f}), first name token right {100 * metrics['eval_name_accuracy']:.1f} %"
+        f"step {step}: held-out loss {metrics['eval_loss']:.4f} a step; a key token {metrics['eval_loss_key']:.4f}, "
+        f"another {metrics['eval_loss_other']:.4f}; first name token right {100 * metrics['eval_name_accuracy']:.1f} %"
     )
     return float(metrics["eval_loss"])
 
@@ -243,7 +246,7 @@ def finish(config: Any, state: TrainState, folder: Path, best: int | None) -> No
             f"model: {target} in Hugging Face format; use it with",
             f"       transformers.AutoModelForCausalLM.from_pretrained('{target}')",
         ]
-    if not config.model.path:
+    if config.model.path == source.SCRATCH:
         lines.append(
             "note:  from scratch this shows the mechanics alone; for a model that helps, give config.model.path"
         )
