@@ -127,7 +127,7 @@ def global_batch(host_batch: Mapping[str, np.ndarray], *, accumulate: bool = Fal
     return {name: place(array) for name, array in host_batch.items()}
 
 
-def device_bytes(device: jax.Device) -> int | None:
+def device_bytes(device: Any) -> int | None:
     """Memory of one device, None where it is not known; CPU devices share the machine's."""
     if device.platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()

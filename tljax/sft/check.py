@@ -79,7 +79,7 @@ def _field(config: Any, name: str) -> Any:
 
 
 def check_state_fits(c: llama.LlamaConfig) -> None:
-    """Raises InputError where weights, gradients and two moments in float32 alone exceed a device of the current mesh."""
+    """Raises InputError where weights, gradients and moments in float32 alone exceed a device of the mesh."""
     mesh = jax.sharding.get_mesh()
     parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
     room = device_bytes(mesh.devices.flat[0])
