@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
     optim.max_steps = 0  # updates in all, whatever `epochs` says; 0: `epochs` counts
 
     eval = config.eval = ConfigDict()
-    eval.every = 100  # updates between evaluations on the held-out rows; 0: at the end only
+    eval.every = 100  # updates between evaluations on held-out rows; besides, at checkpoints while keep_best is set
     eval.samples = 8  # held-out replies written to samples.jsonl at each evaluation, token by token
 
     checkpoint = config.checkpoint = ConfigDict()

@@ -1,7 +1,6 @@
 """One place for what every test stands on: eight CPU devices, strict shapes, the shared folder of golden facts."""
 
 import os
-import random
 import runpy
 import sys
 from pathlib import Path
@@ -17,22 +16,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / "shared"
-SLOW_SAMPLE = 2
-
-
-def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run every slow test, not the sample of this seed")
-    parser.addoption("--slow-seed", type=int, default=0, help="which slow tests the sample holds")
-
-
-def pytest_collection_modifyitems(config, items):
-    slow = sorted((item for item in items if "slow" in item.keywords), key=lambda item: item.nodeid)
-    if config.getoption("--slow") or len(slow) <= SLOW_SAMPLE:
-        return
-    keep = set(random.Random(config.getoption("--slow-seed")).sample(range(len(slow)), SLOW_SAMPLE))
-    drop = {item for i, item in enumerate(slow) if i not in keep}
-    config.hook.pytest_deselected(items=list(drop))
-    items[:] = [item for item in items if item not in drop]
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ FLAGS = {
         ['--config.data.mae=["."]', "--config.data.max_tokens=40"],
         ["no step is left", "pattern .", "too long", "config.data.max_tokens"],
     ),
-    "no such tokenizer": (["--config.data.tokenizer=/nowhere"], ["/nowhere", "tokenizer.json"]),
+    "no such tokenizer": (["--config.data.tokenizer=/nowhere"], ["tokenizer '/nowhere'", "no such folder"]),
     "no such model": (["--config.model.path=/nowhere"], ["/nowhere"]),
     "mesh that splits no head": (["--config.mesh.tensor=8", "--config.mesh.fsdp=1"], ["heads", "8"]),
 }
@@ -184,7 +184,8 @@ def test_bad_models(refused, hf_model, tmp_path_factory, case):
 def test_folders_in_use(refused, trained, tmp_path):
     assert "not empty" in refused(out=trained)
     assert "is a file" in refused(out=write(tmp_path / "file", "x"))
-    assert "cannot be written" in refused(out="/proc/run") or Path("/proc").is_dir() is False
+    assert "cannot be written" in refused(out="/proc/run")
+    assert "gs://" in refused(out="gs://bucket/run")
 
 
 def test_resume_of_another_run(refused, trained):

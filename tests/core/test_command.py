@@ -85,6 +85,7 @@ def test_wrong_options_are_told_as_the_config_says_it(command, argument, told):
         ("import nosuchmodule", "my config.py, line 1: ModuleNotFoundError: No module named 'nosuchmodule'"),
         ("config = 3", "has no function get_config"),
         ("def get_config():\n    return {}", "returns a dict"),
+        ("def get_config():\n    pass", "returns a NoneType"),
     ],
 )
 def test_a_broken_config_file(tmp_path, monkeypatch, body, told):

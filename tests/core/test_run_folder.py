@@ -12,13 +12,15 @@ from tljax.core.errors import InputError
 
 
 def config(**fields):
-    return ConfigDict({"run": "sft", "seed": 0, "out": "", "optim": {"lr": 1.0}, "log": {"every": 1}} | fields)
+    return ConfigDict(
+        {"run": "sft", "seed": 0, "out": "", "resume": "never", "optim": {"lr": 1.0}, "log": {"every": 1}} | fields
+    )
 
 
 def begun(folder, **fields):
     """A folder in which a run has written something."""
-    run_folder.make(folder, config(**fields))
-    (folder / "metrics.jsonl").write_text("{}\n")
+    with run_folder.claim(folder, config(**fields)):
+        (folder / "metrics.jsonl").write_text("{}\n")
     return folder
 
 
@@ -44,8 +46,10 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 def test_a_run_that_never_began_can_be_started_again_with_another_config(tmp_path):
     folder = tmp_path / "run"
-    run_folder.make(folder, config())
-    (folder / "model").mkdir()
+    with run_folder.claim(folder, config()):
+        (folder / "model").mkdir()
+        (folder / "checkpoints").mkdir()
+        (folder / "metrics.jsonl").write_text("")
     for resume in run_folder.RESUME:
         assert run_folder.choose(str(folder), "x", resume) == folder
         run_folder.check_config(folder, config(optim={"lr": 2.0}))
@@ -75,16 +79,28 @@ def test_a_models_folder_is_no_run(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path):
-    code = (
-        f"from pathlib import Path; from tljax.core.run_folder import alone\nwith alone(Path({str(tmp_path)!r})): pass"
-    )
+    code = f"""
+from pathlib import Path
+from ml_collections import ConfigDict
+from tljax.core.run_folder import claim
+with claim(Path({str(tmp_path)!r}), ConfigDict({{"run": "sft", "resume": "never"}})): pass
+"""
 
     def other():
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
 
-    with run_folder.alone(tmp_path):
-        assert "another process is training there" in other()
-    assert other() == "" and not list(tmp_path.iterdir())
+    with run_folder.claim(tmp_path, config()) as begun:
+        assert not begun and "another process is training there" in other()
+        (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert "not empty" in other()
+    with run_folder.claim(tmp_path, config(resume="auto")) as begun:
+        assert begun
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_remote_folder_is_refused():
+    with pytest.raises(InputError, match="gs://bucket/run"):
+        run_folder.choose("gs://bucket/run", "x", "never")
 
 
 def test_places_that_cannot_hold_a_run(tmp_path):
@@ -93,8 +109,8 @@ def test_places_that_cannot_hold_a_run(tmp_path):
     for place in (file, file / "run"):
         with pytest.raises(InputError, match="is a file"):
             run_folder.choose(str(place), "x", "never")
-    with pytest.raises(InputError, match="cannot be written"):
-        run_folder.make(file / "run", config())
+    with pytest.raises(InputError, match="cannot be written"), run_folder.claim(file / "run", config()):
+        pass
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

@@ -22,3 +22,10 @@ def test_the_first_signal_is_noted_and_the_second_takes_its_course(number):
         assert seen == ["usual", "usual"]
     finally:
         signal.signal(number, before)
+
+
+def test_handlers_come_back_without_a_signal_too():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before

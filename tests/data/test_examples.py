@@ -51,21 +51,22 @@ def test_content_changes_with_what_is_trained_on(load):
 
 
 def test_a_users_rule_is_read_again_when_a_file_of_its_package_changes(load, tmp_path, monkeypatch):
-    package = tmp_path / "my_rules"
+    package = tmp_path / "rules_of_examples"
     package.mkdir()
-    (package / "__init__.py").write_text("from my_rules.inner import block\n")
+    (package / "__init__.py").write_text("from rules_of_examples.inner import block\n")
     (package / "inner.py").write_text("def block(call, feedback):\n    return None\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert " 0 blocked" in load(mae="my_rules:block").summary
+    assert " 0 blocked" in load(mae="rules_of_examples:block").summary
     (package / "inner.py").write_text("def block(call, feedback):\n    return 'mine' if feedback else None\n")
-    for name in [name for name in sys.modules if name.startswith("my_rules")]:
+    for name in [name for name in sys.modules if name.startswith("rules_of_examples")]:
         monkeypatch.delitem(sys.modules, name)
-    assert "mine" in load(mae="my_rules:block").summary
+    assert "mine" in load(mae="rules_of_examples:block").summary
 
 
 def test_nothing_left_is_one_line_with_the_reasons(load, file):
-    with pytest.raises(InputError, match=r"no step is left to train on; blocked: too long 78|too long"):
+    with pytest.raises(InputError) as caught:
         load(max_tokens=20)
+    assert file in str(caught.value) and "too long" in str(caught.value) and "unknown tool" in str(caught.value)
 
 
 def test_skipped_rows_are_listed(load, tmp_path):

@@ -93,22 +93,22 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
     name = "model.layers.1.mlp.up_proj.weight"
     if kind == "missing":
         del tensors[name]
-        wanted = f"1 missing: {name}$"
+        wanted = f"1 missing: {name}; fetch"
     elif kind == "unexpected":
         tensors["model.layers.1.self_attn.q_proj.bias"] = np.zeros(16, np.float32)
-        wanted = r"1 unexpected: model.layers.1.self_attn.q_proj.bias$"
+        wanted = r"1 unexpected: model.layers.1.self_attn.q_proj.bias; fetch"
     elif kind == "shape":
         tensors[name] = tensors[name].T.copy()
-        wanted = rf"1 of wrong shape: {name} \(is \[16, 24\], must be \[24, 16\]\)$"
+        wanted = rf"1 of wrong shape: {name} \(is \[16, 24\], must be \[24, 16\]\); fetch"
     elif kind == "rank":
         tensors[name] = tensors[name].reshape(-1)
-        wanted = rf"1 of wrong shape: {name} \(is \[384\], must be \[24, 16\]\)$"
+        wanted = rf"1 of wrong shape: {name} \(is \[384\], must be \[24, 16\]\); fetch"
     elif kind == "dtype":
         tensors[name] = np.zeros((24, 16), np.int8)
         wanted = f"tensor {name} is I8; supported are F32, F16, BF16"
     elif kind == "many":
         config = small_config | {"num_hidden_layers": 3}
-        wanted = r"9 missing: model.layers.2.\S+, model.layers.2.\S+, model.layers.2.\S+ and 6 more$"
+        wanted = r"9 missing: model.layers.2.\S+, model.layers.2.\S+, model.layers.2.\S+ and 6 more; fetch"
     else:
         config = small_config | {"tie_word_embeddings": True}
         wanted = "lm_head.weight differs from model.embed_tokens.weight.*tie_word_embeddings"

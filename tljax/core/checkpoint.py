@@ -142,7 +142,8 @@ class Checkpoints:
         """`read()`; files that a disk or a hand has damaged become one line that names an older checkpoint."""
         try:
             return read()
-        except Exception as error:
+        # Orbax, TensorStore and json; running out of memory or a defect is no damage, and removing files no cure.
+        except (OSError, ValueError, KeyError) as error:
             earlier = [s for s in self.steps() if s < step]
             remedy = f"remove it to go on from step {earlier[-1]}" if earlier else "there is no earlier one"
             told = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -48,7 +48,7 @@ def parse() -> ConfigDict:
     # A config file is a program of the user's, and may fail in any way.
     except Exception as error:
         raise InputError(_explain(error)) from error
-    if config is None:
+    if config is None and not _config_file():
         raise InputError(f"no config given; {USAGE.format(script=sys.argv[0])}")
     if not isinstance(config, ConfigDict):
         raise InputError(f"{_config_file()}: get_config returns a {type(config).__name__}; it must be a ConfigDict")
@@ -77,8 +77,8 @@ def guard(body: Callable[[], None]) -> None:
         told = re.search(r"RESOURCE_EXHAUSTED:?\s*([^.\n]*)", str(error))
         _exit(
             2,
-            f"error: the device is out of memory ({told.group(1).strip() if told else 'no more known'}); raise "
-            "config.batch.accumulate, lower batch.rows or batch.tokens, or set model.remat=full",
+            f"error: the device is out of memory ({told.group(1).strip() if told else 'no more known'}); lower "
+            "config.batch.rows or batch.tokens, or spread the model over more devices (mesh.fsdp)",
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
@@ -114,7 +114,9 @@ def _load(argv: list[str]) -> tuple[list[str], Any]:
 
 def _config_file() -> str:
     """The path that --config names, without its option string."""
-    given = next((a for a in sys.argv[1:] if re.match(r"--?config(=|$)", a)), "")
+    given = next((a for a in sys.argv[1:] if re.match(r"--?config(=|$)", a)), None)
+    if given is None:
+        return ""
     value = given.partition("=")[2] or (sys.argv[sys.argv.index(given) + 1 :] or [""])[0]
     return re.sub(r":[^:/]*$", "", value)
 

@@ -228,9 +228,9 @@ def _has_terminal() -> bool:
 
 
 def cut(path: Path, step: int) -> None:
-    """Removes the lines after `step` from a metrics.jsonl, and a last line that a kill left half-written.
+    """Removes the lines after `step` from a JSONL file whose rows have one, and a last line that a kill cut short.
 
-    Raises InputError for any other line that is not a metrics object.
+    Raises InputError for any other line that is no such row.
     """
     if not path.exists():
         return

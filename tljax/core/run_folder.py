@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-from ml_collections import ConfigDict
 
 from tljax.core.errors import InputError
 
 # What a restarted run may change without becoming another run.
-FREE_FIELDS = ("out", "resume", "log", "checkpoint", "export", "mesh", "eval", "data.cache")
+FREE_FIELDS = (
+    *("out", "resume", "log", "checkpoint", "export", "mesh", "eval", "data.cache"),
+    *("batch.accumulate", "model.remat", "model.attention", "model.loss_chunk"),
+)
 RESUME = ("never", "auto")
+# Names that a run gives to its files.
+OWN = {"config.json", "model", ".model.tmp", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
+OWN |= {"wandb", "wandb_id"}
 
 
 def choose(out: str, name: str, resume: str) -> Path:
@@ -25,6 +30,8 @@ def choose(out: str, name: str, resume: str) -> Path:
     last of those. Raises InputError for a folder that is in use (resume "never"), is no run's (resume "auto"), or
     cannot be written.
     """
+    if "://" in out:
+        raise InputError(f"config.out is {out!r}; a run needs a folder of this machine's file system")
     folder = Path(out).expanduser() if out else _default_folder(name, resume)
     if _used(folder):
         if resume == "never":
@@ -41,17 +48,39 @@ def choose(out: str, name: str, resume: str) -> Path:
 
 
 def _used(folder: Path) -> bool:
-    """Whether there is more in a folder than what a run that never began leaves behind."""
-    return folder.is_dir() and any(path.name not in ("config.json", "model", "lock") for path in folder.iterdir())
+    """Whether a folder holds more than a run leaves that ended before its first update: results, or a user's files."""
+    if not folder.is_dir():
+        return False
+    results = [folder / "hf", *(folder / "checkpoints").glob("[0-9]*")]
+    metrics = folder / "metrics.jsonl"
+    written = any(path.exists() for path in results) or (metrics.is_file() and metrics.stat().st_size > 0)
+    return written or any(path.name not in OWN for path in folder.iterdir())
 
 
-def make(folder: Path, config: ConfigDict) -> None:
-    """Makes the folder and writes config.json. Raises InputError where the disk refuses."""
+@contextlib.contextmanager
+def claim(folder: Path, config: Any) -> Iterator[bool]:
+    """Makes the folder, holds it for this process, and writes config.json; yields whether the run has begun before.
+
+    Raises InputError where another process holds it, where it has changed since `choose`, or where the disk refuses.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
+        lock = filelock.FileLock(folder / "lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        told = "another process is training there; wait for it, or give another --config.out"
+        raise InputError(f"config.out {folder}: {told}") from None
     except OSError as error:
         raise InputError(f"config.out {folder} cannot be written ({error.strerror}); give another folder") from None
+    try:
+        choose(str(folder), "", config.resume)
+        check_config(folder, config)
+        begun = _used(folder)
+        write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
+        yield begun
+    finally:
+        (folder / "lock").unlink(missing_ok=True)
+        lock.release()
 
 
 def _default_folder(name: str, resume: str) -> Path:
@@ -76,7 +105,7 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def check_config(folder: Path, config: ConfigDict) -> None:
+def check_config(folder: Path, config: Any) -> None:
     """Raises InputError naming the first field in which a restart differs from the run in `folder`.
 
     Fields that cannot change the result may differ.
@@ -107,23 +136,6 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"{folder} is a model, not a run; give the folder of the training run, such as {folder.parent}"
         )
     return config
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Holds a run's folder for this process. Raises InputError while another process holds it."""
-    lock = filelock.FileLock(folder / "lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise InputError(
-            f"{folder}: another process is training there; wait for it, or give another --config.out"
-        ) from None
-    try:
-        yield
-    finally:
-        (folder / "lock").unlink(missing_ok=True)
-        lock.release()
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,7 +4,7 @@ import signal
 import threading
 from types import FrameType
 
-# What a stopped process returns: the shell's code for Ctrl-C; success for SIGTERM, so that a scheduler restarts it.
+# What a process returns that was stopped and has saved: the shell's code for Ctrl-C; for SIGTERM, as it was asked, 0.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
 
 

@@ -63,7 +63,7 @@ def _code(rule: str) -> str:
 
     Of a user's function that is the whole package it lies in, or every module in the folder of its file.
     """
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files, rule = sorted(Path(__file__).parent.glob("*.py")), rule.strip()
     name = rule.partition(":")[0]
     # The rule is loaded by now, so its module is known; load_rule also finds modules beside the user's shell.
     module = sys.modules.get(name)

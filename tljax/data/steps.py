@@ -46,14 +46,19 @@ class Step:
     unlisted: str = ""
 
 
+ALLOWED = {"pkt": RULES, "dialect": DIALECTS, "rows": ("trajectory", "step"), "on_bad_row": ON_BAD_ROW}
+
+
 def check_data(data: Any) -> None:
     """Raises InputError for values of a config's `data` block that steps cannot be made with."""
-    for name, allowed in (("pkt", RULES), ("dialect", DIALECTS), ("on_bad_row", ON_BAD_ROW)):
+    for name, allowed in ALLOWED.items():
         if data[name] not in allowed:
             raise InputError(f"config.data.{name} is {data[name]!r}; allowed: {', '.join(allowed)}")
     for name, least in (("w_max", 1), ("max_tokens", 2)):
         if not data[name] >= least:
             raise InputError(f"config.data.{name} is {data[name]}; it must be at least {least}")
+    if not 0 <= data.eval_fraction < 1:
+        raise InputError(f"config.data.eval_fraction is {data.eval_fraction}; it must be at least 0 and below 1")
 
 
 def steps_of_source(data: Any, source: Source, rule: Rule, tokenizer: Tokenizer, doing: str) -> Iterator[list[Step]]:

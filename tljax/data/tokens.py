@@ -6,7 +6,6 @@ configuration files beside it.
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import tokenizers
 
 from tljax.core.errors import InputError
+from tljax.core.hub import local_or_hub
 
 TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 ID_FILES = ("generation_config.json", "config.json")
@@ -64,7 +64,7 @@ def load_tokenizer(path: str) -> Tokenizer:
 
     Raises InputError where tokenizer.json is missing or broken, no end token is known, or the hub has no such model.
     """
-    folder = _folder(path)
+    folder = local_or_hub(path, "tokenizer", ["tokenizer.json", "tokenizer.model", *TOKEN_FILES, *ID_FILES])
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise InputError(_missing(folder))
@@ -86,28 +86,6 @@ def load_tokenizer(path: str) -> Tokenizer:
     pad = next(i for i in (pad, unk, eos) if i is not None)
     digest = hashlib.sha256(content + json.dumps([bos, eos, pad]).encode()).hexdigest()
     return Tokenizer(str(folder), bos, eos, pad, max(backend.get_vocab().values()) + 1, digest, backend)
-
-
-def _folder(path: str) -> Path:
-    local = Path(path).expanduser()
-    if path and local.is_dir():
-        return local
-    if path and local.exists():
-        raise InputError(f"tokenizer {path}: is a file; give the folder that holds tokenizer.json")
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
-        raise InputError(f"tokenizer {path!r}: no such folder; give a folder with tokenizer.json or a hub id")
-    # Slow to import, and only a hub id needs it.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    wanted = ["tokenizer.json", "tokenizer.model", *TOKEN_FILES, *ID_FILES]
-    try:
-        return Path(snapshot_download(path, allow_patterns=wanted))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise InputError(
-            f"tokenizer {path}: neither a folder here nor a model that the Hugging Face hub delivers "
-            f"({type(error).__name__}); check the name, the network, HF_HUB_OFFLINE and, for a gated model, HF_TOKEN"
-        ) from None
 
 
 def _missing(folder: Path) -> str:

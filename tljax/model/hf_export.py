@@ -194,6 +194,8 @@ def export(
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         check_target(target)
+        for killed in target.parent.glob(f".{target.name}.partial-*"):
+            shutil.rmtree(killed, ignore_errors=True)
         if not (source / "tokenizer.json").is_file():
             raise InputError(f"{source}: holds no tokenizer.json; give the folder of a fast tokenizer")
         partial.mkdir(parents=True)

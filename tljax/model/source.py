@@ -1,7 +1,6 @@
 """Where a model comes from, and how it leaves: a Hugging Face folder, a run's folder, a hub id, or from scratch."""
 
 import dataclasses
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ import jax.numpy as jnp
 
 from tljax.core import run_folder
 from tljax.core.checkpoint import Checkpoints
+from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError
+from tljax.core.hub import local_or_hub
 from tljax.model import hf, hf_config, hf_export, llama
 
 SCRATCH = "scratch"  # as model.path: no checkpoint, random weights
@@ -45,7 +46,7 @@ def open_model(path: str, preset: str) -> Model:
         )
     if path == SCRATCH:
         return Model(llama.preset(preset), None, None, None, "float32")
-    folder = _folder(path)
+    folder = local_or_hub(path, "config.model.path", HUB_FILES)
     checkpoint = None
     if (folder / "checkpoints").is_dir():
         checkpoint = (folder, checkpoint_step(folder))
@@ -61,27 +62,6 @@ def open_model(path: str, preset: str) -> Model:
 def _dtype_of(config: dict[str, Any]) -> str:
     """The dtype that a config.json names; transformers 5 writes it under another name than 4."""
     return str(config.get("torch_dtype") or config.get("dtype"))
-
-
-def _folder(path: str) -> Path:
-    local = Path(path).expanduser()
-    if local.is_dir():
-        return local
-    if local.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
-        raise InputError(
-            f"config.model.path {path!r} is no folder; give a Hugging Face folder, a run's folder or a hub id"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(path, allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"config.model.path {path!r}: neither a folder here nor a model that the Hugging Face hub could deliver "
-            f"({type(error).__name__}: {reason}); check the name, the network, HF_HUB_OFFLINE and HF_TOKEN"
-        ) from None
 
 
 def checkpoint_step(run: Path, best: bool = False) -> int:
@@ -127,11 +107,9 @@ def load_params(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.P
 
 def keep_files(model: Model, tokenizer_folder: str, chat_template: str, run: Path) -> None:
     """Writes RUN/model: config.json, tokenizer and chat template, all that an export needs beside the weights."""
-    target = run / "model"
-    if jax.process_index() != 0 or target.is_dir():
-        return
-    partial = run / ".model.tmp"
-    shutil.rmtree(partial, ignore_errors=True)
+    target, partial = run / "model", run / ".model.tmp"
+    for stale in (target, partial):
+        shutil.rmtree(stale, ignore_errors=True)
     partial.mkdir()
     hf_export.write_texts(
         partial,
@@ -167,8 +145,10 @@ def export(run: Path, params: llama.Params, target: str | Path, *, dtype: str, m
 def export_run(run: Path, target: Path, *, step: int, dtype: str, max_shard_bytes: float) -> tuple[int, str]:
     """Exports a run's checkpoint on the current mesh; returns its step and the dtype written.
 
-    step: 0 is the newest, -1 the one of the lowest held-out loss.
+    step: 0 is the newest, -1 the one of the lowest held-out loss. Raises InputError before anything is read.
     """
+    check_choice("dtype", dtype, ("auto", *hf_config.DTYPES))
+    check_range("max_shard_bytes", max_shard_bytes, 1, 1e15)
     hf.check_target(target)
     run_folder.read_run(run)
     model = open_model(str(run), "")

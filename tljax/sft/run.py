@@ -1,6 +1,5 @@
 """The SFT run: raw trajectories and a model in, checkpoints and a Hugging Face folder out."""
 
-import contextlib
 import json
 import signal
 from pathlib import Path
@@ -50,11 +49,11 @@ def run(config: Any) -> None:
         say(examples.summary)
         batches, held_out = make_batches(config, examples)
         tx = make_optimizer(config.optim, total_steps(config, batches))
-        run_folder.make(folder, config)
-        template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
-        source.keep_files(model, tokenizer.folder, template, folder)
-        say(describe(config, model.config, batches, mesh, folder))
-        with run_folder.alone(folder) if jax.process_index() == 0 else contextlib.nullcontext():
+        with run_folder.claim(folder, config) as begun:
+            if not begun:
+                template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
+                source.keep_files(model, tokenizer.folder, template, folder)
+            say(describe(config, model.config, batches, mesh, folder))
             train(config, model, tokenizer, batches, held_out, tx, examples.content, folder)
 
 
@@ -148,18 +147,19 @@ def train(
             for n in range(start, total):
                 state, metrics = update(state, put(batches.build, n, config.batch.rows, config.batch.accumulate))
                 log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
+                stopped_by = stop.signal
                 planned = n + 1 == total or _every(config.checkpoint.every, n + 1)
                 loss = None
                 # A checkpoint without a held-out loss could never be the best one.
                 judged = planned and config.checkpoint.keep_best > 0
                 if held_out is not None and (n + 1 == total or judged or _every(config.eval.every, n + 1)):
                     loss = evaluate_all(config, evaluate, state, held_out, tokenizer, log, folder, n + 1)
-                if planned or stop.signal is not None:
+                if planned or stopped_by is not None:
                     log.flush()
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=loss)
-                if stop.signal is not None and n + 1 < total:
+                if stopped_by is not None and n + 1 < total:
                     checkpoints.wait()
-                    leave(stop.signal, n + 1, total, folder, log)
+                    leave(stopped_by, n + 1, total, folder, log)
         checkpoints.wait()
         best = checkpoints.best_step()
     finish(config, state, folder, best)
