@@ -56,7 +56,7 @@ def test_overrides_win_over_options(command):
         (["--config.lr=abc"], ["config.lr is 'abc'", "a number"]),
         (["--config.steps=1.5"], ["config.steps is '1.5'", "a whole number"]),
         (["--config.data.mae"], ["--config.data.mae"]),
-        (["--learning_rate=3"], ["learning_rate"]),
+        (["--learning_rate=3"], ["--learning_rate is not understood", "usage"]),
         (["7b"], ["'7b'", "usage"]),
     ],
 )

@@ -112,12 +112,15 @@ def _load(argv: list[str]) -> tuple[list[str], Any]:
     return rest, config
 
 
+def _config_arguments() -> list[str]:
+    """The one or two words of the command line that name the config."""
+    at = next((i for i, a in enumerate(sys.argv) if i and re.match(r"--?config(=|$)", a)), None)
+    return [] if at is None else sys.argv[at : at + 1 + ("=" not in sys.argv[at])]
+
+
 def _config_file() -> str:
     """The path that --config names, without its option string."""
-    given = next((a for a in sys.argv[1:] if re.match(r"--?config(=|$)", a)), None)
-    if given is None:
-        return ""
-    value = given.partition("=")[2] or (sys.argv[sys.argv.index(given) + 1 :] or [""])[0]
+    value = "=".join(_config_arguments()).partition("=")[2]
     return re.sub(r":[^:/]*$", "", value)
 
 
@@ -129,8 +132,6 @@ def _one_line(error: BaseException) -> str:
 def _explain(error: BaseException) -> str:
     """What Python, absl and ml_collections say of a bad command line, in one line."""
     file = _config_file()
-    if isinstance(error, InputError):
-        return _one_line(error)
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     if not os.path.isfile(file):
@@ -185,9 +186,8 @@ def _unknown_field(text: str) -> str:
 
 def _without_overrides() -> Any:
     """The config as its file has it; ml_collections takes overrides from sys.argv whatever list it is given."""
-    given = next(i for i, a in enumerate(sys.argv) if re.match(r"--?config(=|$)", a))
     before = sys.argv
-    sys.argv = [before[0], *before[given : given + 1 + ("=" not in before[given])]]
+    sys.argv = [before[0], *_config_arguments()]
     try:
         return _load(sys.argv)[1]
     finally:

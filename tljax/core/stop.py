@@ -3,6 +3,7 @@
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 # What a process returns that was stopped and has saved: the shell's code for Ctrl-C; for SIGTERM, as it was asked, 0.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
@@ -13,7 +14,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         # Python delivers signals to the main thread alone, and lets no other set handlers.
@@ -30,5 +31,5 @@ class StopRequest:
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+            signal.signal(number, handler)
         self._before = {}

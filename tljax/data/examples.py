@@ -12,12 +12,10 @@ import numpy as np
 
 from tljax.core.errors import InputError
 from tljax.data.mae import load_rule
-from tljax.data.reader import Source, open_source
+from tljax.data.reader import Source, first_of, open_source
 from tljax.data.rows import content_hash, held_out, prepare_rows
 from tljax.data.steps import steps_of_source, unlisted_note
 from tljax.data.tokens import Tokenizer
-
-SHOWN = 20  # skipped rows that the summary lists
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,7 @@ def _summary(
         f"{len(rest) if rest is not None else 0:,} held out; longest {max(rows['length']):,} tokens",
     ]
     if source.skipped:
-        lines += [f"rows skipped: {len(source.skipped):,}", *(f"  {error}" for error in source.skipped[:SHOWN])]
-        lines += [f"  and {len(source.skipped) - SHOWN:,} more"] * (len(source.skipped) > SHOWN)
+        lines += [f"rows skipped: {len(source.skipped):,}", *first_of(source.skipped)]
     unlisted = Counter(name for names in rows["unlisted"] for name in names)
     if unlisted:
         lines.append(f"note:  {unlisted_note(unlisted)}")

@@ -11,11 +11,11 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.data.mae import load_rule
-from tljax.data.reader import open_source
+from tljax.data.reader import first_of, open_source
 from tljax.data.steps import Step, check_data, steps_of_source, unlisted_note
 from tljax.data.tokens import Tokenizer
 
-SHOWN = 20  # rows skipped and reasons that the summary lists
+SHOWN = 20  # reasons that the summary lists
 # JSON allows them inside a string, but str.splitlines and some readers of JSONL end a line there.
 _LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
 
@@ -83,9 +83,7 @@ class Summary:
             f"{_percent(self.key_tokens, self.reply_tokens)} of the reply tokens",
             f"rows skipped  {len(self.skipped):,}",
         ]
-        lines += [f"  {error}" for error in self.skipped[:SHOWN]]
-        if (more := len(self.skipped) - SHOWN) > 0:
-            lines.append(f"  and {more:,} more")
+        lines += first_of(self.skipped)
         if self.unlisted:
             lines.append(f"note          {unlisted_note(self.unlisted)}")
         return "\n".join(lines)

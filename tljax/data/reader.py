@@ -23,6 +23,7 @@ from tljax.data.calls import Call
 from tljax.data.trajectory import Tool, Trajectory, Turn, trajectory_from_row
 
 ON_BAD_ROW = ("refuse", "skip")
+SHOWN = 20  # skipped rows that a summary lists
 FEATURES = datasets.Features(
     {"row": datasets.Value("int64")} | {name: datasets.Value("string") for name in ("id", "json", "error")}
 )
@@ -55,6 +56,12 @@ class Source:
     def trajectories(self) -> Iterator[Trajectory]:
         """The usable trajectories in source order."""
         return (self[i] for i in range(len(self)))
+
+
+def first_of(errors: list[str]) -> list[str]:
+    """Lines for people: the first SHOWN errors of skipped rows, and how many more there are."""
+    more = len(errors) - SHOWN
+    return [*(f"  {error}" for error in errors[:SHOWN]), *([f"  and {more:,} more"] * (more > 0))]
 
 
 def open_source(source: str, on_bad_row: str, cache_dir: str | None = None) -> Source:

@@ -13,6 +13,7 @@ from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
 from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+from tljax.model.hf_config import DTYPES
 
 
 def check(config: Any) -> None:
@@ -25,7 +26,7 @@ def check(config: Any) -> None:
         "model.remat": ("none", "dots", "attention", "full"),
         "model.attention": IMPLEMENTATIONS,
         "optim.schedule": SCHEDULES,
-        "export.dtype": ("auto", "float32", "bfloat16", "float16"),
+        "export.dtype": ("auto", *DTYPES),
     }.items():
         checks.check_choice(field, _field(config, field), allowed)
     for field, least in {
