@@ -259,6 +259,13 @@ def test_long_junk_is_quick(piece, close):
     assert time.process_time() - start < 6
 
 
+def test_many_calls_take_linear_time():
+    start = time.process_time()
+    assert len(parse_calls("f(a='x')\n" * 30_000).calls) == 30_000
+    # Some 0.3 s; looking for the end of the reply after every call took 27 s.
+    assert time.process_time() - start < 6
+
+
 def test_values_that_would_hang_or_overflow_stay_text():
     for source in ("9**9**9", "2**99999", "1/0", "9" * 5000, "1e999*0 if", "(-8)**0.5", "0x" + "f" * 9999, "10.0**999"):
         assert one(f"f(a={source})") == ("f", {"a": source})

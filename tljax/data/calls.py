@@ -82,7 +82,8 @@ def parse_calls(text: str, tools: Sequence[Tool] = ()) -> Parsed:
         known += [name for name in tool.parameters if name not in known]
     calls: list[Call] = []
     issue, before, first, lenient = None, "", i, True
-    while (opening := _next_opening(text, i, parameters, further=bool(calls))) is not None:
+    stop = _stop(text, i)
+    while (opening := _next_opening(text, i, stop, parameters, further=bool(calls))) is not None:
         if not calls:
             before = text[first : opening.start].strip()
             before = "" if _LEAD.fullmatch(before + " ") else before
@@ -92,18 +93,24 @@ def parse_calls(text: str, tools: Sequence[Tool] = ()) -> Parsed:
         if end is None:
             break
         i = end
+        # Only a stop inside a call is passed over; searching after every call would take quadratic time.
+        stop = stop if i <= stop else _stop(text, i)
     return Parsed(tuple(calls), issue if calls else "no_call", before)
 
 
-def _next_opening(text: str, i: int, parameters: dict[str, list[str]], further: bool) -> _Opening | None:
-    """The next call's name and parenthesis before a stop string.
+def _stop(text: str, i: int) -> int:
+    """Where the first stop string from `i` on begins, or the text ends."""
+    stop = _STOP.search(text, i)
+    return len(text) if stop is None else stop.start()
+
+
+def _next_opening(text: str, i: int, end: int, parameters: dict[str, list[str]], further: bool) -> _Opening | None:
+    """The next call's name and parenthesis in text[i:end].
 
     A parenthesis in prose opens no call: one after a blank and several words, or, once a call has been read, one after
     several words of which the last is no tool. A call of a listed tool on a line of its own goes before an unlisted
     name in the middle of a sentence, and any call on a line of its own before a word, a blank and a parenthesis.
     """
-    stop = _STOP.search(text, i)
-    end = len(text) if stop is None else stop.start()
     candidate, certainty = None, -1
     while i < end:
         line_end = text.find("\n", i, end)
