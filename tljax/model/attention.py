@@ -21,8 +21,9 @@ IMPLEMENTATIONS = ("auto", "reference", "splash", "cudnn")
 # The name under which jax.checkpoint policies know what attention leaves for its backward pass.
 CHECKPOINT_NAME = "attention"
 
-# The reference holds float32 scores [B, N, QUERY_CHUNK, T], never [B, N, T, T], on rows longer than one chunk.
+# The reference holds float32 scores of at most [B, N, QUERY_CHUNK, T] a group, never [B, N, T, T], on longer rows.
 QUERY_CHUNK = 256
+GROUPS = 4  # of chunks; what they save of the products: 3/8 on rows of four chunks and more
 
 LANES = 128
 
@@ -57,16 +58,26 @@ def _reference(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) ->
 
     # Rematerialized, or the backward pass would keep the probabilities of every chunk: [B, N, T, T] after all.
     @jax.checkpoint
-    def rows(start: jax.Array) -> jax.Array:
+    def rows(start: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
         own = jax.lax.dynamic_slice_in_dim(q, start, chunk, axis=1)
         scores = jnp.einsum("BTNH,BSNH->BNTS", own, k, preferred_element_type=jnp.float32) * H**-0.5
         scores = jnp.where(_visible(segments, start, chunk)[:, None], scores, jnp.finfo(jnp.float32).min)
         probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         return jnp.einsum("BNTS,BSNH->BTNH", probs, v)
 
-    starts = jnp.arange(0, T + padding, chunk)
-    out = rows(starts[0]) if len(starts) == 1 else jnp.moveaxis(jax.lax.map(rows, starts), 0, 1)
-    return out.reshape(B, T + padding, N, H)[:, :T]
+    def group(begin: int, end: int) -> jax.Array:
+        starts, keys = jnp.arange(begin, end, chunk), (k[:, :end], v[:, :end], segments[:, :end])
+        if len(starts) == 1:
+            return rows(starts[0], *keys)
+        out = jnp.moveaxis(jax.lax.map(lambda start: rows(start, *keys), starts), 0, 1)
+        return out.reshape(B, end - begin, N, H)
+
+    # A group computes with the keys up to its own end alone. No more groups than that: they may run side by side, and
+    # with every chunk a group a row of 4,096 takes eight times the memory.
+    length = T + padding
+    size = -(-length // (chunk * GROUPS)) * chunk
+    out = [group(begin, min(begin + size, length)) for begin in range(0, length, size)]
+    return jnp.concatenate(out, axis=1)[:, :T]
 
 
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, interpret: bool = False) -> jax.Array:
