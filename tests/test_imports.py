@@ -15,11 +15,17 @@ ALLOWED = {
     "tljax.model": ("tljax.core", "tljax.model"),
     "tljax.sft.loss": (),
     "tljax.sft.step": ("tljax.sft.loss", "tljax.model", "tljax.core"),
-    "tljax.sft": ("tljax.sft", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.core"),
+    "tljax.rl.irm": ("tljax.core.errors", "tljax.data"),
+    "tljax.rl.gae": (),
+    "tljax.rl.loss": (),
+    "tljax.rl": ("tljax.rl", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
+    "tljax.evaluate.score": ("tljax.core.errors", "tljax.data"),
+    "tljax.evaluate": ("tljax.evaluate", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.core"),
+    "tljax.sft": ("tljax.sft", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
     "configs": ("tljax.core.config",),
     "launch": ("tljax",),
 }
-WITHOUT_JAX = ("tljax.data", "tljax.toolbox")
+WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.rl.irm", "tljax.evaluate.score")
 
 
 def modules(repo: Path) -> dict[str, Path]:
@@ -58,7 +64,10 @@ def test_imports_point_one_way(repo):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("module", ["tljax.data.prepare", "tljax.data.examples", "tljax.toolbox.embedded"])
+@pytest.mark.parametrize(
+    "module",
+    ["tljax.data.prepare", "tljax.data.examples", "tljax.toolbox.embedded", "tljax.rl.irm", "tljax.evaluate.score"],
+)
 def test_data_loads_without_jax(module):
     code = f"import sys, {module}; sys.exit(1 if 'jax' in sys.modules else 0)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
