@@ -1,0 +1,70 @@
+"""PPO's terms as sums and counts over reply tokens; whoever has the global batch divides."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class PolicySums(NamedTuple):
+    """Float32 scalars, sums over reply tokens; `tokens` counts them."""
+
+    loss: jax.Array
+    ratio: jax.Array
+    clipped: jax.Array  # tokens whose clipped term is the larger one, so that they have no gradient
+    kl: jax.Array  # k3, of the policy that sampled to the present one
+    tokens: jax.Array
+
+
+class ValueSums(NamedTuple):
+    """Float32 scalars, sums over reply tokens; `tokens` counts them."""
+
+    loss: jax.Array
+    clipped: jax.Array
+    tokens: jax.Array
+
+
+def policy_sums(
+    logprobs: jax.Array, old_logprobs: jax.Array, advantages: jax.Array, mask: jax.Array, clip: float
+) -> PolicySums:
+    """max(-A r, -A clip(r, 1 - clip, 1 + clip)) with r = exp(logprob - old_logprob) (PPO, arXiv 1707.06347, eq. 7).
+
+    logprobs, old_logprobs, advantages: float32 [B, T]; mask: bool [B, T].
+    """
+    log_ratio = jnp.where(mask, logprobs - old_logprobs, 0.0)
+    ratio = jnp.exp(log_ratio)
+    plain, clipped = -advantages * ratio, -advantages * jnp.clip(ratio, 1 - clip, 1 + clip)
+    return PolicySums(
+        loss=_sum(jnp.maximum(plain, clipped), mask),
+        ratio=_sum(ratio, mask),
+        clipped=_sum(clipped > plain, mask),
+        kl=_sum(ratio - 1 - log_ratio, mask),
+        tokens=_sum(mask, mask),
+    )
+
+
+def value_sums(values: jax.Array, old_values: jax.Array, returns: jax.Array, mask: jax.Array, clip: float) -> ValueSums:
+    """max((V - R)^2, (V' - R)^2) / 2, V' being V within `clip` of the old value.
+
+    values, old_values, returns: float32 [B, T]; mask: bool [B, T].
+    """
+    near = old_values + jnp.clip(values - old_values, -clip, clip)
+    plain, clipped = (values - returns) ** 2, (near - returns) ** 2
+    return ValueSums(
+        loss=_sum(0.5 * jnp.maximum(plain, clipped), mask), clipped=_sum(clipped > plain, mask), tokens=_sum(mask, mask)
+    )
+
+
+def kl_sums(logprobs: jax.Array, ref_logprobs: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two estimates of KL(policy || reference) from its own samples, summed over reply tokens: k1 and k3.
+
+    k1 = log r and k3 = 1 / r - 1 + log r with r = policy / reference; k3 is never negative and varies less. On greedy
+    samples neither estimates anything. logprobs, ref_logprobs: float32 [B, T]; mask: bool [B, T].
+    """
+    log_ratio = jnp.where(mask, logprobs - ref_logprobs, 0.0)
+    return _sum(log_ratio, mask), _sum(jnp.exp(-log_ratio) - 1 + log_ratio, mask)
+
+
+def _sum(array: jax.Array, mask: jax.Array) -> jax.Array:
+    """The sum over the mask; what is off it may be anything, NaN too."""
+    return jnp.where(mask, array.astype(jnp.float32), 0.0).sum()
