@@ -1,6 +1,6 @@
 r"""Supervised fine-tuning with MAE and PKT.
 
-    python launch/train.py --config configs/sft.py        a tiny model from scratch on the toolbox, on a CPU
+    python launch/train.py --config configs/sft.py        the small base that ships, on the toolbox, on a CPU
     python launch/train.py --config configs/sft.py:7b \
         --config.model.path=CodeLlama-7b-hf --config.data.source=raw_data.json
 
@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.toolbox = toolbox_block()
 
     model = config.model = ConfigDict()
-    model.path = ""  # HF folder, a run's folder, or hub id; "scratch": random weights in the shape of `preset`
+    model.path = ""  # HF folder, a run's folder, hub id, or "base"; "scratch": random weights in the shape of `preset`
     model.preset = size  # shape of a model from scratch: tiny | 7b | 13b | 34b | 70b
     model.compute_dtype = "bfloat16"  # of activations and matrix products; weights and moments stay float32
     model.remat = "full"  # activations kept for the backward pass: none | dots | attention | full (none kept)
@@ -44,6 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     batch.tokens = 8192  # length of a packed row; 0: the longest row, rounded up to a multiple of 128
     batch.accumulate = 1  # parts an update's rows are computed in, one after the other
     batch.pack = True  # several trajectories in one row
+    batch.shuffle = True  # false keeps the order of the source, which then is the curriculum
 
     optim = config.optim = ConfigDict()  # AdamW; values of the released run where none other is named
     optim.lr = 1e-6
@@ -63,6 +64,9 @@ def get_config(arg: str = "") -> ConfigDict:
     eval = config.eval = ConfigDict()
     eval.every = 100  # updates between evaluations on held-out rows; besides, at checkpoints while keep_best is set
     eval.samples = 8  # held-out replies written to samples.jsonl at each evaluation, token by token
+    eval.queries = 0  # of each held-out split of the toolbox, answered greedily before and after training; 0: none
+    eval.new_tokens = 128  # longest answer
+    eval.rows = 64  # queries answered side by side, over all devices
 
     checkpoint = config.checkpoint = ConfigDict()
     checkpoint.every = 100  # updates between checkpoints; 0: at the end only
@@ -88,15 +92,20 @@ def get_config(arg: str = "") -> ConfigDict:
 
 # A CPU's share: everything runs as in the large, in minutes.
 TINY = {
-    "model.path": "scratch",
+    "model.path": "base",
     "data.max_tokens": 4096,
+    "toolbox.trajectories": 1500,
     "batch.tokens": 0,
+    "model.compute_dtype": "float32",
     "model.remat": "none",
     "model.loss_chunk": 256,
-    "optim.lr": 2e-3,  # from scratch; the released 1e-6 fits a pretrained model
-    "optim.warmup_fraction": 0.1,
+    "optim.lr": 3e-4,  # for a million weights; the released 1e-6 fits 7 billion
+    "optim.warmup_fraction": 0.05,
     "eval.every": 50,
+    "eval.queries": 200,
+    "eval.new_tokens": 64,
     "checkpoint.every": 50,
+    "export.dtype": "float32",
 }
 
 # The released run: its MAE and PKT scripts, 4 GPUs with one sample each, a sample for every step.

@@ -10,13 +10,12 @@ def prepare(config: Any) -> None:
     # Imported here, so that Ctrl-C while the libraries load ends in one line too.
     from tljax.data.prepare import prepare_data
     from tljax.data.tokens import load_tokenizer
-    from tljax.toolbox.embedded import BASE, toolbox_file
+    from tljax.toolbox.embedded import BASE, SOURCES, source_file
 
-    toolbox = config.data.source == "toolbox"
-    if not (config.data.tokenizer or toolbox):
+    if not config.data.tokenizer and config.data.source not in SOURCES:
         raise InputError("config.data.tokenizer is empty; name the folder or the hub id of the model to train")
     tokenizer = load_tokenizer(config.data.tokenizer or str(BASE))
-    file = str(toolbox_file(config.toolbox, config.data.cache)) if toolbox else config.data.source
+    file = source_file(config.data.source, config.toolbox, config.data.cache)
     print(prepare_data(config.data, file, tokenizer, config.out))
     print(f"written       {config.out}")
 

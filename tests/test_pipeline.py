@@ -24,16 +24,37 @@ def lines_of(folder):
     return [{k: v for k, v in line.items() if k.removeprefix("eval_") not in TIMING_FIELDS} for line in lines]
 
 
+def losses_of(folder):
+    return [line["loss"] for line in lines_of(folder) if "loss" in line]
+
+
 def test_a_run_leaves_what_it_promises(trained):
     there = {path.name for path in trained.iterdir()}
-    assert {"config.json", "metrics.jsonl", "events", "checkpoints", "samples.jsonl", "model", "hf"} <= there
+    assert {"config.json", "metrics.jsonl", "events", "checkpoints", "samples.jsonl", "scores", "model", "hf"} <= there
     assert not [name for name in there if name.startswith(".")]
     lines = lines_of(trained)
-    losses = [line["loss"] for line in lines if "loss" in line]
+    losses = losses_of(trained)
     assert len(losses) == 6 and losses[-1] < losses[0]
     assert [line["step"] for line in lines if "eval_loss" in line] == [2, 4, 6]
-    first = lines[0]
+    first = next(line for line in lines if "loss" in line)
     assert {"loss_key", "loss_other", "name_accuracy", "grad_norm", "lr", "tokens", "epoch"} <= first.keys()
+
+
+def test_scores_before_and_after_are_of_the_same_queries(trained):
+    scores = {
+        step: [json.loads(line) for line in (trained / "scores" / f"{step}.jsonl").read_text().splitlines()]
+        for step in (0, 6)
+    }
+    for rows in scores.values():
+        assert [(row["set"], row["index"]) for row in rows] == [
+            (s, i) for s in ("composition", "domain") for i in range(3)
+        ]
+    assert [row["golden"] for row in scores[0]] == [row["golden"] for row in scores[6]]
+    lines = {line["step"]: line for line in lines_of(trained) if "eval_domain_TS" in line}
+    assert lines.keys() == {0, 6}
+    for step, rows in scores.items():
+        hits = [row["level"] >= 1 for row in rows if row["set"] == "domain"]
+        assert lines[step]["eval_domain_TS"] == pytest.approx(100 * sum(hits) / 3)
 
 
 def test_samples_show_every_token_of_a_reply(trained):
@@ -122,8 +143,8 @@ def test_a_second_stage_begins_where_the_first_ended(launch, quick, trained, tmp
         flags = [f"--config.out={out}", f"--config.model.path={path}", "--config.optim.max_steps=1"]
         assert launch("train", *quick, *flags, "--config.export.at_end=False") == 0
         assert not (out / "hf").exists()
-        first.append(lines_of(out)[0]["loss"])
-    assert first[0] == first[1] < lines_of(trained)[0]["loss"] - 0.1
+        first.append(losses_of(out)[0])
+    assert first[0] == first[1] < losses_of(trained)[0] - 0.1
 
 
 def test_export_of_an_earlier_checkpoint(launch, repo, trained, tmp_path, capsys):

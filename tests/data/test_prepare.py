@@ -162,11 +162,20 @@ def test_an_existing_file_is_never_overwritten(block, source, byte_level, tmp_pa
         ("max_tokens", 0, "config.data.max_tokens is 0"),
         ("mae", "strict", "unknown rule"),
         ("on_bad_row", "drop", "on_bad_row"),
+        ("prompt_weight", float("nan"), "config.data.prompt_weight is nan; it must be at least 0 and finite"),
+        ("prompt_weight", 1.0, "prompt_weight is 1.0 with data.mae = 'default'"),
     ],
 )
 def test_refused_values(block, source, byte_level, tmp_path, field, value, words):
     block[field] = value
     with pytest.raises(InputError, match=words):
+        prepare_data(block, source(GOOD), byte_level, str(tmp_path / "o.jsonl"))
+    assert left_in(tmp_path) == []
+
+
+def test_lines_hold_no_weights_of_prompts(block, source, byte_level, tmp_path):
+    block.mae, block.prompt_weight = "none", 1.0
+    with pytest.raises(InputError, match="hold weights of replies alone"):
         prepare_data(block, source(GOOD), byte_level, str(tmp_path / "o.jsonl"))
     assert left_in(tmp_path) == []
 

@@ -4,7 +4,16 @@ import datasets
 import numpy as np
 import pytest
 
-from tljax.data.rows import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN, content_hash, held_out, prepare_rows, rows_of
+from tljax.data.rows import (
+    KEY_TOKEN,
+    NAME_TOKEN,
+    OTHER_TOKEN,
+    PROMPT_TOKEN,
+    content_hash,
+    held_out,
+    prepare_rows,
+    rows_of,
+)
 from tljax.data.steps import Step
 
 EOS = 2
@@ -24,7 +33,7 @@ SECOND = make_step(2, [1, 10, 20, 21, 30, 40, 41, 42, EOS], 5, key=(0, 1), weigh
 
 
 def test_trajectory_row_by_hand():
-    (row,) = rows_of([FIRST, SECOND], "trajectory")
+    (row,) = rows_of([FIRST, SECOND], "trajectory", 0.0)
     assert row.steps == (1, 2)
     assert row.tokens.tolist() == [1, 10, 20, 21, 30, 40, 41, 42]
     assert row.targets.tolist() == [0, 20, 21, EOS, 40, 41, 42, EOS]
@@ -35,7 +44,7 @@ def test_trajectory_row_by_hand():
 
 
 def test_step_rows_hold_one_reply_each():
-    first, second = rows_of([FIRST, SECOND], "step")
+    first, second = rows_of([FIRST, SECOND], "step", 0.0)
     assert first.tokens.tolist() == [1, 10, 20, 21] and first.targets.tolist() == [0, 20, 21, EOS]
     assert second.targets.tolist() == [0, 0, 0, 0, 40, 41, 42, EOS]
     assert second.weights.sum() == pytest.approx(1)
@@ -43,21 +52,40 @@ def test_step_rows_hold_one_reply_each():
 
 def test_blocked_steps_train_nothing_but_stay_in_the_context():
     blocked = make_step(1, [], 0, weights=[], kept=False)
-    (row,) = rows_of([blocked, SECOND], "trajectory")
+    (row,) = rows_of([blocked, SECOND], "trajectory", 0.0)
     assert row.steps == (2,)
     assert row.weights[:4].tolist() == [0, 0, 0, 0] and row.tokens[:4].tolist() == [1, 10, 20, 21]
 
 
 def test_a_step_whose_tokens_are_no_prefix_gets_its_own_row():
     merged = make_step(1, [1, 10, 20, 99, EOS], 2)  # the tokenizer joined 21 with what follows
-    rows = rows_of([merged, SECOND], "trajectory")
+    rows = rows_of([merged, SECOND], "trajectory", 0.0)
     assert [r.steps for r in rows] == [(1,), (2,)]
 
 
 def test_weights_of_a_long_reply_sum_to_one():
     step = make_step(1, np.arange(3, 5003), 1, weights=np.full(4999, 9.0))
-    (row,) = rows_of([step], "trajectory")
+    (row,) = rows_of([step], "trajectory", 0.0)
     assert row.weights.sum(dtype=np.float64) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_row_whose_prompt_is_trained_by_hand():
+    (row,) = rows_of([FIRST, SECOND], "trajectory", 0.5)
+    assert row.tokens.tolist() == [1, 10, 20, 21, 30, 40, 41, 42]
+    # Every next token but those after a reply, where the end token stands.
+    assert row.targets.tolist() == [10, 20, 21, EOS, 40, 41, 42, EOS]
+    assert row.weights.tolist() == pytest.approx([x / 12.5 for x in (0.5, 2, 1, 1, 3, 3, 1, 1)])
+    first, second = [NAME_TOKEN, OTHER_TOKEN, OTHER_TOKEN], [NAME_TOKEN, KEY_TOKEN, OTHER_TOKEN, OTHER_TOKEN]
+    assert row.kinds.tolist() == [PROMPT_TOKEN, *first, *second]
+    assert row.weights.dtype == np.float32 and row.targets.dtype == np.int32
+
+
+def test_step_rows_train_their_whole_history_as_prompt():
+    first, second = rows_of([FIRST, SECOND], "step", 1.0)
+    assert first.targets.tolist() == [10, 20, 21, EOS]
+    assert second.targets.tolist() == [10, 20, 21, 30, 40, 41, 42, EOS]
+    assert second.kinds[:4].tolist() == [PROMPT_TOKEN] * 4
+    assert second.weights.tolist() == pytest.approx([x / 12 for x in (1, 1, 1, 1, 3, 3, 1, 1)])
 
 
 def test_prepared_rows_are_read_from_the_cache_for_equal_facts_only(tmp_path):
@@ -67,11 +95,12 @@ def test_prepared_rows_are_read_from_the_cache_for_equal_facts_only(tmp_path):
         calls.append(1)
         return [[FIRST, SECOND], [make_step(1, [], 0, weights=[], kept=False)]]
 
-    first = prepare_rows(trajectories, "trajectory", {"source": "a"}, str(tmp_path))
-    again = prepare_rows(trajectories, "trajectory", {"source": "a"}, str(tmp_path))
+    first = prepare_rows(trajectories, "trajectory", 0.0, {"source": "a"}, str(tmp_path))
+    again = prepare_rows(trajectories, "trajectory", 0.0, {"source": "a"}, str(tmp_path))
     assert len(calls) == 1 and first[0]["targets"].tolist() == again[0]["targets"].tolist()
-    prepare_rows(trajectories, "trajectory", {"source": "b"}, str(tmp_path))
-    assert len(calls) == 2
+    prepare_rows(trajectories, "trajectory", 0.0, {"source": "b"}, str(tmp_path))
+    prepare_rows(trajectories, "trajectory", 1.0, {"source": "b"}, str(tmp_path))
+    assert len(calls) == 3
     assert list(first["length"]) == [8, 0] and list(first["weighted"]) == [7, 0]
     assert [list(b) for b in first["blocked"]] == [[], ["x: y"]]
     assert isinstance(first, datasets.Dataset) and first[0]["weights"].dtype == np.float32
@@ -86,7 +115,7 @@ def test_held_out_leaves_some_and_depends_on_seed_and_count_alone():
 
 def test_content_hash_sees_every_number(tmp_path):
     def rows_with(step):
-        return prepare_rows(lambda: [[step]], "step", {"x": repr(step)}, str(tmp_path))
+        return prepare_rows(lambda: [[step]], "step", 0.0, {"x": repr(step)}, str(tmp_path))
 
     base = content_hash(rows_with(FIRST))
     assert base == content_hash(rows_with(FIRST))

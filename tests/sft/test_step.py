@@ -205,6 +205,18 @@ def test_weights_of_one_are_plain_cross_entropy(config, options, load, place, ho
     assert metrics["loss"] == pytest.approx(metrics["loss_other"], abs=2e-5)
 
 
+def test_trained_prompt_tokens_count_in_the_loss_alone():
+    scores = {
+        "logprobs": -jnp.asarray([[1.0, 2.0, 4.0, 8.0]]),
+        "weights": jnp.full((1, 4), 0.25, jnp.float32),
+        "kinds": jnp.asarray([[data_rows.PROMPT_TOKEN, 1, 2, 3]], jnp.int8),
+        "hits": jnp.asarray([[True, False, False, True]]),
+    }
+    metrics = means(score_sums(scores, jnp.ones((1, 4), jnp.int32)))
+    assert (metrics["loss"], metrics["loss_other"], metrics["loss_key"]) == (3.75, 2.0, 6.0)
+    assert (metrics["reply_tokens"], metrics["name_accuracy"]) == (3.0, 1.0)
+
+
 def test_the_state_keeps_its_types_and_learns(config, options, load, place, mesh_of):
     with jax.set_mesh(mesh_of(2, 2, 2)):
         tx = optax.adamw(1e-2)

@@ -12,11 +12,12 @@ LARGEST = 2**31 - 1  # numbers of steps and seeds become int32 on the devices
 def data_block() -> ConfigDict:
     """The `data` fields, the same in every config: from raw trajectories to weighted tokens."""
     data = ConfigDict()
-    data.source = "toolbox"  # "toolbox", a JSON or JSONL file, or the name of a Hugging Face dataset
+    data.source = "toolbox"  # toolbox | invented (both made here), a JSON or JSONL file, or the name of a HF dataset
     data.tokenizer = ""  # folder or hub id; "" is the model's own, and the toolbox's where there is no model
     data.mae = "default"  # default | release | release_no_filter | none | ["regex", ...] | FILE.txt | module:function
     data.pkt = "paper"  # weights of key tokens: paper | release | none
     data.w_max = 9.0  # largest weight of a key token (released code: 9)
+    data.prompt_weight = 0.0  # of a token outside the replies, beside 1 within; above 0 a row is one loss (pretraining)
     data.dialect = "mae"  # how tools and calls are written: mae (the release's training data) | readme (its model card)
     data.rows = "trajectory"  # one row per trajectory, or per "step"; equal gradients, the first reads the history once
     data.max_tokens = 8192  # longest step in tokens, prompt, reply and end token together (released value)
@@ -27,9 +28,10 @@ def data_block() -> ConfigDict:
 
 
 def toolbox_block() -> ConfigDict:
-    """What data.source = "toolbox" generates; read for that source only."""
+    """What data.source = "toolbox" or "invented" generates; read for these two only."""
     toolbox = ConfigDict()
     toolbox.trajectories = 2000  # how many
+    toolbox.copied = 0  # lines to be said again that come first; of "invented" alone
     toolbox.error_share = 0.17  # share of failing tool calls (the paper counts over 17 % in RoTLLaMA's data)
     toolbox.noise = ""  # RoTBench-style name noise: "" | slight | medium | heavy | union
     toolbox.seed = 0

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ FREE_FIELDS = (
 RESUME = ("never", "auto")
 # Names that a run gives to its files.
 OWN = {"config.json", "model", ".model.tmp", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
-OWN |= {"wandb", "wandb_id"}
+OWN |= {"scores", "wandb", "wandb_id"}
 
 
 def choose(out: str, name: str, resume: str) -> Path:
@@ -95,11 +95,20 @@ def _default_folder(name: str, resume: str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all: to a temporary name, then renamed."""
+    """Writes JSON whole or not at all."""
+    _write_whole(path, [json.dumps(value, indent=2, ensure_ascii=False)])
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Writes JSON lines, all or none."""
+    _write_whole(path, (json.dumps(value, ensure_ascii=False) for value in values))
+
+
+def _write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Writes to a temporary name, then renames."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -40,7 +40,7 @@ class Batches:
     def __init__(
         self, dataset: datasets.Dataset, *, rows: int, tokens: int, epochs: int, seed: int | None, packed: bool
     ):
-        """rows, tokens: of the global batch. seed: None keeps the data's order (evaluation). packed: several a row.
+        """rows, tokens: of the global batch. seed: None keeps the data's order. packed: several a row.
 
         Raises InputError when a row is longer than `tokens`.
         """

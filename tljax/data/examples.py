@@ -41,7 +41,11 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
     facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": _code(data.mae)}
     rows = prepare_rows(
-        lambda: steps_of_source(data, source, rule, tokenizer, "tokenizing"), data.rows, facts, data.cache
+        lambda: steps_of_source(data, source, rule, tokenizer, "tokenizing"),
+        data.rows,
+        data.prompt_weight,
+        facts,
+        data.cache,
     )
     blocked = Counter(reason.partition(":")[0] for reasons in rows["blocked"] for reason in reasons)
     full = np.asarray(rows["length"]) > 0

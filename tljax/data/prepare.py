@@ -100,6 +100,11 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> Summar
     """
     target = _free(out)
     check_data(data)
+    if data.prompt_weight:
+        raise InputError(
+            f"config.data.prompt_weight is {data.prompt_weight}, but the lines hold weights of replies alone; "
+            "leave it at 0 here"
+        )
     rule = load_rule(data.mae)
     source = open_source(file, data.on_bad_row, data.cache or None)
     summary = Summary(data.max_tokens, skipped=source.skipped)

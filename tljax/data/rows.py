@@ -17,8 +17,8 @@ import numpy as np
 from tljax.data.arrow import build
 from tljax.data.steps import Step
 
-# Classes of a position by what it predicts; metrics are reported apart for them.
-NO_TARGET, OTHER_TOKEN, KEY_TOKEN, NAME_TOKEN = 0, 1, 2, 3
+# Classes of a position by what it predicts; metrics are reported apart for them. Those of replies are above 0.
+PROMPT_TOKEN, NO_TARGET, OTHER_TOKEN, KEY_TOKEN, NAME_TOKEN = -1, 0, 1, 2, 3
 
 FEATURES = datasets.Features(
     {
@@ -43,6 +43,7 @@ class Row:
 
     steps: numbers of the steps whose replies it trains, tokens and targets: int32 [n], weights: float32 [n] with sum 1
     per step, kinds: int8 [n]. After a reply's last token the target is the end token, whatever the next token is.
+    Where the prompt is trained too, the sum is 1 per row.
     """
 
     steps: tuple[int, ...]
@@ -52,11 +53,14 @@ class Row:
     kinds: np.ndarray
 
 
-def rows_of(steps: Sequence[Step], mode: str) -> list[Row]:
+def rows_of(steps: Sequence[Step], mode: str, prompt_weight: float) -> list[Row]:
     """The rows of one trajectory's kept steps: one per "step", or as few as prefixes allow for "trajectory".
 
     Steps share a row when the tokens of the shorter one, its end token aside, begin the longer one; where a tokenizer
     merges across a reply's end that does not hold, and the step gets a row of its own.
+
+    prompt_weight: of a token outside the replies, where an unimportant reply token has 1. Above 0 a row is one loss,
+    sum(w * nll) / sum(w) over all its tokens; at 0 it is the sum of its steps' losses.
     """
     groups: list[list[Step]] = []
     for step in sorted((s for s in steps if s.kept), key=lambda s: -len(s.tokens)):
@@ -65,7 +69,7 @@ def rows_of(steps: Sequence[Step], mode: str) -> list[Row]:
             groups.append([step])
         else:
             home.append(step)
-    return [_row(group) for group in sorted(groups, key=lambda g: g[-1].step)]
+    return [_row(group, prompt_weight) for group in sorted(groups, key=lambda g: g[-1].step)]
 
 
 def _begins(short: Step, long: Step) -> bool:
@@ -73,25 +77,31 @@ def _begins(short: Step, long: Step) -> bool:
     return n < len(long.tokens) and bool(np.array_equal(short.tokens[:n], long.tokens[:n]))
 
 
-def _row(group: Sequence[Step]) -> Row:
+def _row(group: Sequence[Step], prompt_weight: float) -> Row:
     tokens = group[0].tokens[:-1]
-    targets = np.zeros(len(tokens), np.int32)
-    weights = np.zeros(len(tokens), np.float32)
-    kinds = np.zeros(len(tokens), np.int8)
+    whole = prompt_weight > 0
+    targets = group[0].tokens[1:].copy() if whole else np.zeros(len(tokens), np.int32)
+    weights = np.full(len(tokens), prompt_weight, np.float64)
+    kinds = np.full(len(tokens), PROMPT_TOKEN if whole else NO_TARGET, np.int8)
     for step in group:
         span = slice(step.reply_start - 1, len(step.tokens) - 1)
         targets[span] = step.tokens[step.reply_start :]
         # float64 for the sum: a reply of 512 tokens is then normalised to one float32 rounding
-        weights[span] = (step.weights / step.weights.sum(dtype=np.float64)).astype(np.float32)
+        weights[span] = step.weights if whole else step.weights / step.weights.sum(dtype=np.float64)
         kinds[span] = OTHER_TOKEN
         kinds[[step.reply_start - 1 + k for k in step.key]] = KEY_TOKEN
         if step.name_token is not None:
             kinds[step.reply_start - 1 + step.name_token] = NAME_TOKEN
+    weights = (weights / weights.sum() if whole else weights).astype(np.float32)
     return Row(tuple(sorted(s.step for s in group)), tokens.astype(np.int32), targets, weights, kinds)
 
 
 def prepare_rows(
-    trajectories: Callable[[], Iterable[Iterable[Step]]], mode: str, facts: dict[str, object], cache: str
+    trajectories: Callable[[], Iterable[Iterable[Step]]],
+    mode: str,
+    prompt_weight: float,
+    facts: dict[str, object],
+    cache: str,
 ) -> datasets.Dataset:
     """All rows as a memory-mapped dataset, made once for the same `facts`.
 
@@ -105,7 +115,7 @@ def prepare_rows(
             steps = list(steps)
             blocked = [s.reason for s in steps if not s.kept]
             unlisted = [s.unlisted for s in steps if s.kept and s.unlisted]
-            rows = rows_of(steps, mode) or [_row_without_tokens()]
+            rows = rows_of(steps, mode, prompt_weight) or [_row_without_tokens()]
             for row in rows:
                 yield {
                     "id": str(steps[0].id) if steps else "",
@@ -121,7 +131,7 @@ def prepare_rows(
                     "kinds": row.kinds,
                 }
 
-    key = json.dumps({"mode": mode, **facts}, sort_keys=True, default=str)
+    key = json.dumps({"mode": mode, "prompt_weight": prompt_weight, **facts}, sort_keys=True, default=str)
     fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
     return build(generate, FEATURES, fingerprint, cache).with_format("numpy")
 

@@ -1,5 +1,6 @@
 """Assistant steps as tokens and weights: one trajectory in, one Step for each of its assistant turns out."""
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
@@ -57,6 +58,13 @@ def check_data(data: Any) -> None:
     for name, least in (("w_max", 1), ("max_tokens", 2)):
         if not data[name] >= least:
             raise InputError(f"config.data.{name} is {data[name]}; it must be at least {least}")
+    if not 0 <= data.prompt_weight < math.inf:
+        raise InputError(f"config.data.prompt_weight is {data.prompt_weight}; it must be at least 0 and finite")
+    if data.prompt_weight > 0 and data.mae != "none":
+        raise InputError(
+            f"config.data.prompt_weight is {data.prompt_weight} with data.mae = {data.mae!r}: failed calls that it "
+            "blocks lie in later prompts and would be learned there; set data.mae=none or data.prompt_weight=0"
+        )
     if not 0 <= data.eval_fraction < 1:
         raise InputError(f"config.data.eval_fraction is {data.eval_fraction}; it must be at least 0 and below 1")
 

@@ -19,6 +19,8 @@ from tljax.model import attention as attention_lib
 from tljax.model.rope import RopeScaling, apply_rope, rope_angles
 
 Params = dict[str, Any]
+Angles = tuple[jax.Array, jax.Array]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 @jax.tree_util.register_static
@@ -220,9 +222,9 @@ def layer_weights(weights: Params, c: LlamaConfig, dtype: jax.typing.DTypeLike) 
     return {name: gather(name, weight) for name, weight in weights.items()}
 
 
-def project_qkv(x: jax.Array, w: Params, angles: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+def project_qkv(x: jax.Array, w: Params, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries [B, T, N, H], keys and values [B, T, K, H] of normed x [B, T, D], rotated by the angles."""
-    sharding = spec("batch", None, "heads", None)
+    sharding = jax.P(*jax.typeof(x).sharding.spec[:2], *spec("heads", None))
     q, k, v = (jnp.einsum("BTD,DNH->BTNH", x, w[name], out_sharding=sharding) for name in ("q", "k", "v"))
     if "q_bias" in w:
         q, k, v = q + w["q_bias"][None, None], k + w["k_bias"][None, None], v + w["v_bias"][None, None]
@@ -231,9 +233,28 @@ def project_qkv(x: jax.Array, w: Params, angles: tuple[jax.Array, jax.Array]) ->
 
 def feed_forward(x: jax.Array, w: Params) -> jax.Array:
     """SwiGLU of normed x [B, T, D]."""
-    sharding = spec("batch", None, "mlp")
-    gate, up = (jnp.einsum("BTD,DF->BTF", x, w[name], out_sharding=sharding) for name in ("gate", "up"))
-    return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, w["down"], out_sharding=spec("batch", None, None))
+    own = jax.typeof(x).sharding.spec
+    wide = jax.P(*own[:2], *spec("mlp"))
+    gate, up = (jnp.einsum("BTD,DF->BTF", x, w[name], out_sharding=wide) for name in ("gate", "up"))
+    return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, w["down"], out_sharding=own)
+
+
+def block(x: jax.Array, w: Params, c: LlamaConfig, angles: Angles, attend: Attend) -> tuple[jax.Array, Any]:
+    """One layer on x [B, T, D], which stays sharded as it is: its D must be sharded as that of the weights `w` is.
+
+    attend(q, k, v) gives [B, T, N, H], its rows sharded as x's, and anything else, which is returned beside x.
+    """
+    mixed, other = attend(*project_qkv(rms_norm(x, w["attn_norm"], c.norm_eps), w, angles))
+    x = x + jnp.einsum("BTNH,NHD->BTD", mixed, w["o"], out_sharding=jax.typeof(x).sharding.spec)
+    return x + feed_forward(rms_norm(x, w["mlp_norm"], c.norm_eps), w), other
+
+
+def embed(params: Params, tokens: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """[B, T, D] of tokens int32 [B, T], in `dtype`."""
+    # Gathered first: of a lookup in a table sharded on both axes XLA makes an "involuntary full rematerialization".
+    # In the table's own float32: a gradient summed over tokens in bfloat16 stops growing after some 256 equal terms.
+    table = jax.reshard(params["embed"], spec(None, None))
+    return table.at[tokens].get(out_sharding=spec("batch", None, None)).astype(dtype)
 
 
 def remat_policy(name: str) -> Callable[..., Any] | None:
@@ -273,35 +294,31 @@ def forward(
     Segments longer than `c.max_tokens` are the caller's to refuse (`check_length`): a packed row may be longer.
     Raises InputError for unknown names of `remat` and `attention`.
     """
-    rows = spec("batch", None, None)
     tokens, positions, segments = (jax.reshard(x, spec("batch", None)) for x in (tokens, positions, segments))
-    # Gathered first: of a lookup in a table sharded on both axes XLA makes an "involuntary full rematerialization".
-    # In the table's own float32: a gradient summed over tokens in bfloat16 stops growing after some 256 equal terms.
-    table = jax.reshard(params["embed"], spec(None, None))
-    x = table.at[tokens].get(out_sharding=rows).astype(compute_dtype)
+    x = embed(params, tokens, compute_dtype)
     angles = rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
 
-    def block(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
-        w = layer_weights(weights, c, compute_dtype)
-        q, k, v = project_qkv(rms_norm(x, w["attn_norm"], c.norm_eps), w, angles)
-        mixed = attention_lib.attention(q, k, v, segments, implementation=attention)
-        x = x + jnp.einsum("BTNH,NHD->BTD", mixed, w["o"], out_sharding=rows)
-        return x + feed_forward(rms_norm(x, w["mlp_norm"], c.norm_eps), w), None
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
+        return attention_lib.attention(q, k, v, segments, implementation=attention), None
+
+    def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+        return block(x, layer_weights(weights, c, compute_dtype), c, angles, attend)
 
     if remat != "none":
-        block = jax.checkpoint(block, prevent_cse=False, policy=remat_policy(remat))
-    x, _ = jax.lax.scan(block, x, params["layers"])
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=remat_policy(remat))
+    x, _ = jax.lax.scan(layer, x, params["layers"])
     return rms_norm(x, params["final_norm"], c.norm_eps)
 
 
 def logits(params: Params, c: LlamaConfig, hidden: jax.Array) -> jax.Array:
     """float32 [..., V] of hidden [..., D]; V is sharded over "tensor", the other axes as hidden's are.
 
-    The head is cast and gathered in here, so a gradient over chunks of positions is summed in its master's dtype.
+    The head is cast in here, so a gradient over chunks of positions is summed in its master's dtype.
     """
     head = params["embed"].T if c.tie_embeddings else params["lm_head"]
-    head = jax.reshard(head.astype(hidden.dtype), spec(None, "vocab"))
-    sharding = jax.P(*jax.typeof(hidden).sharding.spec[:-1], *spec("vocab"))
+    *rows, last = jax.typeof(hidden).sharding.spec
+    head = jax.reshard(head.astype(hidden.dtype), jax.P(last, *spec("vocab")))
+    sharding = jax.P(*rows, *spec("vocab"))
     return jnp.einsum("...D,DV->...V", hidden, head, preferred_element_type=jnp.float32, out_sharding=sharding)
 
 

@@ -39,11 +39,15 @@ def check(config: Any) -> None:
         "optim.max_steps": 0,
         "eval.every": 0,
         "eval.samples": 0,
+        "eval.queries": 0,
+        "eval.new_tokens": 1,
+        "eval.rows": 1,
         "checkpoint.every": 0,
         "checkpoint.keep": 1,
         "checkpoint.keep_best": 0,
         "log.every": 1,
         "toolbox.trajectories": 1,
+        "toolbox.copied": 0,
     }.items():
         checks.check_range(field, _field(config, field), least)
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
@@ -64,6 +68,8 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     llama.check_mesh(c)
     llama.check_length(c, config.data.max_tokens)
     check_rows(config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
+    if config.eval.queries:
+        check_rows(config.eval.rows, "eval.rows")
     check_state_fits(c)
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
     if jax.process_count() > 1:

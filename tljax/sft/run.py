@@ -22,10 +22,11 @@ from tljax.data.examples import Examples, load_examples
 from tljax.data.prompt import chat_template
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.model import llama, source
+from tljax.sft import scores
 from tljax.sft.check import check, check_devices
 from tljax.sft.samples import write_samples
 from tljax.sft.step import StepOptions, make_eval_step, make_sft_step, means
-from tljax.toolbox.embedded import BASE, toolbox_file
+from tljax.toolbox.embedded import BASE, model_path, source_file
 
 ROUND_TO = 128  # TPU lanes; a row length that is a multiple keeps the kernels' blocks whole
 
@@ -39,13 +40,14 @@ def run(config: Any) -> None:
     check(config)
     folder = run_folder.choose(config.out, config.name, config.resume)
     run_folder.check_config(folder, config)
-    model = source.open_model(config.model.path, config.model.preset)
+    model = source.open_model(model_path(config.model.path), config.model.preset)
     tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE))
     model = source.fit_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
     mesh = make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
         check_devices(config, model.config)
-        examples = load_examples(config.data, _source_file(config), tokenizer, config.seed)
+        file = source_file(config.data.source, config.toolbox, config.data.cache)
+        examples = load_examples(config.data, file, tokenizer, config.seed)
         say(examples.summary)
         batches, held_out = make_batches(config, examples)
         tx = make_optimizer(config.optim, total_steps(config, batches))
@@ -57,11 +59,6 @@ def run(config: Any) -> None:
             train(config, model, tokenizer, batches, held_out, tx, examples.content, folder)
 
 
-def _source_file(config: Any) -> str:
-    embedded = config.data.source == "toolbox"
-    return str(toolbox_file(config.toolbox, config.data.cache)) if embedded else config.data.source
-
-
 def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | None]:
     """Training batches, and those of the held-out trajectories where there are any."""
     longest = max(examples.train["length"])
@@ -70,12 +67,13 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
     tokens = config.batch.tokens or -(-longest // ROUND_TO) * ROUND_TO
     shape = {"rows": config.batch.rows, "tokens": tokens, "packed": config.batch.pack}
     epochs = config.optim.epochs
-    train = Batches(examples.train, epochs=epochs, seed=config.seed, **shape)
+    seed = config.seed if config.batch.shuffle else None
+    train = Batches(examples.train, epochs=epochs, seed=seed, **shape)
     if config.optim.max_steps > train.steps:
         # An epoch has a few more or fewer packed rows than another, so the shortest possible one is counted on.
         shortest = -(-int(train.lengths.sum()) // (tokens * config.batch.rows))
         epochs = max(epochs, -(-config.optim.max_steps // shortest))
-        train = Batches(examples.train, epochs=epochs, seed=config.seed, **shape)
+        train = Batches(examples.train, epochs=epochs, seed=seed, **shape)
     if examples.held_out is None:
         return train, None
     # Evaluation has no parts, so its batches are as small as one part of an update.
@@ -144,6 +142,8 @@ def train(
         with log:
             if start:
                 log.say(f"resumed at update {start} of {total}")
+            elif config.eval.queries:
+                scores.score(config, c, state.params, tokenizer, 0, folder, log)
             for n in range(start, total):
                 state, metrics = update(state, put(batches.build, n, config.batch.rows, config.batch.accumulate))
                 log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
@@ -160,7 +160,9 @@ def train(
                 if stopped_by is not None and n + 1 < total:
                     checkpoints.wait()
                     leave(stopped_by, n + 1, total, folder, log)
-        checkpoints.wait()
+            checkpoints.wait()
+            if config.eval.queries:
+                scores.score(config, c, state.params, tokenizer, total, folder, log)
         best = checkpoints.best_step()
     finish(config, state, folder, best)
 
@@ -233,6 +235,12 @@ def evaluate_all(
 def finish(config: Any, state: TrainState, folder: Path, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     lines = [f"done:  checkpoints and metrics in {folder}"]
+    if config.eval.queries:
+        lines = [
+            "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
+            scores.table(config, folder, int(state.step)),
+            *lines,
+        ]
     if best is not None and best != int(state.step):
         lines.append(
             f"best: step {best} has the lowest held-out loss; launch/export_hf.py with --config.step=-1 exports it"

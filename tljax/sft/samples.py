@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tljax.data.rows import KEY_TOKEN
+from tljax.data.rows import KEY_TOKEN, OTHER_TOKEN
 from tljax.data.tokens import Tokenizer
 
 
@@ -22,8 +22,10 @@ def write_samples(
     found = multihost_utils.process_allgather(scores, tiled=True)
     lines = []
     for row, weights in enumerate(batch["weights"]):
-        places = np.flatnonzero(weights > 0)
-        nll = -np.asarray(found["logprobs"][row][: len(places)], np.float32)
+        weighted = np.flatnonzero(weights > 0)
+        in_reply = batch["kinds"][row][weighted] >= OTHER_TOKEN
+        places = weighted[in_reply]
+        nll = -np.asarray(found["logprobs"][row][: len(weighted)], np.float32)[in_reply]
         # A reply's end token is followed by the next reply only after a gap of at least the newline.
         for reply in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) > 1) + 1):
             at = places[reply]

@@ -1,32 +1,51 @@
-"""The embedded default: the toolbox's trajectories as a file, made once for the same settings."""
+"""What ships with tljax as data: the toolbox's trajectories and the base's text, as files made once a setting."""
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from tljax.data.arrow import cache_folder
 from tljax.toolbox import trajectories
+from tljax.toolbox.invented import pretraining
 
-BASE = trajectories.BASE
+BASE = trajectories.BASE  # folder of the small base and its tokenizer
+SHIPPED = "base"  # as model.path: the small base
+SOURCES = ("toolbox", "invented")  # as data.source; any other is a file or a data set
 
 
-def toolbox_file(toolbox: ConfigDict, cache: str) -> Path:
-    """The raw JSON file of a config's `toolbox` block, written into `cache` ("": that of the datasets library) if new.
+def model_path(path: str) -> str:
+    """The folder or hub id that `path` means: itself, or that of the small base for SHIPPED."""
+    return BASE if path == SHIPPED else path
 
-    Raises InputError for settings out of range and where the folder cannot be written.
+
+def source_file(source: str, toolbox: Any, cache: str) -> str:
+    """The file that `source` means: itself, or for one of SOURCES raw JSON by a config's `toolbox` block.
+
+    It is written into `cache` ("": that of the datasets library) if new. Raises InputError for settings out of range
+    and where the folder cannot be written.
     """
-    settings = {
-        "seed": toolbox.seed,
-        "n": toolbox.trajectories,
-        "error_share": toolbox.error_share,
-        "split": "train",
-        "noise": toolbox.noise or None,
-    }
-    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
-    digest = hashlib.sha256(json.dumps(settings).encode() + code).hexdigest()[:16]
-    file = cache_folder(cache) / "tljax" / f"toolbox-{digest}.json"
+    if source not in SOURCES:
+        return source
+    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in CODE)
+    digest = hashlib.sha256(f"{source} {json.dumps(toolbox.to_dict())}".encode() + code).hexdigest()[:16]
+    file = cache_folder(cache) / "tljax" / f"{source}-{digest}.json"
     if not file.is_file():
-        trajectories.write_raw(file, **settings)
-    return file
+        trajectories.write_rows(file, rows(source, toolbox))
+    return str(file)
+
+
+CODE = (".py", ".txt")
+
+
+def rows(source: str, toolbox: Any) -> Iterator[dict[str, Any]]:
+    if source == "invented":
+        return pretraining(seed=toolbox.seed, copied=toolbox.copied, n=toolbox.trajectories)
+    return trajectories.trajectories(
+        seed=toolbox.seed,
+        n=toolbox.trajectories,
+        error_share=toolbox.error_share,
+        split="train",
+        noise=toolbox.noise or None,
+    )

@@ -5,7 +5,7 @@ import copy
 import json
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,17 @@ def trajectories(
 def write_raw(
     path: str | os.PathLike[str], *, seed: int, n: int, error_share: float, split: str, noise: str | None = None
 ) -> None:
-    """Write the rows as one JSON array, a row a line, to a temporary name that is renamed when complete.
+    """Write `trajectories` of these arguments as `write_rows` does, and raise what both raise."""
+    write_rows(path, trajectories(seed=seed, n=n, error_share=error_share, split=split, noise=noise))
 
-    Raises InputError for arguments out of range and where the file cannot be written.
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as one JSON array, a row a line, to a temporary name that is renamed when complete.
+
+    Raises InputError where the file cannot be written.
     """
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    rows = trajectories(seed=seed, n=n, error_share=error_share, split=split, noise=noise)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("w", encoding="utf-8") as file:

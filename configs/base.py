@@ -1,0 +1,48 @@
+r"""Pretraining of the small base in tljax/toolbox/base, with the code that fine-tunes.
+
+    python launch/train.py --config configs/base.py
+
+Its data is `invented` (tljax/toolbox/invented.py): copied lines, then tasks with invented tools, in their own order.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from tljax.core.config import options
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    options(arg, sizes=(), flags_=(), default="")
+    config = runpy.run_path(str(Path(__file__).with_name("sft.py")))["get_config"]("tiny")
+    config.update_from_flattened_dict(BASE)
+    return config
+
+
+# What differs from configs/sft.py:tiny.
+BASE = {
+    "name": "base",
+    "data.source": "invented",
+    "data.mae": "none",
+    "data.pkt": "none",
+    "data.prompt_weight": 1.0,  # the loss is over all tokens
+    "data.eval_fraction": 0.002,
+    "data.max_tokens": 512,  # longer steps are left out: one in ten at the end
+    "toolbox.copied": 12_000,
+    "toolbox.trajectories": 26_000,
+    "batch.rows": 4,
+    "batch.tokens": 512,
+    "batch.shuffle": False,  # the order of the data is the curriculum
+    "model.path": "scratch",
+    "model.compute_dtype": "float32",
+    "model.loss_chunk": 512,
+    "optim.lr": 2e-3,
+    "optim.warmup_steps": 50,
+    "eval.every": 500,
+    "checkpoint.every": 500,
+    "checkpoint.keep_best": 0,
+    "eval.queries": 1000,
+    "log.every": 50,
+    "export.dtype": "float16",  # 2.3 MB; the package takes no more than 4
+}

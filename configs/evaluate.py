@@ -1,0 +1,25 @@
+"""Scores of a model on tools it was not trained on.
+
+python launch/evaluate.py --config configs/evaluate.py --config.model.path=runs/sft-tiny
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.data = "toolbox"  # its splits `composition` (known words, new tools) and `domain` (new words, new tools)
+    config.queries = 1000  # of each split, one call each, the same for every model
+    config.dialect = "mae"  # how tools and calls are written: mae | readme, as in training
+    config.tokenizer = ""  # folder or hub id; "" is the model's own
+    config.new_tokens = 128  # longest answer
+    config.rows = 64  # queries answered side by side, over all devices
+    config.out = ""  # new JSONL file for the answers, a query a line: golden, prediction, level, kind; "" writes none
+
+    model = config.model = ConfigDict()
+    model.path = ""  # HF folder, a run's folder, hub id, or "base", the small one that ships
+    model.compute_dtype = "float32"  # float32 | bfloat16
+    model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
+
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
+    return config

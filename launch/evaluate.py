@@ -1,0 +1,16 @@
+"""Scores a model: python launch/evaluate.py --config configs/evaluate.py --config.model.path=HF_DIR_OR_RUN"""
+
+from typing import Any
+
+from tljax.core.command import main
+
+
+def evaluate(config: Any) -> None:
+    # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
+    from tljax.evaluate.run import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    main(evaluate, about=__doc__ or "", needs=("queries", "model", "new_tokens"))

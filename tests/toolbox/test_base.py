@@ -1,0 +1,102 @@
+"""The shipped base: small, whole, the one its card describes, and the same model in torch."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax.core.mesh import make_mesh
+from tljax.data.tokens import load_tokenizer
+from tljax.evaluate import answers
+from tljax.evaluate.score import summarize
+from tljax.evaluate.toolbox import held_out_sets
+from tljax.model import llama, source
+from tljax.toolbox.embedded import BASE
+
+FOLDER = Path(BASE)
+N = 24
+
+
+@pytest.fixture(scope="module")
+def base():
+    with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        model = source.open_model(BASE, "")
+        yield model.config, source.load_params(model, jnp.float32, 0), load_tokenizer(BASE)
+
+
+@pytest.fixture(scope="module")
+def answered(base):
+    sets = held_out_sets(N, "mae")
+    config, params, tokenizer = base
+    options = answers.greedy(config, tokenizer, new_tokens=64, compute_dtype="float32", attention="auto")
+    return sets, answers.answer(params, config, tokenizer, sets, options, rows=2 * N)
+
+
+@pytest.fixture(scope="module")
+def torch_model():
+    pytest.importorskip("torch", reason="torch is the oracle; it is installed on Python 3.11 alone")
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(FOLDER, dtype="float32")
+
+
+def test_it_fits_a_package(base):
+    sizes = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
+    assert sum(sizes.values()) < 4_000_000, sizes
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= sizes.keys()
+    config, params, tokenizer = base
+    assert not config.tie_embeddings and config.architecture == "LlamaForCausalLM"
+    assert config.vocab_size == tokenizer.vocab_size
+    assert sum(x.size for x in jax.tree.leaves(params)) == llama.count_weights(config)
+
+
+def test_the_card_is_that_of_these_weights():
+    card = (FOLDER / "README.md").read_text()
+    (digest,) = re.findall(r"sha256[^0-9a-f]+([0-9a-f]{64})", card)
+    assert digest == hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest()
+    assert "python launch/train.py --config configs/base.py" in card
+
+
+def test_it_scores_what_the_card_says(answered):
+    """The card's shares lie in the 95 % intervals of a few queries, widened to twice their width."""
+    card = (FOLDER / "README.md").read_text()
+    for name, members in answers.scores_of(answered[1]).items():
+        for metric, share in summarize(members).scores.items():
+            (told,) = re.findall(rf"\| {name} \|.*?{metric} ([0-9.]+)", card)
+            assert 2 * share.low - share.percent <= float(told) <= 2 * share.high - share.percent, (name, metric)
+
+
+def test_logits_are_torchs(base, torch_model):
+    import torch
+
+    config, params, tokenizer = base
+    ids = tokenizer.encode(held_out_sets(1, "mae")["domain"][0].prompt)[0]
+    with torch.no_grad():
+        theirs = torch_model(torch.tensor([ids])).logits[0].numpy()
+    tokens = jnp.asarray([ids], jnp.int32)
+    places = jnp.arange(len(ids), dtype=jnp.int32)[None]
+    hidden = llama.forward(
+        params, config, tokens, places, jnp.ones_like(tokens), compute_dtype="float32", remat="none", attention="auto"
+    )
+    np.testing.assert_allclose(np.asarray(llama.logits(params, config, hidden))[0], theirs, atol=2e-4)
+
+
+def test_greedy_calls_are_torchs(base, torch_model, answered):
+    import torch
+
+    _config, _params, tokenizer = base
+    sets, found = answered
+    for name, members in sets.items():
+        for query, ours in list(zip(members, found[name], strict=True))[:8]:
+            ids = tokenizer.encode(query.prompt)[0]
+            with torch.no_grad():
+                theirs = torch_model.generate(
+                    torch.tensor([ids]), do_sample=False, max_new_tokens=64, pad_token_id=tokenizer.eos_id
+                )
+            reply = theirs[0, len(ids) :].tolist()
+            reply = reply[: reply.index(tokenizer.eos_id)] if tokenizer.eos_id in reply else reply
+            assert tokenizer.decode(reply).strip() == ours.text

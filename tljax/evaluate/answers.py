@@ -1,0 +1,111 @@
+"""A model's greedy replies to held-out queries, scored and kept."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from tljax.core.run_folder import write_lines
+from tljax.data.prompt import render_call
+from tljax.data.tokens import Tokenizer
+from tljax.evaluate.score import METRICS, Score, score_reply, summarize
+from tljax.evaluate.toolbox import Query
+from tljax.model import llama
+from tljax.model.replies import generate_all
+from tljax.model.sampling import SampleOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply to a query and what it is worth."""
+
+    text: str
+    score: Score
+
+
+def greedy(
+    c: llama.LlamaConfig, tokenizer: Tokenizer, *, new_tokens: int, compute_dtype: str, attention: str
+) -> SampleOptions:
+    """Greedy decoding of replies of at most `new_tokens` tokens, which end with the tokenizer's end token."""
+    return SampleOptions(
+        max_new_tokens=new_tokens,
+        temperature=0.0,
+        top_k=0,
+        top_p=1.0,
+        eos_ids=(tokenizer.eos_id,),
+        pad_id=tokenizer.eos_id,
+        compute_dtype=compute_dtype,
+        attention=attention,
+    )
+
+
+def answer(
+    params: llama.Params,
+    c: llama.LlamaConfig,
+    tokenizer: Tokenizer,
+    sets: Mapping[str, Sequence[Query]],
+    options: SampleOptions,
+    rows: int,
+) -> dict[str, list[Answer]]:
+    """Replies to all queries of all sets on the current mesh, `rows` at a time, and their scores."""
+    queries = [query for members in sets.values() for query in members]
+    prompts = [tokenizer.encode(query.prompt)[0] for query in queries]
+    replies = generate_all(params, c, prompts, options, key=jax.random.key(0), rows=rows)
+    texts = [tokenizer.decode(reply.tokens).strip() for reply in replies]
+    scored = (
+        Answer(text, score_reply(text, [query.golden], query.tools)) for text, query in zip(texts, queries, strict=True)
+    )
+    return {name: [next(scored) for _ in members] for name, members in sets.items()}
+
+
+def told(answers: Mapping[str, Sequence[Answer]], seconds: float) -> str:
+    """How many answers took how long, compilation included, for people."""
+    return f"answered {sum(map(len, answers.values())):,} held-out queries in {seconds:.0f} s"
+
+
+def write_answers(
+    path: Path, sets: Mapping[str, Sequence[Query]], answers: Mapping[str, Sequence[Answer]], dialect: str
+) -> None:
+    """Writes a JSON line a query: set, index, golden, prediction, level (0 none, 1 TS, 2 PI, 3 CF), kind and detail."""
+    write_lines(
+        path,
+        (
+            {
+                "set": name,
+                "index": index,
+                "golden": render_call(query.golden, dialect),
+                "prediction": found.text,
+                "level": found.score.levels["any"],
+                "kind": found.score.kind,
+                "detail": found.score.detail,
+            }
+            for name, members in sets.items()
+            for index, (query, found) in enumerate(zip(members, answers[name], strict=True))
+        ),
+    )
+
+
+def read_scores(path: Path) -> dict[str, list[Score]]:
+    """The scores in a file of `write_answers`, by set."""
+    scores: dict[str, list[Score]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        scores.setdefault(row["set"], []).append(Score({"any": row["level"]}, row["kind"], row["detail"]))
+    return scores
+
+
+def scores_of(answers: Mapping[str, Sequence[Answer]]) -> dict[str, list[Score]]:
+    """The scores of answers, by set."""
+    return {name: [one.score for one in members] for name, members in answers.items()}
+
+
+def metrics_of(scores: Mapping[str, Sequence[Score]]) -> dict[str, float]:
+    """TS, PI, CF and the share of every kind in percent, as "composition_TS", for metrics.jsonl and TensorBoard."""
+    found = {}
+    for name, members in scores.items():
+        summary = summarize(members)
+        found |= {f"{name}_{metric}": summary.scores[metric].percent for metric in METRICS}
+        found |= {f"{name}_{kind}": share.percent for kind, share in summary.kinds.items()}
+    return found

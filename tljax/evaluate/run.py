@@ -1,0 +1,71 @@
+"""The evaluation run: a model's greedy answers to the toolbox's held-out queries, scored and printed."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tljax.core.config import check_choice, check_range
+from tljax.core.errors import InputError
+from tljax.core.mesh import check_rows, make_mesh
+from tljax.data.prompt import DIALECTS
+from tljax.data.tokens import load_tokenizer
+from tljax.evaluate import answers, report
+from tljax.evaluate.toolbox import held_out_sets, random_pick_of
+from tljax.model import source
+from tljax.model.attention import IMPLEMENTATIONS
+from tljax.toolbox.embedded import model_path
+
+SOURCES = ("toolbox",)
+
+
+def run(config: Any) -> None:
+    """Prints the scores of the model that `config` (configs/evaluate.py) names, and writes its answers to config.out.
+
+    Raises InputError for what the user can mend, before any device work.
+    """
+    check(config)
+    out = Path(config.out).expanduser() if config.out else None
+    if out is not None and out.exists():
+        raise InputError(f"config.out {out} is there already; name a new file")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"config.out {out}: there is no folder {out.parent}; make it, or name another file")
+    if config.model.path in ("", source.SCRATCH):
+        raise InputError(
+            f"config.model.path is {config.model.path!r}; give a model's folder, a run, a hub id, or 'base'"
+        )
+    model = source.open_model(model_path(config.model.path), "")
+    tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
+    source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    sets = held_out_sets(config.queries, config.dialect)
+    with jax.set_mesh(make_mesh(**config.mesh)):
+        check_rows(config.rows, "rows")
+        options = answers.greedy(
+            model.config,
+            tokenizer,
+            new_tokens=config.new_tokens,
+            compute_dtype=config.model.compute_dtype,
+            attention=config.model.attention,
+        )
+        params = source.load_params(model, jnp.float32, seed=0)
+        begin = time.perf_counter()
+        found = answers.answer(params, model.config, tokenizer, sets, options, config.rows)
+        seconds = time.perf_counter() - begin
+    if out is not None:
+        answers.write_answers(out, sets, found, config.dialect)
+    if jax.process_index() == 0:
+        picks = {name: random_pick_of(queries) for name, queries in sets.items()}
+        print(answers.told(found, seconds))
+        print(report.score_table(answers.scores_of(found), picks))
+
+
+def check(config: Any) -> None:
+    """Raises InputError for a field whose value is not allowed."""
+    check_choice("data", config.data, SOURCES)
+    check_choice("dialect", config.dialect, DIALECTS)
+    check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
+    check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)
+    for field in ("queries", "new_tokens", "rows"):
+        check_range(field, config[field], 1)
