@@ -66,7 +66,7 @@ def test_samples_show_every_token_of_a_reply(trained):
         assert {mark for _, weight, _, mark in tokens if weight > 1} == {"key"}
         spelled = "".join(piece for piece, *_ in tokens[:-1]).replace("▁", " ").strip()
         assert spelled == sample["reply"].strip() or "<0x" in spelled
-        assert all(nll > 0 for _, _, nll, _ in tokens)
+        assert all(nll >= 0 for _, _, nll, _ in tokens)
 
 
 def test_the_export_gives_the_checkpoints_weights(trained):
@@ -103,7 +103,7 @@ def test_the_export_loads_in_transformers_with_equal_logits(trained):
             attention="reference",
         )
         ours = np.asarray(llama.logits(params, opened.config, hidden))[0]
-    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
 
 
 def test_the_exported_chat_template_gives_the_tokens_of_training(trained, repo, launch, quick, tmp_path):
