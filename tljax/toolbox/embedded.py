@@ -12,6 +12,7 @@ from tljax.toolbox.invented import pretraining
 
 BASE = trajectories.BASE  # folder of the small base and its tokenizer
 SHIPPED = "base"  # as model.path: the small base
+CODE = (".py", ".txt")  # endings of the files that decide what is generated
 SOURCES = ("toolbox", "invented")  # as data.source; any other is a file or a data set
 
 
@@ -34,9 +35,6 @@ def source_file(source: str, toolbox: Any, cache: str) -> str:
     if not file.is_file():
         trajectories.write_rows(file, rows(source, toolbox))
     return str(file)
-
-
-CODE = (".py", ".txt")
 
 
 def rows(source: str, toolbox: Any) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 from tljax.data.calls import Call
 from tljax.toolbox.lexicon import any_integer, any_number, any_text, any_value, any_word, lexicon, toolbox_words, word
 from tljax.toolbox.noise import write_call
-from tljax.toolbox.tasks import ARGUMENTS, ASKING, OPENINGS, write_value
+from tljax.toolbox.tasks import ASKING, OPENINGS, write_sentence
 from tljax.toolbox.tools import ASK_TO_USER, FINISH
 from tljax.toolbox.words import content_words
 
@@ -133,7 +133,7 @@ def solved_task(rng: random.Random, level: Level) -> list[dict[str, str]]:
         if chained is not None:
             arguments[chained] = results.pop()  # What a later call takes over is not asked for.
         opening = rng.choice(OPENINGS) if i == 0 else "Then " if chained else rng.choice(("Also ", "And "))
-        sentences.append(sentence(rng, opening, tool, arguments, chained))
+        sentences.append(write_sentence(rng, opening, tool.description, tool.phrase, arguments, chained))
         results.append(any_value(rng))
         turns.append(message("assistant", write_call(Call(tool.name, arguments))))
         turns.append(message("function", write_result(results[-1])))
@@ -149,20 +149,6 @@ def solved_task(rng: random.Random, level: Level) -> list[dict[str, str]]:
 
 def write_result(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def sentence(rng: random.Random, opening: str, tool: Invented, arguments: dict[str, Any], chained: str | None) -> str:
-    """What one call is asked for in, every value beside its parameter's name."""
-    phrase = tool.description if rng.random() < 0.6 else tool.phrase
-    joint, pattern = rng.choice(ARGUMENTS)
-    items = [
-        pattern.format(name, "the result" if name == chained else write_value(value))
-        for name, value in arguments.items()
-    ]
-    rng.shuffle(items)
-    listed = " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
-    text = opening + phrase[0].lower() + phrase[1:] + (f" {joint} {listed}" if items else "")
-    return text[0].upper() + text[1:] + ("?" if opening.startswith("Can") else ".")
 
 
 def tool_list(rng: random.Random, level: Level) -> list[Invented]:

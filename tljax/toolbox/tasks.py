@@ -4,7 +4,7 @@ import copy
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -164,22 +164,28 @@ def write_query(rng: random.Random, steps: Sequence[Step]) -> str:
     sentences = []
     for i, step in enumerate(steps):
         opening = rng.choice(OPENINGS) if i == 0 else "Then " if step.chained else rng.choice(("Also ", "And "))
-        sentence = opening + write_step(rng, step)
-        sentences.append(sentence[0].upper() + sentence[1:] + ("?" if opening.startswith("Can") else "."))
+        description, phrase = step.tool.schema["description"].rstrip("."), step.tool.name.replace("_", " ")
+        sentences.append(write_sentence(rng, opening, description, phrase, step.call.arguments, step.chained))
     return " ".join(sentences)
 
 
-def write_step(rng: random.Random, step: Step) -> str:
-    description = step.tool.schema["description"].rstrip(".")
-    phrase = description if rng.random() < 0.6 else step.tool.name.replace("_", " ")
-    word, pattern = rng.choice(ARGUMENTS)
+def write_sentence(
+    rng: random.Random, opening: str, description: str, phrase: str, arguments: Mapping[str, Any], chained: str | None
+) -> str:
+    """What one call is asked for in: its tool's description or `phrase`, and every value beside its parameter's name.
+
+    chained: the parameter whose value is called "the result".
+    """
+    asked = description if rng.random() < 0.6 else phrase
+    joint, pattern = rng.choice(ARGUMENTS)
     items = [
-        pattern.format(name, "the result" if name == step.chained else write_value(value))
-        for name, value in step.call.arguments.items()
+        pattern.format(name, "the result" if name == chained else write_value(value))
+        for name, value in arguments.items()
     ]
     rng.shuffle(items)
-    arguments = " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
-    return phrase[0].lower() + phrase[1:] + (f" {word} {arguments}" if items else "")
+    listed = " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+    sentence = opening + asked[0].lower() + asked[1:] + (f" {joint} {listed}" if items else "")
+    return sentence[0].upper() + sentence[1:] + ("?" if opening.startswith("Can") else ".")
 
 
 def write_value(value: Any) -> str:
