@@ -23,7 +23,7 @@ from tljax.core.errors import InputError
 TIMING_FIELDS = ("seconds", "tokens_per_second", "mfu", "time")
 
 # A step whose gradient is not finite has spoilt the weights already, although its loss came before it.
-FATAL_FIELDS = ("loss", "grad_norm")
+FATAL_FIELDS = ("loss", "grad_norm", "value_loss", "critic_grad_norm")
 
 # Dense bf16 FLOP/s of one device, makers' data sheets.
 TPU_PEAKS = {
@@ -67,8 +67,9 @@ class RunLog:
     """Writes what a run measures, one step late, so that reading a number never holds up the devices.
 
     folder: of the run; metrics.jsonl and events/ lie in it. resume_step: updates made so far; later lines of
-    metrics.jsonl are removed. every: steps between progress lines where there is no terminal for a bar.
-    flops_per_token: for `mfu`, where the devices' peak is known. Only process 0 writes and prints, all of them check.
+    metrics.jsonl are removed. every: steps between progress lines where there is no terminal for a bar. shown: the
+    metrics of these lines. flops_per_token: for `mfu`, where the devices' peak is known. Only process 0 writes and
+    prints, all of them check.
 
     Call flush() before a checkpoint is saved: its step's line then exists, and its loss is known to be finite.
 
@@ -84,9 +85,11 @@ class RunLog:
         wandb: bool,
         total_steps: int,
         every: int,
+        shown: Sequence[str] = ("loss",),
         flops_per_token: float | None = None,
     ):
         self._total, self._every, self._flops_per_token = total_steps, max(1, every), flops_per_token
+        self._shown = tuple(shown)
         self._pending: tuple[int, Mapping[str, Any], Mapping[str, Any]] | None = None
         self._durations: deque[float] = deque(maxlen=20)
         self._file = self._events = self._wandb = self._bar = None
@@ -139,6 +142,11 @@ class RunLog:
         self.flush()
         self._write(step, {name: _plain(value) for name, value in metrics.items()} | {"time": round(time.time(), 3)})
         self._mark = time.perf_counter()
+
+    def text(self, step: int, name: str, markdown: str) -> None:
+        """Shows a text in TensorBoard."""
+        if self._events is not None:
+            self._events.add_text(name, markdown, step)
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the bar."""
@@ -207,16 +215,17 @@ class RunLog:
             self._wandb.log({"step": step, **numbers})
 
     def _progress(self, step: int, values: Mapping[str, Any]) -> None:
-        loss = f"{values['loss']:.4f}" if "loss" in values else "-"
-        speed = f"{values['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in values else ""
+        told = [f"{name} {values[name]:.4f}" for name in self._shown if name in values]
+        if "tokens_per_second" in values:
+            told.append(f"{values['tokens_per_second']:,.0f} tokens/s")
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(filter(None, (f"loss {loss}", speed))), refresh=False)
+            self._bar.set_postfix_str(", ".join(told), refresh=False)
             self._bar.update(step - self._bar.n)
         elif step % self._every == 0 or step == self._total:
             left = "?"
             if self._durations:
                 left = tqdm.format_interval((self._total - step) * sum(self._durations) / len(self._durations))
-            self.say("  ".join(filter(None, (f"step {step}/{self._total}", f"loss {loss}", speed, f"ETA {left}"))))
+            self.say("  ".join((f"step {step}/{self._total}", *told, f"ETA {left}")))
 
 
 def _has_terminal() -> bool:

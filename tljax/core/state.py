@@ -5,6 +5,7 @@ clip_norm, schedule, warmup_fraction, warmup_steps, final_lr_fraction.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -128,6 +129,25 @@ def abstract_state(abstract_params: Any, tx: optax.GradientTransformation) -> Tr
     )
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     return TrainState(step=step, params=params, opt_state=opt_state)
+
+
+def accumulate(loss_fn: Callable[[Any, Any], tuple[jax.Array, Any]], params: Any, batch: Any) -> tuple[Any, Any]:
+    """Gradients of `loss_fn(params, part)` and what it returns beside the loss, summed over the parts of a batch.
+
+    batch: arrays with a leading axis of parts, computed one after the other. Sums have the params' dtype.
+    """
+    gradient = jax.grad(loss_fn, has_aux=True)
+    first = jax.tree.map(lambda x: x[0], batch)
+    if jax.tree.leaves(batch)[0].shape[0] == 1:
+        return gradient(params, first)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, gradient(params, part)), None
+
+    _, sums = jax.eval_shape(gradient, params, first)
+    zeros = jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
+    total, _ = jax.lax.scan(add, zeros, batch)
+    return total
 
 
 def _in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:

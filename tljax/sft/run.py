@@ -21,8 +21,8 @@ from tljax.data.batch import Batches
 from tljax.data.examples import Examples, load_examples
 from tljax.data.prompt import chat_template
 from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.evaluate import progress
 from tljax.model import llama, source
-from tljax.sft import scores
 from tljax.sft.check import check, check_devices
 from tljax.sft.samples import write_samples
 from tljax.sft.step import StepOptions, make_eval_step, make_sft_step, means
@@ -143,7 +143,7 @@ def train(
             if start:
                 log.say(f"resumed at update {start} of {total}")
             elif config.eval.queries:
-                scores.score(config, c, state.params, tokenizer, 0, folder, log)
+                progress.score(config, c, state.params, tokenizer, 0, folder, log)
             for n in range(start, total):
                 state, metrics = update(state, put(batches.build, n, config.batch.rows, config.batch.accumulate))
                 log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
@@ -162,7 +162,7 @@ def train(
                     leave(stopped_by, n + 1, total, folder, log)
             checkpoints.wait()
             if config.eval.queries:
-                scores.score(config, c, state.params, tokenizer, total, folder, log)
+                progress.score(config, c, state.params, tokenizer, total, folder, log)
         best = checkpoints.best_step()
     finish(config, state, folder, best)
 
@@ -238,7 +238,7 @@ def finish(config: Any, state: TrainState, folder: Path, best: int | None) -> No
     if config.eval.queries:
         lines = [
             "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
-            scores.table(config, folder, int(state.step)),
+            progress.table(config, folder, int(state.step)),
             *lines,
         ]
     if best is not None and best != int(state.step):

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax.core.mesh import spec
-from tljax.core.state import TrainState
+from tljax.core.state import TrainState, accumulate
 from tljax.model import llama
+from tljax.model.head import chunked_head, take
 from tljax.sft.loss import mean_nll_at, weighted_nll
 
 Batch = dict[str, jax.Array]
@@ -54,51 +54,15 @@ def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: Step
     order = jnp.argsort(batch["weights"] <= 0, axis=1, stable=True)
     order = jnp.pad(order, ((0, 0), (0, max(room - order.shape[1], 0))))[:, :room]
     inside = jnp.arange(room)[None, :] < batch["weights"].shape[1]
-    picked = {name: _take(batch[name], order) for name in ("targets", "weights", "kinds")}
+    picked = {name: take(batch[name], order) for name in ("targets", "weights", "kinds")}
     picked["weights"] = jnp.where(inside, picked["weights"], 0.0)
     picked["kinds"] = jnp.where(picked["weights"] > 0, picked["kinds"], jnp.int8(0))
-    logprobs, hits = _chunked_head(params, c, _take(hidden, order), picked["targets"], chunk)
+    logprobs, hits = chunked_head(params, c, take(hidden, order), picked["targets"], chunk, _logprobs_and_hits)
     return {"logprobs": logprobs, "hits": hits, "weights": picked["weights"], "kinds": picked["kinds"]}
 
 
-def _take(array: jax.Array, order: jax.Array) -> jax.Array:
-    """array[b, order[b, m]]; on each device its own rows, so the gather never communicates."""
-    tail = (None,) * (array.ndim - 2)
-    rows, index = spec("batch", None, *tail), spec("batch", None)
-
-    def local(array, order):
-        return jax.vmap(lambda row, picks: row[picks])(array, order)
-
-    return jax.shard_map(local, in_specs=(rows, index), out_specs=rows)(array, order)
-
-
-def _chunked_head(
-    params: dict, c: llama.LlamaConfig, hidden: jax.Array, targets: jax.Array, chunk: int
-) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities and argmax hits, `chunk` positions a row at a time; the backward pass recomputes logits."""
-
-    @jax.checkpoint
-    def one(params, hidden, targets):
-        logits = llama.logits(params, c, hidden)
-        return llama.token_logprobs(logits, targets), jnp.argmax(logits, axis=-1) == targets
-
-    def body(carry, piece):
-        return carry, one(params, *piece)
-
-    _, (logprobs, hits) = jax.lax.scan(body, None, (_split(hidden, chunk), _split(targets, chunk)))
-    return _join(logprobs), _join(hits)
-
-
-def _split(array: jax.Array, chunk: int) -> jax.Array:
-    """[B, M, ...] -> [M / chunk, B, chunk, ...]."""
-    shape = (array.shape[0], array.shape[1] // chunk, chunk, *array.shape[2:])
-    return jnp.moveaxis(array.reshape(shape, out_sharding=spec("batch", *[None] * (len(shape) - 1))), 1, 0)
-
-
-def _join(array: jax.Array) -> jax.Array:
-    """[n, B, chunk] -> [B, n * chunk]."""
-    array = jnp.moveaxis(array, 0, 1)
-    return array.reshape(array.shape[0], -1, out_sharding=spec("batch", None))
+def _logprobs_and_hits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return llama.token_logprobs(logits, targets), jnp.argmax(logits, axis=-1) == targets
 
 
 def score_sums(scores: Batch, segments: jax.Array) -> Sums:
@@ -157,7 +121,7 @@ def make_sft_step(
             sums = score_sums(token_scores(params, c, part, options), part["segments"])
             return sums["loss"], sums
 
-        grads, sums = _accumulate(loss_fn, state.params, batch)
+        grads, sums = accumulate(loss_fn, state.params, batch)
         count = jnp.maximum(sums["steps"], 1.0)
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -166,23 +130,6 @@ def make_sft_step(
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(step, donate_argnames="state")
-
-
-def _accumulate(
-    loss_fn: Callable[[dict, Batch], tuple[jax.Array, Sums]], params: dict, batch: Batch
-) -> tuple[dict, Sums]:
-    """Gradients and sums of `loss_fn` over the leading axis of `batch`, float32."""
-    gradient = jax.grad(loss_fn, has_aux=True)
-    if batch["tokens"].shape[0] == 1:
-        return gradient(params, jax.tree.map(lambda x: x[0], batch))
-
-    def add(total, part):
-        return jax.tree.map(jnp.add, total, gradient(params, part)), None
-
-    _, sums = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], batch))
-    zeros = jax.tree.map(jnp.zeros_like, params), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
-    total, _ = jax.lax.scan(add, zeros, batch)
-    return total
 
 
 def make_eval_step(c: llama.LlamaConfig, options: StepOptions) -> Callable[[dict, Batch], tuple[Sums, Batch]]:
