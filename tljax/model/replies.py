@@ -27,6 +27,17 @@ class Reply:
         return self.end is not None
 
 
+def padded_width(length: int, round_to: int) -> int:
+    """The width that prompts of `length` tokens, from 1, are padded to: few widths, as each is compiled on its own.
+
+    Multiples of `round_to` up to 8 of them, of twice as much up to 16, of 4 times as much up to 32, and so on: four
+    widths an octave, and above 4 `round_to` at most a quarter of the length in padding.
+    """
+    parts = -(-length // round_to)
+    step = round_to << max(0, (parts - 1).bit_length() - 3)
+    return -(-length // step) * step
+
+
 def plan_batches(lengths: Sequence[int], rows: int, round_to: int) -> list[tuple[int, list[int]]]:
     """Prompts by falling length in batches of at most `rows`: the padded width, a multiple of `round_to`, and indices.
 

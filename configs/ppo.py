@@ -1,0 +1,157 @@
+r"""PPO with IRM rewards, on top of SFT; GRPO and RLOO behind the same pieces.
+
+    python launch/train.py --config configs/ppo.py        the quickstart's model (trained first where absent), on a CPU
+    python launch/train.py --config configs/ppo.py:7b \
+        --config.model.path=runs/sft-7b --config.data.source=raw_data.json
+
+Options after the colon, separated by commas: a size (tiny, 7b, 13b, 34b, 70b), and `release` for the arithmetic of the
+released run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set: --config.optim.lr=5e-7.
+"""
+
+from ml_collections import ConfigDict
+
+from tljax.core.config import data_block, options, toolbox_block
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    size, flags = options(arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags_=("release",), default="tiny")
+
+    config = ConfigDict()
+    config.run = "ppo"  # which stage launch/train.py starts
+    config.name = f"ppo-{size}"
+    config.seed = 0  # of the held-out split, the order of prompts and what is sampled
+    config.out = ""  # run folder; "" is runs/NAME, or the first free runs/NAME-2, ...
+    config.resume = "never"  # "auto" continues the run in `out` from its last checkpoint
+    config.algorithm = "ppo"  # ppo | grpo | rloo; the last two have no critic and need rollout.group above 1
+
+    config.data = data_block()  # every step that MAE keeps is a prompt with its golden call; or rows of irm_data.json
+    config.toolbox = toolbox_block()
+
+    model = config.model = ConfigDict()
+    # The SFT model, from which actor, critic and reference start: a run's folder, an HF folder, a hub id; or
+    # "quickstart": runs/sft-tiny, trained first by configs/sft.py where it is absent.
+    model.path = ""
+    model.compute_dtype = "bfloat16"  # of activations, matrix products and frozen weights; what learns stays float32
+    model.remat = "full"  # activations kept for the backward pass: none | dots | attention | full (none kept)
+    model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
+    model.loss_chunk = 128  # reply tokens a row that pass the head together; logits are [rows, loss_chunk, words]
+
+    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
+
+    rollout = config.rollout = ConfigDict()
+    rollout.prompts = 64  # of one update
+    rollout.group = 1  # replies to each prompt
+    rollout.rows = 64  # replies sampled side by side, over all devices
+    rollout.max_new_tokens = 512  # longest reply (released value)
+    rollout.max_prompt_tokens = 7680  # longer prompts are left out (8192 with the reply)
+    rollout.temperature = 1.0  # 0: greedy; scores and samples share it
+    rollout.top_k = 0  # 0: off
+    rollout.top_p = 1.0  # 1: off
+    rollout.round_to = 64  # widths of padded rows are multiples of it; more of them compile more programs
+
+    reward = config.reward = ConfigDict()
+    reward.rule = "table"  # table | release | module:function, called as irm.reward(prediction, golden, tools)
+    reward.clip = 5.0  # rewards lie within +- clip (released value); 0: no limit
+    reward.timeout = 10.0  # seconds that one call of your own function may take
+    reward.workers = 4  # processes that your own function runs in
+    reward.no_end = 0.0  # added to the reward of a reply that did not end within max_new_tokens
+
+    kl = config.kl = ConfigDict()
+    kl.coef = 0.3  # of the KL to the reference (DESIGN: fixed 0.3)
+    kl.place = "reward"  # reward: on every token, as released | loss: a k3 term in the policy's loss, as in GRPO
+    kl.target = 0.0  # nats a reply that an adaptive coef steers to (Ziegler et al. 2019); 0: coef is fixed
+    kl.horizon = 10_000.0  # replies over which an adaptive coef moves
+
+    ppo = config.ppo = ConfigDict()
+    ppo.epochs = 1  # passes over one rollout
+    ppo.minibatches = 1  # optimizer steps of one pass
+    ppo.accumulate = 1  # parts a minibatch is computed in, one after the other
+    ppo.clip = 0.2  # of the ratio (released value)
+    ppo.value_clip = 0.2  # of the value's change (released value)
+    ppo.gamma = 1.0  # discount of a token (released value)
+    ppo.lam = 0.95  # of GAE (released value)
+    ppo.whiten = False  # advantages to mean 0, deviation 1 over the rollout
+    ppo.entropy_coef = 0.0  # bonus on the policy's entropy, nats
+    ppo.prompt_epochs = 3.0  # passes over all prompts (released value)
+    ppo.updates = 0  # rollouts in all, whatever prompt_epochs says; 0: that counts
+
+    optim = config.optim = ConfigDict()  # AdamW of the actor, and of the critic but for its lr
+    optim.lr = 2e-7  # released value
+    optim.b1 = 0.9
+    optim.b2 = 0.95
+    optim.eps = 1e-8
+    optim.weight_decay = 0.0  # released value
+    optim.decay_norms = False
+    optim.clip_norm = 1.0  # largest global gradient norm; 0 does not clip
+    optim.schedule = "cosine"  # after warm-up: cosine | constant
+    optim.warmup_fraction = 0.0
+    optim.warmup_steps = 100  # optimizer steps (released value)
+    optim.final_lr_fraction = 0.0
+
+    critic = config.critic = ConfigDict()
+    critic.lr = 1e-7  # released value
+    critic.warmup = 0  # first rollouts, from which the critic alone learns
+
+    eval = config.eval = ConfigDict()
+    eval.every = 50  # updates between greedy rewards on held-out prompts; 0: only before and after
+    eval.prompts = 256  # at most so many held-out prompts
+    eval.queries = 0  # of each held-out split of the toolbox, answered greedily before and after training; 0: none
+    eval.new_tokens = 128  # longest answer to them
+    eval.rows = 64  # answered side by side, over all devices
+
+    checkpoint = config.checkpoint = ConfigDict()
+    checkpoint.every = 50  # updates between checkpoints; 0: at the end only
+    checkpoint.keep = 2  # newest ones kept
+    checkpoint.keep_best = 1  # kept besides: those of the highest held-out reward
+
+    log = config.log = ConfigDict()
+    log.every = 10  # updates between lines on the screen and samples; metrics.jsonl has every update
+    log.samples = 4  # replies of an update written to samples.jsonl and TensorBoard
+    log.tensorboard = True
+    log.wandb = False
+
+    export = config.export = ConfigDict()
+    export.at_end = True  # write OUT/hf when training is done
+    export.dtype = "auto"  # auto (that of model.path) | float32 | bfloat16 | float16
+    export.max_shard_bytes = 5_000_000_000
+
+    if size == "tiny":
+        config.update_from_flattened_dict(TINY)
+    if "release" in flags:
+        config.update_from_flattened_dict(RELEASE)
+    return config
+
+
+# A CPU's share: the quickstart's model, a few minutes.
+TINY = {
+    "model.path": "quickstart",
+    "data.max_tokens": 4096,
+    "toolbox.trajectories": 1500,
+    "toolbox.seed": 2,
+    "model.compute_dtype": "float32",
+    "model.remat": "none",
+    "rollout.max_new_tokens": 64,
+    "rollout.max_prompt_tokens": 704,
+    "ppo.minibatches": 2,
+    "ppo.whiten": True,
+    "ppo.updates": 30,
+    "kl.coef": 0.05,
+    "optim.lr": 3e-5,
+    "optim.warmup_steps": 5,
+    "critic.lr": 3e-4,
+    "eval.queries": 200,
+    "eval.new_tokens": 64,
+    "export.dtype": "float32",
+}
+
+# The released run: 8 GPUs with one prompt each, greedy replies, one update a rollout, KL 0.4.
+RELEASE = {
+    "data.mae": "release",
+    "data.eval_fraction": 0.0,
+    "reward.rule": "release",
+    "kl.coef": 0.4,
+    "rollout.prompts": 8,
+    "rollout.rows": 8,
+    "rollout.temperature": 0.0,
+    "optim.decay_norms": True,
+}

@@ -1,0 +1,66 @@
+"""Scores of replies to advantages of their tokens, by algorithm: PPO with a critic, GRPO and RLOO with groups."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from tljax.rl.gae import gae, token_rewards, whiten
+
+ALGORITHMS = ("ppo", "grpo", "rloo")
+KL_PLACES = ("reward", "loss")
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdvantageOptions:
+    """How a reply's tokens are judged. A static pytree: a plain argument of jit."""
+
+    algorithm: str
+    gamma: float
+    lam: float
+    whiten: bool
+    group: int  # replies to each prompt, which lie side by side in the batch
+    kl_place: str  # "reward": a penalty on every token's reward; "loss": a term of the policy's loss
+
+
+def advantages_and_returns(
+    logprobs: jax.Array,
+    ref_logprobs: jax.Array,
+    values: jax.Array,
+    scores: jax.Array,
+    mask: jax.Array,
+    kl_coef: jax.Array,
+    options: AdvantageOptions,
+) -> tuple[jax.Array, jax.Array]:
+    """Advantages and returns, float32 [B, M], 0 off the mask.
+
+    logprobs, ref_logprobs, values: float32 [B, M]; scores: float32 [B]; mask: bool [B, M], True on reply tokens. PPO:
+    GAE of the tokens' rewards. GRPO and RLOO give every token of a reply one advantage, from the whole reply's reward
+    among those of its group (`group_advantages`); they read no values and have no use for returns.
+    """
+    coef = kl_coef if options.kl_place == "reward" else jnp.zeros((), jnp.float32)
+    rewards = token_rewards(logprobs, ref_logprobs, scores, mask, coef)
+    if options.algorithm == "ppo":
+        advantages, returns = gae(rewards, values, mask, options.gamma, options.lam)
+    else:
+        whole = group_advantages(rewards.sum(axis=1), options.group, options.algorithm)
+        advantages = jnp.where(mask, whole[:, None], 0.0)
+        returns = jnp.zeros_like(advantages)
+    return (whiten(advantages, mask) if options.whiten else advantages), returns
+
+
+def group_advantages(rewards: jax.Array, group: int, algorithm: str) -> jax.Array:
+    """A reply's reward against those of the other replies to its prompt; rewards and result float32 [B].
+
+    Rows i * group to i * group + group - 1 answer one prompt. "grpo": (r - mean) / deviation, deviation with n - 1
+    below and 1e-4 added (DeepSeekMath, arXiv 2402.03300, section 4.1.2; a group of equal rewards gives 0). "rloo": r minus
+    the mean of the other replies' rewards (arXiv 2402.14740, equation 9).
+    """
+    groups = rewards.reshape(-1, group)
+    centered = groups - groups.mean(axis=1, keepdims=True)
+    if algorithm == "grpo":
+        found = centered / (jnp.sqrt((centered**2).sum(axis=1, keepdims=True) / (group - 1)) + 1e-4)
+    else:
+        found = centered * (group / (group - 1))
+    return found.reshape(-1)

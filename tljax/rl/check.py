@@ -1,0 +1,124 @@
+"""What a PPO config must satisfy, told before any device work."""
+
+import math
+from typing import Any
+
+import jax
+
+from tljax.core import config as checks
+from tljax.core import run_folder
+from tljax.core.errors import InputError
+from tljax.core.mesh import check_rows
+from tljax.core.metrics import check_installed
+from tljax.core.state import SCHEDULES
+from tljax.data.steps import check_data
+from tljax.model import llama, source
+from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+from tljax.model.hf_config import DTYPES
+from tljax.rl.advantage import ALGORITHMS, KL_PLACES
+
+CHOICES = {
+    "algorithm": ALGORITHMS,
+    "resume": run_folder.RESUME,
+    "kl.place": KL_PLACES,
+    "model.compute_dtype": ("bfloat16", "float32"),
+    "model.remat": ("none", "dots", "attention", "full"),
+    "model.attention": IMPLEMENTATIONS,
+    "optim.schedule": SCHEDULES,
+    "export.dtype": ("auto", *DTYPES),
+}
+LEAST = {
+    "seed": 0,
+    "toolbox.trajectories": 1,
+    "toolbox.copied": 0,
+    "model.loss_chunk": 1,
+    "rollout.prompts": 1,
+    "rollout.group": 1,
+    "rollout.rows": 1,
+    "rollout.max_new_tokens": 1,
+    "rollout.max_prompt_tokens": 1,
+    "rollout.temperature": 0.0,
+    "rollout.top_k": 0,
+    "rollout.round_to": 1,
+    "reward.clip": 0.0,
+    "kl.coef": 0.0,
+    "kl.target": 0.0,
+    "ppo.epochs": 1,
+    "ppo.minibatches": 1,
+    "ppo.accumulate": 1,
+    "ppo.clip": 0.0,
+    "ppo.value_clip": 0.0,
+    "ppo.gamma": 0.0,
+    "ppo.lam": 0.0,
+    "ppo.updates": 0,
+    "ppo.entropy_coef": 0.0,
+    "critic.lr": 0.0,
+    "critic.warmup": 0,
+    "eval.every": 0,
+    "eval.prompts": 1,
+    "eval.queries": 0,
+    "eval.new_tokens": 1,
+    "eval.rows": 1,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
+    "checkpoint.keep_best": 0,
+    "log.every": 1,
+    "log.samples": 0,
+}
+
+
+def check(config: Any) -> None:
+    """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
+    check_data(config.data)
+    check_installed(config.log.wandb)
+    for field, allowed in CHOICES.items():
+        checks.check_choice(field, _field(config, field), allowed)
+    for field, least in LEAST.items():
+        most = 1.0 if field in ("ppo.gamma", "ppo.lam") else checks.LARGEST
+        checks.check_range(field, _field(config, field), least, most)
+    for field in ("kl.horizon", "ppo.prompt_epochs"):
+        checks.check_range(field, _field(config, field), 1e-3)
+    checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
+    if not math.isfinite(config.reward.no_end):
+        raise InputError(f"config.reward.no_end is {config.reward.no_end}; it must be a finite number")
+    if config.data.prompt_weight:
+        raise InputError("config.data.prompt_weight has no meaning for rollouts; leave it 0")
+    group, algorithm = config.rollout.group, config.algorithm
+    if algorithm != "ppo" and group < 2:
+        raise InputError(
+            f"config.algorithm is {algorithm!r}, which compares replies to one prompt, but rollout.group is {group}; "
+            "set rollout.group to 2 or more"
+        )
+    if algorithm != "ppo" and config.critic.warmup:
+        raise InputError(f"config.critic.warmup is {config.critic.warmup}, but {algorithm} has no critic; set it to 0")
+    rows, parts = config.rollout.prompts * group, config.ppo.minibatches * config.ppo.accumulate
+    if rows % parts:
+        raise InputError(
+            f"config.rollout.prompts x rollout.group = {rows} replies do not divide into ppo.minibatches x "
+            f"ppo.accumulate = {parts} parts; use a multiple of {parts}"
+        )
+    if config.model.path in ("", source.SCRATCH):
+        raise InputError(
+            f"config.model.path is {config.model.path!r}; PPO starts from an SFT model: give its run folder, an HF "
+            "folder or a hub id"
+        )
+
+
+def check_devices(config: Any, c: llama.LlamaConfig) -> None:
+    """Raises InputError where model, rows and attention do not fit the current mesh, or the model the lengths."""
+    llama.check_mesh(c)
+    longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    llama.check_length(c, longest, "rollout.max_prompt_tokens + rollout.max_new_tokens")
+    check_rows(config.rollout.rows, "rollout.rows")
+    rows, parts = config.rollout.prompts * config.rollout.group, config.ppo.minibatches * config.ppo.accumulate
+    check_rows(rows // parts, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
+    check_rows(config.eval.rows, "eval.rows")
+    choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
+    if jax.process_count() > 1:
+        raise InputError("this run has several processes, and runs are of one process so far; start it on one host")
+
+
+def _field(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config

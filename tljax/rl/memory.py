@@ -1,0 +1,98 @@
+"""What a PPO run will hold on each device, told before anything is allocated."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tljax.core.errors import InputError
+from tljax.core.mesh import batch_shards, device_bytes
+from tljax.model.replies import padded_width
+from tljax.rl.roles import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Bytes on one device that live as long as the run does."""
+
+    name: str
+    weights: float
+    gradients: float = 0.0
+    moments: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.moments
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A run's memory on one device: its roles, and what each phase takes besides; the two never coincide."""
+
+    roles: tuple[Role, ...]
+    rollout: float
+    update: float
+
+    @property
+    def peak(self) -> float:
+        return sum(role.total for role in self.roles) + max(self.rollout, self.update)
+
+
+def need(config: Any, plan: Plan) -> Need:
+    """The bytes on one device of the current mesh; exact for weights and moments, activations are estimated.
+
+    Rollout: the weights in the compute dtype once more, and the cache of the longest prompts with their replies.
+    Update: what `model.remat` keeps of one part's rows, the working set of one layer, and the logits of one chunk with their
+    gradient.
+    """
+    mesh, c = jax.sharding.get_mesh().shape, plan.config
+    parts, tensor = mesh["fsdp"] * mesh["tensor"], mesh["tensor"]
+    width = jnp.dtype(config.model.compute_dtype).itemsize
+    roles = tuple(
+        Role(name, trained * 4 / parts, trained * 4 / parts, trained * 8 / parts)
+        if trained
+        else Role(name, frozen * width / parts)
+        for name, trained, frozen in plan.sizes()
+    )
+    longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    tokens = padded_width(longest, config.rollout.round_to)
+    rows = config.rollout.rows / batch_shards()
+    cache = rows * tokens * 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
+    copy = plan.count() * width / parts
+    replies = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
+    here = replies / batch_shards() * tokens
+    layer = here * (8 * c.d_model + 3 * c.d_ff / tensor + 2 * c.num_heads * c.head_dim / tensor) * width
+    kept = {"full": c.d_model, "attention": 2 * c.d_model}
+    saved = (
+        here * c.num_layers * kept[config.model.remat] * width if config.model.remat in kept else layer * c.num_layers
+    )
+    logits = replies / batch_shards() * min(config.model.loss_chunk, config.rollout.max_new_tokens) * c.vocab_size
+    return Need(roles, copy + cache, saved + 2 * layer + 3 * logits * 4 / tensor)
+
+
+def told(config: Any, plan: Plan) -> str:
+    """The memory plan as a table for people. Raises InputError where weights and moments alone exceed a device."""
+    found, mesh = need(config, plan), jax.sharding.get_mesh()
+    device = mesh.devices.flat[0]
+    room = device_bytes(device)
+    held = sum(role.total for role in found.roles)
+    if room is not None and held > room:
+        raise InputError(
+            f"weights, gradients and moments take {_size(held)} on each of {mesh.size} device{'s' * (mesh.size > 1)}, "
+            f"which has {_size(room)}; {plan.remedy}"
+        )
+    lines = [f"memory on each of {mesh.size} x {device.device_kind}" + (f" ({_size(room)})" if room else "")]
+    lines.append(f"  {'':<10}{'weights':>10}{'gradients':>10}{'moments':>10}")
+    for role in found.roles:
+        cells = (_size(x) if x else "-" for x in (role.weights, role.gradients, role.moments))
+        lines.append(f"  {role.name:<10}" + "".join(f"{cell:>10}" for cell in cells))
+    lines.append(
+        f"  rollout {_size(found.rollout)} (weights again, cache), update about {_size(found.update)}; "
+        f"peak about {_size(found.peak)}"
+    )
+    return "\n".join(lines)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,105 @@
+"""Rollouts: which prompts an update learns from, what the policy replies to them, and both as arrays."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tljax.core.run_folder import write_lines
+from tljax.model.replies import Reply, padded_width
+from tljax.rl.irm import Reward
+from tljax.rl.ppo import Rows
+from tljax.rl.prompts import Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """Replies to prompts, by the prompts' numbers, and what they are worth; all of one length."""
+
+    picks: list[int]
+    replies: list[Reply]
+    rewards: list[Reward]
+
+
+def picked(step: int, *, count: int, prompts: int, group: int, seed: int) -> list[int]:
+    """Numbers of the prompts of update `step`, from 0, each `group` times in a row: a function of its arguments alone.
+
+    Epoch after epoch goes through all `count` prompts in an order of its own; an update may lie across two of them.
+    """
+    places = range(step * prompts, (step + 1) * prompts)
+    epochs = {place // count for place in places}
+    orders = {epoch: np.random.default_rng([seed, 1, epoch]).permutation(count) for epoch in epochs}
+    return [int(orders[place // count][place % count]) for place in places for _ in range(group)]
+
+
+def arrays(prompts: Sequence[Prompt], rollout: Rollout, scores: Sequence[float], round_to: int, most: int) -> Rows:
+    """The rollout's rows on the current mesh, the whole of them on every device.
+
+    prompts: of each row. scores: its reward as the update takes it. Widths are multiples of `round_to`, so that few
+    programs are compiled; replies have at most `most` tokens.
+    """
+    replies = [[*reply.tokens, *([] if reply.end is None else [reply.end])] for reply in rollout.replies]
+    texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+    room = min(padded_width(max(map(len, replies)), round_to), most)
+    host = Rows(
+        tokens=_padded(texts, padded_width(max(map(len, texts)), round_to)),
+        starts=np.asarray([len(prompt.tokens) for prompt in prompts], np.int32),
+        replies=_padded(replies, room),
+        mask=np.arange(room)[None] < np.asarray([len(reply) for reply in replies])[:, None],
+        scores=np.asarray(scores, np.float32),
+    )
+    return jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P()))
+
+
+def sampled_logprobs(rollout: Rollout, width: int) -> np.ndarray:
+    """What the sampler gave each reply token, float32 [B, width], 0 after the end."""
+    found = np.zeros((len(rollout.replies), width), np.float32)
+    for row, reply in enumerate(rollout.replies):
+        found[row, : len(reply.logprobs)] = reply.logprobs
+    return found
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    array = np.zeros((len(rows), width), np.int32)
+    for row, tokens in zip(array, rows, strict=True):
+        row[: len(tokens)] = tokens
+    return array
+
+
+def write_rollout(folder: Path, step: int, rollout: Rollout) -> None:
+    """Writes FOLDER/STEP.jsonl, a reply a line, so that a restart need not sample and reward it again."""
+    folder.mkdir(exist_ok=True)
+    lines = (
+        {
+            "prompt": pick,
+            **dataclasses.asdict(reply),
+            "reward": reward.value,
+            "kind": reward.kind,
+            "detail": reward.detail,
+        }
+        for pick, reply, reward in zip(rollout.picks, rollout.replies, rollout.rewards, strict=True)
+    )
+    write_lines(folder / f"{step}.jsonl", lines)
+
+
+def read_rollout(folder: Path, step: int, picks: list[int]) -> Rollout | None:
+    """What `write_rollout` left for this update and these prompts, or None."""
+    path = folder / f"{step}.jsonl"
+    if not path.is_file():
+        return None
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if [row["prompt"] for row in rows] != picks:
+        return None
+    replies = [Reply(tokens=row["tokens"], logprobs=row["logprobs"], end=row["end"]) for row in rows]
+    return Rollout(picks, replies, [Reward(row["reward"], row["kind"], row["detail"]) for row in rows])
+
+
+def forget_rollouts(folder: Path, before: int) -> None:
+    """Removes the rollouts of updates that a restart will not make again."""
+    for path in folder.glob("*.jsonl"):
+        if path.stem.isdigit() and int(path.stem) < before:
+            path.unlink()

@@ -1,0 +1,322 @@
+"""The PPO run: the only impure place of the stage. Prompts in, rollouts, rewards, updates, a folder of results out."""
+
+import dataclasses
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tljax.core import run_folder
+from tljax.core.checkpoint import Checkpoints
+from tljax.core.errors import InputError
+from tljax.core.mesh import make_mesh
+from tljax.core.metrics import RunLog, cut
+from tljax.core.state import abstract_state, init_state
+from tljax.core.stop import EXIT_CODES, StopRequest
+from tljax.data.prompt import chat_template
+from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.evaluate import progress
+from tljax.model import llama, source
+from tljax.model.replies import generate_all
+from tljax.rl import held_out, memory
+from tljax.rl.check import check, check_devices
+from tljax.rl.options import optimizers, sample_options, total_updates, update_options
+from tljax.rl.ppo import PPOState, make_experience, make_update
+from tljax.rl.prompts import Prompt, Prompts, load_prompts
+from tljax.rl.reward import RewardFunction
+from tljax.rl.roles import Plan
+from tljax.rl.rollout import Rollout, arrays, forget_rollouts, picked, read_rollout, sampled_logprobs, write_rollout
+from tljax.rl.samples import write_samples
+from tljax.toolbox.embedded import model_path, source_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What stays the same from the first update to the last."""
+
+    config: Any
+    plan: Plan
+    model: source.Model
+    tokenizer: Tokenizer
+    prompts: Prompts
+    judge: RewardFunction
+    folder: Path
+    total: int
+
+
+def run(config: Any) -> None:
+    """Trains the policy that `config` (configs/ppo.py) describes.
+
+    Raises InputError for what the user can mend, before any device work where it can be known by then, and
+    FloatingPointError when a loss or gradient is not finite; the last checkpoint stays.
+    """
+    check(config)
+    folder = run_folder.choose(config.out, config.name, config.resume)
+    run_folder.check_config(folder, config)
+    model = source.open_model(model_path(config.model.path), "")
+    tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder))
+    model = source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    with RewardFunction(config.reward) as judge, jax.set_mesh(make_mesh(**config.mesh)):
+        check_devices(config, model.config)
+        file = source_file(config.data.source, config.toolbox, config.data.cache)
+        limit = config.rollout.max_prompt_tokens
+        prompts = load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
+        say(prompts.summary)
+        plan = Plan(model.config, has_critic=config.algorithm == "ppo")
+        say(memory.told(config, plan))
+        total = total_updates(config, len(prompts.train))
+        stage = Stage(config, plan, model, tokenizer, prompts, judge, folder, total)
+        with run_folder.claim(folder, config) as begun:
+            if not begun:
+                template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
+                source.keep_files(model, tokenizer.folder, template, folder)
+            say(describe(stage))
+            train(stage)
+
+
+def describe(stage: Stage) -> str:
+    """What is about to run, in two lines."""
+    config, c = stage.config, stage.model.config
+    group = f" x {config.rollout.group} replies" if config.rollout.group > 1 else ""
+    steps = config.ppo.epochs * config.ppo.minibatches
+    return (
+        f"model: {config.model.path}, {llama.count_weights(c) / 1e6:,.1f} M weights, {config.model.compute_dtype}\n"
+        f"train: {config.algorithm}, {stage.total:,} updates of {config.rollout.prompts} prompts{group}, {steps} "
+        f"optimizer step{'s' * (steps > 1)} each, in {stage.folder}"
+    )
+
+
+def train(stage: Stage) -> None:
+    """The loop on the current mesh: restore or begin, sample, reward, update, evaluate, save, export.
+
+    Ends with SystemExit where a signal stopped the run.
+    """
+    config, folder, total = stage.config, stage.folder, stage.total
+    tx, critic_tx = optimizers(config, total)
+    options = update_options(config, sample_options(config, stage.tokenizer))
+    judge_rows, update = make_experience(stage.plan, options), make_update(stage.plan, tx, critic_tx, options)
+    kept = {"config": json.loads(config.to_json_best_effort()), "rows": stage.prompts.content, "updates": total}
+    keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
+    frozen, params, critic = stage.plan.load(stage.model, config.model.compute_dtype)
+    with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
+        state = begin(stage, params, critic, (tx, critic_tx), checkpoints, kept)
+        del params, critic
+        start = int(state.step)
+        cut(folder / "samples.jsonl", start)
+        log = RunLog(
+            folder,
+            resume_step=start,
+            tensorboard=config.log.tensorboard,
+            wandb=config.log.wandb,
+            total_steps=total,
+            every=config.log.every,
+            shown=("reward", "kl", "loss"),
+        )
+        with log:
+            if start:
+                log.say(f"resumed at update {start} of {total}")
+            else:
+                evaluate(stage, frozen, state, log, 0)
+                answer_queries(stage, frozen, state, log, 0)
+            for n in range(start, total):
+                picks = picked(
+                    n,
+                    count=len(stage.prompts.train),
+                    prompts=config.rollout.prompts,
+                    group=config.rollout.group,
+                    seed=config.seed,
+                )
+                prompts = [stage.prompts.train[pick] for pick in picks]
+                rollout, seconds = sample(stage, frozen, state, n, picks, prompts, options)
+                worth = [
+                    one.value + (0.0 if reply.ended else config.reward.no_end)
+                    for one, reply in zip(rollout.rewards, rollout.replies, strict=True)
+                ]
+                rows = arrays(prompts, rollout, worth, config.rollout.round_to, config.rollout.max_new_tokens)
+                judging = time.perf_counter()
+                experience, judged = judge_rows(state, frozen, rows)
+                key = jax.random.fold_in(jax.random.key(config.seed), 2 * n + 1)
+                state, metrics = update(state, frozen, experience, key)
+                metrics = jax.device_get(metrics | judged)
+                seconds["seconds_update"] = round(time.perf_counter() - judging, 6)
+                told = rollout_metrics(rollout, experience.logprobs, rows.mask)
+                tokens = int(rows.starts.sum() + rows.mask.sum())
+                log.push(n + 1, metrics, told | seconds | {"tokens": tokens})
+                if config.log.samples and (n + 1 == total or (n + 1) % config.log.every == 0):
+                    log.flush()
+                    texts = texts_of(stage, rollout)
+                    write_samples(folder / "samples.jsonl", n + 1, prompts, texts, rollout, config.log.samples, log)
+                finished = n + 1 == total
+                planned = finished or _every(config.checkpoint.every, n + 1)
+                score = None
+                if finished or _every(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
+                    score = evaluate(stage, frozen, state, log, n + 1)
+                if planned or stop.signal is not None:
+                    log.flush()
+                    checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=None if score is None else -score)
+                    checkpoints.wait()
+                    forget_rollouts(folder / "rollouts", n + 1)
+                if stop.signal is not None and not finished:
+                    leave(stop.signal, n + 1, total, folder, log)
+            answer_queries(stage, frozen, state, log, total)
+        best = checkpoints.best_step()
+    finish(stage, frozen, state, best)
+
+
+def sample(
+    stage: Stage, frozen: llama.Params, state: PPOState, n: int, picks: list[int], prompts: list[Prompt], options: Any
+) -> tuple[Rollout, dict[str, float]]:
+    """The rollout of update `n` with its rewards, and the seconds of both; an interrupted update's is read back."""
+    config, folder = stage.config, stage.folder / "rollouts"
+    stored = read_rollout(folder, n, picks)
+    if stored is not None:
+        return stored, {"seconds_rollout": 0.0, "seconds_reward": 0.0}
+    begun = time.perf_counter()
+    replies = generate_all(
+        stage.plan.actor(frozen, state.params),
+        stage.model.config,
+        [prompt.tokens for prompt in prompts],
+        options.sample,
+        key=jax.random.fold_in(jax.random.key(config.seed), 2 * n),
+        rows=config.rollout.rows,
+        round_to=config.rollout.round_to,
+    )
+    sampled = time.perf_counter()
+    rewards = stage.judge.score([stage.tokenizer.decode(reply.tokens).strip() for reply in replies], prompts)
+    rollout = Rollout(picks, replies, rewards)
+    seconds = {"seconds_rollout": sampled - begun, "seconds_reward": time.perf_counter() - sampled}
+    write_rollout(folder, n, rollout)
+    return rollout, {name: round(value, 6) for name, value in seconds.items()}
+
+
+def texts_of(stage: Stage, rollout: Rollout) -> list[str]:
+    """The replies as text."""
+    return [stage.tokenizer.decode(reply.tokens).strip() for reply in rollout.replies]
+
+
+def rollout_metrics(rollout: Rollout, logprobs: jax.Array, mask: jax.Array) -> dict[str, float]:
+    """What a rollout says by itself, and `sampler_gap`: how far its log-probabilities lie from the scorer's at most."""
+    gap = np.abs(sampled_logprobs(rollout, mask.shape[1]) - np.asarray(logprobs)) * np.asarray(mask)
+    ended = [reply.ended for reply in rollout.replies]
+    lengths = [len(reply.logprobs) for reply in rollout.replies]
+    return held_out.reward_metrics(rollout.rewards) | {
+        "reply_tokens": float(np.mean(lengths)),
+        "ended": float(np.mean(ended)),
+        "sampler_gap": float(gap.max()),
+    }
+
+
+def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, step: int) -> float | None:
+    """Logs the mean greedy reward on held-out prompts and returns it; None where there are none."""
+    config = stage.config
+    prompts = [stage.prompts.held_out[i] for i in range(min(len(stage.prompts.held_out), config.eval.prompts))]
+    if not prompts:
+        return None
+    log.flush()
+    rewards = held_out.greedy_rewards(
+        stage.plan.actor(frozen, state.params),
+        stage.model.config,
+        stage.tokenizer,
+        prompts,
+        stage.judge,
+        sample_options(config, stage.tokenizer, greedy=True),
+        config.eval.rows,
+    )
+    metrics = held_out.reward_metrics(rewards, "eval_")
+    log.log(step, metrics)
+    log.say(held_out.told(metrics, step, len(prompts)))
+    return metrics["eval_reward"]
+
+
+def answer_queries(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, step: int) -> None:
+    """Answers the toolbox's held-out queries, where the config asks for them."""
+    if stage.config.eval.queries:
+        actor = stage.plan.actor(frozen, state.params)
+        progress.score(stage.config, stage.model.config, actor, stage.tokenizer, step, stage.folder, log)
+
+
+def begin(
+    stage: Stage, params: Any, critic: Any, txs: tuple[Any, Any], checkpoints: Checkpoints, kept: dict[str, Any]
+) -> PPOState:
+    """The state of the last checkpoint when resuming, else that of update 0.
+
+    Raises InputError where the checkpoint was made from other prompts or for another number of updates.
+    """
+    last = checkpoints.latest_step()
+    kl_coef = jnp.float32(stage.config.kl.coef)
+    if stage.config.resume == "never" or last is None:
+        return _state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef)
+    begun = checkpoints.metadata(last)
+    for name, what in (("rows", "prompts"), ("updates", "numbers of updates")):
+        if begun.get(name) != kept[name]:
+            raise InputError(
+                f"{checkpoints.folder}: the run began with other {what}; data.source, the tokenizer, a rule or tljax "
+                "has changed since: bring them back, or give another --config.out for a new run"
+            )
+    actor, value = stage.plan.abstract()
+    replicated = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
+    coef = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated)
+    abstract = _state(abstract_state(actor, txs[0]), abstract_state(value, txs[1]) if value else None, coef)
+    return checkpoints.restore(last, abstract)
+
+
+def _state(actor: Any, critic: Any, kl_coef: Any) -> PPOState:
+    return PPOState(
+        step=actor.step,
+        params=actor.params,
+        opt_state=actor.opt_state,
+        critic={} if critic is None else critic.params,
+        critic_opt_state=() if critic is None else critic.opt_state,
+        kl_coef=kl_coef,
+    )
+
+
+def leave(number: signal.Signals, step: int, total: int, folder: Path, log: RunLog) -> None:
+    """Says how to go on and raises SystemExit with the signal's code."""
+    flags = f"--config.out={folder} --config.resume=auto"
+    log.say(f"stopped by {number.name} after update {step} of {total}, saved; continue with {flags}")
+    raise SystemExit(EXIT_CODES[number])
+
+
+def _every(period: int, step: int) -> bool:
+    return period > 0 and step % period == 0
+
+
+def finish(stage: Stage, frozen: llama.Params, state: PPOState, best: int | None) -> None:
+    """Exports OUT/hf, the last weights, and says what lies where."""
+    config, folder, step = stage.config, stage.folder, int(state.step)
+    lines = []
+    if config.eval.queries:
+        rewards = [held_out.query_rewards(folder, n, config.eval.queries, config.data.dialect) for n in (0, step)]
+        lines = [
+            "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
+            progress.table(config, folder, step),
+            "mean reward of the same answers [95 % interval]",
+            held_out.reward_table(*rewards),
+        ]
+    lines.append(f"done:  checkpoints, metrics and samples in {folder}")
+    if best is not None and best != step:
+        lines.append(
+            f"best:  update {best} has the highest held-out reward; launch/export_hf.py --config.step=-1 exports it"
+        )
+    if config.export.at_end:
+        target, export = folder / "hf", config.export
+        if not target.is_dir():
+            actor = stage.plan.actor(frozen, state.params)
+            source.export(folder, actor, target, dtype=export.dtype, max_shard_bytes=export.max_shard_bytes)
+        lines += [
+            f"model: {target} in Hugging Face format; use it with",
+            f"       transformers.AutoModelForCausalLM.from_pretrained('{target}')",
+        ]
+    say("\n".join(lines))
+
+
+def say(text: str) -> None:
+    """Prints, on process 0 alone."""
+    if jax.process_index() == 0:
+        print(text, flush=True)

@@ -1,0 +1,32 @@
+"""Sampled replies for people: query, prediction, golden call, reward and the kind of error."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tljax.core.metrics import RunLog
+from tljax.rl.prompts import Prompt
+from tljax.rl.rollout import Rollout
+
+SHOWN = 400  # characters of a prompt's end, where the query is
+
+
+def write_samples(
+    path: Path, step: int, prompts: Sequence[Prompt], texts: Sequence[str], rollout: Rollout, count: int, log: RunLog
+) -> None:
+    """Appends the first `count` replies of an update to a JSONL file, and shows them in TensorBoard as a table."""
+    rows = []
+    for prompt, text, reply, reward in list(zip(prompts, texts, rollout.replies, rollout.rewards, strict=True))[:count]:
+        what = {"step": step, "id": prompt.id, "of_step": prompt.step, "query": prompt.text[-SHOWN:]}
+        what |= {"prediction": text, "golden": prompt.golden, "ended": reply.ended}
+        rows.append(what | {"reward": reward.value, "kind": reward.kind, "detail": reward.detail})
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    columns = ("query", "prediction", "golden", "reward", "kind", "detail")
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    lines += ["| " + " | ".join(_cell(str(row[column])) for column in columns) + " |" for row in rows]
+    log.text(step, "samples", "\n".join(lines))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ⏎ ")
