@@ -124,7 +124,7 @@ def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_p
     if not len(train):
         raise InputError(
             f"{data.source}: no prompt is left to train on; {'; '.join(map(str.strip, summary.splitlines()))}; choose "
-            "another rule in config.data.mae, raise config.data.max_tokens or the limit of a prompt, or bring other data"
+            "another rule in config.data.mae, raise config.data.max_tokens or the limit of a prompt, or add other data"
         )
     return Prompts(train, rest, summary, train.content_hash())
 
