@@ -16,6 +16,9 @@ ALLOWED = {
     "tljax.sft.loss": (),
     "tljax.sft.step": ("tljax.sft.loss", "tljax.model", "tljax.core"),
     "tljax.rl.irm": ("tljax.core.errors", "tljax.data"),
+    "tljax.rl.prompts": ("tljax.rl.irm", "tljax.core.errors", "tljax.data"),
+    "tljax.rl.workers": ("tljax.rl.irm", "tljax.core.errors", "tljax.data"),
+    "tljax.rl.reward": ("tljax.rl.irm", "tljax.rl.prompts", "tljax.rl.workers", "tljax.core.errors", "tljax.data"),
     "tljax.rl.gae": (),
     "tljax.rl.loss": (),
     "tljax.rl": ("tljax.rl", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
@@ -25,7 +28,8 @@ ALLOWED = {
     "configs": ("tljax.core.config",),
     "launch": ("tljax",),
 }
-WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.rl.irm", "tljax.evaluate.score")
+WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.evaluate.score")
+WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.prompts", "tljax.rl.reward", "tljax.rl.workers")
 
 
 def modules(repo: Path) -> dict[str, Path]:
@@ -66,7 +70,14 @@ def test_imports_point_one_way(repo):
 
 @pytest.mark.parametrize(
     "module",
-    ["tljax.data.prepare", "tljax.data.examples", "tljax.toolbox.embedded", "tljax.rl.irm", "tljax.evaluate.score"],
+    [
+        "tljax.data.prepare",
+        "tljax.data.examples",
+        "tljax.toolbox.embedded",
+        "tljax.rl.prompts",
+        "tljax.rl.reward",
+        "tljax.evaluate.score",
+    ],
 )
 def test_data_loads_without_jax(module):
     code = f"import sys, {module}; sys.exit(1 if 'jax' in sys.modules else 0)"

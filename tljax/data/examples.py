@@ -39,7 +39,7 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     source = open_source(file, data.on_bad_row, data.cache or None)
     rule = load_rule(data.mae)
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
-    facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": _code(data.mae)}
+    facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": code_hash(data.mae)}
     rows = prepare_rows(
         lambda: steps_of_source(data, source, rule, tokenizer, "tokenizing"),
         data.rows,
@@ -52,7 +52,7 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     apart = np.isin(np.asarray(rows["trajectory"]), held_out(len(source), data.eval_fraction, seed))
     if not (full & ~apart).any():
         raise InputError(
-            f"{data.source}: no step is left to train on; blocked: {_counts(blocked)}; "
+            f"{data.source}: no step is left to train on; blocked: {counts(blocked)}; "
             "choose another rule in config.data.mae or raise config.data.max_tokens"
         )
     train = rows.select(np.flatnonzero(full & ~apart))
@@ -60,12 +60,13 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     return Examples(train, rest, _summary(data.source, source, rows, train, rest, blocked), content_hash(train))
 
 
-def _code(rule: str) -> str:
+def code_hash(rule: str, *others: Path) -> str:
     """Hash of the code that makes rows, so that none made by another version are read: this folder, a user's rule.
 
-    Of a user's function that is the whole package it lies in, or every module in the folder of its file.
+    Of a user's function that is the whole package it lies in, or every module in the folder of its file. others: more
+    files that decide what is made.
     """
-    files, rule = sorted(Path(__file__).parent.glob("*.py")), rule.strip()
+    files, rule = [*sorted(Path(__file__).parent.glob("*.py")), *others], rule.strip()
     name = rule.partition(":")[0]
     # The rule is loaded by now, so its module is known; load_rule also finds modules beside the user's shell.
     module = sys.modules.get(name)
@@ -78,7 +79,8 @@ def _code(rule: str) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
-def _counts(counter: Counter[str]) -> str:
+def counts(counter: Counter[str]) -> str:
+    """What was counted, the most frequent first, in one line."""
     return ", ".join(f"{reason} {count:,}" for reason, count in counter.most_common()) or "none"
 
 
@@ -93,7 +95,7 @@ def _summary(
     kept = sum(map(len, rows["steps"]))
     lines = [
         f"data:  {len(source):,} trajectories of {name}: {kept:,} steps kept, {blocked.total():,} blocked"
-        + (f" ({_counts(blocked)})" if blocked else ""),
+        + (f" ({counts(blocked)})" if blocked else ""),
         f"rows:  {len(train):,} to train on with {sum(train['length']):,} tokens, "
         f"{len(rest) if rest is not None else 0:,} held out; longest {max(rows['length']):,} tokens",
     ]

@@ -5,12 +5,8 @@ A step whose tool feedback shows an error is blocked from the gradient; it stays
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +15,7 @@ from tljax.core.errors import InputError
 from tljax.data import mae_default
 from tljax.data.calls import Call
 from tljax.data.trajectory import Trajectory
+from tljax.data.user_function import is_path, load_function, one_line
 
 ALLOWED = (
     "allowed: default, release, release_no_filter, none, a JSON list of regular expressions, "
@@ -85,8 +82,8 @@ def load_rule(spec: str | Sequence[str]) -> Rule:
         return load_rule(_json_patterns(name))
     if name.endswith(".txt"):
         return _pattern_rule(_file_patterns(name))
-    if re.fullmatch(r"\w+(?:\.\w+)*:\w+(?:\.\w+)*", name):
-        return _function_rule(name, _load_function(name))
+    if is_path(name):
+        return _function_rule(name, load_function(name, "data.mae", "fn(call, feedback) -> str | None"))
     raise InputError(f"data.mae: unknown rule {spec!r}; {ALLOWED}")
 
 
@@ -179,40 +176,6 @@ def _pattern_rule(sources: Sequence[tuple[str, str]]) -> Rule:
     return lambda trajectory: [_decision(reason(feedback)) for _, feedback in _steps(trajectory)]
 
 
-@contextlib.contextmanager
-def _importable_here() -> Iterator[None]:
-    """The working folder on the import path: `python launch/train.py` has launch/ there instead."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(here)
-
-
-def _load_function(path: str) -> UserFunction:
-    module, _, name = path.partition(":")
-    try:
-        with _importable_here():
-            found = importlib.import_module(module)
-    except Exception as error:  # importing runs the user's code, which may raise anything
-        raise InputError(
-            f"data.mae: {path}: importing {module} failed ({_one_line(error)}); start where {module} lies, "
-            "or put its folder on PYTHONPATH"
-        ) from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise InputError(f"data.mae: {path}: module {module} has no {name}; name a function that it defines")
-        found = getattr(found, part)
-    if not callable(found):
-        kind = type(found).__name__
-        raise InputError(
-            f"data.mae: {path} is of type {kind}, not a function; allowed: fn(call, feedback) -> str | None"
-        )
-    return found  # type: ignore[return-value]
-
-
 def _function_rule(path: str, function: UserFunction) -> Rule:
     def rule(trajectory: Trajectory) -> list[Decision]:
         decisions = []
@@ -221,14 +184,10 @@ def _function_rule(path: str, function: UserFunction) -> Rule:
             try:
                 reason = function(trajectory.turns[i].call, feedback)
             except Exception as error:  # the user's code may raise anything
-                raise InputError(f"{where} raised {_one_line(error)}; mend it, or choose another rule") from error
+                raise InputError(f"{where} raised {one_line(error)}; mend it, or choose another rule") from error
             if reason is not None and not (isinstance(reason, str) and reason.strip()):
                 raise InputError(f"{where} returned {reason!r:.60}; allowed: None, or the reason to block as a string")
             decisions.append(_decision(None if reason is None else " ".join(reason.split())))
         return decisions
 
     return rule
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {mae_default.excerpt(str(error))}"

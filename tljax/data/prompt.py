@@ -101,7 +101,7 @@ def render_tool(tool: Tool, dialect: str) -> str:
     for name in tool.parameters:
         schema = tool.properties[name]
         kinds = type_names(schema)
-        shown = kinds if dialect == "mae" else [_PYTHON.get(kind, kind) for kind in kinds]
+        shown = kinds if dialect == "mae" else python_types(kinds)
         signature.append(f"{name}{colon}{' | '.join(shown)}" + ("" if name in tool.required else " = None"))
         lines.append(f"\n{indent}{name} ({' | '.join(kinds)}): {schema.get('description') or ''}")
     # mae.py writes the Args block of a tool without parameters too; the released README does not.
@@ -136,6 +136,11 @@ def chat_template(dialect: str, *, bos: bool) -> str:
 def _known(dialect: str) -> None:
     if dialect not in DIALECTS:
         raise InputError(f"data.dialect is {dialect!r}; allowed: {', '.join(DIALECTS)}")
+
+
+def python_types(kinds: list[str]) -> list[str]:
+    """JSON types as a `readme` signature writes them: Python's, where there is one."""
+    return [_PYTHON.get(kind, kind) for kind in kinds]
 
 
 def type_names(schema: dict[str, Any]) -> list[str]:

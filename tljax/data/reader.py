@@ -73,8 +73,7 @@ def open_source(source: str, on_bad_row: str, cache_dir: str | None = None) -> S
     source = os.path.expanduser(source)
     if on_bad_row not in ON_BAD_ROW:
         raise InputError(f"data.on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}")
-    loaded = None if os.path.isfile(source) else _load_dataset(source)
-    content = _hash_file(source) if loaded is None else loaded._fingerprint
+    content = content_hash(source)
     code = inspect.getsource(schema) + inspect.getsource(inspect.getmodule(open_source) or schema)
     fingerprint = hashlib.sha256(f"{content}\n{code}".encode()).hexdigest()[:32]
     # Stored errors name the file, so a copy under another name is read again.
@@ -82,13 +81,24 @@ def open_source(source: str, on_bad_row: str, cache_dir: str | None = None) -> S
     table = build(_records, FEATURES, key, cache_dir or "", source=source)
     errors = table.data.column("error").to_pylist()
     bad = [error for error in errors if error]
-    if bad and on_bad_row == "refuse":
-        more = f" (one of {len(bad)} malformed rows)" if len(bad) > 1 else ""
-        raise InputError(f'{bad[0]}{more}; data.on_bad_row="skip" leaves malformed rows out')
+    if on_bad_row == "refuse":
+        refuse_first(bad)
     if len(bad) == len(errors):
         raise InputError(f"file {source}: none of its {len(errors)} rows is usable; the first: {bad[0]}")
     usable = np.asarray([i for i, error in enumerate(errors) if not error], dtype=np.int64)
     return Source(source, fingerprint, bad, table, usable)
+
+
+def content_hash(source: str) -> str:
+    """A hash of what a file or a `datasets` name holds."""
+    return _hash_file(source) if os.path.isfile(source) else _load_dataset(source)._fingerprint
+
+
+def refuse_first(errors: list[str]) -> None:
+    """Raises InputError with the first of some malformed rows' errors, if there are any."""
+    if errors:
+        more = f" (one of {len(errors)} malformed rows)" if len(errors) > 1 else ""
+        raise InputError(f'{errors[0]}{more}; data.on_bad_row="skip" leaves malformed rows out')
 
 
 def read_rows(source: str) -> Iterator[tuple[int, Any | InputError]]:

@@ -1,0 +1,307 @@
+"""Prompts with their golden calls: every kept step of raw trajectories, or the rows of a released irm_data.json.
+
+Made once, memory-mapped after that; without jax.
+"""
+
+import hashlib
+import json
+import os
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from tqdm import tqdm
+
+from tljax.core.errors import InputError
+from tljax.data import reader
+from tljax.data.arrow import build
+from tljax.data.compare import ToolList, tool_list
+from tljax.data.examples import code_hash, counts
+from tljax.data.mae import Rule, load_rule
+from tljax.data.prompt import render_call
+from tljax.data.rows import held_out
+from tljax.data.steps import steps_of, unlisted_note
+from tljax.data.tokens import Tokenizer
+from tljax.data.tool_text import tools_of_prompt
+from tljax.data.trajectory import Tool, Trajectory
+from tljax.rl import irm
+
+SHOWN = 5  # dropped prompts that a summary lists
+CUE = "Assistant:"  # what a prompt ends with
+NO_CALL = "no call in the golden reply"
+
+FEATURES = datasets.Features(
+    {name: datasets.Value("int32") for name in ("row", "trajectory", "step", "length")}
+    # blocked: by MAE or the tokenizer; dropped: by what the reward needs; error: of a malformed row. "" elsewhere.
+    | {name: datasets.Value("string") for name in ("blocked", "dropped", "error", "unlisted")}
+    | {name: datasets.Value("string") for name in ("id", "text", "golden", "tools")}  # id and tools as JSON
+    | {"tokens": datasets.List(datasets.Value("int32"))}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads before one reply, and the golden call that the reply is held against.
+
+    tokens, text: the same, up to and with "Assistant:"; step: from 1; tools: those that the prompt lists.
+    """
+
+    id: str | int
+    step: int
+    tokens: list[int]
+    text: str
+    golden: str
+    tools: ToolList
+
+
+class PromptTable:
+    """Prompts on disk, read one at a time in source order; lengths: int32 [N], their tokens."""
+
+    def __init__(self, rows: datasets.Dataset, places: np.ndarray) -> None:
+        self.lengths = _column(rows, "length")[places]
+        self._rows = rows.select_columns(["id", "step", "tokens", "text", "golden", "tools"]).select(places)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Prompt:
+        row = self._rows[int(index)]
+        return Prompt(
+            json.loads(row["id"]), row["step"], row["tokens"], row["text"], row["golden"], _tool_list(row["tools"])
+        )
+
+    def content_hash(self) -> str:
+        """SHA-256 of what is trained on: all prompts' tokens and golden calls, in order."""
+        digest = hashlib.sha256()
+        part: Any
+        for part in self._rows.with_format("numpy").iter(batch_size=1000):
+            for tokens, golden in zip(part["tokens"], part["golden"], strict=True):
+                digest.update(np.asarray(tokens, np.int32).tobytes() + str(golden).encode() + b"\n")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts to train on, those held out (may be empty), and what was kept, in a few lines.
+
+    content: hash of the prompts to train on, by which a restart knows that it goes on with the same ones.
+    """
+
+    train: PromptTable
+    held_out: PromptTable
+    summary: str
+    content: str
+
+
+def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_prompt_tokens: int) -> Prompts:
+    """The prompts that the `data` block of a config describes, from `file` (data.source, or what stands in for it).
+
+    `file` holds trajectories, of which every step that data.mae keeps is a prompt, or rows {"instruction", "output"}: a
+    rendered prompt that ends with "Assistant:" and its golden call. A prompt is dropped where its golden reply makes no
+    call or none that can be read, since no reply could be right then, and where it is longer than max_prompt_tokens.
+    Held out are whole trajectories, for one seed and data.eval_fraction the same as in SFT; of rows {"instruction",
+    "output"}, those that share all up to the first reply are one trajectory.
+    Raises InputError for a bad source or rule, and where no prompt is left to train on.
+    """
+    file = os.path.expanduser(file)
+    make = _of_pairs if _holds_pairs(file) else _of_trajectories
+    rows, trajectories, skipped = make(data, file, tokenizer)
+    lengths = _column(rows, "length")
+    fits = (lengths > 0) & (lengths <= max_prompt_tokens)
+    apart = np.isin(_column(rows, "trajectory"), held_out(trajectories, data.eval_fraction, seed))
+    dropped = {i: reason for i, reason in enumerate(_column(rows, "dropped")) if reason}
+    for i in np.flatnonzero(lengths > max_prompt_tokens).tolist():
+        dropped[i] = f"too long: {lengths[i]:,} tokens, at most {max_prompt_tokens:,} are allowed in a prompt"
+    train = PromptTable(rows, np.flatnonzero(fits & ~apart))
+    rest = PromptTable(rows, np.flatnonzero(fits & apart))
+    summary = _summary(data.source, rows, trajectories, skipped, dropped, train, rest)
+    if not len(train):
+        raise InputError(
+            f"{data.source}: no prompt is left to train on; {'; '.join(map(str.strip, summary.splitlines()))}; choose "
+            "another rule in config.data.mae, raise config.data.max_tokens or the limit of a prompt, or add other data"
+        )
+    return Prompts(train, rest, summary, train.content_hash())
+
+
+def _summary(
+    name: str,
+    rows: datasets.Dataset,
+    trajectories: int,
+    skipped: list[str],
+    dropped: dict[int, str],
+    train: PromptTable,
+    rest: PromptTable,
+) -> str:
+    blocked = Counter(_kind(reason) for reason in _column(rows, "blocked") if reason)
+    why = Counter(map(_kind, dropped.values()))
+    kept = len(rows) - blocked.total() - np.count_nonzero(_column(rows, "error"))
+    longest = max((int(table.lengths.max()) for table in (train, rest) if len(table)), default=0)
+    lines = [
+        f"data:    {trajectories:,} trajectories of {name}: {kept:,} steps kept, "
+        f"{blocked.total():,} blocked" + (f" ({counts(blocked)})" if blocked else ""),
+        f"prompts: {len(train):,} to train on, {len(rest):,} held out; longest {longest:,} tokens; "
+        f"{why.total():,} dropped" + (f" ({counts(why)})" if why else ""),
+    ]
+    for i in sorted(dropped)[:SHOWN]:
+        row = rows[i]
+        lines.append(f"  row {row['row']} (id {json.loads(row['id'])!r}), step {row['step']}: {dropped[i]}")
+    if len(dropped) > SHOWN:
+        lines.append(f"  and {len(dropped) - SHOWN:,} more")
+    if skipped:
+        lines += [f"rows skipped: {len(skipped):,}", *reader.first_of(skipped)]
+    unlisted = Counter(name for name in _column(rows, "unlisted") if name)
+    if unlisted:
+        lines.append(f"note:    {unlisted_note(unlisted)}")
+    return "\n".join(lines)
+
+
+def _kind(reason: str) -> str:
+    return reason.partition(":")[0]
+
+
+def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
+    """A whole column of a table without selection; item by item it would take a thousand times as long."""
+    return rows.data.column(name).to_numpy()
+
+
+Made = tuple[datasets.Dataset, int, list[str]]  # rows, number of trajectories, errors of the rows left out
+
+
+def _of_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> Made:
+    source = reader.open_source(file, data.on_bad_row, data.cache or None)
+    rule = load_rule(data.mae)
+
+    def generate() -> Iterator[dict[str, Any]]:
+        progress = tqdm(source.trajectories(), total=len(source), desc="tokenizing", unit="row", disable=None)
+        for number, trajectory in enumerate(progress):
+            for row in _steps_of(trajectory, rule, data, tokenizer):
+                yield row | {"trajectory": number}
+
+    facts = {name: data[name] for name in ("mae", "dialect", "max_tokens")} | {"source": source.fingerprint}
+    return _build(generate, data, facts, tokenizer), len(source), source.skipped
+
+
+def _steps_of(trajectory: Trajectory, rule: Rule, data: Any, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    tools = tool_list(trajectory.tools)
+    # The weights of tokens play no part here.
+    steps = steps_of(
+        trajectory,
+        rule=rule,
+        dialect=data.dialect,
+        tokenizer=tokenizer,
+        pkt="none",
+        w_max=1.0,
+        max_tokens=data.max_tokens,
+    )
+    turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
+    for step, turn in zip(steps, turns, strict=True):
+        row = _empty_row(trajectory.row, trajectory.id, step.step)
+        golden = "" if turn.call is None else render_call(turn.call, data.dialect)
+        if not step.kept:
+            yield row | {"blocked": step.reason}
+        elif reason := _unreadable(golden, tools):
+            yield row | {"dropped": reason}
+        else:
+            text = step.text[: len(step.text) - len(step.reply) - 1]
+            tokens = step.tokens[: step.reply_start]
+            yield row | _prompt(text, tokens, golden, tools) | {"unlisted": step.unlisted}
+
+
+def _of_pairs(data: Any, file: str, tokenizer: Tokenizer) -> Made:
+    def generate() -> Iterator[dict[str, Any]]:
+        numbers: dict[str, int] = {}
+        for number, pair in tqdm(reader.read_rows(file), desc="tokenizing", unit="row", disable=None):
+            try:
+                if isinstance(pair, InputError):
+                    raise pair
+                row, text = _row_of_pair(pair, f"file {file}, row {number}", number, tokenizer)
+            except InputError as error:
+                yield _empty_row(number, number, 0) | {"error": " ".join(str(error).split()), "trajectory": -1}
+                continue
+            begins = text[: text.index(f"\n{CUE}")] if f"\n{CUE}" in text else text
+            yield row | {"trajectory": numbers.setdefault(begins, len(numbers))}
+
+    facts = {"source": reader.content_hash(file), "file": file}
+    rows = _build(generate, data, facts, tokenizer)
+    errors = [error for error in _column(rows, "error") if error]
+    if data.on_bad_row == "refuse":
+        reader.refuse_first(errors)
+    if len(errors) == len(rows):
+        raise InputError(f"file {file}: none of its {len(rows)} rows is usable; the first: {errors[0]}")
+    return rows, 1 + int(_column(rows, "trajectory").max()), errors
+
+
+def _holds_pairs(file: str) -> bool:
+    """Whether the first row that can be read has an instruction instead of a conversation."""
+    first = next((row for _, row in reader.read_rows(file) if isinstance(row, dict)), {})
+    return "instruction" in first and first.get("conversations") is None and first.get("messages") is None
+
+
+def _row_of_pair(pair: Any, at: str, number: int, tokenizer: Tokenizer) -> tuple[dict[str, Any], str]:
+    """The row of a pair, and its prompt. Raises InputError for one that is none."""
+    pair = pair if isinstance(pair, dict) else {}
+    for field in ("instruction", "output"):
+        if not isinstance(pair.get(field), str) or not pair[field].strip():
+            raise InputError(
+                f'{at}, field {field}: is missing, empty or no text; a row is {{"instruction": rendered prompt, '
+                '"output": golden call}'
+            )
+    text, golden = pair["instruction"].rstrip(), pair["output"].strip()
+    if not text.endswith(CUE):
+        raise InputError(f"{at}, field instruction: ends with {text[-20:]!r}; a prompt must end with {CUE!r}")
+    tools = tool_list(tools_of_prompt(text, f"{at}, field instruction"))
+    if not tools.tools:
+        raise InputError(f'{at}, field instruction: lists no tools; they are read from "Function:\\ndef name(...):"')
+    identity = pair.get("id", number)
+    identity = identity if isinstance(identity, str | int) and identity != "" else number
+    row = _empty_row(number, identity, text.count(f"\n{CUE}") or 1)
+    if reason := _unreadable(golden, tools):
+        return row | {"dropped": reason}, text
+    try:
+        ids, spans = tokenizer.encode(f"{text} {golden}")
+    except InputError as error:
+        raise InputError(f"{at}: {error}") from None
+    start = bisect_left(spans, len(text), key=lambda span: span[0])
+    if spans[start - 1][1] > len(text):
+        return row | {"blocked": f'reply start inside a token: the tokenizer joins "{CUE}" to it'}, text
+    called = tools.parse(golden).calls[0].name
+    unlisted = "" if called in tools.schemas else called
+    return row | _prompt(text, ids[:start], golden, tools) | {"unlisted": unlisted}, text
+
+
+def _unreadable(golden: str, tools: ToolList) -> str:
+    """Why no reply could be right, "" where one could. A call to an unlisted tool passes: SFT notes it as well."""
+    judged = irm.reward(golden, golden, tools)
+    if judged.kind in ("correct", "tool_hallucination"):
+        return ""
+    return NO_CALL if tools.parse(golden).issue == "no_call" else f"golden call cannot be read: {judged.detail}"
+
+
+def _empty_row(row: int, identity: str | int, step: int) -> dict[str, Any]:
+    texts = dict.fromkeys(("blocked", "dropped", "error", "unlisted", "text", "golden", "tools"), "")
+    return {"row": row, "id": json.dumps(identity), "step": step, "length": 0, "tokens": [], **texts}
+
+
+def _prompt(text: str, tokens: Sequence[int] | np.ndarray, golden: str, tools: ToolList) -> dict[str, Any]:
+    listed = json.dumps([[t.name, t.description, t.properties, t.required] for t in tools.tools], ensure_ascii=False)
+    return {"text": text, "tokens": tokens, "length": len(tokens), "golden": golden, "tools": listed}
+
+
+@lru_cache(maxsize=1024)
+def _tool_list(listed: str) -> ToolList:
+    # One object per content: what the reward remembers of a list is found by identity.
+    return tool_list([Tool(name, text, properties, tuple(must)) for name, text, properties, must in json.loads(listed)])
+
+
+def _build(
+    generate: Callable[[], Iterator[dict[str, Any]]], data: Any, facts: dict[str, Any], tokenizer: Tokenizer
+) -> datasets.Dataset:
+    code = code_hash(facts.get("mae", ""), Path(__file__), Path(irm.__file__))
+    key = json.dumps({"tokenizer": tokenizer.fingerprint, "code": code, **facts}, sort_keys=True, default=str)
+    return build(generate, FEATURES, hashlib.sha256(key.encode()).hexdigest()[:32], data.cache)

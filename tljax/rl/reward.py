@@ -1,0 +1,104 @@
+"""Rewards of a batch of replies: the IRM rules in this process, a user's function in processes with a time limit."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.data.compare import ToolList
+from tljax.data.user_function import is_path
+from tljax.rl.irm import RULES, Reward, reward
+from tljax.rl.prompts import Prompt
+from tljax.rl.workers import ALLOWED, FIELD, Workers
+
+
+class RewardFunction:
+    """What config.reward describes: score(predictions, prompts); close it, or use it in a `with`.
+
+    rule: "table" or "release" (`irm.reward`), or module:function with `fn(prediction, golden, tools) -> float | Reward`
+    and tools as flat JSON. `workers` processes import the function, each its own, and each call has `timeout` seconds.
+    A number, or a Reward without kind, gets the kind and detail that the table has for the reply, so that shares of
+    kinds mean the same under every rule.
+    clip: rewards are cut to -clip..clip (released value: 5); 0 leaves them as they are.
+    Raises InputError for values out of range, and for a function that cannot be imported or called like that.
+    """
+
+    def __init__(self, *, rule: str, clip: float, timeout: float, workers: int) -> None:
+        for name, value in (("clip", clip), ("timeout", timeout)):
+            if not (0 <= value < math.inf) or (name == "timeout" and value == 0):
+                least = "at least 0" if name == "clip" else "above 0"
+                raise InputError(f"config.reward.{name} is {value}; it must be {least} and finite")
+        if workers < 1:
+            raise InputError(f"config.reward.workers is {workers}; it must be at least 1")
+        self._rule, self._clip = _checked(rule), clip
+        self._workers = None if self._rule in RULES else Workers(self._rule, workers, timeout)
+
+    def __enter__(self) -> "RewardFunction":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes of a user's function, if there are any."""
+        if self._workers is not None:
+            self._workers.close()
+
+    def score(self, predictions: Sequence[str], prompts: Sequence[Prompt]) -> list[Reward]:
+        """The reward of every reply to the prompt at its place, in order.
+
+        Raises InputError, which names the prompt, where a user's function raises, hangs, ends its process or gives
+        what is no reward.
+        """
+        pairs = list(zip(predictions, prompts, strict=True))
+        if self._workers is None:
+            rewards = [reward(prediction, p.golden, p.tools, self._rule) for prediction, p in pairs]
+        else:
+            calls = [(prediction, p.golden, _as_json(p.tools)) for prediction, p in pairs]
+            answers = self._workers.call(calls, lambda i: f"prompt {prompts[i].id!r}, step {prompts[i].step}")
+            rewards = [_complete(*answer, *pair) for answer, pair in zip(answers, pairs, strict=True)]
+        if not self._clip:
+            return rewards
+        return [
+            r if abs(r.value) <= self._clip else replace(r, value=math.copysign(self._clip, r.value)) for r in rewards
+        ]
+
+
+def _checked(rule: Any) -> str:
+    allowed = f"allowed: {', '.join(RULES)}, module:function with {ALLOWED}"
+    if not isinstance(rule, str):
+        raise InputError(
+            f"{FIELD} is of type {type(rule).__name__}; write the function into a module and name it; {allowed}"
+        )
+    rule = rule.strip()
+    if rule in RULES:
+        return rule
+    if rule.startswith("__main__:"):
+        raise InputError(
+            f"{FIELD} is {rule!r}, which other processes cannot import; move the function to a module; {allowed}"
+        )
+    if not is_path(rule):
+        raise InputError(f"{FIELD} is {rule!r}; {allowed}")
+    return rule
+
+
+def _complete(value: float, kind: str, detail: str, prediction: str, prompt: Prompt) -> Reward:
+    if kind:
+        return Reward(value, kind, detail)
+    judged = reward(prediction, prompt.golden, prompt.tools)
+    return Reward(value, judged.kind, detail or judged.detail)
+
+
+@lru_cache(maxsize=1024)
+def _as_json(tools: ToolList) -> list[dict[str, Any]]:
+    """Flat OpenAI JSON of the tools, as a user's function gets them."""
+    return [
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": {"type": "object", "properties": tool.properties, "required": list(tool.required)},
+        }
+        for tool in tools.tools
+    ]
