@@ -53,7 +53,7 @@ def on_mesh(shape):
 def make_params(dtype=jnp.float32):
     """Larger than at initialization, so that attention is far from uniform."""
     params = jax.jit(llama.init_params, static_argnums=2)(jax.random.key(0), C, jnp.float32)
-    return jax.tree.map(lambda x: (x * (6 if x.ndim > 2 else 20 if x.ndim == 2 else 1)).astype(dtype), params)
+    return jax.tree.map(lambda x: (x * (4 if x.ndim > 2 else 20 if x.ndim == 2 else 1)).astype(dtype), params)
 
 
 def make_adapter(options=ALL, key=1):
@@ -68,7 +68,7 @@ def make_adapter(options=ALL, key=1):
             wanted[name].sharding,
         )
     return {
-        name: jax.device_put(noise.normal(0, 0.3, half.shape).astype(np.float32), half.sharding)
+        name: jax.device_put(noise.normal(0, 0.1, half.shape).astype(np.float32), half.sharding)
         if name.endswith("_b")
         else half
         for name, half in adapter.items()
