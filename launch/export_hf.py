@@ -26,6 +26,7 @@ def export(config: Any) -> None:
             step=config.step,
             dtype=config.dtype,
             max_shard_bytes=config.max_shard_bytes,
+            adapter=config.adapter,
         )
     if jax.process_index() == 0:
         print(f"exported step {step} of {config.run} as {dtype}: {config.out}")

@@ -1,5 +1,10 @@
-"""Trains a model: python launch/train.py --config configs/sft.py[:7b,release] [--config.field=value ...]"""
+"""Trains a model: python launch/train.py --config configs/sft.py[:7b,release] [--config.field=value ...]
 
+configs/ppo.py goes on from there with rewards.
+"""
+
+import runpy
+from pathlib import Path
 from typing import Any
 
 from tljax.core.command import main
@@ -13,7 +18,26 @@ def run_sft(config: Any) -> None:
     run(config)
 
 
-RUNS = {"sft": run_sft}
+def run_ppo(config: Any) -> None:
+    from tljax.rl.run import run
+
+    if config.model.path == "quickstart":
+        config.model.path = quickstart()
+    run(config)
+
+
+def quickstart() -> str:
+    """The folder of the SFT quickstart, which is run first, or to its end, where its model is not there yet."""
+    config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "sft.py"))["get_config"]()
+    config.out = f"runs/{config.name}"
+    if not (Path(config.out) / "hf").is_dir():
+        print(f"config.model.path is 'quickstart': training {config.out} first", flush=True)
+        config.resume = "auto"
+        run_sft(config)
+    return config.out
+
+
+RUNS = {"sft": run_sft, "ppo": run_ppo}
 
 
 def train(config: Any) -> None:

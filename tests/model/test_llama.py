@@ -13,7 +13,7 @@ import pytest
 
 from tljax.core.errors import InputError
 from tljax.core.mesh import global_batch, make_mesh, spec
-from tljax.model import llama
+from tljax.model import cost, llama
 
 C = llama.LlamaConfig(
     num_layers=3,
@@ -311,7 +311,7 @@ def test_flops_count_what_xla_counts(one_device):
 
     counted = jax.jit(run).lower(params, ids, ids, ids).compile().cost_analysis()["flops"]
     # XLA multiplies the masked half of the scores too, so the context counts twice; 10 % for what is no matmul.
-    ours = B * T * llama.flops_per_token(c, 2 * T) / 3
+    ours = B * T * cost.flops_per_token(c, 2 * T) / 3
     assert ours < counted < 1.1 * ours
 
 

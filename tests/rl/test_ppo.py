@@ -208,7 +208,7 @@ def test_first_update_has_ratio_1_and_clips_nothing(plain):
 
 
 def test_fractional_rewards_reach_the_last_reply_token(plain):
-    """A buffer of integers, or a reward one place too late, would lose them; with lambda's decay undone by the value."""
+    """A buffer of integers, or a reward one place too late, would lose them."""
     experience = plain[2]
     for b, length in enumerate(LENGTHS):
         last = length - 1

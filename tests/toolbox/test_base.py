@@ -14,7 +14,7 @@ from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import answers
 from tljax.evaluate.score import summarize
 from tljax.evaluate.toolbox import held_out_sets
-from tljax.model import llama, source
+from tljax.model import cost, llama, source
 from tljax.toolbox.embedded import BASE
 
 FOLDER = Path(BASE)
@@ -51,7 +51,7 @@ def test_it_fits_a_package(base):
     config, params, tokenizer = base
     assert not config.tie_embeddings and config.architecture == "LlamaForCausalLM"
     assert config.vocab_size == tokenizer.vocab_size
-    assert sum(x.size for x in jax.tree.leaves(params)) == llama.count_weights(config)
+    assert sum(x.size for x in jax.tree.leaves(params)) == cost.count_weights(config)
 
 
 def test_the_card_is_that_of_these_weights():

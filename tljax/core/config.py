@@ -38,6 +38,15 @@ def toolbox_block() -> ConfigDict:
     return toolbox
 
 
+def lora_block(rank: int) -> ConfigDict:
+    """The `lora` fields: a low-rank adapter, trained in place of the weights; values of QLoRA (arXiv 2305.14314)."""
+    lora = ConfigDict()
+    lora.rank = rank  # numbers between input and output of a weight's adapter; 0 trains the weights themselves
+    lora.alpha = 16.0  # the adapter's part is multiplied by alpha / rank
+    lora.targets = "q,k,v,o,gate,up,down"  # weights that have one; with fewer LoRA falls behind (QLoRA, figure 2)
+    return lora
+
+
 def options(arg: str, sizes: Iterable[str], flags_: Iterable[str], default: str) -> tuple[str, set[str]]:
     """The size and the flags in "7b,release".
 

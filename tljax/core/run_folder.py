@@ -20,7 +20,7 @@ FREE_FIELDS = (
 RESUME = ("never", "auto")
 # Names that a run gives to its files.
 OWN = {"config.json", "model", ".model.tmp", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
-OWN |= {"scores", "wandb", "wandb_id"}
+OWN |= {"adapter", "scores", "wandb", "wandb_id"}
 
 
 def choose(out: str, name: str, resume: str) -> Path:
@@ -51,7 +51,7 @@ def _used(folder: Path) -> bool:
     """Whether a folder holds more than a run leaves that ended before its first update: results, or a user's files."""
     if not folder.is_dir():
         return False
-    results = [folder / "hf", *(folder / "checkpoints").glob("[0-9]*")]
+    results = [folder / "hf", folder / "adapter", *(folder / "checkpoints").glob("[0-9]*")]
     metrics = folder / "metrics.jsonl"
     written = any(path.exists() for path in results) or (metrics.is_file() and metrics.stat().st_size > 0)
     return written or any(path.name not in OWN for path in folder.iterdir())

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError
@@ -49,7 +48,7 @@ def run(config: Any) -> None:
             compute_dtype=config.model.compute_dtype,
             attention=config.model.attention,
         )
-        params = source.load_params(model, jnp.float32, seed=0)
+        params = source.load_attached(model, config.model.compute_dtype, seed=0)
         begin = time.perf_counter()
         found = answers.answer(params, model.config, tokenizer, sets, options, config.rows)
         seconds = time.perf_counter() - begin

@@ -18,7 +18,7 @@ from tljax.core.errors import InputError
 from tljax.core.mesh import spec
 from tljax.model.hf_config import read_config, read_json
 from tljax.model.hf_export import check_target, export
-from tljax.model.llama import LlamaConfig, Param, Params, abstract_params, is_param, params_table
+from tljax.model.llama import LlamaConfig, Param, Params, abstract_param, check_mesh, is_param, params_table
 
 __all__ = [
     "check_checkpoint",
@@ -51,7 +51,7 @@ def _shorten(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _read_safetensors(path: Path) -> dict[str, Stored]:
+def read_safetensors(path: Path) -> dict[str, Stored]:
     """The tensors that a file's header lists (8 bytes of length, JSON, data), without their data."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -77,7 +77,7 @@ def _read_safetensors(path: Path) -> dict[str, Stored]:
     return stored
 
 
-def _read_torch(path: Path) -> dict[str, Stored]:
+def read_torch(path: Path) -> dict[str, Stored]:
     try:
         import torch
     except ImportError:
@@ -136,7 +136,7 @@ def open_checkpoint(folder: str | Path) -> dict[str, Stored]:
     files, weight_map = _files(Path(folder))
     stored: dict[str, Stored] = {}
     for file in files:
-        for name, tensor in (_read_safetensors if file.suffix == ".safetensors" else _read_torch)(file).items():
+        for name, tensor in (read_safetensors if file.suffix == ".safetensors" else read_torch)(file).items():
             if name in stored:
                 raise InputError(
                     f"{folder}: tensor {name} is both in {stored[name].file} and in {tensor.file}; keep one"
@@ -168,11 +168,11 @@ def _drop_tied_head(stored: dict[str, Stored], folder: str | Path) -> None:
         )
 
 
-def _check_tensors(stored: Mapping[str, Stored], weights: Iterable[Param], c: LlamaConfig, folder: str | Path) -> None:
-    """Raises InputError, one line, that names every kind of mismatch between a checkpoint and the table."""
+def check_tensors(stored: Mapping[str, Stored], table: dict[str, Any], where: str, remedy: str) -> None:
+    """Raises InputError, one line, that names every kind of mismatch between stored tensors and a table of weights."""
     shapes = {}
-    for p in weights:
-        shapes |= {p.hf_name.format(layer): p.hf_shape for layer in range(c.num_layers if p.stacked else 1)}
+    for p in jax.tree.leaves(table, is_leaf=is_param):
+        shapes |= {p.hf_name.format(layer): p.hf_shape for layer in range(p.shape[0] if p.stacked else 1)}
     wrong = [
         f"{name} (is {list(stored[name].shape)}, must be {list(shape)})"
         for name, shape in shapes.items()
@@ -185,10 +185,7 @@ def _check_tensors(stored: Mapping[str, Stored], weights: Iterable[Param], c: Ll
     }
     problems = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in found.items() if names]
     if problems:
-        raise InputError(
-            f"{folder}: tensors that do not fit config.json: {'; '.join(problems)}; fetch weights and config.json of "
-            "one model again"
-        )
+        raise InputError(f"{where}: {'; '.join(problems)}; {remedy}")
 
 
 def check_checkpoint(folder: str | Path, c: LlamaConfig) -> dict[str, Stored]:
@@ -199,7 +196,12 @@ def check_checkpoint(folder: str | Path, c: LlamaConfig) -> dict[str, Stored]:
     stored = open_checkpoint(folder)
     if c.tie_embeddings:
         _drop_tied_head(stored, folder)
-    _check_tensors(stored, jax.tree.leaves(params_table(c), is_leaf=is_param), c, folder)
+    check_tensors(
+        stored,
+        params_table(c),
+        f"{folder}: tensors that do not fit config.json",
+        "fetch weights and config.json of one model again",
+    )
     return stored
 
 
@@ -223,20 +225,25 @@ def load_params(folder: str | Path, c: LlamaConfig, dtype: jax.typing.DTypeLike)
     Raises InputError as `check_checkpoint` does, before anything is read.
     """
     stored = check_checkpoint(folder, c)
-    table = params_table(c)
+    check_mesh(c)
+    return load_table(stored, params_table(c), dtype)
+
+
+def load_table(stored: Mapping[str, Stored], table: dict[str, Any], dtype: jax.typing.DTypeLike) -> dict[str, Any]:
+    """The weights of a table, read from checked tensors, in `dtype` on the current mesh."""
     mesh = jax.sharding.get_mesh()
     cast = jax.jit(lambda x: x.astype(dtype))
     # Layer by layer into the stacked weight, which is donated: neither host nor device holds a second copy of it.
     insert = jax.jit(lambda stack, x, layer: stack.at[layer].set(x.astype(dtype)), donate_argnums=0)
 
-    def load(p: Param, want: Any) -> jax.Array:
+    def load(p: Param) -> jax.Array:
         if not p.stacked:
-            return cast(_place(stored[p.hf_name], p, p.shape, want.sharding))
-        stack = jax.numpy.zeros(p.shape, dtype, out_sharding=want.sharding)
+            return cast(_place(stored[p.hf_name], p, p.shape, abstract_param(p, dtype).sharding))
+        stack = jax.numpy.zeros(p.shape, dtype, out_sharding=spec(*p.axes))
         sharding = jax.NamedSharding(mesh, spec(*p.axes[1:]))
-        for layer in range(c.num_layers):
+        for layer in range(p.shape[0]):
             tensor = _place(stored[p.hf_name.format(layer)], p, p.shape[1:], sharding)
             stack = insert(stack, tensor, np.int32(layer))
         return stack
 
-    return jax.tree.map(load, table, abstract_params(c, dtype), is_leaf=is_param)
+    return jax.tree.map(load, table, is_leaf=is_param)

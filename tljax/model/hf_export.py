@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,15 +39,20 @@ class Tensor(NamedTuple):
     layer: int | None
 
 
-def _tensors(c: LlamaConfig) -> list[Tensor]:
-    """Every tensor in the order of the forward pass."""
+def tensors_of(table: dict[str, Any]) -> list[Tensor]:
+    """Every tensor of a table of weights, layer by layer."""
     tensors = []
-    for path, p in jax.tree_util.tree_leaves_with_path(params_table(c), is_leaf=is_param):
+    for path, p in jax.tree_util.tree_leaves_with_path(table, is_leaf=is_param):
         names = tuple(key.key for key in path)
-        layers = range(c.num_layers) if p.stacked else (None,)
+        layers = range(p.shape[0]) if p.stacked else (None,)
         tensors += [Tensor(p.hf_name.format(layer), names, p, layer) for layer in layers]
+    return sorted(tensors, key=lambda tensor: tensor.layer or 0)
+
+
+def _in_order(c: LlamaConfig) -> list[Tensor]:
+    """Every tensor of the model in the order of the forward pass."""
     order = ("embed", "layers", "final_norm", "lm_head")
-    return sorted(tensors, key=lambda tensor: (order.index(tensor.path[0]), tensor.layer or 0))
+    return sorted(tensors_of(params_table(c)), key=lambda tensor: order.index(tensor.path[0]))
 
 
 def _shards(tensors: list[Tensor], itemsize: int, max_shard_bytes: float) -> list[list[Tensor]]:
@@ -64,7 +69,7 @@ def _shards(tensors: list[Tensor], itemsize: int, max_shard_bytes: float) -> lis
     return shards
 
 
-def _gather(params: Params, tensors: list[Tensor], dtype: str) -> Iterator[np.ndarray]:
+def gather(params: Params, tensors: list[Tensor], dtype: str) -> Iterator[np.ndarray]:
     """Each tensor as Hugging Face stores it: every process takes part, host memory holds one."""
     everywhere = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
     whole = jax.jit(lambda x: x.astype(dtype), out_shardings=everywhere)
@@ -100,15 +105,17 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_weights(folder: Path, arrays: Iterator[np.ndarray], shards: list[list[Tensor]], dtype: str) -> None:
+def write_weights(
+    folder: Path, arrays: Iterator[np.ndarray], shards: list[list[Tensor]], dtype: str, stem: str = "model"
+) -> None:
     """The safetensors files, each tensor written as it is gathered, and their index where there are several."""
     weight_map, total = {}, 0
     for i, shard in enumerate(shards):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        name = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{i + 1:05}-of-{len(shards):05}.safetensors"
         with (folder / name).open("wb") as file:
             file.write(_header(shard, dtype))
             for tensor in shard:
@@ -120,7 +127,7 @@ def _write_weights(folder: Path, arrays: Iterator[np.ndarray], shards: list[list
                 total += array.nbytes
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(folder / "model.safetensors.index.json", index)
+        write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
 def _special_ids(tokenizer_folder: Path, tokenizer_config: dict[str, Any]) -> dict[str, int]:
@@ -138,15 +145,20 @@ def _special_ids(tokenizer_folder: Path, tokenizer_config: dict[str, Any]) -> di
 
 def write_texts(folder: Path, config: dict[str, Any], tokenizer_folder: Path, dialect_template: str) -> None:
     """config.json, generation_config.json, and the tokenizer with the dialect's chat template."""
+    ids = write_tokenizer(folder, tokenizer_folder, dialect_template)
+    write_json(folder / "config.json", ids | config)
+    write_json(folder / "generation_config.json", _read_if_there(tokenizer_folder / "generation_config.json") | ids)
+
+
+def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str) -> dict[str, int]:
+    """The tokenizer's files with the dialect's chat template; returns the ids of its special tokens."""
     tokenizer_config = _read_if_there(tokenizer_folder / "tokenizer_config.json")
-    ids = _special_ids(tokenizer_folder, tokenizer_config)
     for name in _TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
             shutil.copyfile(tokenizer_folder / name, folder / name)
-    _write_json(folder / "tokenizer_config.json", tokenizer_config | {"chat_template": dialect_template})
+    write_json(folder / "tokenizer_config.json", tokenizer_config | {"chat_template": dialect_template})
     (folder / "chat_template.jinja").write_text(dialect_template, encoding="utf-8")
-    _write_json(folder / "config.json", ids | config)
-    _write_json(folder / "generation_config.json", _read_if_there(tokenizer_folder / "generation_config.json") | ids)
+    return _special_ids(tokenizer_folder, tokenizer_config)
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:
@@ -184,10 +196,27 @@ def export(
     """
     if dtype not in DTYPES:
         raise InputError(f"export.dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
-    target, source = Path(folder).absolute(), Path(tokenizer_folder)
+    source = Path(tokenizer_folder)
     config = write_config(c, dtype, source_config)
-    shards = _shards(_tensors(c), jnp.dtype(dtype).itemsize, max_shard_bytes)
-    arrays = _gather(params, [tensor for shard in shards for tensor in shard], dtype)
+    shards = _shards(_in_order(c), jnp.dtype(dtype).itemsize, max_shard_bytes)
+    arrays = gather(params, [tensor for shard in shards for tensor in shard], dtype)
+
+    def fill(partial: Path) -> None:
+        if not (source / "tokenizer.json").is_file():
+            raise InputError(f"{source}: holds no tokenizer.json; give the folder of a fast tokenizer")
+        write_texts(partial, config, source, dialect_template)
+        write_weights(partial, arrays, shards, dtype)
+
+    write_whole(folder, fill, arrays)
+
+
+def write_whole(folder: str | Path, fill: Callable[[Path], None], arrays: Iterator[np.ndarray]) -> None:
+    """Makes `folder` complete or not at all: fill(a temporary folder), which writes `arrays`, then a rename.
+
+    Every process must call it; process 0 writes, the others take part in gathering. Raises InputError for a folder that
+    is not empty, and where the disk is full or read-only; then nothing is left behind.
+    """
+    target = Path(folder).absolute()
     if jax.process_index() != 0:
         collections.deque(arrays, maxlen=0)
         return
@@ -196,11 +225,8 @@ def export(
         check_target(target)
         for killed in target.parent.glob(f".{target.name}.partial-*"):
             shutil.rmtree(killed, ignore_errors=True)
-        if not (source / "tokenizer.json").is_file():
-            raise InputError(f"{source}: holds no tokenizer.json; give the folder of a fast tokenizer")
         partial.mkdir(parents=True)
-        write_texts(partial, config, source, dialect_template)
-        _write_weights(partial, arrays, shards, dtype)
+        fill(partial)
         for file in partial.iterdir():
             _sync(file)
         _sync(partial)

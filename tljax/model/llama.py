@@ -6,7 +6,6 @@ H head dimension, F feed-forward, V vocabulary, L layers.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,11 +15,19 @@ import jax.numpy as jnp
 from tljax.core.errors import InputError
 from tljax.core.mesh import spec
 from tljax.model import attention as attention_lib
+from tljax.model.remat import remat_policy
 from tljax.model.rope import RopeScaling, apply_rope, rope_angles
 
 Params = dict[str, Any]
 Angles = tuple[jax.Array, jax.Array]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+# The weights that multiply, each with the letters of its inputs and of its outputs. Beside "q" may stand an adapter
+# (lora.py): "q_a" [L, *inputs, R] and "q_b" [L, R, *outputs], R its rank.
+MATRICES = {
+    **{"q": ("D", "NH"), "k": ("D", "KH"), "v": ("D", "KH"), "o": ("NH", "D")},
+    **{"gate": ("D", "F"), "up": ("D", "F"), "down": ("F", "D")},
+}
 
 
 @jax.tree_util.register_static
@@ -177,11 +184,15 @@ def check_length(c: LlamaConfig, tokens: int, what: str = "data.max_tokens") -> 
         raise InputError(f"{what} is {tokens}, but the model's {limit}, is {c.max_tokens}; use at most {c.max_tokens}")
 
 
+def abstract_param(p: Param, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and sharding of one weight on the current mesh."""
+    return jax.ShapeDtypeStruct(p.shape, dtype, sharding=jax.NamedSharding(jax.sharding.get_mesh(), spec(*p.axes)))
+
+
 def abstract_params(c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
     """Shapes, dtypes and shardings of the parameters on the current mesh, for whoever restores or loads them."""
     check_mesh(c)
-    mesh = jax.sharding.get_mesh()
-    return map_table(lambda p: jax.ShapeDtypeStruct(p.shape, dtype, sharding=jax.NamedSharding(mesh, spec(*p.axes))), c)
+    return map_table(lambda p: abstract_param(p, dtype), c)
 
 
 def init_params(key: jax.Array, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
@@ -211,21 +222,43 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return wide.astype(x.dtype) * scale.astype(x.dtype)[None, None]
 
 
+def layer_axes(table: dict[str, Param], name: str) -> tuple[str | None, ...]:
+    """Logical axes of one layer's weight, or of one half of an adapter, which are its weight's on either side of R."""
+    if name in table:
+        return table[name].axes[1:]
+    base, half = name.rsplit("_", 1)
+    axes, inputs = table[base].axes[1:], len(MATRICES[base][0])
+    return (*axes[:inputs], None) if half == "a" else (None, *axes[inputs:])
+
+
 def layer_weights(weights: Params, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
     """One layer's weights in the compute dtype, gathered over "fsdp": cast first, so half the bytes travel."""
     table = params_table(c)["layers"]
 
     def gather(name: str, weight: jax.Array) -> jax.Array:
-        axes = (None if axis == "embed" else axis for axis in table[name].axes[1:])
+        axes = (None if axis == "embed" else axis for axis in layer_axes(table, name))
         return jax.reshard(weight.astype(dtype), spec(*axes))
 
     return {name: gather(name, weight) for name, weight in weights.items()}
 
 
+def project(x: jax.Array, w: Params, name: str, sharding: jax.P) -> jax.Array:
+    """x [B, T, inputs] times a layer's weight, [B, T, outputs] laid out by `sharding`; plus (x A) B of its adapter.
+
+    The adapter stays apart: added to bfloat16 weights, changes below a 256th of a weight would be rounded away.
+    """
+    ins, outs = MATRICES[name]
+    y = jnp.einsum(f"BT{ins},{ins}{outs}->BT{outs}", x, w[name], out_sharding=sharding)
+    if f"{name}_a" not in w:
+        return y
+    low = jnp.einsum(f"BT{ins},{ins}R->BTR", x, w[f"{name}_a"], out_sharding=jax.P(*sharding[:2], None))
+    return y + jnp.einsum(f"BTR,R{outs}->BT{outs}", low, w[f"{name}_b"], out_sharding=sharding)
+
+
 def project_qkv(x: jax.Array, w: Params, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries [B, T, N, H], keys and values [B, T, K, H] of normed x [B, T, D], rotated by the angles."""
     sharding = jax.P(*jax.typeof(x).sharding.spec[:2], *spec("heads", None))
-    q, k, v = (jnp.einsum("BTD,DNH->BTNH", x, w[name], out_sharding=sharding) for name in ("q", "k", "v"))
+    q, k, v = (project(x, w, name, sharding) for name in ("q", "k", "v"))
     if "q_bias" in w:
         q, k, v = q + w["q_bias"][None, None], k + w["k_bias"][None, None], v + w["v_bias"][None, None]
     return apply_rope(q, angles), apply_rope(k, angles), v
@@ -235,8 +268,8 @@ def feed_forward(x: jax.Array, w: Params) -> jax.Array:
     """SwiGLU of normed x [B, T, D]."""
     own = jax.typeof(x).sharding.spec
     wide = jax.P(*own[:2], *spec("mlp"))
-    gate, up = (jnp.einsum("BTD,DF->BTF", x, w[name], out_sharding=wide) for name in ("gate", "up"))
-    return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, w["down"], out_sharding=own)
+    gate, up = (project(x, w, name, wide) for name in ("gate", "up"))
+    return project(jax.nn.silu(gate) * up, w, "down", own)
 
 
 def block(x: jax.Array, w: Params, c: LlamaConfig, angles: Angles, attend: Attend) -> tuple[jax.Array, Any]:
@@ -245,7 +278,7 @@ def block(x: jax.Array, w: Params, c: LlamaConfig, angles: Angles, attend: Atten
     attend(q, k, v) gives [B, T, N, H], its rows sharded as x's, and anything else, which is returned beside x.
     """
     mixed, other = attend(*project_qkv(rms_norm(x, w["attn_norm"], c.norm_eps), w, angles))
-    x = x + jnp.einsum("BTNH,NHD->BTD", mixed, w["o"], out_sharding=jax.typeof(x).sharding.spec)
+    x = x + project(mixed, w, "o", jax.typeof(x).sharding.spec)
     return x + feed_forward(rms_norm(x, w["mlp_norm"], c.norm_eps), w), other
 
 
@@ -255,25 +288,6 @@ def embed(params: Params, tokens: jax.Array, dtype: jax.typing.DTypeLike) -> jax
     # In the table's own float32: a gradient summed over tokens in bfloat16 stops growing after some 256 equal terms.
     table = jax.reshard(params["embed"], spec(None, None))
     return table.at[tokens].get(out_sharding=spec("batch", None, None)).astype(dtype)
-
-
-def remat_policy(name: str) -> Callable[..., Any] | None:
-    """What jax.checkpoint keeps of a layer for the backward pass; None keeps its input alone.
-
-    "full": the layer's input; "attention": also what attention gave, so that it is not computed again; "dots": also
-    every weight matmul's result. ("none", which keeps everything, has no policy: see `forward`.)
-    """
-    policies = {
-        "full": None,
-        "dots": jax.checkpoint_policies.save_from_both_policies(
-            jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
-            jax.checkpoint_policies.save_only_these_names(attention_lib.CHECKPOINT_NAME),
-        ),
-        "attention": jax.checkpoint_policies.save_only_these_names(attention_lib.CHECKPOINT_NAME),
-    }
-    if name not in policies:
-        raise InputError(f"remat is {name!r}; allowed are none, {', '.join(policies)}")
-    return policies[name]
 
 
 def forward(
@@ -332,19 +346,3 @@ def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     )
     hit = words == targets[..., None]
     return jnp.where(hit, logits, 0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)
-
-
-def count_weights(c: LlamaConfig) -> int:
-    """Numbers in all weights together."""
-    return sum(math.prod(p.shape) for p in jax.tree.leaves(params_table(c), is_leaf=is_param))
-
-
-def flops_per_token(c: LlamaConfig, context: float) -> float:
-    """Floating-point operations that training one token takes, forward and backward, recomputation not counted.
-
-    6 per weight of every matrix product (the head is one, the embedding lookup none), and 6 L N H `context` for causal
-    attention, where each token sees half of its segment of `context` tokens. The definition behind the MFU of MaxText.
-    """
-    D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim
-    layer = 2 * D * N * H + 2 * D * K * H + 3 * D * c.d_ff
-    return 6.0 * (c.num_layers * layer + D * c.vocab_size) + 6.0 * c.num_layers * N * H * context

@@ -1,4 +1,7 @@
-"""Where a model comes from, and how it leaves: a Hugging Face folder, a run's folder, a hub id, or from scratch."""
+"""Where a model comes from, and how it leaves: a Hugging Face folder, a run's folder, a hub id, or from scratch.
+
+A folder may hold an adapter (of a run, or as `peft` writes it), which names the model that it belongs to, its base.
+"""
 
 import dataclasses
 import shutil
@@ -13,7 +16,7 @@ from tljax.core.checkpoint import Checkpoints
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError
 from tljax.core.hub import local_or_hub
-from tljax.model import hf, hf_config, hf_export, llama
+from tljax.model import hf, hf_adapter, hf_config, hf_export, llama, lora
 
 SCRATCH = "scratch"  # as model.path: no checkpoint, random weights
 HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt")
@@ -23,40 +26,61 @@ HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model", "*.jinja", "
 class Model:
     """A model before its weights are read.
 
-    folder: where config.json and the tokenizer lie, None from scratch; checkpoint: (run folder, step) where the weights
-    are a run's; hf_config: config.json as it came; dtype: of the weights where they come from.
+    name: absolute folder or hub id; folder: where its tokenizer lies, beside config.json or an adapter, None from
+    scratch; checkpoint: (run folder, step) where the weights are a run's; hf_config: config.json as it came; dtype: of
+    the weights where they come from. Of an adapter all but name, folder and checkpoint are the base's.
     """
 
+    name: str
     config: llama.LlamaConfig
     folder: Path | None
     checkpoint: tuple[Path, int] | None
     hf_config: dict[str, Any] | None
     dtype: str
+    adapter: Path | None = None  # folder of adapter_config.json
+    base: "Model | None" = None  # what the adapter belongs to
 
 
-def open_model(path: str, preset: str) -> Model:
-    """The model that config.model.path names, or for "scratch" one in the shape of `preset`; no weight is read.
+def open_model(path: str, preset: str, what: str = "config.model.path") -> Model:
+    """The model that `path` names, or for "scratch" one in the shape of `preset`; no weight is read.
 
-    Raises InputError for a path that is none, a config.json that is not supported, and tensors that do not fit it.
+    what: the setting that holds the path. Raises InputError for a path that is none, a config.json or an adapter that
+    is not supported, and tensors that do not fit it.
     """
     if not path:
         raise InputError(
-            f"config.model.path is empty; give CodeLLaMA's folder or hub id, or {SCRATCH!r} for random weights of the "
+            f"{what} is empty; give CodeLLaMA's folder or hub id, or {SCRATCH!r} for random weights of the "
             f"size {preset}"
         )
     if path == SCRATCH:
-        return Model(llama.preset(preset), None, None, None, "float32")
-    folder = local_or_hub(path, "config.model.path", HUB_FILES)
+        return Model(SCRATCH, llama.preset(preset), None, None, None, "float32")
+    folder = local_or_hub(path, what, HUB_FILES)
+    name = str(folder.absolute()) if Path(path).expanduser().is_dir() else path
     checkpoint = None
     if (folder / "checkpoints").is_dir():
         checkpoint = (folder, checkpoint_step(folder))
         folder = folder / "model"
+    if hf_adapter.is_adapter(folder):
+        return _open_adapter(name, folder, checkpoint)
     found = hf_config.read_json(folder / "config.json")
     config = hf_config.parse_config(found, str(folder / "config.json"))
     if checkpoint is None:
         hf.check_checkpoint(folder, config)
-        return Model(config, folder, None, found, hf.checkpoint_dtype(folder))
-    return Model(config, folder, checkpoint, found, _dtype_of(found))
+        return Model(name, config, folder, None, found, hf.checkpoint_dtype(folder))
+    return Model(name, config, folder, checkpoint, found, _dtype_of(found))
+
+
+def _open_adapter(name: str, folder: Path, checkpoint: tuple[Path, int] | None) -> Model:
+    """The model of an adapter in `folder`, or of a run that trains one: that of its base."""
+    field = f"{folder / hf_adapter.CONFIG}: base_model_name_or_path"
+    _, base_name = hf_adapter.read_adapter_config(folder)
+    if base_name in ("", SCRATCH):
+        raise InputError(f"{field} is {base_name!r}; write the folder or hub id of the adapter's model there")
+    base = open_model(base_name, "", field)
+    if checkpoint is None:
+        hf_adapter.check_adapter(folder, base.config)
+    tokenizer = folder if (folder / "tokenizer.json").is_file() else base.folder
+    return Model(name, base.config, tokenizer, checkpoint, base.hf_config, base.dtype, folder, base)
 
 
 def _dtype_of(config: dict[str, Any]) -> str:
@@ -95,7 +119,13 @@ def fit_vocabulary(model: Model, preset: str, words: int, tokenizer: str) -> Mod
 
 
 def load_params(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
-    """The weights on the current mesh, in `dtype`. Raises InputError naming the first tensor that does not fit."""
+    """The weights on the current mesh, in `dtype`, an adapter folded into them.
+
+    Raises InputError naming the first tensor that does not fit.
+    """
+    if model.base is not None:
+        params, (adapter, options) = load_params(model.base, dtype, seed), load_adapter(model)
+        return jax.jit(lora.fold, donate_argnums=0)(params, adapter, options)
     if model.checkpoint is not None:
         run, step = model.checkpoint
         with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
@@ -105,8 +135,34 @@ def load_params(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.P
     return jax.jit(llama.init_params, static_argnums=2)(jax.random.key(seed), model.config, dtype)
 
 
-def keep_files(model: Model, tokenizer_folder: str, chat_template: str, run: Path) -> None:
-    """Writes RUN/model: config.json, tokenizer and chat template, all that an export needs beside the weights."""
+def load_adapter(model: Model) -> tuple[lora.Adapter, lora.LoraOptions]:
+    """The adapter of a model that has one, on the current mesh, and its options."""
+    assert model.adapter is not None
+    if model.checkpoint is None:
+        return hf_adapter.load_adapter(model.adapter, model.config)
+    options, _ = hf_adapter.read_adapter_config(model.adapter)
+    run, step = model.checkpoint
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore_params(step, lora.abstract_adapter(model.config, options)), options
+
+
+def load_attached(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
+    """The weights in `dtype` with the adapter beside them, as it was trained; without one, as load_params.
+
+    For what computes with the model as it is: in bfloat16, folding would round small changes away.
+    """
+    if model.base is None:
+        return load_params(model, dtype, seed)
+    return lora.attach(load_attached(model.base, dtype, seed), *load_adapter(model))
+
+
+def keep_files(
+    model: Model, tokenizer_folder: str, chat_template: str, run: Path, options: lora.LoraOptions | None = None
+) -> None:
+    """Writes RUN/model: config.json, tokenizer and chat template, all that an export needs beside the weights.
+
+    With options, of an adapter that the run trains on the model, also adapter_config.json, which names the model.
+    """
     target, partial = run / "model", run / ".model.tmp"
     for stale in (target, partial):
         shutil.rmtree(stale, ignore_errors=True)
@@ -117,6 +173,8 @@ def keep_files(model: Model, tokenizer_folder: str, chat_template: str, run: Pat
         Path(tokenizer_folder),
         chat_template,
     )
+    if options is not None:
+        hf_export.write_json(partial / hf_adapter.CONFIG, hf_adapter.config_of(options, model.config, model.name))
     partial.rename(target)
 
 
@@ -142,10 +200,32 @@ def export(run: Path, params: llama.Params, target: str | Path, *, dtype: str, m
     return dtype
 
 
-def export_run(run: Path, target: Path, *, step: int, dtype: str, max_shard_bytes: float) -> tuple[int, str]:
+def export_adapter(run: Path, adapter: lora.Adapter, target: str | Path) -> None:
+    """Writes a run's adapter and tokenizer in the format of `peft`. Raises InputError as that export does.
+
+    Where the adapter belongs to another run, whose checkpoint `peft` cannot read, it names that run's export, if any.
+    """
+    folder = run / "model"
+    options, base = hf_adapter.read_adapter_config(folder)
+    exported = Path(base) / "hf"
+    hf_adapter.export_adapter(
+        target,
+        adapter,
+        hf_config.read_config(folder),
+        options,
+        str(exported) if (Path(base) / "checkpoints").is_dir() and exported.is_dir() else base,
+        folder,
+        (folder / "chat_template.jinja").read_text(encoding="utf-8"),
+    )
+
+
+def export_run(
+    run: Path, target: Path, *, step: int, dtype: str, max_shard_bytes: float, adapter: bool = False
+) -> tuple[int, str]:
     """Exports a run's checkpoint on the current mesh; returns its step and the dtype written.
 
-    step: 0 is the newest, -1 the one of the lowest held-out loss. Raises InputError before anything is read.
+    step: 0 is the newest, -1 the one of the lowest held-out loss. adapter: that of the run alone, in float32, and not
+    the model with it. Raises InputError before anything is read.
     """
     check_choice("dtype", dtype, ("auto", *hf_config.DTYPES))
     check_range("max_shard_bytes", max_shard_bytes, 1, 1e15)
@@ -155,6 +235,14 @@ def export_run(run: Path, target: Path, *, step: int, dtype: str, max_shard_byte
     if step:
         chosen = checkpoint_step(run, best=True) if step == -1 else step
         model = dataclasses.replace(model, checkpoint=(run, chosen))
-    params = load_params(model, jnp.float32, seed=0)
     assert model.checkpoint is not None
+    if adapter:
+        if model.base is None:
+            raise InputError(f"config.adapter is set, but the run {run} trains whole weights; leave it out")
+        export_adapter(run, load_adapter(model)[0], target)
+        return model.checkpoint[1], "float32"
+    # A run's own weights are float32; of an adapter's base only the bits that are there need be held.
+    written = model.dtype if dtype == "auto" else dtype
+    held = jnp.float32 if model.base is None else jnp.promote_types(model.dtype, written)
+    params = load_params(model, held, seed=0)
     return model.checkpoint[1], export(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)

@@ -54,8 +54,8 @@ def group_advantages(rewards: jax.Array, group: int, algorithm: str) -> jax.Arra
     """A reply's reward against those of the other replies to its prompt; rewards and result float32 [B].
 
     Rows i * group to i * group + group - 1 answer one prompt. "grpo": (r - mean) / deviation, deviation with n - 1
-    below and 1e-4 added (DeepSeekMath, arXiv 2402.03300, section 4.1.2; a group of equal rewards gives 0). "rloo": r minus
-    the mean of the other replies' rewards (arXiv 2402.14740, equation 9).
+    below and 1e-4 added (DeepSeekMath, arXiv 2402.03300, section 4.1.2; a group of equal rewards gives 0). "rloo":
+    r minus the mean of the other replies' rewards (arXiv 2402.14740, equation 9).
     """
     groups = rewards.reshape(-1, group)
     centered = groups - groups.mean(axis=1, keepdims=True)

@@ -43,8 +43,8 @@ def need(config: Any, plan: Plan) -> Need:
     """The bytes on one device of the current mesh; exact for weights and moments, activations are estimated.
 
     Rollout: the weights in the compute dtype once more, and the cache of the longest prompts with their replies.
-    Update: what `model.remat` keeps of one part's rows, the working set of one layer, and the logits of one chunk with their
-    gradient.
+    Update: what `model.remat` keeps of one part's rows, the working set of one layer, and the logits of one chunk with
+    their gradient.
     """
     mesh, c = jax.sharding.get_mesh().shape, plan.config
     parts, tensor = mesh["fsdp"] * mesh["tensor"], mesh["tensor"]

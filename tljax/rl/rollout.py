@@ -45,14 +45,14 @@ def arrays(prompts: Sequence[Prompt], rollout: Rollout, scores: Sequence[float],
     replies = [[*reply.tokens, *([] if reply.end is None else [reply.end])] for reply in rollout.replies]
     texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
     room = min(padded_width(max(map(len, replies)), round_to), most)
-    host = Rows(
-        tokens=_padded(texts, padded_width(max(map(len, texts)), round_to)),
-        starts=np.asarray([len(prompt.tokens) for prompt in prompts], np.int32),
-        replies=_padded(replies, room),
-        mask=np.arange(room)[None] < np.asarray([len(reply) for reply in replies])[:, None],
-        scores=np.asarray(scores, np.float32),
-    )
-    return jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P()))
+    host = {
+        "tokens": _padded(texts, padded_width(max(map(len, texts)), round_to)),
+        "starts": np.asarray([len(prompt.tokens) for prompt in prompts], np.int32),
+        "replies": _padded(replies, room),
+        "mask": np.arange(room)[None] < np.asarray([len(reply) for reply in replies])[:, None],
+        "scores": np.asarray(scores, np.float32),
+    }
+    return Rows(**jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P())))
 
 
 def sampled_logprobs(rollout: Rollout, width: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import chat_template
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate import progress
-from tljax.model import llama, source
+from tljax.model import cost, llama, source
 from tljax.model.replies import generate_all
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices
@@ -61,7 +61,7 @@ def run(config: Any) -> None:
     model = source.open_model(model_path(config.model.path), "")
     tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder))
     model = source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
-    with RewardFunction(config.reward) as judge, jax.set_mesh(make_mesh(**config.mesh)):
+    with reward_function(config.reward) as judge, jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
         file = source_file(config.data.source, config.toolbox, config.data.cache)
         limit = config.rollout.max_prompt_tokens
@@ -79,13 +79,18 @@ def run(config: Any) -> None:
             train(stage)
 
 
+def reward_function(reward: Any) -> RewardFunction:
+    """What a config's `reward` block describes."""
+    return RewardFunction(rule=reward.rule, clip=reward.clip, timeout=reward.timeout, workers=reward.workers)
+
+
 def describe(stage: Stage) -> str:
     """What is about to run, in two lines."""
     config, c = stage.config, stage.model.config
     group = f" x {config.rollout.group} replies" if config.rollout.group > 1 else ""
     steps = config.ppo.epochs * config.ppo.minibatches
     return (
-        f"model: {config.model.path}, {llama.count_weights(c) / 1e6:,.1f} M weights, {config.model.compute_dtype}\n"
+        f"model: {config.model.path}, {cost.count_weights(c) / 1e6:,.1f} M weights, {config.model.compute_dtype}\n"
         f"train: {config.algorithm}, {stage.total:,} updates of {config.rollout.prompts} prompts{group}, {steps} "
         f"optimizer step{'s' * (steps > 1)} each, in {stage.folder}"
     )
@@ -146,7 +151,7 @@ def train(stage: Stage) -> None:
                 seconds["seconds_update"] = round(time.perf_counter() - judging, 6)
                 told = rollout_metrics(rollout, experience.logprobs, rows.mask)
                 tokens = int(rows.starts.sum() + rows.mask.sum())
-                log.push(n + 1, metrics, told | seconds | {"tokens": tokens})
+                log.push(n + 1, {}, metrics | told | seconds | {"tokens": tokens})
                 if config.log.samples and (n + 1 == total or (n + 1) % config.log.every == 0):
                     log.flush()
                     texts = texts_of(stage, rollout)

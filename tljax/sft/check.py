@@ -11,7 +11,7 @@ from tljax.core.mesh import check_rows, device_bytes
 from tljax.core.metrics import check_installed
 from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
-from tljax.model import llama
+from tljax.model import cost, llama, lora, source
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
 from tljax.model.hf_config import DTYPES
 
@@ -46,11 +46,17 @@ def check(config: Any) -> None:
         "checkpoint.keep": 1,
         "checkpoint.keep_best": 0,
         "log.every": 1,
+        "lora.rank": 0,
         "toolbox.trajectories": 1,
         "toolbox.copied": 0,
     }.items():
         checks.check_range(field, _field(config, field), least)
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
+    if lora.options_of(config.lora) is not None and config.model.path == source.SCRATCH:
+        raise InputError(
+            f"config.lora.rank is {config.lora.rank}, but config.model.path is {source.SCRATCH!r}: an adapter needs a "
+            "model to belong to; give one, or lora.rank = 0"
+        )
     if config.batch.rows % config.batch.accumulate:
         raise InputError(
             f"config.batch.rows is {config.batch.rows}, which does not divide into batch.accumulate = "
@@ -70,7 +76,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     check_rows(config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
     if config.eval.queries:
         check_rows(config.eval.rows, "eval.rows")
-    check_state_fits(c)
+    check_state_fits(config, c)
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
     if jax.process_count() > 1:
         raise InputError("this run has several processes, and runs are of one process so far; start it on one host")
@@ -82,15 +88,17 @@ def _field(config: Any, name: str) -> Any:
     return config
 
 
-def check_state_fits(c: llama.LlamaConfig) -> None:
-    """Raises InputError where weights, gradients and moments in float32 alone exceed a device of the mesh."""
+def check_state_fits(config: Any, c: llama.LlamaConfig) -> None:
+    """Raises InputError where weights, gradients and moments alone exceed a device of the mesh."""
     mesh = jax.sharding.get_mesh()
     parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
     room = device_bytes(mesh.devices.flat[0])
-    need = 16 * llama.count_weights(c) / parts
+    options = lora.options_of(config.lora)
+    need = cost.state_bytes(c, config.model.compute_dtype, options) / parts
     if room is not None and need > room:
+        less = "" if options is not None else ", an adapter alone (config.lora.rank)"
         raise InputError(
-            f"the model has {llama.count_weights(c) / 1e9:.1f} billion weights; with gradients and moments they take "
+            f"the model has {cost.count_weights(c) / 1e9:.1f} billion weights; with gradients and moments they take "
             f"{need / 1e9:,.0f} GB on each of {parts} device{'s' * (parts > 1)}, which has {room / 1e9:,.0f} GB; "
-            "use more devices (config.mesh.fsdp, mesh.tensor) or a smaller model"
+            f"use more devices (config.mesh.fsdp, mesh.tensor){less} or a smaller model"
         )

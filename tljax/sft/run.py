@@ -1,7 +1,9 @@
 """The SFT run: raw trajectories and a model in, checkpoints and a Hugging Face folder out."""
 
+import functools
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from tljax.data.examples import Examples, load_examples
 from tljax.data.prompt import chat_template
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate import progress
-from tljax.model import llama, source
+from tljax.model import cost, llama, lora, source
 from tljax.sft.check import check, check_devices
 from tljax.sft.samples import write_samples
 from tljax.sft.step import StepOptions, make_eval_step, make_sft_step, means
@@ -54,7 +56,7 @@ def run(config: Any) -> None:
         with run_folder.claim(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
-                source.keep_files(model, tokenizer.folder, template, folder)
+                source.keep_files(model, tokenizer.folder, template, folder, lora.options_of(config.lora))
             say(describe(config, model.config, batches, mesh, folder))
             train(config, model, tokenizer, batches, held_out, tx, examples.content, folder)
 
@@ -87,8 +89,10 @@ def describe(config: Any, c: llama.LlamaConfig, batches: Batches, mesh: jax.shar
     name = f"{config.model.preset} from scratch" if scratch else config.model.path
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     devices = mesh.devices.flat
+    options = lora.options_of(config.lora)
+    trained = "" if options is None else f" frozen, {cost.count_adapter(c, options) / 1e6:,.1f} M trained"
     return (
-        f"model: {name}, {llama.count_weights(c) / 1e6:,.1f} M weights, "
+        f"model: {name}, {cost.count_weights(c) / 1e6:,.1f} M weights{trained}, "
         f"on {mesh.size} x {devices[0].device_kind} ({shape}), {config.model.compute_dtype}\n"
         f"train: {total_steps(config, batches):,} updates of {batches.rows} rows x {batches.tokens} tokens, in {folder}"
     )
@@ -120,13 +124,14 @@ def train(
         compute_dtype=config.model.compute_dtype,
         remat=config.model.remat,
         attention=config.model.attention,
+        lora=lora.options_of(config.lora),
     )
     update = make_sft_step(c, tx, make_schedule(config.optim, total), options)
     evaluate = make_eval_step(c, options)
     kept = {"config": json.loads(config.to_json_best_effort()), "rows": content, "updates": total}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
     with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
-        state = begin(config, model, tx, checkpoints, kept)
+        state, trunk = begin(config, model, tx, checkpoints, kept)
         start = int(state.step)
         if jax.process_index() == 0:
             cut(folder / "samples.jsonl", start)
@@ -137,15 +142,17 @@ def train(
             wandb=config.log.wandb,
             total_steps=total,
             every=config.log.every,
-            flops_per_token=llama.flops_per_token(c, float(np.mean(batches.lengths))),
+            flops_per_token=cost.flops_per_token(c, float(np.mean(batches.lengths)), options.lora),
         )
         with log:
             if start:
                 log.say(f"resumed at update {start} of {total}")
             elif config.eval.queries:
-                progress.score(config, c, state.params, tokenizer, 0, folder, log)
+                whole = lora.with_adapter(state.params, trunk, options.lora)
+                progress.score(config, c, whole, tokenizer, 0, folder, log)
             for n in range(start, total):
-                state, metrics = update(state, put(batches.build, n, config.batch.rows, config.batch.accumulate))
+                batch = put(batches.build, n, config.batch.rows, config.batch.accumulate)
+                state, metrics = update(state, batch, trunk)
                 log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
                 stopped_by = stop.signal
                 planned = n + 1 == total or _every(config.checkpoint.every, n + 1)
@@ -153,7 +160,8 @@ def train(
                 # A checkpoint without a held-out loss could never be the best one.
                 judged = planned and config.checkpoint.keep_best > 0
                 if held_out is not None and (n + 1 == total or judged or _every(config.eval.every, n + 1)):
-                    loss = evaluate_all(config, evaluate, state, held_out, tokenizer, log, folder, n + 1)
+                    judge = functools.partial(evaluate, state.params, trunk=trunk)
+                    loss = evaluate_all(config, judge, held_out, tokenizer, log, folder, n + 1)
                 if planned or stopped_by is not None:
                     log.flush()
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=loss)
@@ -162,7 +170,8 @@ def train(
                     leave(stopped_by, n + 1, total, folder, log)
             checkpoints.wait()
             if config.eval.queries:
-                progress.score(config, c, state.params, tokenizer, total, folder, log)
+                whole = lora.with_adapter(state.params, trunk, options.lora)
+                progress.score(config, c, whole, tokenizer, total, folder, log)
         best = checkpoints.best_step()
     finish(config, state, folder, best)
 
@@ -178,14 +187,20 @@ def _every(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
 
 
-def begin(config: Any, model: source.Model, tx, checkpoints: Checkpoints, kept: dict[str, Any]) -> TrainState:
-    """The state of the last checkpoint when resuming, else that of update 0.
+def begin(
+    config: Any, model: source.Model, tx, checkpoints: Checkpoints, kept: dict[str, Any]
+) -> tuple[TrainState, llama.Params | None]:
+    """The state of the last checkpoint when resuming, else that of update 0, and the frozen trunk of an adapter.
 
     Raises InputError where the checkpoint was made from other rows or for another number of updates.
     """
-    last = checkpoints.latest_step()
-    if config.resume == "never" or last is None:
-        return init_state(source.load_params(model, jnp.float32, config.seed), tx)
+    c, options = model.config, lora.options_of(config.lora)
+    last = checkpoints.latest_step() if config.resume != "never" else None
+    trunk = None if options is None else source.load_attached(model, config.model.compute_dtype, config.seed)
+    if last is None:
+        if options is None:
+            return init_state(source.load_params(model, jnp.float32, config.seed), tx), None
+        return init_state(jax.jit(lora.init_adapter)(jax.random.key(config.seed), c, options), tx), trunk
     begun = checkpoints.metadata(last)
     for name, what in (("rows", "training rows"), ("updates", "numbers of updates")):
         if begun.get(name) != kept[name]:
@@ -193,7 +208,8 @@ def begin(config: Any, model: source.Model, tx, checkpoints: Checkpoints, kept: 
                 f"{checkpoints.folder}: the run began with other {what}; data.source, the tokenizer, a rule or tljax "
                 "has changed since: bring them back, or give another --config.out for a new run"
             )
-    return checkpoints.restore(last, abstract_state(llama.abstract_params(model.config, jnp.float32), tx))
+    abstract = llama.abstract_params(c, jnp.float32) if options is None else lora.abstract_adapter(c, options)
+    return checkpoints.restore(last, abstract_state(abstract, tx)), trunk
 
 
 def put(build, step: int, rows: int, accumulate: int) -> dict[str, jax.Array]:
@@ -206,19 +222,21 @@ def put(build, step: int, rows: int, accumulate: int) -> dict[str, jax.Array]:
 
 def evaluate_all(
     config: Any,
-    evaluate,
-    state: TrainState,
+    evaluate: Callable[..., Any],
     held_out: Batches,
     tokenizer: Tokenizer,
     log: RunLog,
     folder: Path,
     step: int,
 ) -> float:
-    """Metrics over all held-out rows, logged with the prefix "eval_"; returns the loss."""
+    """Metrics over all held-out rows, logged with the prefix "eval_"; returns the loss.
+
+    evaluate: a batch to what make_eval_step's function returns of it.
+    """
     log.flush()
     total = None
     for n in range(held_out.steps):
-        sums, scores = evaluate(state.params, put(held_out.build, n, held_out.rows, 1))
+        sums, scores = evaluate(put(held_out.build, n, held_out.rows, 1))
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         if n == 0 and config.eval.samples:
             write_samples(folder / "samples.jsonl", step, held_out.build(0), scores, tokenizer, config.eval.samples)
@@ -245,11 +263,23 @@ def finish(config: Any, state: TrainState, folder: Path, best: int | None) -> No
         lines.append(
             f"best: step {best} has the lowest held-out loss; launch/export_hf.py with --config.step=-1 exports it"
         )
-    if config.export.at_end:
-        target = folder / "hf"
+    adapter = lora.options_of(config.lora) is not None
+    if adapter:
+        target = folder / "adapter"
         if not target.is_dir():
-            export = config.export
-            source.export(folder, state.params, target, dtype=export.dtype, max_shard_bytes=export.max_shard_bytes)
+            source.export_adapter(folder, state.params, target)
+        lines += [
+            f"adapter: {target} in the format of peft; use it with",
+            f"       peft.AutoPeftModelForCausalLM.from_pretrained('{target}')",
+        ]
+    if config.export.at_end:
+        target, export = folder / "hf", config.export
+        written = {"dtype": export.dtype, "max_shard_bytes": export.max_shard_bytes}
+        if adapter and not target.is_dir():
+            # Onto the weights as the base has them, which the trunk in the compute dtype may have rounded.
+            source.export_run(folder, target, step=0, **written)
+        elif not target.is_dir():
+            source.export(folder, state.params, target, **written)
         lines += [
             f"model: {target} in Hugging Face format; use it with",
             f"       transformers.AutoModelForCausalLM.from_pretrained('{target}')",

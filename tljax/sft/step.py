@@ -10,6 +10,7 @@ import optax
 from tljax.core.state import TrainState, accumulate
 from tljax.model import llama
 from tljax.model.head import chunked_head, take
+from tljax.model.lora import LoraOptions, with_adapter
 from tljax.sft.loss import mean_nll_at, weighted_nll
 
 Batch = dict[str, jax.Array]
@@ -29,6 +30,7 @@ class StepOptions:
     compute_dtype: str
     remat: str
     attention: str
+    lora: LoraOptions | None = None  # where the params are an adapter, trained on a frozen trunk
 
 
 def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: StepOptions) -> Batch:
@@ -108,17 +110,23 @@ def means(sums: Sums) -> dict[str, jax.Array]:
 
 def make_sft_step(
     c: llama.LlamaConfig, tx: optax.GradientTransformation, schedule: optax.Schedule, options: StepOptions
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted step; `state` is donated.
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step (state, batch, trunk) -> (state, metrics); `state` is donated.
+
+    trunk: the frozen weights in the compute dtype where options.lora is set and the state's params are an adapter,
+    left out otherwise.
 
     The batch has a leading axis for gradient accumulation, arrays [A, B, T]. Gradients of the sum of step losses add
     up over A and are divided once by the number of steps in the global batch, so neither A nor the devices change
     the mean.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(
+        state: TrainState, batch: Batch, trunk: llama.Params | None = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         def loss_fn(params: dict, part: Batch) -> tuple[jax.Array, Sums]:
-            sums = score_sums(token_scores(params, c, part, options), part["segments"])
+            whole = with_adapter(params, trunk, options.lora)
+            sums = score_sums(token_scores(whole, c, part, options), part["segments"])
             return sums["loss"], sums
 
         grads, sums = accumulate(loss_fn, state.params, batch)
@@ -132,14 +140,15 @@ def make_sft_step(
     return jax.jit(step, donate_argnames="state")
 
 
-def make_eval_step(c: llama.LlamaConfig, options: StepOptions) -> Callable[[dict, Batch], tuple[Sums, Batch]]:
-    """The jitted evaluation of one batch [1, B, T].
+def make_eval_step(c: llama.LlamaConfig, options: StepOptions) -> Callable[..., tuple[Sums, Batch]]:
+    """The jitted evaluation (params, batch, trunk) of one batch [1, B, T]; trunk as in the step.
 
     Returns sums and counts, to be added over batches before `means`, and the `token_scores` of the batch.
     """
 
-    def evaluate(params: dict, batch: Batch) -> tuple[Sums, Batch]:
-        scores = token_scores(params, c, jax.tree.map(lambda x: x[0], batch), options)
+    def evaluate(params: dict, batch: Batch, trunk: llama.Params | None = None) -> tuple[Sums, Batch]:
+        whole = with_adapter(params, trunk, options.lora)
+        scores = token_scores(whole, c, jax.tree.map(lambda x: x[0], batch), options)
         return score_sums(scores, batch["segments"]), scores
 
     return jax.jit(evaluate)

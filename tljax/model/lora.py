@@ -1,0 +1,155 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021): y = x W + (x A) B alpha / rank over frozen W, with A [in, R], B [R, out].
+
+An adapter is a flat tree {"q_a": A, "q_b": B, ...} of the layers' stacked halves, kept and trained in float32. `attach`
+puts it beside the weights, where `llama.project` applies it; several models can so share one copy of the weights.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tljax.core.errors import InputError
+from tljax.core.mesh import spec
+from tljax.model.llama import MATRICES, LlamaConfig, Param, Params, abstract_param, check_mesh, layer_axes, params_table
+
+Adapter = dict[str, jax.Array]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraOptions:
+    """Which weights have an adapter, and its size. A static pytree: a plain argument of jit."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]  # of llama.MATRICES, in that order
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+def make_options(rank: int, alpha: float, targets: str | Iterable[str], where: str = "config.lora") -> LoraOptions:
+    """The options, checked; targets: names of llama.MATRICES, as a list or in one string with commas.
+
+    Raises InputError, which begins with `where` and the field.
+    """
+    names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else list(targets)
+    if rank < 1:
+        raise InputError(f"{where}.rank is {rank}; allowed is 1 or more")
+    if not 0 < alpha < math.inf:
+        raise InputError(f"{where}.alpha is {alpha}; allowed is a number above 0")
+    unknown = [name for name in names if name not in MATRICES]
+    if unknown or not names:
+        told = f"names {unknown[0]!r}" if unknown else "is empty"
+        raise InputError(f"{where}.targets {told}; allowed are {', '.join(MATRICES)}, one or several")
+    return LoraOptions(rank=rank, alpha=float(alpha), targets=tuple(name for name in MATRICES if name in names))
+
+
+def options_of(block: Any) -> LoraOptions | None:
+    """The options of a config's `lora` block, None where its rank is 0. Raises InputError as make_options does."""
+    return make_options(block.rank, block.alpha, block.targets) if block.rank else None
+
+
+def adapter_table(c: LlamaConfig, options: LoraOptions) -> dict[str, Param]:
+    """Both halves of every adapted weight, as params_table has the weights: all else derives from it.
+
+    Names and shapes in a file are those of the `peft` library.
+    """
+    layers, R = params_table(c)["layers"], options.rank
+    table = {}
+    for name in options.targets:
+        p, inputs = layers[name], len(MATRICES[name][0])
+        ins, outs = p.shape[1 : 1 + inputs], p.shape[1 + inputs :]
+        stored = "base_model.model." + p.hf_name.removesuffix("weight")
+        for half, shape, init, hf_shape, hf_perm in (
+            # torch's Linear stores outputs first: A as [R, inputs], B as [outputs, R].
+            ("a", (*ins, R), "uniform", (R, math.prod(ins)), (*range(1, inputs + 1), 0)),
+            ("b", (R, *outs), "zeros", (math.prod(outs), R), (len(outs), *range(len(outs)))),
+        ):
+            key = f"{name}_{half}"
+            axes = (None, *layer_axes(layers, key))
+            hf_name = f"{stored}lora_{half.upper()}.weight"
+            table[key] = Param((c.num_layers, *shape), axes, init, hf_name, hf_shape, hf_perm)
+    return table
+
+
+def abstract_adapter(c: LlamaConfig, options: LoraOptions) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes, dtypes (float32) and shardings of an adapter on the current mesh."""
+    check_mesh(c)
+    return {name: abstract_param(p, jnp.float32) for name, p in adapter_table(c, options).items()}
+
+
+def init_adapter(key: jax.Array, c: LlamaConfig, options: LoraOptions) -> Adapter:
+    """A fresh adapter, float32, as `peft` draws it: A uniform within 1 / sqrt(inputs), B 0, so it changes nothing yet.
+
+    The same numbers on every mesh. Call it under jit (`c` and `options` are static).
+    """
+    check_mesh(c)
+    table = adapter_table(c, options)
+    adapter = {}
+    for (name, p), sub in zip(table.items(), jax.random.split(key, len(table)), strict=True):
+        sharding = spec(*p.axes)
+        if p.init == "zeros":
+            adapter[name] = jnp.zeros(p.shape, jnp.float32, out_sharding=sharding)
+            continue
+        # torch's kaiming_uniform_ with a = sqrt(5): sqrt(6 / ((1 + 5) inputs)).
+        draws = jax.random.uniform(sub, p.shape, jnp.float32, -1.0, 1.0, out_sharding=sharding)
+        adapter[name] = draws * jnp.float32(p.hf_shape[1] ** -0.5)
+    return adapter
+
+
+def attach(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
+    """`params` with the adapter beside its weights, alpha / rank multiplied into B; on any mesh, under jit or not.
+
+    Of a tree that has an adapter already, both add to the result: their ranks come next to each other.
+    """
+    layers = dict(params["layers"])
+    scaled = {
+        name: half * jnp.float32(options.scale) if name.endswith("_b") else half for name, half in adapter.items()
+    }
+    for name, half in scaled.items():
+        if name in layers:
+            axis = half.ndim - 1 if name.endswith("_a") else 1
+            half = jnp.concatenate([layers[name].astype(half.dtype), half], axis)
+        layers[name] = half
+    return params | {"layers": layers}
+
+
+def with_adapter(params: Any, trunk: Params | None, options: LoraOptions | None) -> Params:
+    """What the model computes with, of what is trained: `params` itself, or attached to a frozen trunk."""
+    if options is None:
+        return params
+    assert trunk is not None
+    return attach(trunk, params, options)
+
+
+def fold(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
+    """W + A B alpha / rank, summed in float32, in the dtype of W; of a tree that holds no adapter.
+
+    Layer by layer, so that no whole stacked sum in float32 ever exists.
+    """
+    layers = params["layers"]
+
+    def one(_: None, parts: tuple[Params, Adapter]) -> tuple[None, Params]:
+        weights, halves = parts
+        folded = {}
+        for name, weight in weights.items():
+            ins, outs = MATRICES[name]
+            # Of float32 factors a TPU multiplies bfloat16 roundings where nothing else is said.
+            delta = jnp.einsum(
+                f"{ins}R,R{outs}->{ins}{outs}",
+                halves[f"{name}_a"],
+                halves[f"{name}_b"],
+                precision=jax.lax.Precision.HIGHEST,
+                out_sharding=jax.typeof(weight).sharding.spec,
+            )
+            folded[name] = (weight.astype(jnp.float32) + delta * jnp.float32(options.scale)).astype(weight.dtype)
+        return None, folded
+
+    _, folded = jax.lax.scan(one, None, ({name: layers[name] for name in options.targets}, adapter))
+    return params | {"layers": layers | folded}
