@@ -4,17 +4,18 @@ r"""PPO with IRM rewards, on top of SFT; GRPO and RLOO behind the same pieces.
     python launch/train.py --config configs/ppo.py:7b \
         --config.model.path=runs/sft-7b --config.data.source=raw_data.json
 
-Options after the colon, separated by commas: a size (tiny, 7b, 13b, 34b, 70b), and `release` for the arithmetic of the
-released run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set: --config.optim.lr=5e-7.
+Options after the colon, separated by commas: a size (tiny, 7b, 13b, 34b, 70b), `lora` to train adapters on one frozen
+trunk, and `release` for the arithmetic of the released run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be
+set: --config.optim.lr=5e-7.
 """
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import data_block, options, toolbox_block
+from tljax.core.config import data_block, lora_block, options, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    size, flags = options(arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags_=("release",), default="tiny")
+    size, flags = options(arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags_=("lora", "release"), default="tiny")
 
     config = ConfigDict()
     config.run = "ppo"  # which stage launch/train.py starts
@@ -26,6 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.data = data_block()  # every step that MAE keeps is a prompt with its golden call; or rows of irm_data.json
     config.toolbox = toolbox_block()
+    config.lora = lora_block(rank=64 if "lora" in flags else 0)  # above 0: actor, critic and reference share one trunk
 
     model = config.model = ConfigDict()
     # The SFT model, from which actor, critic and reference start: a run's folder, an HF folder, a hub id; or
@@ -117,6 +119,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if size == "tiny":
         config.update_from_flattened_dict(TINY)
+    if "lora" in flags:
+        config.update_from_flattened_dict(LORA_TINY if size == "tiny" else LORA)
     if "release" in flags:
         config.update_from_flattened_dict(RELEASE)
     return config
@@ -143,6 +147,10 @@ TINY = {
     "eval.new_tokens": 64,
     "export.dtype": "float32",
 }
+
+# Adapters take larger steps than weights; the released run has none.
+LORA = {"optim.lr": 1e-5, "critic.lr": 1e-5}
+LORA_TINY = {"lora.rank": 16, "optim.lr": 3e-4, "critic.lr": 3e-3}
 
 # The released run: 8 GPUs with one prompt each, greedy replies, one update a rollout, KL 0.4.
 RELEASE = {

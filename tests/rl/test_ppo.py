@@ -119,7 +119,7 @@ def first_state(critic: bool, head_seed: int = 5) -> PPOState:
 
 def one_update(options, rows=None, state=None, updates=1):
     """Host copies of first and last weights of actor and critic, the experience, and all metrics."""
-    plan = Plan(CONFIG, has_critic=options.advantage.algorithm == "ppo")
+    plan = Plan(CONFIG, has_critic=options.advantage.algorithm == "ppo", adapter=None)
     state = state or first_state(plan.has_critic)
     rows, frozen = rows or make_rows(), random_params(2)
     before = jax.device_get((state.params, state.critic))
@@ -251,7 +251,7 @@ def test_minibatches_see_every_row_once_an_epoch():
         state = first_state(True)
         zeros = jax.tree.map(jnp.zeros_like, (state.params, state.critic))
         state = dataclasses.replace(state, opt_state=zeros[0], critic_opt_state=zeros[1])
-        plan, options, frozen = Plan(CONFIG, has_critic=True), make_options(**shape), random_params(2)
+        plan, options, frozen = Plan(CONFIG, has_critic=True, adapter=None), make_options(**shape), random_params(2)
         rows = make_rows()
         rows = dataclasses.replace(rows, mask=rows.mask & (jnp.arange(6)[None] == 0))
         experience, _ = make_experience(plan, options)(state, frozen, rows)

@@ -219,6 +219,36 @@ def export_adapter(run: Path, adapter: lora.Adapter, target: str | Path) -> None
     )
 
 
+def export_results(
+    run: Path, params: Any, *, adapter: bool, model: bool, dtype: str, max_shard_bytes: float
+) -> list[str]:
+    """Writes what a finished run leaves, where it is not there: RUN/adapter if params are one, and RUN/hf if `model`.
+
+    Returns lines that say how to use them. Raises InputError as the exports do.
+    """
+    lines, target = [], run / "adapter"
+    if adapter:
+        if not target.is_dir():
+            export_adapter(run, params, target)
+        lines += [
+            f"adapter: {target} in the format of peft; use it with",
+            f"       peft.AutoPeftModelForCausalLM.from_pretrained('{target}')",
+        ]
+    if not model:
+        return lines
+    target = run / "hf"
+    if adapter and not target.is_dir():
+        # Onto the weights as the base has them, which the trunk in the compute dtype may have rounded.
+        export_run(run, target, step=0, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    elif not target.is_dir():
+        export(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    return [
+        *lines,
+        f"model: {target} in Hugging Face format; use it with",
+        f"       transformers.AutoModelForCausalLM.from_pretrained('{target}')",
+    ]
+
+
 def export_run(
     run: Path, target: Path, *, step: int, dtype: str, max_shard_bytes: float, adapter: bool = False
 ) -> tuple[int, str]:

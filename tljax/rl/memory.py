@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from tljax.core.errors import InputError
 from tljax.core.mesh import batch_shards, device_bytes
+from tljax.model import cost
 from tljax.model.replies import padded_width
 from tljax.rl.roles import Plan
 
@@ -59,7 +60,7 @@ def need(config: Any, plan: Plan) -> Need:
     tokens = padded_width(longest, config.rollout.round_to)
     rows = config.rollout.rows / batch_shards()
     cache = rows * tokens * 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
-    copy = plan.count() * width / parts
+    copy = cost.count_weights(c) * width / parts
     replies = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
     here = replies / batch_shards() * tokens
     layer = here * (8 * c.d_model + 3 * c.d_ff / tensor + 2 * c.num_heads * c.head_dim / tensor) * width

@@ -135,7 +135,7 @@ def make_experience(
     def experience(state: PPOState, frozen: llama.Params, rows: Rows) -> tuple[Experience, Metrics]:
         def judge(part: Rows) -> tuple[jax.Array, ...]:
             logprobs, entropy = reply_scores(plan.actor(frozen, state.params), c, part, options)
-            ref_logprobs, _ = reply_scores(plan.reference(frozen), c, part, options)
+            ref_logprobs, _ = reply_scores(frozen, c, part, options)
             if not plan.has_critic:
                 return logprobs, ref_logprobs, entropy, jnp.zeros_like(logprobs)
             trunk, head = plan.critic(frozen, state.critic)

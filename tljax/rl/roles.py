@@ -1,6 +1,7 @@
 """Who is who: actor, critic and reference, from what is trained and what is frozen, in two memory plans.
 
 `full`: actor and critic have all their weights to themselves, the reference is a frozen copy of the first actor.
+`lora`: one frozen trunk for all three; actor and critic have an adapter each on it, the reference has none.
 """
 
 import dataclasses
@@ -9,57 +10,64 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax.model import llama, source
+from tljax.model import cost, llama, lora, source
 from tljax.model.value import abstract_value_head, init_value_head, without_head
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which weights a role is made of; has_critic False leaves the critic out."""
+    """Which weights a role is made of; adapter None is the plan `full`, has_critic False leaves the critic out."""
 
     config: llama.LlamaConfig
     has_critic: bool
+    adapter: lora.LoraOptions | None
 
     @property
     def remedy(self) -> str:
-        return "use more devices (config.mesh.fsdp, mesh.tensor) or a smaller model"
-
-    def count(self) -> int:
-        return llama.count_weights(self.config)
+        less = "" if self.adapter else ", adapters alone (config.lora.rank)"
+        return f"use more devices (config.mesh.fsdp, mesh.tensor){less} or a smaller model"
 
     def sizes(self) -> list[tuple[str, int, int]]:
-        """Each role's name, numbers that are trained, numbers that are frozen."""
-        count = self.count()
-        head = 0 if self.config.tie_embeddings else self.config.vocab_size * self.config.d_model
-        critic = [("critic", count - head + self.config.d_model, 0)] if self.has_critic else []
+        """Each role's name, numbers that are trained (in float32), numbers that are frozen (in the compute dtype)."""
+        count, D = cost.count_weights(self.config), self.config.d_model
+        if self.adapter is not None:
+            own = cost.count_adapter(self.config, self.adapter)
+            critic = [("critic", own + D, 0)] if self.has_critic else []
+            return [("trunk", 0, count), ("actor", own, 0), *critic]
+        head = 0 if self.config.tie_embeddings else self.config.vocab_size * D
+        critic = [("critic", count - head + D, 0)] if self.has_critic else []
         return [("actor", count, 0), *critic, ("reference", 0, count)]
 
-    def load(self, model: source.Model, dtype: str) -> tuple[llama.Params, Any, Any]:
-        """Frozen weights in `dtype`, and first weights of actor and critic in float32."""
-        params = source.load_params(model, jnp.float32, seed=0)
-        frozen = jax.jit(lambda p: jax.tree.map(lambda x: x.astype(dtype), p))(params)
-        return frozen, params, self._critic(params)
+    def frozen(self, model: source.Model, dtype: str) -> llama.Params:
+        """The weights that never change, in `dtype`."""
+        return source.load_attached(model, dtype, seed=0)
 
-    def _critic(self, params: llama.Params) -> Any:
+    def first(self, model: source.Model, seed: int) -> tuple[Any, Any]:
+        """What actor and critic train, float32, before the first update: the SFT model, and values of 0."""
+        if self.adapter is not None:
+            draw = jax.jit(lora.init_adapter, static_argnums=(1, 2))
+            params, critic = (draw(key, self.config, self.adapter) for key in jax.random.split(jax.random.key(seed)))
+        else:
+            params = source.load_params(model, jnp.float32, seed=0)
+            # A copy: actor and critic are donated apart.
+            critic = jax.jit(lambda p: jax.tree.map(jnp.copy, p))(without_head(params))
         if not self.has_critic:
-            return {}
-        # Copies: actor and critic are donated apart.
-        trunk = jax.jit(lambda p: jax.tree.map(jnp.copy, p))(without_head(params))
-        return {"trunk": trunk, "head": jax.jit(init_value_head, static_argnums=0)(self.config)}
+            return params, {}
+        return params, {"trunk": critic, "head": jax.jit(init_value_head, static_argnums=0)(self.config)}
 
     def abstract(self) -> tuple[Any, Any]:
         """Shapes, dtypes and shardings of what actor and critic train, on the current mesh."""
-        params = llama.abstract_params(self.config, jnp.float32)
-        if not self.has_critic:
-            return params, {}
-        return params, {"trunk": without_head(params), "head": abstract_value_head(self.config)}
+        if self.adapter is not None:
+            params = critic = lora.abstract_adapter(self.config, self.adapter)
+        else:
+            params = llama.abstract_params(self.config, jnp.float32)
+            critic = without_head(params)
+        return params, {"trunk": critic, "head": abstract_value_head(self.config)} if self.has_critic else {}
 
     def actor(self, frozen: llama.Params, params: Any) -> llama.Params:
-        return params
-
-    def reference(self, frozen: llama.Params) -> llama.Params:
-        return frozen
+        """The model that replies, of what it trains."""
+        return lora.with_adapter(params, frozen, self.adapter)
 
     def critic(self, frozen: llama.Params, critic: Any) -> tuple[llama.Params, jax.Array]:
-        """The critic's trunk and value head."""
-        return critic["trunk"], critic["head"]
+        """The critic's trunk and value head, of what it trains."""
+        return lora.with_adapter(critic["trunk"], frozen, self.adapter), critic["head"]

@@ -21,7 +21,7 @@ from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import chat_template
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate import progress
-from tljax.model import cost, llama, source
+from tljax.model import cost, llama, lora, source
 from tljax.model.replies import generate_all
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices
@@ -67,14 +67,14 @@ def run(config: Any) -> None:
         limit = config.rollout.max_prompt_tokens
         prompts = load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
         say(prompts.summary)
-        plan = Plan(model.config, has_critic=config.algorithm == "ppo")
+        plan = Plan(model.config, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
         say(memory.told(config, plan))
         total = total_updates(config, len(prompts.train))
         stage = Stage(config, plan, model, tokenizer, prompts, judge, folder, total)
         with run_folder.claim(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
-                source.keep_files(model, tokenizer.folder, template, folder)
+                source.keep_files(model, tokenizer.folder, template, folder, plan.adapter)
             say(describe(stage))
             train(stage)
 
@@ -107,10 +107,9 @@ def train(stage: Stage) -> None:
     judge_rows, update = make_experience(stage.plan, options), make_update(stage.plan, tx, critic_tx, options)
     kept = {"config": json.loads(config.to_json_best_effort()), "rows": stage.prompts.content, "updates": total}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
-    frozen, params, critic = stage.plan.load(stage.model, config.model.compute_dtype)
+    frozen = stage.plan.frozen(stage.model, config.model.compute_dtype)
     with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
-        state = begin(stage, params, critic, (tx, critic_tx), checkpoints, kept)
-        del params, critic
+        state = begin(stage, (tx, critic_tx), checkpoints, kept)
         start = int(state.step)
         cut(folder / "samples.jsonl", start)
         log = RunLog(
@@ -170,7 +169,7 @@ def train(stage: Stage) -> None:
                     leave(stop.signal, n + 1, total, folder, log)
             answer_queries(stage, frozen, state, log, total)
         best = checkpoints.best_step()
-    finish(stage, frozen, state, best)
+    finish(stage, state, best)
 
 
 def sample(
@@ -245,9 +244,7 @@ def answer_queries(stage: Stage, frozen: llama.Params, state: PPOState, log: Run
         progress.score(stage.config, stage.model.config, actor, stage.tokenizer, step, stage.folder, log)
 
 
-def begin(
-    stage: Stage, params: Any, critic: Any, txs: tuple[Any, Any], checkpoints: Checkpoints, kept: dict[str, Any]
-) -> PPOState:
+def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints, kept: dict[str, Any]) -> PPOState:
     """The state of the last checkpoint when resuming, else that of update 0.
 
     Raises InputError where the checkpoint was made from other prompts or for another number of updates.
@@ -255,6 +252,7 @@ def begin(
     last = checkpoints.latest_step()
     kl_coef = jnp.float32(stage.config.kl.coef)
     if stage.config.resume == "never" or last is None:
+        params, critic = stage.plan.first(stage.model, stage.config.seed)
         return _state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef)
     begun = checkpoints.metadata(last)
     for name, what in (("rows", "prompts"), ("updates", "numbers of updates")):
@@ -292,7 +290,7 @@ def _every(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
 
 
-def finish(stage: Stage, frozen: llama.Params, state: PPOState, best: int | None) -> None:
+def finish(stage: Stage, state: PPOState, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     config, folder, step = stage.config, stage.folder, int(state.step)
     lines = []
@@ -309,15 +307,14 @@ def finish(stage: Stage, frozen: llama.Params, state: PPOState, best: int | None
         lines.append(
             f"best:  update {best} has the highest held-out reward; launch/export_hf.py --config.step=-1 exports it"
         )
-    if config.export.at_end:
-        target, export = folder / "hf", config.export
-        if not target.is_dir():
-            actor = stage.plan.actor(frozen, state.params)
-            source.export(folder, actor, target, dtype=export.dtype, max_shard_bytes=export.max_shard_bytes)
-        lines += [
-            f"model: {target} in Hugging Face format; use it with",
-            f"       transformers.AutoModelForCausalLM.from_pretrained('{target}')",
-        ]
+    lines += source.export_results(
+        folder,
+        state.params,
+        adapter=stage.plan.adapter is not None,
+        model=config.export.at_end,
+        dtype=config.export.dtype,
+        max_shard_bytes=config.export.max_shard_bytes,
+    )
     say("\n".join(lines))
 
 

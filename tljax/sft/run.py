@@ -264,26 +264,11 @@ def finish(config: Any, state: TrainState, folder: Path, best: int | None) -> No
             f"best: step {best} has the lowest held-out loss; launch/export_hf.py with --config.step=-1 exports it"
         )
     adapter = lora.options_of(config.lora) is not None
-    if adapter:
-        target = folder / "adapter"
-        if not target.is_dir():
-            source.export_adapter(folder, state.params, target)
-        lines += [
-            f"adapter: {target} in the format of peft; use it with",
-            f"       peft.AutoPeftModelForCausalLM.from_pretrained('{target}')",
-        ]
-    if config.export.at_end:
-        target, export = folder / "hf", config.export
-        written = {"dtype": export.dtype, "max_shard_bytes": export.max_shard_bytes}
-        if adapter and not target.is_dir():
-            # Onto the weights as the base has them, which the trunk in the compute dtype may have rounded.
-            source.export_run(folder, target, step=0, **written)
-        elif not target.is_dir():
-            source.export(folder, state.params, target, **written)
-        lines += [
-            f"model: {target} in Hugging Face format; use it with",
-            f"       transformers.AutoModelForCausalLM.from_pretrained('{target}')",
-        ]
+    export = config.export
+    size = export.max_shard_bytes
+    lines += source.export_results(
+        folder, state.params, adapter=adapter, model=export.at_end, dtype=export.dtype, max_shard_bytes=size
+    )
     if config.model.path == source.SCRATCH:
         lines.append(
             "note:  from scratch this shows the mechanics alone; for a model that helps, give config.model.path"
