@@ -43,6 +43,13 @@ def reward_metrics(rewards: Sequence[Reward], prefix: str = "") -> dict[str, flo
     return found | {f"{prefix}share_{kind}": kinds.count(kind) / len(kinds) for kind in sorted({*KINDS, *kinds})}
 
 
+def evaluated(folder: Path, step: int) -> bool:
+    """Whether OUT/metrics.jsonl has the held-out reward of an update: a run killed before its first checkpoint does."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return any("eval_reward" in line and json.loads(line)["step"] == step for line in lines)
+
+
 def query_rewards(folder: Path, step: int, queries: int, dialect: str) -> dict[str, list[float]]:
     """The table's reward of every answer that OUT/scores/STEP.jsonl holds to the toolbox's queries, by set."""
     sets = held_out_sets(queries, dialect)

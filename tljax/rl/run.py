@@ -125,7 +125,8 @@ def train(stage: Stage) -> None:
             if start:
                 log.say(f"resumed at update {start} of {total}")
             else:
-                evaluate(stage, frozen, state, log, 0)
+                if not held_out.evaluated(folder, 0):
+                    evaluate(stage, frozen, state, log, 0)
                 answer_queries(stage, frozen, state, log, 0)
             for n in range(start, total):
                 picks = picked(

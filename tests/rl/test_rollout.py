@@ -1,0 +1,93 @@
+"""Rollouts: who is asked when, rows as arrays, and a buffer that a restart reads back."""
+
+import json
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+from tljax.core.mesh import make_mesh
+from tljax.data.compare import tool_list
+from tljax.model.replies import Reply
+from tljax.rl.irm import Reward
+from tljax.rl.prompts import Prompt
+from tljax.rl.rollout import (
+    Rollout,
+    arrays,
+    forget_rollouts,
+    picked,
+    read_rollout,
+    sampled_logprobs,
+    write_rollout,
+)
+
+REPLIES = [
+    Reply(tokens=[5, 6], logprobs=[-0.1, -0.2, -0.3], end=2),
+    Reply(tokens=[7, 8, 9], logprobs=[-1.0, -2.0, -3.0], end=None),
+    Reply(tokens=[], logprobs=[-0.5], end=2),
+]
+PROMPTS = [
+    Prompt("a", 1, list(range(10, 14)), "", "", tool_list([])),
+    Prompt("b", 2, list(range(20, 29)), "", "", tool_list([])),
+    Prompt("c", 3, [30], "", "", tool_list([])),
+]
+REWARDS = [Reward(-0.25, "content", "x"), Reward(-2.0, "format", "no end"), Reward(1.0, "correct", "")]
+
+
+def test_epochs_ask_every_prompt_once_in_an_order_of_their_own():
+    asked = [number for step in range(10) for number in picked(step, count=7, prompts=7, group=1, seed=3)]
+    epochs = [asked[start : start + 7] for start in range(0, 70, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 5
+
+
+def test_updates_across_epochs_lose_nobody():
+    asked = Counter(number for step in range(7) for number in picked(step, count=8, prompts=16, group=1, seed=0))
+    assert asked == Counter(dict.fromkeys(range(8), 14))
+    assert picked(3, count=5, prompts=3, group=1, seed=0) != picked(3, count=5, prompts=3, group=1, seed=1)
+
+
+def test_a_groups_replies_lie_side_by_side():
+    grouped = picked(2, count=9, prompts=4, group=3, seed=5)
+    assert grouped == [number for number in picked(2, count=9, prompts=4, group=1, seed=5) for _ in range(3)]
+
+
+def test_rows_hold_prompt_reply_and_end():
+    with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        rows = jax.device_get(arrays(PROMPTS, Rollout([0, 1, 2], REPLIES, REWARDS), [-0.25, -2, 1], round_to=4, most=6))
+    assert rows.tokens.shape == (3, 12) and rows.replies.shape == (3, 4)
+    assert rows.tokens[0].tolist() == [10, 11, 12, 13, 5, 6, 2, 0, 0, 0, 0, 0]
+    assert rows.tokens[1].tolist() == [*range(20, 29), 7, 8, 9]
+    replies = [row[mask].tolist() for row, mask in zip(rows.replies, rows.mask, strict=True)]
+    assert replies == [[5, 6, 2], [7, 8, 9], [2]]
+    for row, (start, mask) in enumerate(zip(rows.starts, rows.mask, strict=True)):
+        assert rows.tokens[row, start : start + mask.sum()].tolist() == rows.replies[row][mask].tolist()
+    assert rows.scores.dtype == np.float32 and rows.scores.tolist() == [-0.25, -2, 1]
+
+
+def test_sampled_logprobs_lie_under_their_tokens():
+    found = sampled_logprobs(Rollout([0, 1, 2], REPLIES, REWARDS), 4)
+    np.testing.assert_allclose(found, [[-0.1, -0.2, -0.3, 0], [-1, -2, -3, 0], [-0.5, 0, 0, 0]])
+
+
+def test_a_rollout_comes_back_as_it_was(tmp_path):
+    rollout = Rollout([4, 4, 1], REPLIES, REWARDS)
+    write_rollout(tmp_path / "rollouts", 7, rollout)
+    assert read_rollout(tmp_path / "rollouts", 7, [4, 4, 1]) == rollout
+    assert read_rollout(tmp_path / "rollouts", 8, [4, 4, 1]) is None
+    lines = [json.loads(line) for line in (tmp_path / "rollouts" / "7.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["content", "format", "correct"]
+
+
+@pytest.mark.parametrize("picks", [[4, 1, 4], [4, 4], [4, 4, 1, 1]])
+def test_a_rollout_of_other_prompts_is_not_taken(tmp_path, picks):
+    write_rollout(tmp_path, 7, Rollout([4, 4, 1], REPLIES, REWARDS))
+    assert read_rollout(tmp_path, 7, picks) is None
+
+
+def test_old_rollouts_are_forgotten(tmp_path):
+    for step in (3, 9, 10, 11):
+        write_rollout(tmp_path, step, Rollout([4, 4, 1], REPLIES, REWARDS))
+    forget_rollouts(tmp_path, 10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10.jsonl", "11.jsonl"]

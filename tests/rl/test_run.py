@@ -1,0 +1,189 @@
+"""PPO from an SFT run to an exported model, through a kill, and with input that cannot work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax.core.mesh import make_mesh
+from tljax.model import hf, source
+from tljax.rl.irm import PARAMETER_REWARDS, REWARDS
+from tljax.rl.irm import reward as irm_reward
+
+TIMES = ("time", "mfu", "tokens_per_second")
+TABLE = {*REWARDS.values(), *PARAMETER_REWARDS.values()}
+
+
+@pytest.fixture(scope="module")
+def flags(repo, trained, tmp_path_factory) -> list[str]:
+    """A run of four updates, eight prompts each, from a model that has seen a few updates of SFT."""
+    return [
+        f"--config={repo / 'configs' / 'ppo.py'}",
+        f"--config.model.path={trained}",
+        f"--config.data.cache={tmp_path_factory.mktemp('cache')}",
+        "--config.toolbox.trajectories=40",
+        "--config.rollout.prompts=8",
+        "--config.rollout.rows=8",
+        "--config.rollout.max_new_tokens=12",
+        "--config.rollout.max_prompt_tokens=256",
+        "--config.ppo.updates=4",
+        "--config.ppo.minibatches=1",
+        "--config.optim.warmup_steps=0",
+        "--config.eval.queries=3",
+        "--config.eval.rows=8",
+        "--config.eval.new_tokens=16",
+        "--config.eval.prompts=4",
+        "--config.eval.every=2",
+        "--config.checkpoint.every=2",
+        "--config.log.every=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def learned(launch, flags, tmp_path_factory):
+    """The folder of one finished run."""
+    folder = tmp_path_factory.mktemp("ppo") / "run"
+    assert launch("train", *flags, f"--config.out={folder}") == 0
+    return folder
+
+
+def lines_of(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMES and not k.startswith("seconds")} for line in lines]
+
+
+def test_a_run_leaves_what_it_promises(learned):
+    there = {path.name for path in learned.iterdir()}
+    assert {"config.json", "metrics.jsonl", "events", "checkpoints", "samples.jsonl", "scores", "model", "hf"} <= there
+    lines = lines_of(learned)
+    updates = [line for line in lines if "reward" in line]
+    assert [line["step"] for line in updates] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if "eval_reward" in line] == [0, 2, 4]
+    for line in updates:
+        assert line["ratio_first"] == pytest.approx(1, abs=1e-3) and line["clipped_first"] == 0
+        assert line["sampler_gap"] < 1e-3
+        assert sum(value for name, value in line.items() if name.startswith("share_")) == pytest.approx(1)
+        assert line["kl_k3"] >= -1e-6
+    # Without KL yet; greedily sampled nowhere, so replies differ in length and worth.
+    assert updates[0]["kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_samples_are_worth_what_the_table_says(learned):
+    samples = [json.loads(line) for line in (learned / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [2] * 4 + [4] * 4
+    for sample in samples:
+        assert sample["query"].endswith("Assistant:") and sample["reward"] in TABLE
+        if sample["kind"] == "correct":
+            assert sample["prediction"].startswith(sample["golden"].partition("(")[0])
+
+
+def test_the_table_of_rewards_is_of_the_scored_answers(learned, capsys, launch, flags):
+    """Run to its end again, which prints the table without another update."""
+    before = (learned / "metrics.jsonl").read_bytes()
+    assert launch("train", *flags, f"--config.out={learned}", "--config.resume=auto") == 0
+    assert (learned / "metrics.jsonl").read_bytes() == before
+    out = capsys.readouterr().out
+    assert "resumed at update 4 of 4" in out
+    answers = [json.loads(line) for line in (learned / "scores" / "4.jsonl").read_text().splitlines()]
+    mean = np.mean([REWARDS.get(row["kind"], np.nan) for row in answers if row["set"] == "domain"])
+    line = next(line for line in out.splitlines() if line.strip().startswith("domain ") and "->" in line)
+    assert np.isnan(mean) or f"-> {mean:+.3f}" in line
+
+
+def test_the_export_is_the_actor(learned, trained):
+    with jax.set_mesh(make_mesh(1, 8, 1)):
+        model = source.open_model(str(learned), "")
+        ours = source.load_params(model, jnp.float32, 0)
+        again = hf.load_params(learned / "hf", model.config, jnp.float32)
+        start = source.load_params(source.open_model(str(trained), ""), jnp.float32, 0)
+        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), ours, again)))
+        assert not all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), ours, start)))
+
+
+def test_a_killed_run_gives_the_metrics_of_one_run(learned, launch, repo, flags, tmp_path):
+    """kill -9 when the third rollout is there and its update is not: that rollout is read, not made again."""
+    folder = tmp_path / "run"
+    command = [sys.executable, str(repo / "launch" / "train.py"), *flags, f"--config.out={folder}"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    with open(tmp_path / "out.txt", "w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    rollout = folder / "rollouts" / "2.jsonl"
+    while process.poll() is None and not rollout.exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "out.txt").read_text()
+    written = rollout.stat().st_mtime_ns
+    assert launch("train", *flags, f"--config.out={folder}", "--config.resume=auto") == 0
+    assert lines_of(folder) == lines_of(learned)
+    third = next(json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines() if '"step": 3' in x)
+    assert third["seconds_rollout"] == 0.0 and written > 0
+    for name in ("model.safetensors", "config.json"):
+        assert (folder / "hf" / name).read_bytes() == (learned / "hf" / name).read_bytes()
+
+
+def test_lora_grpo_trains_an_adapter_alone(launch, flags, trained, tmp_path):
+    """The trunk is that of SFT to the bit; the adapter has moved, and an export folds it."""
+    folder = tmp_path / "run"
+    options = ["algorithm=grpo", "rollout.group=4", "rollout.prompts=2", "lora.rank=2", "ppo.updates=2"]
+    options += ["kl.place=loss", "optim.lr=1e-2", "eval.queries=0"]
+    options = [f"--config.{option}" for option in options]
+    assert launch("train", *flags, *options, f"--config.out={folder}") == 0
+    assert [line["step"] for line in lines_of(folder) if "reward" in line] == [1, 2]
+    assert not any("value_loss" in line for line in lines_of(folder))
+    with jax.set_mesh(make_mesh(1, 8, 1)):
+        model = source.open_model(str(folder), "")
+        assert model.base is not None and model.base.checkpoint == (trained, 6)
+        start = source.load_params(model.base, jnp.float32, 0)
+        folded = hf.load_params(folder / "hf", model.config, jnp.float32)
+    assert jnp.array_equal(start["embed"], folded["embed"])
+    assert not jnp.array_equal(start["layers"]["q"], folded["layers"]["q"])
+    assert (folder / "adapter" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        (["model.path="], "PPO starts from an SFT model"),
+        (["algorithm=grpo"], "rollout.group to 2 or more"),
+        (["ppo.minibatches=3"], "use a multiple of 3"),
+        (["rollout.max_prompt_tokens=100000"], "max_position_embeddings"),
+        (["rollout.rows=3"], "rollout.rows is 3, which does not divide"),
+        (["reward.rule=nothing"], "reward"),
+        (["ppo.gamma=1.5"], "config.ppo.gamma is 1.5; allowed: 0.0 to 1.0"),
+        (["rollout.top_p=0.0"], "top_p"),
+        (["rollout.max_prompt_tokens=3"], "no prompt is left to train on"),
+        (["data.prompt_weight=1.0", "data.mae=none"], "prompt_weight has no meaning"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(launch, flags, tmp_path, capsys, changes, told):
+    overrides = [f"--config.{change}" for change in changes]
+    assert launch("train", *flags, *overrides, f"--config.out={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and told in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_that_is_no_number_stops_the_run(launch, flags, tmp_path, capsys):
+    (tmp_path / "my_reward.py").write_text("def bad(prediction, golden, tools):\n    return float('nan')\n")
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        code = launch("train", *flags, "--config.reward.rule=my_reward:bad", f"--config.out={tmp_path / 'run'}")
+    finally:
+        os.chdir(here)
+    assert code == 2
+    assert "my_reward:bad" in capsys.readouterr().err
+
+
+def test_irm_agrees_with_the_rewards_of_samples(learned):
+    """What samples.jsonl says a reply is worth, asked again of the rule."""
+    for sample in map(json.loads, (learned / "samples.jsonl").read_text().splitlines()):
+        found = irm_reward(sample["prediction"], sample["golden"], [])
+        assert found.value == sample["reward"] or found.kind == "tool_hallucination"
