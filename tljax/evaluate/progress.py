@@ -1,0 +1,64 @@
+"""How far a batch inference is: a bar on a terminal, lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+
+import jax
+from tqdm import tqdm
+
+from tljax.core.metrics import has_terminal
+from tljax.model.replies import Reply
+
+LINE_EVERY = 10.0  # seconds between lines of progress, where there is no terminal for a bar
+
+
+class Progress:
+    """A bar on a terminal, a line every LINE_EVERY seconds elsewhere."""
+
+    def __init__(self, total: int, before: int):
+        self._total, self._now, self._tokens = total, before, 0
+        self._before, self._begin = before, time.perf_counter()
+        self._told = self._begin
+        hidden = not has_terminal()
+        self._bar = tqdm(total=total, initial=before, unit="reply", dynamic_ncols=True, disable=hidden)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def add(self, replies: Mapping[int, Reply]) -> None:
+        """Counts a finished batch."""
+        self._now += len(replies)
+        self._tokens += sum(len(reply.logprobs) for reply in replies.values())
+        now = time.perf_counter()
+        self._bar.set_postfix_str(f"{self._tokens / (now - self._begin):,.0f} tokens/s", refresh=False)
+        self._bar.update(len(replies))
+        if self._bar.disable and now - self._told >= LINE_EVERY:
+            self._told = now
+            rate = (self._now - self._before) / (now - self._begin)
+            left = tqdm.format_interval((self._total - self._now) / rate)
+            say(
+                f"{self._now:,}/{self._total:,} replies  {rate:,.1f} replies/s  "
+                f"{self._tokens / (now - self._begin):,.0f} tokens/s  ETA {left}"
+            )
+
+    def told(self, widths: set[int]) -> str:
+        """What was done in which time, compilation included."""
+        seconds = time.perf_counter() - self._begin
+        shown = ", ".join(str(width) for width in sorted(widths))
+        speed = f"{self._tokens:,} tokens in {seconds:,.1f} s, {self._tokens / seconds:,.0f} tokens/s"
+        return (
+            f"generated {self._now - self._before:,} replies with {speed}; programs compiled: {len(widths)}, for "
+            f"prompts of up to {shown} tokens"
+        )
+
+
+def say(text: str) -> None:
+    """Prints, on process 0 alone."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
