@@ -231,9 +231,13 @@ def generate(
 
 def as_row(reply: Reply, tokenizer: Tokenizer) -> dict[str, Any]:
     """A reply as its row of the output has it."""
+    text = tokenizer.decode(reply.tokens)
+    # The blank between "Assistant:" and the reply; SentencePiece's decoders have dropped it already.
+    first, both = tokenizer.encode("a")[0], tokenizer.encode("a a")[0]
+    if tokenizer.decode(both[len(first) :]) == " a":
+        text = text.removeprefix(" ")
     return {
-        # The blank that divides it from "Assistant:"; the decoders of some tokenizers have dropped it already.
-        "completion": tokenizer.decode(reply.tokens).removeprefix(" "),
+        "completion": text,
         "tokens": reply.tokens,
         "logprob": math.fsum(reply.logprobs),
         "ended": reply.ended,

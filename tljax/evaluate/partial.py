@@ -24,6 +24,7 @@ def claim(out: Path) -> Iterator[None]:
     lock = filelock.FileLock(place, timeout=0)
     try:
         check_new(out)
+        place.touch()  # as filelock takes some folders that cannot be written for a lock that another holds
         lock.acquire()
     except filelock.Timeout:
         raise InputError(
