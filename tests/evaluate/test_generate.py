@@ -125,6 +125,16 @@ def test_a_completion_begins_after_the_blank(text, blank):
     assert row == {"completion": text, "tokens": reply.tokens, "logprob": -1.5, "ended": False}
 
 
+def test_a_run_gives_the_replies_of_its_export(generate, trained, file, tmp_path):
+    few = write(tmp_path / "few.jsonl", read(file)[:8])
+    rows = []
+    for model in (trained, trained / "hf"):
+        out = tmp_path / f"{model.name}.jsonl"
+        assert generate(out, f"--config.model.path={model}", f"--config.prompts={few}") == 0
+        rows.append(read(out))
+    assert rows[0] == rows[1] and len({row["completion"] for row in rows[0]}) > 1
+
+
 def test_messages_are_answered_as_their_text_is(generate, tmp_path):
     tools = [{"name": "add", "description": "Adds.", "parameters": {"properties": {"a": {"type": "number"}}}}]
     messages = [{"role": "user", "content": "Add 2."}]
@@ -323,7 +333,12 @@ def test_skipped_rows_are_told(generate, file, tmp_path, capsys):
     some = write(tmp_path / "some.jsonl", long)
     assert generate(tmp_path / "out.jsonl", f"--config.prompts={some}", "--config.on_long=skip") == 0
     told = capsys.readouterr().out
-    assert "rows skipped: 1\n" in told and "row 1 (id 'long')" in told and "done: 2 replies" in told
+    assert (
+        "rows skipped: 1\n" in told
+        and "row 1 (id 'long')" in told
+        and "prompts: 2 rows with" in told
+        and "done: 2 replies" in told
+    )
     assert [row["id"] for row in read(tmp_path / "out.jsonl")] == [2, 3]
     bad = write(tmp_path / "bad.jsonl", [*long, {"id": "long", "prompt": "x"}])
     assert "row 4, field id" in error_of(generate(tmp_path / "bad_out.jsonl", f"--config.prompts={bad}"), capsys)

@@ -35,7 +35,7 @@ ON_LONG = ("refuse", "skip")
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """The rows to answer, as tokens; `skipped` says of each that is too long why it is left out.
+    """The rows to answer, as tokens; `skipped` names each that is too long.
 
     rows: from 1; tokens: begin with the first token where training does.
     """
@@ -153,6 +153,10 @@ def read_prompts(config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Token
             remedy += ", or leave such rows out with config.on_long=skip"
         raise InputError(f"{found.skipped[0]}{more}; {remedy}")
     check_range("samples", config.samples, 1, LARGEST // found.rows[-1])
+    lengths = [len(ids) for ids in found.tokens]
+    say(f"prompts: {len(lengths):,} rows with {sum(lengths):,} tokens, the longest {max(lengths):,}")
+    if found.skipped:
+        say("\n".join([f"rows skipped: {len(found.skipped):,}", *first_of(found.skipped)]))
     return found
 
 
@@ -169,8 +173,6 @@ def answer(
     Reply k to row r has the index (r - 1) x samples + k, which decides what it draws. Raises SystemExit as `generate`
     does, and InputError where the device's memory is too small.
     """
-    if prompts.skipped:
-        say("\n".join([f"rows skipped: {len(prompts.skipped):,}", *first_of(prompts.skipped)]))
     n = config.samples
     every = [(place, (row - 1) * n + k, k) for place, row in enumerate(prompts.rows) for k in range(n)]
     todo = [one for one in every if one[1] not in partial]
