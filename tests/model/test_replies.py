@@ -11,7 +11,7 @@ from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
 from tljax.model import llama
 from tljax.model.decode import generate
-from tljax.model.replies import Reply, generate_all, plan_batches
+from tljax.model.replies import Reply, generate_all, padded_width, plan_batches
 from tljax.model.sampling import SampleOptions
 
 C = dataclasses.replace(
@@ -38,8 +38,19 @@ def make_params():
 def test_batches_go_by_length_in_few_widths():
     lengths = [5, 70, 64, 1, 65, 64, 130]
     assert plan_batches(lengths, 2, 64) == [(192, [6, 1]), (128, [4, 2]), (64, [5, 0]), (64, [3])]
-    assert plan_batches(lengths, 8, 1) == [(130, [6, 1, 4, 2, 5, 0, 3])]
+    assert plan_batches(lengths, 8, 1) == [(160, [6, 1, 4, 2, 5, 0, 3])]
     assert plan_batches([], 2, 64) == []
+
+
+def test_widths_are_four_an_octave_and_waste_a_quarter_at_most():
+    widths = [64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560]
+    assert sorted({padded_width(length, 64) for length in range(1, 2561)}) == widths
+    for round_to in (1, 7, 64):
+        for length in range(1, 40 * round_to):
+            width = padded_width(length, round_to)
+            assert width % round_to == 0 and length <= width
+            assert width - length < round_to if length <= 8 * round_to else width <= 1.25 * length
+            assert padded_width(width, round_to) == width
 
 
 def test_replies_come_in_order_whatever_the_batches_and_the_mesh():

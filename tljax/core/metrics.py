@@ -105,7 +105,7 @@ class RunLog:
                 raise InputError(f"{self._path}: cannot be written ({error.strerror}); give another folder") from error
             self._events = _open_events(folder, resume_step) if tensorboard else None
             self._wandb = _open_wandb(folder) if wandb else None
-            if _has_terminal():
+            if has_terminal():
                 self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", dynamic_ncols=True)
         self._mark, self._first = time.perf_counter(), True
 
@@ -228,7 +228,7 @@ class RunLog:
             self.say("  ".join((f"step {step}/{self._total}", *told, f"ETA {left}")))
 
 
-def _has_terminal() -> bool:
+def has_terminal() -> bool:
     """Whether a bar can be drawn: a terminal whose width is known (`script` and some CI give one of 0 columns)."""
     try:
         return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0

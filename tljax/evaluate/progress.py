@@ -1,53 +1,64 @@
-"""What the toolbox's held-out queries say of a run: greedy scores before its first update and after its last."""
+"""How far a batch inference is: a bar on a terminal, lines elsewhere."""
 
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-from tljax.core.metrics import RunLog
-from tljax.data.tokens import Tokenizer
-from tljax.evaluate import answers, report
-from tljax.evaluate.toolbox import held_out_sets, random_pick_of
-from tljax.model import llama
+import jax
+from tqdm import tqdm
 
+from tljax.core.metrics import has_terminal
+from tljax.model.replies import Reply
 
-def score(
-    config: Any, c: llama.LlamaConfig, params: llama.Params, tokenizer: Tokenizer, step: int, folder: Path, log: RunLog
-) -> None:
-    """Answers eval.queries queries of each held-out split; writes the scores to OUT/scores/STEP.jsonl and the log.
-
-    Nothing happens where a restart finds them there.
-    """
-    path = folder / "scores" / f"{step}.jsonl"
-    if path.is_file() and all(len(found) == config.eval.queries for found in answers.read_scores(path).values()):
-        return
-    sets = held_out_sets(config.eval.queries, config.data.dialect)
-    options = answers.greedy(
-        c,
-        tokenizer,
-        new_tokens=config.eval.new_tokens,
-        compute_dtype=config.model.compute_dtype,
-        attention=config.model.attention,
-    )
-    begin = time.perf_counter()
-    found = answers.answer(params, c, tokenizer, sets, options, config.eval.rows)
-    log.say(f"step {step}: {answers.told(found, time.perf_counter() - begin)}")
-    path.parent.mkdir(exist_ok=True)
-    answers.write_answers(path, sets, found, config.data.dialect)
-    metrics = answers.metrics_of(answers.scores_of(found))
-    log.log(step, {f"eval_{name}": value for name, value in metrics.items()})
+LINE_EVERY = 10.0  # seconds between lines of progress, where there is no terminal for a bar
 
 
-def table(config: Any, folder: Path, step: int) -> str:
-    """The scores after update `step` beside those before the first, as a table.
+class Progress:
+    """A bar on a terminal, a line every LINE_EVERY seconds elsewhere."""
 
-    Without the latter (a run that began without scores, or with other queries) those of `step` alone.
-    """
-    sets = held_out_sets(config.eval.queries, config.data.dialect)
-    picks = {name: random_pick_of(queries) for name, queries in sets.items()}
-    after = answers.read_scores(folder / "scores" / f"{step}.jsonl")
-    first = folder / "scores" / "0.jsonl"
-    before = answers.read_scores(first) if first.is_file() else {}
-    if {name: len(found) for name, found in before.items()} != {name: len(found) for name, found in after.items()}:
-        return report.score_table(after, picks)
-    return report.progress_table(before, after, picks)
+    def __init__(self, total: int, before: int):
+        self._total, self._now, self._tokens = total, before, 0
+        self._before, self._begin = before, time.perf_counter()
+        self._told = self._begin
+        hidden = not has_terminal()
+        self._bar = tqdm(total=total, initial=before, unit="reply", dynamic_ncols=True, disable=hidden)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def add(self, replies: Mapping[int, Reply]) -> None:
+        """Counts a finished batch."""
+        self._now += len(replies)
+        self._tokens += sum(len(reply.logprobs) for reply in replies.values())
+        now = time.perf_counter()
+        self._bar.set_postfix_str(f"{self._tokens / (now - self._begin):,.0f} tokens/s", refresh=False)
+        self._bar.update(len(replies))
+        if self._bar.disable and now - self._told >= LINE_EVERY:
+            self._told = now
+            rate = (self._now - self._before) / (now - self._begin)
+            left = tqdm.format_interval((self._total - self._now) / rate)
+            say(
+                f"{self._now:,}/{self._total:,} replies  {rate:,.1f} replies/s  "
+                f"{self._tokens / (now - self._begin):,.0f} tokens/s  ETA {left}"
+            )
+
+    def told(self, widths: set[int]) -> str:
+        """What was done in which time, compilation included."""
+        seconds = time.perf_counter() - self._begin
+        shown = ", ".join(str(width) for width in sorted(widths))
+        speed = f"{self._tokens:,} tokens in {seconds:,.1f} s, {self._tokens / seconds:,.0f} tokens/s"
+        return (
+            f"generated {self._now - self._before:,} replies with {speed}; programs compiled: {len(widths)}, for "
+            f"prompts of up to {shown} tokens"
+        )
+
+
+def say(text: str) -> None:
+    """Prints, on process 0 alone."""
+    if jax.process_index() == 0:
+        print(text, flush=True)

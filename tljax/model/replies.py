@@ -1,8 +1,7 @@
 """Prompts of any number and length, as lists, to replies: batches of few shapes for `decode.generate`."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -12,6 +11,8 @@ from tljax.core.mesh import check_rows, global_batch
 from tljax.model import llama
 from tljax.model.decode import Generated, generate
 from tljax.model.sampling import SampleOptions, check_options
+
+ROUND_TO = 64  # tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,13 +40,13 @@ def padded_width(length: int, round_to: int) -> int:
 
 
 def plan_batches(lengths: Sequence[int], rows: int, round_to: int) -> list[tuple[int, list[int]]]:
-    """Prompts by falling length in batches of at most `rows`: the padded width, a multiple of `round_to`, and indices.
+    """Prompts by falling length in batches of at most `rows`: the padded width and the prompts' indices.
 
     As many programs are compiled as there are widths. The longest come first, so that memory runs out at once or never.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches = [order[start : start + rows] for start in range(0, len(order), rows)]
-    return [(math.ceil(lengths[batch[0]] / round_to) * round_to, batch) for batch in batches]
+    return [(padded_width(lengths[batch[0]], round_to), batch) for batch in batches]
 
 
 def generate_all(
@@ -56,15 +57,38 @@ def generate_all(
     *,
     key: jax.Array,
     rows: int,
-    round_to: int = 64,
+    round_to: int = ROUND_TO,
     row_ids: Sequence[int] | None = None,
     on_batch: Callable[[dict[int, Reply]], None] | None = None,
 ) -> list[Reply]:
     """A reply to every prompt, in order, `rows` prompts at a time on the current mesh.
 
-    A prompt's sample depends on the key and its row id (default: its index) alone. `on_batch` gets the replies of each
-    finished batch by the prompt's index. Raises InputError for options out of range, rows that do not divide over the
-    mesh, and a prompt that is empty, too long with max_new_tokens for the model, or holds no token of its vocabulary.
+    `on_batch` gets the replies of each finished batch by the prompt's index. For the rest see `generate_batches`.
+    """
+    replies: dict[int, Reply] = {}
+    for done in generate_batches(params, c, prompts, options, key=key, rows=rows, round_to=round_to, row_ids=row_ids):
+        replies |= done
+        if on_batch is not None:
+            on_batch(done)
+    return [replies[i] for i in range(len(prompts))]
+
+
+def generate_batches(
+    params: llama.Params,
+    c: llama.LlamaConfig,
+    prompts: Sequence[Sequence[int]],
+    options: SampleOptions,
+    *,
+    key: jax.Array,
+    rows: int,
+    round_to: int = ROUND_TO,
+    row_ids: Sequence[int] | None = None,
+) -> Iterator[dict[int, Reply]]:
+    """Replies to the prompts, by index, one batch of `plan_batches` after the other on the current mesh.
+
+    A prompt's sample depends on the key and its row id (default: its index) alone. Raises InputError, at the first
+    batch, for options out of range, rows that do not divide over the mesh, and a prompt that is empty, too long with
+    max_new_tokens for the model, or holds no token of its vocabulary.
     """
     check_options(options, c.vocab_size)
     check_rows(rows, "rows")
@@ -75,7 +99,6 @@ def generate_all(
         raise InputError(f"there are {len(ids)} row_ids for {len(prompts)} prompts; give one a prompt, or none")
     for i, prompt in enumerate(prompts):
         _check_prompt(c, prompt, i, options)
-    replies: dict[int, Reply] = {}
     for width, batch in plan_batches([len(prompt) for prompt in prompts], rows, round_to):
         host = {
             "prompts": np.zeros((rows, width), np.int32),
@@ -87,11 +110,7 @@ def generate_all(
             host["lengths"][row], host["row_ids"][row] = len(prompts[i]), ids[i]
         placed = global_batch(host)
         generated = generate(params, c, placed["prompts"], placed["lengths"], placed["row_ids"], key, options)
-        done = dict(zip(batch, _replies(jax.device_get(generated)), strict=False))
-        replies |= done
-        if on_batch is not None:
-            on_batch(done)
-    return [replies[i] for i in range(len(prompts))]
+        yield dict(zip(batch, _replies(jax.device_get(generated)), strict=False))
 
 
 def _check_prompt(c: llama.LlamaConfig, prompt: Sequence[int], index: int, options: SampleOptions) -> None:

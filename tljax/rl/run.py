@@ -20,7 +20,7 @@ from tljax.core.state import abstract_state, init_state
 from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import chat_template
 from tljax.data.tokens import Tokenizer, load_tokenizer
-from tljax.evaluate import progress
+from tljax.evaluate import before_after
 from tljax.model import cost, llama, lora, source
 from tljax.model.replies import generate_all
 from tljax.rl import held_out, memory
@@ -242,7 +242,7 @@ def answer_queries(stage: Stage, frozen: llama.Params, state: PPOState, log: Run
     """Answers the toolbox's held-out queries, where the config asks for them."""
     if stage.config.eval.queries:
         actor = stage.plan.actor(frozen, state.params)
-        progress.score(stage.config, stage.model.config, actor, stage.tokenizer, step, stage.folder, log)
+        before_after.score(stage.config, stage.model.config, actor, stage.tokenizer, step, stage.folder, log)
 
 
 def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints, kept: dict[str, Any]) -> PPOState:
@@ -299,7 +299,7 @@ def finish(stage: Stage, state: PPOState, best: int | None) -> None:
         rewards = [held_out.query_rewards(folder, n, config.eval.queries, config.data.dialect) for n in (0, step)]
         lines = [
             "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
-            progress.table(config, folder, step),
+            before_after.table(config, folder, step),
             "mean reward of the same answers [95 % interval]",
             held_out.reward_table(*rewards),
         ]

@@ -23,7 +23,7 @@ from tljax.data.batch import Batches
 from tljax.data.examples import Examples, load_examples
 from tljax.data.prompt import chat_template
 from tljax.data.tokens import Tokenizer, load_tokenizer
-from tljax.evaluate import progress
+from tljax.evaluate import before_after
 from tljax.model import cost, llama, lora, source
 from tljax.sft.check import check, check_devices
 from tljax.sft.samples import write_samples
@@ -149,7 +149,7 @@ def train(
                 log.say(f"resumed at update {start} of {total}")
             elif config.eval.queries:
                 whole = lora.with_adapter(state.params, trunk, options.lora)
-                progress.score(config, c, whole, tokenizer, 0, folder, log)
+                before_after.score(config, c, whole, tokenizer, 0, folder, log)
             for n in range(start, total):
                 batch = put(batches.build, n, config.batch.rows, config.batch.accumulate)
                 state, metrics = update(state, batch, trunk)
@@ -171,7 +171,7 @@ def train(
             checkpoints.wait()
             if config.eval.queries:
                 whole = lora.with_adapter(state.params, trunk, options.lora)
-                progress.score(config, c, whole, tokenizer, total, folder, log)
+                before_after.score(config, c, whole, tokenizer, total, folder, log)
         best = checkpoints.best_step()
     finish(config, state, folder, best)
 
@@ -256,7 +256,7 @@ def finish(config: Any, state: TrainState, folder: Path, best: int | None) -> No
     if config.eval.queries:
         lines = [
             "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
-            progress.table(config, folder, int(state.step)),
+            before_after.table(config, folder, int(state.step)),
             *lines,
         ]
     if best is not None and best != int(state.step):

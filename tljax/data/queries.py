@@ -1,0 +1,107 @@
+"""Rows to be answered: a prompt as it is, or tools and messages as training renders them."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.data.prompt import render
+from tljax.data.reader import read_rows
+from tljax.data.trajectory import ROLES, trajectory_from_row
+
+SCHEMAS = 'either {"id", "prompt"} or {"id", "tools", "messages"} (OpenAI)'
+ASKING = ("user", "function")  # whom the assistant answers
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a model reads. `row` counts from 1 and is the `id` where the row has none."""
+
+    id: str | int
+    row: int
+    prompt: str
+
+
+def read_queries(file: str, dialect: str) -> Iterator[Query]:
+    """The rows of a JSONL file or a JSON array, one at a time.
+
+    Raises InputError, naming file, row and field, for the first row that cannot be answered, and for an id that is
+    given twice.
+    """
+    file = os.path.expanduser(file)
+    if not os.path.isfile(file):
+        what = "is a folder" if os.path.isdir(file) else "does not exist"
+        raise InputError(f"file {file}: {what}; give a JSONL file with a row a line, {SCHEMAS}")
+    if os.path.getsize(file) == 0:
+        raise InputError(f"file {file}: is empty; give a row a line, {SCHEMAS}")
+    rows: dict[str | int, int] = {}
+    for number, row in read_rows(file):
+        if isinstance(row, InputError):
+            raise row
+        query = query_from_row(row, file, number, dialect)
+        if query.id in rows:
+            raise InputError(
+                f"file {file}, row {number}, field id: {query.id!r} is that of row {rows[query.id]} too (a row without "
+                "one has its number); give each row its own, by which its answer is known"
+            )
+        rows[query.id] = number
+        yield query
+
+
+def query_from_row(row: Any, file: str, number: int, dialect: str) -> Query:
+    """A query from one row of either schema. Raises InputError in one line: file, row, field, what is allowed."""
+    at = f"file {file}, row {number}"
+    if not isinstance(row, dict):
+        raise InputError(f"{at}: is no object; a row is {SCHEMAS}")
+    there = [field for field in ("prompt", "messages") if row.get(field) is not None]
+    if len(there) != 1:
+        what = "prompt and messages are both there" if there else "neither prompt nor messages is there"
+        raise InputError(f"{at}: {what} (fields here: {', '.join(row) or 'none'}); a row is {SCHEMAS}")
+    identity = row.get("id")
+    if identity is None or identity == "":
+        identity = number
+    if isinstance(identity, bool) or not isinstance(identity, str | int):
+        raise InputError(f"{at}, field id: is {identity!r:.60}; allowed: a string or an integer")
+    _check_text(str(identity), f"{at}, field id")
+    if there == ["messages"]:
+        prompt = prompt_of_messages(row, file, number, dialect)
+        _check_text(prompt, f"{at}, field messages")
+        return Query(identity, number, prompt)
+    prompt = row["prompt"]
+    if not isinstance(prompt, str) or not prompt:
+        what = "is empty" if prompt == "" else "is no string"
+        raise InputError(f"{at}, field prompt: {what}; give the text that the model is to continue")
+    _check_text(prompt, f"{at}, field prompt")
+    return Query(identity, number, prompt)
+
+
+def _check_text(text: str, at: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = f"\\u{ord(text[error.start]):04x}"
+        raise InputError(f"{at}: holds {code}, half of a character pair; mend it or take the row out") from None
+
+
+def prompt_of_messages(row: dict[str, Any], file: str, number: int, dialect: str) -> str:
+    """The row's tools and messages up to and with the "Assistant:" of the reply that comes next.
+
+    Raises InputError where the last message is the assistant's, and as `trajectory_from_row` does.
+    """
+    messages = row["messages"]
+    if isinstance(messages, list):
+        here = f"file {file}, row {number}, field messages"
+        if not messages:
+            raise InputError(f"{here}: is empty; give the conversation up to the reply that is wanted")
+        last = messages[-1]
+        if isinstance(last, dict) and last.get("role") == "assistant":
+            raise InputError(
+                f"{here}[{len(messages) - 1}].role: is 'assistant', but the reply that is wanted follows the last "
+                f"message; end with one of the {' or '.join(r for r, kind in ROLES.items() if kind in ASKING)}"
+            )
+        # The reply to come, as a stand-in: rendering ends with the last one, and only what precedes it is kept.
+        messages = [*messages, {"role": "assistant", "content": "."}]
+    row = {"tools": row.get("tools"), "messages": messages}
+    rendered = render(trajectory_from_row(row, file, number), dialect)
+    return rendered.text[: rendered.replies[-1].start]
