@@ -181,7 +181,7 @@ def answer(
     if not todo:
         return
     try:
-        params = source.load_params(model, jnp.dtype(options.compute_dtype), seed=0)
+        params = source.load_attached(model, jnp.dtype(options.compute_dtype), seed=0)
         generate(config, params, model.config, tokenizer, prompts, options, todo, len(every), partial)
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

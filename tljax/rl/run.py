@@ -22,6 +22,7 @@ from tljax.data.prompt import chat_template
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate import before_after
 from tljax.model import cost, llama, lora, source
+from tljax.model.fingerprint import fingerprint
 from tljax.model.replies import generate_all
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices
@@ -105,7 +106,12 @@ def train(stage: Stage) -> None:
     tx, critic_tx = optimizers(config, total)
     options = update_options(config, sample_options(config, stage.tokenizer))
     judge_rows, update = make_experience(stage.plan, options), make_update(stage.plan, tx, critic_tx, options)
-    kept = {"config": json.loads(config.to_json_best_effort()), "rows": stage.prompts.content, "updates": total}
+    kept = {
+        "config": json.loads(config.to_json_best_effort()),
+        "rows": stage.prompts.content,
+        "updates": total,
+        "model": fingerprint(stage.model),
+    }
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
     frozen = stage.plan.frozen(stage.model, config.model.compute_dtype)
     with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
@@ -256,11 +262,15 @@ def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints, kept: di
         params, critic = stage.plan.first(stage.model, stage.config.seed)
         return _state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef)
     begun = checkpoints.metadata(last)
-    for name, what in (("rows", "prompts"), ("updates", "numbers of updates")):
+    for name, what, where in (
+        ("rows", "prompts", "data.source, the tokenizer, a rule or tljax"),
+        ("updates", "numbers of updates", "data.source or a rule"),
+        ("model", "weights", f"model.path {stage.config.model.path}"),
+    ):
         if begun.get(name) != kept[name]:
             raise InputError(
-                f"{checkpoints.folder}: the run began with other {what}; data.source, the tokenizer, a rule or tljax "
-                "has changed since: bring them back, or give another --config.out for a new run"
+                f"{checkpoints.folder}: the run began with other {what}; {where} has changed since: bring it back, or "
+                "give another --config.out for a new run"
             )
     actor, value = stage.plan.abstract()
     replicated = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
