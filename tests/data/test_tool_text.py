@@ -132,12 +132,8 @@ def test_a_list_of_another_hand_is_read_by_its_signatures():
     )
     text += 'Function:\ndef stop():\n    """\n    Stops.\n    """\nUser: go\nAssistant:'
     find, stop = tools_of_prompt(text)
-    assert (find.name, find.parameters, find.required, find.description) == (
-        "find",
-        ("query", "limit"),
-        ("query",),
-        "Finds.",
-    )
+    assert (find.name, find.parameters, find.required) == ("find", ("query", "limit"), ("query",))
+    assert find.description == "It."
     assert (stop.name, stop.description) == ("stop", "Stops.")
 
 

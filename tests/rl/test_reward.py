@@ -231,12 +231,16 @@ def test_values_out_of_range(make, fields, said):
 
 
 SCRIPT = """
-import sys
+import signal, sys, weakref
+weakref.finalize(sys, int)  # so that finalizers run last at exit, after multiprocessing has waited for its processes
 from tljax.rl.prompts import Prompt
 from tljax.rl.reward import RewardFunction
 from tljax.data.compare import tool_list
 
 def main():
+    if sys.argv[2:]:
+        signal.signal(int(sys.argv[2]), lambda *_: print("asked to stop", flush=True))
+    global function  # alive until the interpreter ends
     function = RewardFunction(rule=sys.argv[1], clip=5.0, timeout=120.0, workers=2)
     print("ready", flush=True)
     prompts = [Prompt(i, 1, [], "", "f()", tool_list([{"name": "f"}])) for i in range(4)]
@@ -251,9 +255,12 @@ open(f"pid-{os.getpid()}", "w").close()
 def half(prediction, golden, tools):
     from beside import HALF
     return HALF
-def hangs(prediction, golden, tools):
+def hangs(prediction, golden, tools, seconds=600):
     open(f"called-{os.getpid()}", "w").close()
-    time.sleep(600)
+    time.sleep(seconds)
+    return 0.5
+def is_slow(prediction, golden, tools):
+    return hangs(prediction, golden, tools, 2)
 """
 
 
@@ -266,8 +273,8 @@ def script(tmp_path, repo):
     (tmp_path / "beside.py").write_text("HALF = 0.5")
     started = []
 
-    def run(rule):
-        command = [sys.executable, "launch/go.py", rule]
+    def run(*arguments):
+        command = [sys.executable, "launch/go.py", *arguments]
         env = os.environ | {"PYTHONPATH": str(repo)}
         options = {"cwd": tmp_path, "env": env, "text": True, "start_new_session": True}
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options))
@@ -314,6 +321,15 @@ def test_no_process_outlives_the_run(script, tmp_path, number, everyone):
     assert process.returncode == -number
     assert error.count("Traceback") == (number == signal.SIGINT)  # the script's own alone
     wait_for(lambda: not any(map(alive, pids)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_still_gets_its_rewards(script, tmp_path, number):
+    process = script("users:is_slow", str(int(number)))
+    wait_for(lambda: len(list(tmp_path.glob("called-*"))) == 2)
+    os.killpg(process.pid, number)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "") and out == "ready\nasked to stop\n[0.5, 0.5, 0.5, 0.5]\n"
 
 
 def test_a_script_without_guard_is_told(script, tmp_path):
