@@ -32,6 +32,7 @@ PROMPTS = [
     Prompt("b", 2, list(range(20, 29)), "", "", tool_list([])),
     Prompt("c", 3, [30], "", "", tool_list([])),
 ]
+TEXTS = ["f(a", "g()", ""]
 REWARDS = [Reward(-0.25, "content", "x"), Reward(-2.0, "format", "no end"), Reward(1.0, "correct", "")]
 
 
@@ -55,7 +56,8 @@ def test_a_groups_replies_lie_side_by_side():
 
 def test_rows_hold_prompt_reply_and_end():
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
-        rows = jax.device_get(arrays(PROMPTS, Rollout([0, 1, 2], REPLIES, REWARDS), [-0.25, -2, 1], round_to=4, most=6))
+        rollout = Rollout([0, 1, 2], REPLIES, TEXTS, REWARDS)
+        rows = jax.device_get(arrays(PROMPTS, rollout, [-0.25, -2, 1], round_to=4, most=6))
     assert rows.tokens.shape == (3, 12) and rows.replies.shape == (3, 4)
     assert rows.tokens[0].tolist() == [10, 11, 12, 13, 5, 6, 2, 0, 0, 0, 0, 0]
     assert rows.tokens[1].tolist() == [*range(20, 29), 7, 8, 9]
@@ -67,12 +69,12 @@ def test_rows_hold_prompt_reply_and_end():
 
 
 def test_sampled_logprobs_lie_under_their_tokens():
-    found = sampled_logprobs(Rollout([0, 1, 2], REPLIES, REWARDS), 4)
+    found = sampled_logprobs(Rollout([0, 1, 2], REPLIES, TEXTS, REWARDS), 4)
     np.testing.assert_allclose(found, [[-0.1, -0.2, -0.3, 0], [-1, -2, -3, 0], [-0.5, 0, 0, 0]])
 
 
 def test_a_rollout_comes_back_as_it_was(tmp_path):
-    rollout = Rollout([4, 4, 1], REPLIES, REWARDS)
+    rollout = Rollout([4, 4, 1], REPLIES, TEXTS, REWARDS)
     write_rollout(tmp_path / "rollouts", 7, rollout)
     assert read_rollout(tmp_path / "rollouts", 7, [4, 4, 1]) == rollout
     assert read_rollout(tmp_path / "rollouts", 8, [4, 4, 1]) is None
@@ -82,12 +84,12 @@ def test_a_rollout_comes_back_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("picks", [[4, 1, 4], [4, 4], [4, 4, 1, 1]])
 def test_a_rollout_of_other_prompts_is_not_taken(tmp_path, picks):
-    write_rollout(tmp_path, 7, Rollout([4, 4, 1], REPLIES, REWARDS))
+    write_rollout(tmp_path, 7, Rollout([4, 4, 1], REPLIES, TEXTS, REWARDS))
     assert read_rollout(tmp_path, 7, picks) is None
 
 
 def test_old_rollouts_are_forgotten(tmp_path):
     for step in (3, 9, 10, 11):
-        write_rollout(tmp_path, step, Rollout([4, 4, 1], REPLIES, REWARDS))
+        write_rollout(tmp_path, step, Rollout([4, 4, 1], REPLIES, TEXTS, REWARDS))
     forget_rollouts(tmp_path, 10)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10.jsonl", "11.jsonl"]

@@ -22,6 +22,7 @@ class Rollout:
 
     picks: list[int]
     replies: list[Reply]
+    texts: list[str]  # of the replies, as they were rewarded
     rewards: list[Reward]
 
 
@@ -73,15 +74,17 @@ def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
 def write_rollout(folder: Path, step: int, rollout: Rollout) -> None:
     """Writes FOLDER/STEP.jsonl, a reply a line, so that a restart need not sample and reward it again."""
     folder.mkdir(exist_ok=True)
+    rows = zip(rollout.picks, rollout.replies, rollout.texts, rollout.rewards, strict=True)
     lines = (
         {
             "prompt": pick,
+            "text": text,
             **dataclasses.asdict(reply),
             "reward": reward.value,
             "kind": reward.kind,
             "detail": reward.detail,
         }
-        for pick, reply, reward in zip(rollout.picks, rollout.replies, rollout.rewards, strict=True)
+        for pick, reply, text, reward in rows
     )
     write_lines(folder / f"{step}.jsonl", lines)
 
@@ -95,7 +98,8 @@ def read_rollout(folder: Path, step: int, picks: list[int]) -> Rollout | None:
     if [row["prompt"] for row in rows] != picks:
         return None
     replies = [Reply(tokens=row["tokens"], logprobs=row["logprobs"], end=row["end"]) for row in rows]
-    return Rollout(picks, replies, [Reward(row["reward"], row["kind"], row["detail"]) for row in rows])
+    rewards = [Reward(row["reward"], row["kind"], row["detail"]) for row in rows]
+    return Rollout(picks, replies, [row["text"] for row in rows], rewards)
 
 
 def forget_rollouts(folder: Path, before: int) -> None:

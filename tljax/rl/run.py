@@ -1,15 +1,12 @@
-"""The PPO run: the only impure place of the stage. Prompts in, rollouts, rewards, updates, a folder of results out."""
+"""The PPO run: prompts and an SFT model in, a folder of results out. With iteration.py the impure part of the stage."""
 
-import dataclasses
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tljax.core import run_folder
 from tljax.core.checkpoint import Checkpoints
@@ -19,35 +16,21 @@ from tljax.core.metrics import RunLog, cut
 from tljax.core.state import abstract_state, init_state
 from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import chat_template
-from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import before_after
 from tljax.model import cost, llama, lora, source
 from tljax.model.fingerprint import fingerprint
-from tljax.model.replies import generate_all
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices
+from tljax.rl.iteration import Programs, Stage, iterate
 from tljax.rl.options import optimizers, sample_options, total_updates, update_options
 from tljax.rl.ppo import PPOState, make_experience, make_update
-from tljax.rl.prompts import Prompt, Prompts, load_prompts
+from tljax.rl.prompts import load_prompts
 from tljax.rl.reward import RewardFunction
 from tljax.rl.roles import Plan
-from tljax.rl.rollout import Rollout, arrays, forget_rollouts, picked, read_rollout, sampled_logprobs, write_rollout
+from tljax.rl.rollout import forget_rollouts
 from tljax.rl.samples import write_samples
 from tljax.toolbox.embedded import model_path, source_file
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """What stays the same from the first update to the last."""
-
-    config: Any
-    plan: Plan
-    model: source.Model
-    tokenizer: Tokenizer
-    prompts: Prompts
-    judge: RewardFunction
-    folder: Path
-    total: int
 
 
 def run(config: Any) -> None:
@@ -105,7 +88,7 @@ def train(stage: Stage) -> None:
     config, folder, total = stage.config, stage.folder, stage.total
     tx, critic_tx = optimizers(config, total)
     options = update_options(config, sample_options(config, stage.tokenizer))
-    judge_rows, update = make_experience(stage.plan, options), make_update(stage.plan, tx, critic_tx, options)
+    programs = Programs(options, make_experience(stage.plan, options), make_update(stage.plan, tx, critic_tx, options))
     kept = {
         "config": json.loads(config.to_json_best_effort()),
         "rows": stage.prompts.content,
@@ -135,40 +118,17 @@ def train(stage: Stage) -> None:
                     evaluate(stage, frozen, state, log, 0)
                 answer_queries(stage, frozen, state, log, 0)
             for n in range(start, total):
-                picks = picked(
-                    n,
-                    count=len(stage.prompts.train),
-                    prompts=config.rollout.prompts,
-                    group=config.rollout.group,
-                    seed=config.seed,
-                )
-                prompts = [stage.prompts.train[pick] for pick in picks]
-                rollout, seconds = sample(stage, frozen, state, n, picks, prompts, options)
-                worth = [
-                    one.value + (0.0 if reply.ended else config.reward.no_end)
-                    for one, reply in zip(rollout.rewards, rollout.replies, strict=True)
-                ]
-                rows = arrays(prompts, rollout, worth, config.rollout.round_to, config.rollout.max_new_tokens)
-                judging = time.perf_counter()
-                experience, judged = judge_rows(state, frozen, rows)
-                key = jax.random.fold_in(jax.random.key(config.seed), 2 * n + 1)
-                state, metrics = update(state, frozen, experience, key)
-                metrics = jax.device_get(metrics | judged)
-                seconds["seconds_update"] = round(time.perf_counter() - judging, 6)
-                told = rollout_metrics(rollout, experience.logprobs, rows.mask)
-                tokens = int(rows.starts.sum() + rows.mask.sum())
-                log.push(n + 1, {}, metrics | told | seconds | {"tokens": tokens})
+                state, prompts, rollout, metrics = iterate(stage, programs, frozen, state, n)
+                log.push(n + 1, {}, metrics)
+                log.flush()
                 if config.log.samples and (n + 1 == total or (n + 1) % config.log.every == 0):
-                    log.flush()
-                    texts = texts_of(stage, rollout)
-                    write_samples(folder / "samples.jsonl", n + 1, prompts, texts, rollout, config.log.samples, log)
+                    write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, log)
                 finished = n + 1 == total
                 planned = finished or _every(config.checkpoint.every, n + 1)
                 score = None
                 if finished or _every(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
                     score = evaluate(stage, frozen, state, log, n + 1)
                 if planned or stop.signal is not None:
-                    log.flush()
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=None if score is None else -score)
                     checkpoints.wait()
                     forget_rollouts(folder / "rollouts", n + 1)
@@ -179,56 +139,12 @@ def train(stage: Stage) -> None:
     finish(stage, state, best)
 
 
-def sample(
-    stage: Stage, frozen: llama.Params, state: PPOState, n: int, picks: list[int], prompts: list[Prompt], options: Any
-) -> tuple[Rollout, dict[str, float]]:
-    """The rollout of update `n` with its rewards, and the seconds of both; an interrupted update's is read back."""
-    config, folder = stage.config, stage.folder / "rollouts"
-    stored = read_rollout(folder, n, picks)
-    if stored is not None:
-        return stored, {"seconds_rollout": 0.0, "seconds_reward": 0.0}
-    begun = time.perf_counter()
-    replies = generate_all(
-        stage.plan.actor(frozen, state.params),
-        stage.model.config,
-        [prompt.tokens for prompt in prompts],
-        options.sample,
-        key=jax.random.fold_in(jax.random.key(config.seed), 2 * n),
-        rows=config.rollout.rows,
-        round_to=config.rollout.round_to,
-    )
-    sampled = time.perf_counter()
-    rewards = stage.judge.score([stage.tokenizer.decode(reply.tokens).strip() for reply in replies], prompts)
-    rollout = Rollout(picks, replies, rewards)
-    seconds = {"seconds_rollout": sampled - begun, "seconds_reward": time.perf_counter() - sampled}
-    write_rollout(folder, n, rollout)
-    return rollout, {name: round(value, 6) for name, value in seconds.items()}
-
-
-def texts_of(stage: Stage, rollout: Rollout) -> list[str]:
-    """The replies as text."""
-    return [stage.tokenizer.decode(reply.tokens).strip() for reply in rollout.replies]
-
-
-def rollout_metrics(rollout: Rollout, logprobs: jax.Array, mask: jax.Array) -> dict[str, float]:
-    """What a rollout says by itself, and `sampler_gap`: how far its log-probabilities lie from the scorer's at most."""
-    gap = np.abs(sampled_logprobs(rollout, mask.shape[1]) - np.asarray(logprobs)) * np.asarray(mask)
-    ended = [reply.ended for reply in rollout.replies]
-    lengths = [len(reply.logprobs) for reply in rollout.replies]
-    return held_out.reward_metrics(rollout.rewards) | {
-        "reply_tokens": float(np.mean(lengths)),
-        "ended": float(np.mean(ended)),
-        "sampler_gap": float(gap.max()),
-    }
-
-
 def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, step: int) -> float | None:
     """Logs the mean greedy reward on held-out prompts and returns it; None where there are none."""
     config = stage.config
     prompts = [stage.prompts.held_out[i] for i in range(min(len(stage.prompts.held_out), config.eval.prompts))]
     if not prompts:
         return None
-    log.flush()
     rewards = held_out.greedy_rewards(
         stage.plan.actor(frozen, state.params),
         stage.model.config,

@@ -11,12 +11,11 @@ from tljax.rl.rollout import Rollout
 SHOWN = 400  # characters of a prompt's end, where the query is
 
 
-def write_samples(
-    path: Path, step: int, prompts: Sequence[Prompt], texts: Sequence[str], rollout: Rollout, count: int, log: RunLog
-) -> None:
+def write_samples(path: Path, step: int, prompts: Sequence[Prompt], rollout: Rollout, count: int, log: RunLog) -> None:
     """Appends the first `count` replies of an update to a JSONL file, and shows them in TensorBoard as a table."""
     rows = []
-    for prompt, text, reply, reward in list(zip(prompts, texts, rollout.replies, rollout.rewards, strict=True))[:count]:
+    shown = zip(prompts, rollout.texts, rollout.replies, rollout.rewards, strict=True)
+    for prompt, text, reply, reward in list(shown)[:count]:
         what = {"step": step, "id": prompt.id, "of_step": prompt.step, "query": prompt.text[-SHOWN:]}
         what |= {"prediction": text, "golden": prompt.golden, "ended": reply.ended}
         rows.append(what | {"reward": reward.value, "kind": reward.kind, "detail": reward.detail})
