@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.out = ""  # new JSONL file for the answers, a query a line: golden, prediction, level, kind; "" writes none
 
     model = config.model = ConfigDict()
-    model.path = ""  # HF folder, a run's folder, hub id, or "base", the small one that ships
+    model.path = ""  # folder (HF, peft, a run's), hub id, or "base", the small one that ships
     model.compute_dtype = "float32"  # float32 | bfloat16
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 

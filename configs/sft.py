@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.lora = lora_block(rank=64 if "lora" in flags else 0)
 
     model = config.model = ConfigDict()
-    model.path = ""  # HF folder, a run's folder, hub id, or "base"; "scratch": random weights in the shape of `preset`
+    model.path = ""  # folder (HF, peft, a run's), hub id, or "base"; "scratch": random weights in the shape of `preset`
     model.preset = size  # shape of a model from scratch: tiny | 7b | 13b | 34b | 70b
     model.compute_dtype = "bfloat16"  # of activations and matrix products; weights and moments stay float32
     model.remat = "full"  # activations kept for the backward pass: none | dots | attention | full (none kept)

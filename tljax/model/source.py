@@ -271,8 +271,8 @@ def export_run(
             raise InputError(f"config.adapter is set, but the run {run} trains whole weights; leave it out")
         export_adapter(run, load_adapter(model)[0], target)
         return model.checkpoint[1], "float32"
-    # A run's own weights are float32; of an adapter's base only the bits that are there need be held.
-    written = model.dtype if dtype == "auto" else dtype
-    held = jnp.float32 if model.base is None else jnp.promote_types(model.dtype, written)
+    # A run's weights are float32; of an adapter's base from Hugging Face only the bits that are there need be held.
+    written, weights = model.dtype if dtype == "auto" else dtype, model.base or model
+    held = jnp.float32 if weights.checkpoint is not None else jnp.promote_types(model.dtype, written)
     params = load_params(model, held, seed=0)
     return model.checkpoint[1], export(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
