@@ -9,5 +9,9 @@ weighted steps     -> rows                  data/rows.py      one forward pass p
 rows               -> batch of step n       data/batch.py
 HF checkpoint      -> parameters            model/hf.py
 batch, parameters  -> SFT step              sft/step.py
+prompts            -> replies               model/decode.py, rl/rollout.py
+reply, golden call -> reward                rl/irm.py         introduce a reward mechanism
+rewards, values    -> advantages            rl/gae.py, rl/advantage.py
+replies            -> PPO step              rl/ppo.py
 parameters         -> HF checkpoint         model/hf_export.py
 """

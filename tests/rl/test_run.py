@@ -70,7 +70,7 @@ def test_a_run_leaves_what_it_promises(learned):
         assert line["ratio_first"] == pytest.approx(1, abs=1e-3) and line["clipped_first"] == 0
         assert line["sampler_gap"] < 1e-3
         assert sum(value for name, value in line.items() if name.startswith("share_")) == pytest.approx(1)
-        assert line["kl_k3"] >= -1e-6
+        assert line["kl_k3"] >= -1e-6 and 2 <= line["compiled"] <= 8
     # Without KL yet; greedily sampled nowhere, so replies differ in length and worth.
     assert updates[0]["kl"] == pytest.approx(0, abs=1e-5)
 

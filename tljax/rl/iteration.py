@@ -11,10 +11,10 @@ import numpy as np
 
 from tljax.data.tokens import Tokenizer
 from tljax.model import llama, source
-from tljax.model.replies import generate_all
+from tljax.model.replies import generate_all, plan_batches
 from tljax.model.sampling import SampleOptions
 from tljax.rl.held_out import reward_metrics
-from tljax.rl.ppo import PPOState, UpdateOptions
+from tljax.rl.ppo import PPOState, Rows, UpdateOptions
 from tljax.rl.prompts import Prompt, Prompts
 from tljax.rl.reward import RewardFunction
 from tljax.rl.roles import Plan
@@ -36,11 +36,12 @@ class Stage:
 
 
 class Programs(NamedTuple):
-    """The compiled parts of an iteration, and what shaped them."""
+    """The compiled parts of an iteration, what shaped them, and the widths of rows that they were compiled for."""
 
     options: UpdateOptions
     judge: Callable[..., Any]  # ppo.make_experience
     update: Callable[..., Any]  # ppo.make_update
+    widths: set[tuple[str, int]]
 
 
 def iterate(
@@ -67,13 +68,29 @@ def iterate(
     ]
     begun = time.perf_counter()
     rows = arrays(prompts, rollout, scores, rollout_block.round_to, rollout_block.max_new_tokens)
+    programs.widths.update(_widths(stage, prompts, rows))
     experience, judged = programs.judge(state, frozen, rows)
     key = jax.random.fold_in(jax.random.key(stage.config.seed), 2 * n + 1)
     state, metrics = programs.update(state, frozen, experience, key)
     metrics = jax.device_get(metrics | judged)
     seconds["seconds_update"] = round(time.perf_counter() - begun, 6)
     metrics |= rollout_metrics(rollout, experience.logprobs, rows.mask) | seconds
-    return state, prompts, rollout, metrics | {"tokens": int(rows.starts.sum() + rows.mask.sum())}
+    counts = {"tokens": int(rows.starts.sum() + rows.mask.sum()), "compiled": len(programs.widths)}
+    return state, prompts, rollout, metrics | counts
+
+
+def told_widths(widths: set[tuple[str, int]]) -> str:
+    """Which programs were compiled, in a line."""
+    found = {what: sorted(width for name, width in widths if name == what) for what, _ in widths}
+    parts = (f"{what} for {', '.join(map(str, found[what]))} tokens" for what in sorted(found))
+    return f"compiled {len(widths)} programs: {'; '.join(parts)}"
+
+
+def _widths(stage: Stage, prompts: list[Prompt], rows: Rows) -> set[tuple[str, int]]:
+    """The widths that an iteration's programs are compiled for: of padded prompts, and of prompts with replies."""
+    block = stage.config.rollout
+    batches = plan_batches([len(prompt.tokens) for prompt in prompts], block.rows, block.round_to)
+    return {("rollout", width) for width, _ in batches} | {("update", rows.tokens.shape[1])}
 
 
 def sample(

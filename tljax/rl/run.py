@@ -22,7 +22,7 @@ from tljax.model import cost, llama, lora, source
 from tljax.model.fingerprint import fingerprint
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices
-from tljax.rl.iteration import Programs, Stage, iterate
+from tljax.rl.iteration import Programs, Stage, iterate, told_widths
 from tljax.rl.options import optimizers, sample_options, total_updates, update_options
 from tljax.rl.ppo import PPOState, make_experience, make_update
 from tljax.rl.prompts import load_prompts
@@ -88,7 +88,8 @@ def train(stage: Stage) -> None:
     config, folder, total = stage.config, stage.folder, stage.total
     tx, critic_tx = optimizers(config, total)
     options = update_options(config, sample_options(config, stage.tokenizer))
-    programs = Programs(options, make_experience(stage.plan, options), make_update(stage.plan, tx, critic_tx, options))
+    judge, update = make_experience(stage.plan, options), make_update(stage.plan, tx, critic_tx, options)
+    programs = Programs(options, judge, update, widths=set())
     kept = {
         "config": json.loads(config.to_json_best_effort()),
         "rows": stage.prompts.content,
@@ -135,6 +136,8 @@ def train(stage: Stage) -> None:
                 if stop.signal is not None and not finished:
                     leave(stop.signal, n + 1, total, folder, log)
             answer_queries(stage, frozen, state, log, total)
+            if programs.widths:
+                log.say(told_widths(programs.widths))
         best = checkpoints.best_step()
     finish(stage, state, best)
 

@@ -1,0 +1,74 @@
+"""PPO on real prompts: ToolAlpaca's verified calls, a CodeLLaMA shrunk to 2 layers, in Hugging Face format."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tljax.core.mesh import make_mesh
+from tljax.data.prompt import chat_template
+from tljax.model import hf, llama
+
+
+@pytest.fixture(scope="module")
+def codellama(shared, tmp_path_factory):
+    """A checkpoint with CodeLLaMA's config but for its size, and with its tokenizer's 32,000 words."""
+    config = dataclasses.replace(
+        llama.preset("34b"), num_layers=2, d_model=64, num_heads=8, num_kv_heads=8, head_dim=8, d_ff=128
+    )
+    folder = tmp_path_factory.mktemp("codellama") / "hf"
+    with jax.set_mesh(make_mesh(1, 8, 1)):
+        params = jax.jit(llama.init_params, static_argnums=(1, 2))(jax.random.key(0), config, jnp.float32)
+        template = chat_template("mae", bos=True)
+        tokenizer = shared / "tokenizer" / "llama2"
+        hf.export(folder, params, config, dtype="bfloat16", tokenizer_folder=tokenizer, dialect_template=template)
+    return folder
+
+
+@pytest.mark.parametrize("plan", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_three_updates_on_toolalpaca(plan, codellama, shared, launch, repo, tmp_path, capsys):
+    flags = {
+        "model.path": codellama,
+        "data.source": shared / "data" / "train" / "toolalpaca_verified.json",
+        "data.cache": tmp_path / "cache",
+        "lora.rank": 4 if plan == "lora" else 0,
+        "model.compute_dtype": "bfloat16",
+        "rollout.max_prompt_tokens": 640,
+        "rollout.max_new_tokens": 32,
+        "rollout.prompts": 8,
+        "rollout.rows": 8,
+        "ppo.updates": 3,
+        "ppo.minibatches": 1,
+        "eval.queries": 0,
+        "eval.prompts": 8,
+        "eval.rows": 8,
+        "eval.every": 0,
+        "optim.warmup_steps": 0,
+        "log.every": 1,
+        "export.dtype": "auto",
+        "out": tmp_path / "run",
+    }
+    given = [f"--config.{name}={value}" for name, value in flags.items()]
+    assert launch("train", f"--config={repo / 'configs' / 'ppo.py'}", *given) == 0
+    printed = capsys.readouterr().out
+    assert "131 trajectories" in printed and "too long" in printed
+    assert ("trunk" in printed) == (plan == "lora") and ("reference" in printed) == (plan == "full")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    updates = [line for line in lines if "kl" in line]
+    assert [line["step"] for line in updates] == [1, 2, 3]
+    for line in updates:
+        # In bfloat16 the sampler and the scorer sum in other orders; the ratio is the scorer's with itself.
+        assert line["ratio_first"] == pytest.approx(1, abs=1e-3) and line["clipped_first"] == 0
+        assert line["sampler_gap"] < 0.2 and line["share_format"] > 0.5
+    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    goldens = shared / "data" / "train" / "toolalpaca_verified.json"
+    called = {
+        turn["content"].partition("\n")[0] for row in json.loads(goldens.read_text()) for turn in row["conversations"]
+    }
+    assert {sample["golden"].partition("(")[0] for sample in samples} <= called
+    with jax.set_mesh(make_mesh(1, 8, 1)):
+        config = hf.read_config(codellama)
+        before, after = (hf.load_params(path, config, jnp.float32) for path in (codellama, tmp_path / "run" / "hf"))
+    assert not jnp.array_equal(before["layers"]["q"], after["layers"]["q"])
