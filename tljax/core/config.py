@@ -1,6 +1,7 @@
 """What configs are made of: blocks they share, option strings, checks of single values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -74,3 +75,16 @@ def check_range(field: str, value: float, least: float, most: float = LARGEST) -
     """Raises InputError unless `value` lies between `least` and `most`, both allowed."""
     if not least <= value <= most:
         raise InputError(f"config.{field} is {value}; allowed: {least} to {most:,}")
+
+
+def field_of(config: Any, name: str) -> Any:
+    """The value of "block.field"."""
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def check_choices(config: Any, choices: Mapping[str, Iterable[Any]]) -> None:
+    """Raises InputError for the first field, "block.field", whose value is not among those allowed."""
+    for name, allowed in choices.items():
+        check_choice(name, field_of(config, name), allowed)

@@ -90,6 +90,12 @@ def check_rows(rows: int, what: str = "batch.rows") -> None:
         )
 
 
+def check_one_process() -> None:
+    """Raises InputError where the run has several processes."""
+    if jax.process_count() > 1:
+        raise InputError("this run has several processes, and runs are of one process so far; start it on one host")
+
+
 def process_rows(rows: int) -> np.ndarray:
     """Which rows of a global batch of `rows` this process must build: int64 indices, ascending.
 

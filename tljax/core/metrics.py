@@ -63,6 +63,17 @@ def check_installed(wandb: bool) -> None:
         raise InputError("config.log.wandb is set but wandb is not installed; run: pip install 'tljax[wandb]'")
 
 
+def say(text: str) -> None:
+    """Prints, on process 0 alone."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def due(period: int, step: int) -> bool:
+    """Whether something that happens every `period` steps, 0: never, happens after `step`."""
+    return period > 0 and step % period == 0
+
+
 class RunLog:
     """Writes what a run measures, one step late, so that reading a number never holds up the devices.
 

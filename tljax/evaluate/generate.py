@@ -15,14 +15,14 @@ from tqdm import tqdm
 from tljax.core.config import LARGEST, check_choice, check_range
 from tljax.core.errors import InputError
 from tljax.core.mesh import batch_shards, check_rows, make_mesh
-from tljax.core.metrics import has_terminal
+from tljax.core.metrics import has_terminal, say
 from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import DIALECTS
 from tljax.data.queries import read_queries
 from tljax.data.reader import first_of
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate.partial import Partial, check_new, claim
-from tljax.evaluate.progress import Progress, say
+from tljax.evaluate.progress import Progress
 from tljax.model import llama, source
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
 from tljax.model.fingerprint import fingerprint

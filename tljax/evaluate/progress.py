@@ -3,10 +3,9 @@
 import time
 from collections.abc import Mapping
 
-import jax
 from tqdm import tqdm
 
-from tljax.core.metrics import has_terminal
+from tljax.core.metrics import has_terminal, say
 from tljax.model.replies import Reply
 
 LINE_EVERY = 10.0  # seconds between lines of progress, where there is no terminal for a bar
@@ -56,9 +55,3 @@ class Progress:
             f"generated {self._now - self._before:,} replies with {speed}; programs compiled: {len(widths)}, for "
             f"prompts of up to {shown} tokens"
         )
-
-
-def say(text: str) -> None:
-    """Prints, on process 0 alone."""
-    if jax.process_index() == 0:
-        print(text, flush=True)

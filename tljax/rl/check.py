@@ -3,12 +3,10 @@
 import math
 from typing import Any
 
-import jax
-
 from tljax.core import config as checks
 from tljax.core import run_folder
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_rows
+from tljax.core.mesh import check_one_process, check_rows
 from tljax.core.metrics import check_installed
 from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
@@ -31,6 +29,7 @@ LEAST = {
     "seed": 0,
     "toolbox.trajectories": 1,
     "toolbox.copied": 0,
+    "lora.rank": 0,
     "model.loss_chunk": 1,
     "rollout.prompts": 1,
     "rollout.group": 1,
@@ -71,13 +70,12 @@ def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
     check_data(config.data)
     check_installed(config.log.wandb)
-    for field, allowed in CHOICES.items():
-        checks.check_choice(field, _field(config, field), allowed)
+    checks.check_choices(config, CHOICES)
     for field, least in LEAST.items():
         most = 1.0 if field in ("ppo.gamma", "ppo.lam") else checks.LARGEST
-        checks.check_range(field, _field(config, field), least, most)
+        checks.check_range(field, checks.field_of(config, field), least, most)
     for field in ("kl.horizon", "ppo.prompt_epochs"):
-        checks.check_range(field, _field(config, field), 1e-3)
+        checks.check_range(field, checks.field_of(config, field), 1e-3)
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
     if not math.isfinite(config.reward.no_end):
         raise InputError(f"config.reward.no_end is {config.reward.no_end}; it must be a finite number")
@@ -114,11 +112,4 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     check_rows(rows // parts, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
     check_rows(config.eval.rows, "eval.rows")
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
-    if jax.process_count() > 1:
-        raise InputError("this run has several processes, and runs are of one process so far; start it on one host")
-
-
-def _field(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
+    check_one_process()

@@ -1,8 +1,6 @@
 """The PPO run: prompts and an SFT model in, a folder of results out. With iteration.py the impure part of the stage."""
 
 import json
-import signal
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,9 +10,9 @@ from tljax.core import run_folder
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
-from tljax.core.metrics import RunLog, cut
+from tljax.core.metrics import RunLog, cut, due, say
 from tljax.core.state import abstract_state, init_state
-from tljax.core.stop import EXIT_CODES, StopRequest
+from tljax.core.stop import StopRequest, leave
 from tljax.data.prompt import chat_template
 from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import before_after
@@ -125,16 +123,16 @@ def train(stage: Stage) -> None:
                 if config.log.samples and (n + 1 == total or (n + 1) % config.log.every == 0):
                     write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, log)
                 finished = n + 1 == total
-                planned = finished or _every(config.checkpoint.every, n + 1)
+                planned = finished or due(config.checkpoint.every, n + 1)
                 score = None
-                if finished or _every(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
+                if finished or due(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
                     score = evaluate(stage, frozen, state, log, n + 1)
                 if planned or stop.signal is not None:
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=None if score is None else -score)
                     checkpoints.wait()
                     forget_rollouts(folder / "rollouts", n + 1)
                 if stop.signal is not None and not finished:
-                    leave(stop.signal, n + 1, total, folder, log)
+                    leave(stop.signal, n + 1, total, folder, log.say)
             answer_queries(stage, frozen, state, log, total)
             if programs.widths:
                 log.say(told_widths(programs.widths))
@@ -209,17 +207,6 @@ def _state(actor: Any, critic: Any, kl_coef: Any) -> PPOState:
     )
 
 
-def leave(number: signal.Signals, step: int, total: int, folder: Path, log: RunLog) -> None:
-    """Says how to go on and raises SystemExit with the signal's code."""
-    flags = f"--config.out={folder} --config.resume=auto"
-    log.say(f"stopped by {number.name} after update {step} of {total}, saved; continue with {flags}")
-    raise SystemExit(EXIT_CODES[number])
-
-
-def _every(period: int, step: int) -> bool:
-    return period > 0 and step % period == 0
-
-
 def finish(stage: Stage, state: PPOState, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     config, folder, step = stage.config, stage.folder, int(state.step)
@@ -246,9 +233,3 @@ def finish(stage: Stage, state: PPOState, best: int | None) -> None:
         max_shard_bytes=config.export.max_shard_bytes,
     )
     say("\n".join(lines))
-
-
-def say(text: str) -> None:
-    """Prints, on process 0 alone."""
-    if jax.process_index() == 0:
-        print(text, flush=True)

@@ -7,7 +7,7 @@ import jax
 from tljax.core import config as checks
 from tljax.core import run_folder
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_rows, device_bytes
+from tljax.core.mesh import check_one_process, check_rows, device_bytes
 from tljax.core.metrics import check_installed
 from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
@@ -20,15 +20,15 @@ def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
     check_data(config.data)
     check_installed(config.log.wandb)
-    for field, allowed in {
+    choices = {
         "resume": run_folder.RESUME,
         "model.compute_dtype": ("bfloat16", "float32"),
         "model.remat": ("none", "dots", "attention", "full"),
         "model.attention": IMPLEMENTATIONS,
         "optim.schedule": SCHEDULES,
         "export.dtype": ("auto", *DTYPES),
-    }.items():
-        checks.check_choice(field, _field(config, field), allowed)
+    }
+    checks.check_choices(config, choices)
     for field, least in {
         "seed": 0,
         "batch.rows": 1,
@@ -50,7 +50,7 @@ def check(config: Any) -> None:
         "toolbox.trajectories": 1,
         "toolbox.copied": 0,
     }.items():
-        checks.check_range(field, _field(config, field), least)
+        checks.check_range(field, checks.field_of(config, field), least)
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
     if lora.options_of(config.lora) is not None and config.model.path == source.SCRATCH:
         raise InputError(
@@ -78,14 +78,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
         check_rows(config.eval.rows, "eval.rows")
     check_state_fits(config, c)
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
-    if jax.process_count() > 1:
-        raise InputError("this run has several processes, and runs are of one process so far; start it on one host")
-
-
-def _field(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
+    check_one_process()
 
 
 def check_state_fits(config: Any, c: llama.LlamaConfig) -> None:

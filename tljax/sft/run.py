@@ -2,7 +2,6 @@
 
 import functools
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from tljax.core import run_folder
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.errors import InputError
 from tljax.core.mesh import global_batch, make_mesh, process_rows
-from tljax.core.metrics import RunLog, cut
+from tljax.core.metrics import RunLog, cut, due, say
 from tljax.core.state import TrainState, abstract_state, init_state, make_optimizer, make_schedule
-from tljax.core.stop import EXIT_CODES, StopRequest
+from tljax.core.stop import StopRequest, leave
 from tljax.data.batch import Batches
 from tljax.data.examples import Examples, load_examples
 from tljax.data.prompt import chat_template
@@ -155,11 +154,11 @@ def train(
                 state, metrics = update(state, batch, trunk)
                 log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
                 stopped_by = stop.signal
-                planned = n + 1 == total or _every(config.checkpoint.every, n + 1)
+                planned = n + 1 == total or due(config.checkpoint.every, n + 1)
                 loss = None
                 # A checkpoint without a held-out loss could never be the best one.
                 judged = planned and config.checkpoint.keep_best > 0
-                if held_out is not None and (n + 1 == total or judged or _every(config.eval.every, n + 1)):
+                if held_out is not None and (n + 1 == total or judged or due(config.eval.every, n + 1)):
                     judge = functools.partial(evaluate, state.params, trunk=trunk)
                     loss = evaluate_all(config, judge, held_out, tokenizer, log, folder, n + 1)
                 if planned or stopped_by is not None:
@@ -167,24 +166,13 @@ def train(
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=loss)
                 if stopped_by is not None and n + 1 < total:
                     checkpoints.wait()
-                    leave(stopped_by, n + 1, total, folder, log)
+                    leave(stopped_by, n + 1, total, folder, log.say)
             checkpoints.wait()
             if config.eval.queries:
                 whole = lora.with_adapter(state.params, trunk, options.lora)
                 before_after.score(config, c, whole, tokenizer, total, folder, log)
         best = checkpoints.best_step()
     finish(config, state, folder, best)
-
-
-def leave(number: signal.Signals, step: int, total: int, folder: Path, log: RunLog) -> None:
-    """Says how to go on and raises SystemExit with the signal's code."""
-    flags = f"--config.out={folder} --config.resume=auto"
-    log.say(f"stopped by {number.name} after update {step} of {total}, saved; continue with {flags}")
-    raise SystemExit(EXIT_CODES[number])
-
-
-def _every(period: int, step: int) -> bool:
-    return period > 0 and step % period == 0
 
 
 def begin(
@@ -274,9 +262,3 @@ def finish(config: Any, state: TrainState, folder: Path, best: int | None) -> No
             "note:  from scratch this shows the mechanics alone; for a model that helps, give config.model.path"
         )
     say("\n".join(lines))
-
-
-def say(text: str) -> None:
-    """Prints, on process 0 alone."""
-    if jax.process_index() == 0:
-        print(text, flush=True)
