@@ -59,7 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
     reward.no_end = 0.0  # added to the reward of a reply that did not end within max_new_tokens
 
     kl = config.kl = ConfigDict()
-    kl.coef = 0.3  # of the KL to the reference (DESIGN: fixed 0.3)
+    kl.coef = 0.3  # of the KL to the reference (released run: 0.4)
     kl.place = "reward"  # reward: on every token, as released | loss: a k3 term in the policy's loss, as in GRPO
     kl.target = 0.0  # nats a reply that an adaptive coef steers to (Ziegler et al. 2019); 0: coef is fixed
     kl.horizon = 10_000.0  # replies over which an adaptive coef moves
@@ -86,8 +86,8 @@ def get_config(arg: str = "") -> ConfigDict:
     optim.decay_norms = False
     optim.clip_norm = 1.0  # largest global gradient norm; 0 does not clip
     optim.schedule = "cosine"  # after warm-up: cosine | constant
-    optim.warmup_fraction = 0.0
-    optim.warmup_steps = 100  # optimizer steps (released value)
+    optim.warmup_fraction = 0.1  # share of all optimizer steps
+    optim.warmup_steps = 0  # optimizer steps (released: 100, more than a small file's run has); 0: the fraction counts
     optim.final_lr_fraction = 0.0
 
     critic = config.critic = ConfigDict()
@@ -141,15 +141,14 @@ TINY = {
     "ppo.updates": 30,
     "kl.coef": 0.05,
     "optim.lr": 3e-5,
-    "optim.warmup_steps": 5,
     "critic.lr": 3e-4,
     "eval.queries": 200,
     "eval.new_tokens": 64,
     "export.dtype": "float32",
 }
 
-# Adapters take larger steps than weights; the released run has none.
-LORA = {"optim.lr": 1e-5, "critic.lr": 1e-5}
+# Adapters take larger steps than weights; the released run has none. The rows let 7B fit one device of 80 GB.
+LORA = {"optim.lr": 1e-5, "critic.lr": 1e-5, "rollout.rows": 8, "eval.rows": 8, "ppo.accumulate": 16}
 LORA_TINY = {"lora.rank": 16, "optim.lr": 3e-4, "critic.lr": 3e-3}
 
 # The released run: 8 GPUs with one prompt each, greedy replies, one update a rollout, KL 0.4.
@@ -161,5 +160,11 @@ RELEASE = {
     "rollout.prompts": 8,
     "rollout.rows": 8,
     "rollout.temperature": 0.0,
+    "kl.place": "reward",
+    "ppo.epochs": 1,
+    "ppo.minibatches": 1,
+    "ppo.accumulate": 1,
+    "ppo.whiten": False,
+    "optim.warmup_steps": 100,
     "optim.decay_norms": True,
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from tljax.core.command import main
 from tljax.core.config import check_choice
+from tljax.core.errors import InputError
 
 
 def run_sft(config: Any) -> None:
@@ -19,8 +20,10 @@ def run_sft(config: Any) -> None:
 
 
 def run_ppo(config: Any) -> None:
+    from tljax.rl.check import check
     from tljax.rl.run import run
 
+    check(config)
     if config.model.path == "quickstart":
         config.model.path = quickstart()
     run(config)
@@ -30,10 +33,15 @@ def quickstart() -> str:
     """The folder of the SFT quickstart, which is run first, or to its end, where its model is not there yet."""
     config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "sft.py"))["get_config"]()
     config.out = f"runs/{config.name}"
-    if not (Path(config.out) / "hf").is_dir():
-        print(f"config.model.path is 'quickstart': training {config.out} first", flush=True)
-        config.resume = "auto"
+    if (Path(config.out) / "hf").is_dir():
+        return config.out
+    print(f"config.model.path is 'quickstart': training {config.out} first; the same command continues", flush=True)
+    config.resume = "auto"
+    try:
         run_sft(config)
+    except InputError as error:
+        told = f"config.model.path is 'quickstart', but {config.out} cannot be trained to its end"
+        raise InputError(f"{told}: {error}; or give another config.model.path") from None
     return config.out
 
 

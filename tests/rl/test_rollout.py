@@ -58,7 +58,7 @@ def test_rows_hold_prompt_reply_and_end():
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         rollout = Rollout([0, 1, 2], REPLIES, TEXTS, REWARDS)
         rows = jax.device_get(arrays(PROMPTS, rollout, [-0.25, -2, 1], round_to=4, most=6))
-    assert rows.tokens.shape == (3, 12) and rows.replies.shape == (3, 4)
+    assert rows.tokens.shape == (3, 12) and rows.replies.shape == (3, 6)
     assert rows.tokens[0].tolist() == [10, 11, 12, 13, 5, 6, 2, 0, 0, 0, 0, 0]
     assert rows.tokens[1].tolist() == [*range(20, 29), 7, 8, 9]
     replies = [row[mask].tolist() for row, mask in zip(rows.replies, rows.mask, strict=True)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from tljax.core.mesh import make_mesh
+from tljax.evaluate.toolbox import held_out_sets
 from tljax.model import hf, source
 from tljax.rl.irm import PARAMETER_REWARDS, REWARDS
 from tljax.rl.irm import reward as irm_reward
@@ -70,7 +72,7 @@ def test_a_run_leaves_what_it_promises(learned):
         assert line["ratio_first"] == pytest.approx(1, abs=1e-3) and line["clipped_first"] == 0
         assert line["sampler_gap"] < 1e-3
         assert sum(value for name, value in line.items() if name.startswith("share_")) == pytest.approx(1)
-        assert line["kl_k3"] >= -1e-6 and 2 <= line["compiled"] <= 8
+        assert line["kl_k3"] >= -1e-6
     # Without KL yet; greedily sampled nowhere, so replies differ in length and worth.
     assert updates[0]["kl"] == pytest.approx(0, abs=1e-5)
 
@@ -91,10 +93,38 @@ def test_the_table_of_rewards_is_of_the_scored_answers(learned, capsys, launch, 
     assert (learned / "metrics.jsonl").read_bytes() == before
     out = capsys.readouterr().out
     assert "resumed at update 4 of 4" in out
+    sets = held_out_sets(3, "mae")
     answers = [json.loads(line) for line in (learned / "scores" / "4.jsonl").read_text().splitlines()]
-    mean = np.mean([REWARDS.get(row["kind"], np.nan) for row in answers if row["set"] == "domain"])
+    values = [
+        irm_reward(row["prediction"], row["golden"], sets["domain"][row["index"]].tools).value
+        for row in answers
+        if row["set"] == "domain"
+    ]
     line = next(line for line in out.splitlines() if line.strip().startswith("domain ") and "->" in line)
-    assert np.isnan(mean) or f"-> {mean:+.3f}" in line
+    assert len(values) == 3 and f"-> {np.mean(values):+.3f}" in line
+
+
+def test_other_queries_on_a_restart_leave_the_table_of_rewards_out(learned, launch, flags, tmp_path, capsys):
+    """What the run began with is not there to compare with; everything else is printed and exported."""
+    folder = tmp_path / "run"
+    shutil.copytree(learned, folder)
+    shutil.rmtree(folder / "hf")
+    again = ["--config.resume=auto", "--config.eval.queries=2"]
+    assert launch("train", *flags, f"--config.out={folder}", *again) == 0
+    assert "mean reward of the same answers" not in capsys.readouterr().out
+    assert (folder / "hf" / "model.safetensors").read_bytes() == (learned / "hf" / "model.safetensors").read_bytes()
+
+
+def test_another_model_is_refused_before_and_after_the_first_checkpoint(learned, launch, flags, repo, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(learned, folder)
+    begun = json.loads((folder / "begun.json").read_text())
+    (folder / "begun.json").write_text(json.dumps(begun | {"model": "another"}))
+    for gone in ("", "checkpoints"):
+        if gone:
+            shutil.rmtree(folder / gone)
+        assert launch("train", *flags, f"--config.out={folder}", "--config.resume=auto") == 2
+        assert "the run began with other weights" in capsys.readouterr().err
 
 
 def test_the_export_is_the_actor(learned, trained):
@@ -119,11 +149,10 @@ def test_a_killed_run_gives_the_metrics_of_one_run(learned, launch, repo, flags,
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, (tmp_path / "out.txt").read_text()
-    written = rollout.stat().st_mtime_ns
     assert launch("train", *flags, f"--config.out={folder}", "--config.resume=auto") == 0
     assert lines_of(folder) == lines_of(learned)
     third = next(json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines() if '"step": 3' in x)
-    assert third["seconds_rollout"] == 0.0 and written > 0
+    assert third["seconds_rollout"] == 0.0
     for name in ("model.safetensors", "config.json"):
         assert (folder / "hf" / name).read_bytes() == (learned / "hf" / name).read_bytes()
 
@@ -132,7 +161,8 @@ def test_lora_grpo_trains_an_adapter_alone(launch, flags, trained, tmp_path):
     """The trunk is that of SFT to the bit; the adapter has moved, and an export folds it."""
     folder = tmp_path / "run"
     options = ["algorithm=grpo", "rollout.group=4", "rollout.prompts=2", "lora.rank=2", "ppo.updates=2"]
-    options += ["kl.place=loss", "optim.lr=1e-2", "eval.queries=0"]
+    # The bonus has a gradient where all replies of a group are worth the same.
+    options += ["kl.place=loss", "optim.lr=1e-2", "eval.queries=0", "ppo.entropy_coef=0.1", "optim.warmup_fraction=0.0"]
     options = [f"--config.{option}" for option in options]
     assert launch("train", *flags, *options, f"--config.out={folder}") == 0
     assert [line["step"] for line in lines_of(folder) if "reward" in line] == [1, 2]
@@ -159,6 +189,10 @@ def test_lora_grpo_trains_an_adapter_alone(launch, flags, trained, tmp_path):
         (["ppo.gamma=1.5"], "config.ppo.gamma is 1.5; allowed: 0.0 to 1.0"),
         (["rollout.top_p=0.0"], "top_p"),
         (["rollout.max_prompt_tokens=3"], "no prompt is left to train on"),
+        (["algorithm=grpo", "rollout.group=2", "rollout.temperature=0.0"], "learns nothing"),
+        (["kl.target=6.0", "kl.horizon=4.0"], "kl.coef would jump"),
+        (["critic.warmup=4"], "the actor would never move"),
+        (["optim.lr=-1.0"], "config.optim.lr"),
         (["data.prompt_weight=1.0", "data.mae=none"], "prompt_weight has no meaning"),
     ],
 )
@@ -180,10 +214,3 @@ def test_a_reward_that_is_no_number_stops_the_run(launch, flags, tmp_path, capsy
         os.chdir(here)
     assert code == 2
     assert "my_reward:bad" in capsys.readouterr().err
-
-
-def test_irm_agrees_with_the_rewards_of_samples(learned):
-    """What samples.jsonl says a reply is worth, asked again of the rule."""
-    for sample in map(json.loads, (learned / "samples.jsonl").read_text().splitlines()):
-        found = irm_reward(sample["prediction"], sample["golden"], [])
-        assert found.value == sample["reward"] or found.kind == "tool_hallucination"

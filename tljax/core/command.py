@@ -78,7 +78,8 @@ def guard(body: Callable[[], None]) -> None:
         _exit(
             2,
             f"error: the device is out of memory ({told.group(1).strip() if told else 'no more known'}); lower "
-            "config.batch.rows or batch.tokens, or spread the model over more devices (mesh.fsdp)",
+            "what it computes side by side (batch.rows; of PPO rollout.rows, eval.rows, or raise ppo.accumulate), or "
+            "spread the model over more devices (mesh.fsdp)",
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -15,12 +15,13 @@ from tljax.core.errors import InputError
 # What a restarted run may change without becoming another run.
 FREE_FIELDS = (
     *("out", "resume", "log", "checkpoint", "export", "mesh", "eval", "data.cache"),
-    *("batch.accumulate", "ppo.accumulate", "rollout.rows", "model.remat", "model.attention", "model.loss_chunk"),
+    *("batch.accumulate", "model.remat", "model.attention", "model.loss_chunk"),
+    *("ppo.accumulate", "rollout.rows", "reward.timeout", "reward.workers"),
 )
 RESUME = ("never", "auto")
 # Names that a run gives to its files.
 OWN = {"config.json", "model", ".model.tmp", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
-OWN |= {"adapter", "rollouts", "scores", "wandb", "wandb_id"}
+OWN |= {"adapter", "begun.json", "rollouts", "scores", "wandb", "wandb_id"}
 
 
 def choose(out: str, name: str, resume: str) -> Path:

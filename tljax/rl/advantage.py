@@ -58,6 +58,8 @@ def group_advantages(rewards: jax.Array, group: int, algorithm: str) -> jax.Arra
     r minus the mean of the other replies' rewards (arXiv 2402.14740, equation 9).
     """
     groups = rewards.reshape(-1, group)
+    # From the first, so that equal rewards differ by 0: their mean rounds, and 1e-4 below would make that 1e-3.
+    groups = groups - groups[:, :1]
     centered = groups - groups.mean(axis=1, keepdims=True)
     if algorithm == "grpo":
         found = centered / (jnp.sqrt((centered**2).sum(axis=1, keepdims=True) / (group - 1)) + 1e-4)

@@ -95,10 +95,29 @@ def check(config: Any) -> None:
             f"config.rollout.prompts x rollout.group = {rows} replies do not divide into ppo.minibatches x "
             f"ppo.accumulate = {parts} parts; use a multiple of {parts}"
         )
+    if algorithm != "ppo" and config.rollout.temperature == 0:
+        raise InputError(
+            f"config.rollout.temperature is 0, at which all replies to a prompt are equal and {algorithm} learns "
+            "nothing; set it above 0"
+        )
+    if config.kl.target and config.kl.horizon < rows:
+        raise InputError(
+            f"config.kl.horizon is {config.kl.horizon:g}, less than the {rows} replies of one update: kl.coef would "
+            f"jump; use {rows} or more"
+        )
     if config.model.path in ("", source.SCRATCH):
         raise InputError(
             f"config.model.path is {config.model.path!r}; PPO starts from an SFT model: give its run folder, an HF "
             "folder or a hub id"
+        )
+
+
+def check_total(config: Any, updates: int) -> None:
+    """Raises InputError where the critic's warm-up would leave the actor no update."""
+    if config.critic.warmup >= updates:
+        raise InputError(
+            f"config.critic.warmup is {config.critic.warmup}, but the run has {updates} updates, and the actor would "
+            "never move; use less"
         )
 
 

@@ -29,10 +29,11 @@ def greedy_rewards(
     judge: RewardFunction,
     options: SampleOptions,
     rows: int,
+    round_to: int,
 ) -> list[Reward]:
     """The rewards of the replies to held-out prompts, `rows` at a time."""
     tokens = [prompt.tokens for prompt in prompts]
-    replies = generate_all(params, c, tokens, options, key=jax.random.key(0), rows=rows)
+    replies = generate_all(params, c, tokens, options, key=jax.random.key(0), rows=rows, round_to=round_to)
     return judge.score([tokenizer.decode(reply.tokens).strip() for reply in replies], prompts)
 
 
@@ -51,10 +52,17 @@ def evaluated(folder: Path, step: int) -> bool:
 
 
 def query_rewards(folder: Path, step: int, queries: int, dialect: str) -> dict[str, list[float]]:
-    """The table's reward of every answer that OUT/scores/STEP.jsonl holds to the toolbox's queries, by set."""
+    """The table's reward of every answer that OUT/scores/STEP.jsonl holds to the toolbox's queries, by set.
+
+    Nothing where the run began without them, or with another number of queries.
+    """
+    path = folder / "scores" / f"{step}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     sets = held_out_sets(queries, dialect)
+    if len(lines) != sum(map(len, sets.values())):
+        return {}
     found: dict[str, list[float]] = {name: [] for name in sets}
-    for line in (folder / "scores" / f"{step}.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in lines:
         row = json.loads(line)
         query = sets[row["set"]][row["index"]]
         found[row["set"]].append(reward(row["prediction"], render_call(query.golden, dialect), query.tools).value)

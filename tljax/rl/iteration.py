@@ -75,15 +75,14 @@ def iterate(
     metrics = jax.device_get(metrics | judged)
     seconds["seconds_update"] = round(time.perf_counter() - begun, 6)
     metrics |= rollout_metrics(rollout, experience.logprobs, rows.mask) | seconds
-    counts = {"tokens": int(rows.starts.sum() + rows.mask.sum()), "compiled": len(programs.widths)}
-    return state, prompts, rollout, metrics | counts
+    return state, prompts, rollout, metrics | {"tokens": int(rows.starts.sum() + rows.mask.sum())}
 
 
 def told_widths(widths: set[tuple[str, int]]) -> str:
     """Which programs were compiled, in a line."""
     found = {what: sorted(width for name, width in widths if name == what) for what, _ in widths}
     parts = (f"{what} for {', '.join(map(str, found[what]))} tokens" for what in sorted(found))
-    return f"compiled {len(widths)} programs: {'; '.join(parts)}"
+    return f"compiled: {'; '.join(parts)}"
 
 
 def _widths(stage: Stage, prompts: list[Prompt], rows: Rows) -> set[tuple[str, int]]:

@@ -40,12 +40,13 @@ class Need:
         return sum(role.total for role in self.roles) + max(self.rollout, self.update)
 
 
-def need(config: Any, plan: Plan) -> Need:
-    """The bytes on one device of the current mesh; exact for weights and moments, activations are estimated.
+def need(config: Any, plan: Plan, longest: int) -> Need:
+    """The bytes on one device of the current mesh for prompts of at most `longest` tokens; activations are estimated.
 
-    Rollout: the weights in the compute dtype once more, and the cache of the longest prompts with their replies.
-    Update: what `model.remat` keeps of one part's rows, the working set of one layer, and the logits of one chunk with
-    their gradient.
+    Rollout: the weights in the compute dtype once more, the cache of the longest prompts with their replies, and the
+    working set of one layer over the prompts. Update: what `model.remat` keeps of one part's rows, the working set of
+    one layer with its gradient, and the logits of one chunk with theirs. Of adapters and norms, small parts that the
+    mesh does not divide count as if it did.
     """
     mesh, c = jax.sharding.get_mesh().shape, plan.config
     parts, tensor = mesh["fsdp"] * mesh["tensor"], mesh["tensor"]
@@ -56,25 +57,24 @@ def need(config: Any, plan: Plan) -> Need:
         else Role(name, frozen * width / parts)
         for name, trained, frozen in plan.sizes()
     )
-    longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-    tokens = padded_width(longest, config.rollout.round_to)
-    rows = config.rollout.rows / batch_shards()
-    cache = rows * tokens * 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
+    layer = (8 * c.d_model + (3 * c.d_ff + 2 * c.num_heads * c.head_dim) / tensor) * width  # of one token
+    prompt = padded_width(longest, config.rollout.round_to)
+    rows = max(config.rollout.rows, config.eval.rows) / batch_shards()
+    token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
+    cache = rows * (prompt + max(config.rollout.max_new_tokens, config.eval.new_tokens)) * token
     copy = cost.count_weights(c) * width / parts
-    replies = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
-    here = replies / batch_shards() * tokens
-    layer = here * (8 * c.d_model + 3 * c.d_ff / tensor + 2 * c.num_heads * c.head_dim / tensor) * width
-    kept = {"full": c.d_model, "attention": 2 * c.d_model}
-    saved = (
-        here * c.num_layers * kept[config.model.remat] * width if config.model.remat in kept else layer * c.num_layers
-    )
-    logits = replies / batch_shards() * min(config.model.loss_chunk, config.rollout.max_new_tokens) * c.vocab_size
-    return Need(roles, copy + cache, saved + 2 * layer + 3 * logits * 4 / tensor)
+    here = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
+    here /= batch_shards()
+    tokens = here * padded_width(longest + config.rollout.max_new_tokens, config.rollout.round_to)
+    kept = {"full": c.d_model * width, "attention": 2 * c.d_model * width}
+    saved = tokens * c.num_layers * (kept[config.model.remat] if config.model.remat in kept else layer)
+    logits = here * min(config.model.loss_chunk, config.rollout.max_new_tokens) * c.vocab_size * 4 / tensor
+    return Need(roles, copy + cache + rows * prompt * layer, saved + 2 * tokens * layer + 3 * logits)
 
 
-def told(config: Any, plan: Plan) -> str:
+def told(config: Any, plan: Plan, longest: int) -> str:
     """The memory plan as a table for people. Raises InputError where weights and moments alone exceed a device."""
-    found, mesh = need(config, plan), jax.sharding.get_mesh()
+    found, mesh = need(config, plan, longest), jax.sharding.get_mesh()
     device = mesh.devices.flat[0]
     room = device_bytes(device)
     held = sum(role.total for role in found.roles)
@@ -92,6 +92,10 @@ def told(config: Any, plan: Plan) -> str:
         f"  rollout {_size(found.rollout)} (weights again, cache), update about {_size(found.update)}; "
         f"peak about {_size(found.peak)}"
     )
+    if room is not None and found.peak > room:
+        rollout = found.rollout >= found.update
+        lower = "lower rollout.rows and eval.rows" if rollout else "raise ppo.accumulate"
+        lines.append(f"  note: that is more than the device has; {lower}, or use more devices")
     return "\n".join(lines)
 
 

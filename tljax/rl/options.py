@@ -60,7 +60,8 @@ def total_updates(config: Any, prompts: int) -> int:
 
 def optimizers(config: Any, updates: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """The actor's optimizer and the critic's, which differ in learning rate alone. Raises InputError as they do."""
-    steps = updates * config.ppo.epochs * config.ppo.minibatches
+    of_one = config.ppo.epochs * config.ppo.minibatches
     critic = config.optim.copy_and_resolve_references()
     critic.lr = config.critic.lr
-    return make_optimizer(config.optim, steps), make_optimizer(critic, steps)
+    actor_steps = (updates - config.critic.warmup) * of_one
+    return make_optimizer(config.optim, actor_steps), make_optimizer(critic, updates * of_one)

@@ -249,7 +249,7 @@ def make_update(
             opt_state=opt_state,
             critic=critic,
             critic_opt_state=critic_opt_state,
-            kl_coef=adapted(state.kl_coef, reply_kl, count, options),
+            kl_coef=jnp.where(learns, adapted(state.kl_coef, reply_kl, count, options), state.kl_coef),
         ), metrics
 
     return jax.jit(update, donate_argnames="state")

@@ -98,6 +98,11 @@ class Prompts:
     summary: str
     content: str
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(int(table.lengths.max()) for table in (self.train, self.held_out) if len(table))
+
 
 def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_prompt_tokens: int) -> Prompts:
     """The prompts that the `data` block of a config describes, from `file` (data.source, or what stands in for it).

@@ -40,6 +40,9 @@ class Plan:
 
     def frozen(self, model: source.Model, dtype: str) -> llama.Params:
         """The weights that never change, in `dtype`."""
+        if self.adapter is None:
+            # As the actor is loaded, whose KL to it is then 0 at first, also where the SFT model is an adapter.
+            return source.load_params(model, jnp.dtype(dtype), seed=0)
         return source.load_attached(model, dtype, seed=0)
 
     def first(self, model: source.Model, seed: int) -> tuple[Any, Any]:

@@ -40,17 +40,16 @@ def picked(step: int, *, count: int, prompts: int, group: int, seed: int) -> lis
 def arrays(prompts: Sequence[Prompt], rollout: Rollout, scores: Sequence[float], round_to: int, most: int) -> Rows:
     """The rollout's rows on the current mesh, the whole of them on every device.
 
-    prompts: of each row. scores: its reward as the update takes it. Widths are multiples of `round_to`, so that few
-    programs are compiled; replies have at most `most` tokens.
+    prompts: of each row. scores: its reward as the update takes it. most: the longest reply there may be, for which
+    room is made, so that the rows' width alone, `padded_width` of the longest, decides what is compiled.
     """
     replies = [[*reply.tokens, *([] if reply.end is None else [reply.end])] for reply in rollout.replies]
     texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
-    room = min(padded_width(max(map(len, replies)), round_to), most)
     host = {
         "tokens": _padded(texts, padded_width(max(map(len, texts)), round_to)),
         "starts": np.asarray([len(prompt.tokens) for prompt in prompts], np.int32),
-        "replies": _padded(replies, room),
-        "mask": np.arange(room)[None] < np.asarray([len(reply) for reply in replies])[:, None],
+        "replies": _padded(replies, most),
+        "mask": np.arange(most)[None] < np.asarray([len(reply) for reply in replies])[:, None],
         "scores": np.asarray(scores, np.float32),
     }
     return Rows(**jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P())))

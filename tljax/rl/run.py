@@ -18,11 +18,12 @@ from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import before_after
 from tljax.model import cost, llama, lora, source
 from tljax.model.fingerprint import fingerprint
+from tljax.model.sampling import check_options
 from tljax.rl import held_out, memory
-from tljax.rl.check import check, check_devices
+from tljax.rl.check import check, check_devices, check_total
 from tljax.rl.iteration import Programs, Stage, iterate, told_widths
 from tljax.rl.options import optimizers, sample_options, total_updates, update_options
-from tljax.rl.ppo import PPOState, make_experience, make_update
+from tljax.rl.ppo import PPOState, UpdateOptions, make_experience, make_update
 from tljax.rl.prompts import load_prompts
 from tljax.rl.reward import RewardFunction
 from tljax.rl.roles import Plan
@@ -50,15 +51,19 @@ def run(config: Any) -> None:
         prompts = load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
         say(prompts.summary)
         plan = Plan(model.config, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
-        say(memory.told(config, plan))
+        say(memory.told(config, plan, prompts.longest))
         total = total_updates(config, len(prompts.train))
+        check_total(config, total)
+        sample = sample_options(config, tokenizer)
+        check_options(sample, model.config.vocab_size)
+        txs = optimizers(config, total)
         stage = Stage(config, plan, model, tokenizer, prompts, judge, folder, total)
         with run_folder.claim(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
                 source.keep_files(model, tokenizer.folder, template, folder, plan.adapter)
             say(describe(stage))
-            train(stage)
+            train(stage, update_options(config, sample), txs)
 
 
 def reward_function(reward: Any) -> RewardFunction:
@@ -78,26 +83,19 @@ def describe(stage: Stage) -> str:
     )
 
 
-def train(stage: Stage) -> None:
+def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
     """The loop on the current mesh: restore or begin, sample, reward, update, evaluate, save, export.
 
     Ends with SystemExit where a signal stopped the run.
     """
     config, folder, total = stage.config, stage.folder, stage.total
-    tx, critic_tx = optimizers(config, total)
-    options = update_options(config, sample_options(config, stage.tokenizer))
-    judge, update = make_experience(stage.plan, options), make_update(stage.plan, tx, critic_tx, options)
+    judge, update = make_experience(stage.plan, options), make_update(stage.plan, *txs, options)
     programs = Programs(options, judge, update, widths=set())
-    kept = {
-        "config": json.loads(config.to_json_best_effort()),
-        "rows": stage.prompts.content,
-        "updates": total,
-        "model": fingerprint(stage.model),
-    }
+    kept = begin_once(stage)
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
     frozen = stage.plan.frozen(stage.model, config.model.compute_dtype)
     with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
-        state = begin(stage, (tx, critic_tx), checkpoints, kept)
+        state = begin(stage, txs, checkpoints)
         start = int(state.step)
         cut(folder / "samples.jsonl", start)
         log = RunLog(
@@ -137,7 +135,9 @@ def train(stage: Stage) -> None:
             if programs.widths:
                 log.say(told_widths(programs.widths))
         best = checkpoints.best_step()
-    finish(stage, state, best)
+    # An adapter is folded into weights that are loaded anew: what updates needed must not lie beside them.
+    del frozen
+    finish(stage, int(state.step), state.params, best)
 
 
 def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, step: int) -> float | None:
@@ -154,6 +154,7 @@ def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, s
         stage.judge,
         sample_options(config, stage.tokenizer, greedy=True),
         config.eval.rows,
+        config.rollout.round_to,
     )
     metrics = held_out.reward_metrics(rewards, "eval_")
     log.log(step, metrics)
@@ -168,27 +169,35 @@ def answer_queries(stage: Stage, frozen: llama.Params, state: PPOState, log: Run
         before_after.score(stage.config, stage.model.config, actor, stage.tokenizer, step, stage.folder, log)
 
 
-def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints, kept: dict[str, Any]) -> PPOState:
-    """The state of the last checkpoint when resuming, else that of update 0.
+def begin_once(stage: Stage) -> dict[str, Any]:
+    """What a run must not change after its first rollout, kept in OUT/begun.json and in every checkpoint.
 
-    Raises InputError where the checkpoint was made from other prompts or for another number of updates.
+    Raises InputError where a restart finds something else there: rollouts of another model would be learned from.
     """
-    last = checkpoints.latest_step()
-    kl_coef = jnp.float32(stage.config.kl.coef)
-    if stage.config.resume == "never" or last is None:
-        params, critic = stage.plan.first(stage.model, stage.config.seed)
-        return _state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef)
-    begun = checkpoints.metadata(last)
+    path = stage.folder / "begun.json"
+    facts = {"rows": stage.prompts.content, "updates": stage.total, "model": fingerprint(stage.model)}
+    begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else facts
     for name, what, where in (
         ("rows", "prompts", "data.source, the tokenizer, a rule or tljax"),
         ("updates", "numbers of updates", "data.source or a rule"),
         ("model", "weights", f"model.path {stage.config.model.path}"),
     ):
-        if begun.get(name) != kept[name]:
+        if begun.get(name) != facts[name]:
             raise InputError(
-                f"{checkpoints.folder}: the run began with other {what}; {where} has changed since: bring it back, or "
-                "give another --config.out for a new run"
+                f"{stage.folder}: the run began with other {what}; {where} has changed since: bring it back, or give "
+                "another --config.out for a new run"
             )
+    run_folder.write_json(path, facts)
+    return facts | {"config": json.loads(stage.config.to_json_best_effort())}
+
+
+def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints) -> PPOState:
+    """The state of the last checkpoint when resuming, else that of update 0."""
+    last = checkpoints.latest_step()
+    kl_coef = jnp.float32(stage.config.kl.coef)
+    if stage.config.resume == "never" or last is None:
+        params, critic = stage.plan.first(stage.model, stage.config.seed)
+        return _state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef)
     actor, value = stage.plan.abstract()
     replicated = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
     coef = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated)
@@ -207,29 +216,29 @@ def _state(actor: Any, critic: Any, kl_coef: Any) -> PPOState:
     )
 
 
-def finish(stage: Stage, state: PPOState, best: int | None) -> None:
+def finish(stage: Stage, step: int, params: Any, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
-    config, folder, step = stage.config, stage.folder, int(state.step)
-    lines = []
-    if config.eval.queries:
-        rewards = [held_out.query_rewards(folder, n, config.eval.queries, config.data.dialect) for n in (0, step)]
-        lines = [
-            "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
-            before_after.table(config, folder, step),
-            "mean reward of the same answers [95 % interval]",
-            held_out.reward_table(*rewards),
-        ]
-    lines.append(f"done:  checkpoints, metrics and samples in {folder}")
-    if best is not None and best != step:
-        lines.append(
-            f"best:  update {best} has the highest held-out reward; launch/export_hf.py --config.step=-1 exports it"
-        )
-    lines += source.export_results(
+    config, folder = stage.config, stage.folder
+    exported = source.export_results(
         folder,
-        state.params,
+        params,
         adapter=stage.plan.adapter is not None,
         model=config.export.at_end,
         dtype=config.export.dtype,
         max_shard_bytes=config.export.max_shard_bytes,
     )
-    say("\n".join(lines))
+    lines = []
+    if config.eval.queries:
+        before, after = (held_out.query_rewards(folder, n, config.eval.queries, config.data.dialect) for n in (0, step))
+        lines = [
+            "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
+            before_after.table(config, folder, step),
+        ]
+        if before:
+            lines += ["mean reward of the same answers [95 % interval]", held_out.reward_table(before, after)]
+    lines.append(f"done:  checkpoints, metrics and samples in {folder}")
+    if best is not None and best != step:
+        lines.append(
+            f"best:  update {best} has the highest held-out reward; launch/export_hf.py --config.step=-1 exports it"
+        )
+    say("\n".join([*lines, *exported]))
