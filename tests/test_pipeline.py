@@ -162,6 +162,7 @@ def test_resuming_a_finished_run_changes_nothing(launch, quick, trained, capsys)
     assert "resumed at update 6 of 6" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_default_folders_never_collide(launch, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["--config.optim.max_steps=1", "--config.export.at_end=False", "--config.eval.samples=0"]

@@ -116,7 +116,7 @@ def training_logits(params, c, generated):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 8, 1)])
-@pytest.mark.parametrize("c", [GQA, MHA], ids=["gqa", "mha"])
+@pytest.mark.parametrize("c", [GQA, pytest.param(MHA, marks=pytest.mark.slow)], ids=["gqa", "mha"])
 def test_greedy_is_the_argmax_of_the_training_forward(c, shape):
     with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
         params = make_params(c)

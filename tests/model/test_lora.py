@@ -31,7 +31,7 @@ C = llama.LlamaConfig(
 )
 ALL = lora.LoraOptions(rank=3, alpha=5.0, targets=tuple(llama.MATRICES))
 SOME = lora.LoraOptions(rank=2, alpha=8.0, targets=("q", "down"))
-MESHES = [(1, 1, 1), (2, 2, 2), (1, 8, 1), (1, 1, 4)]
+MESHES = [(1, 1, 1), (2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 8, 1), (1, 1, 4)))]
 B, P, NEW = 8, 7, 5
 LENGTHS = np.array([7, 3, 5, 1, 7, 6, 2, 7], np.int32)
 SAMPLING = SampleOptions(

@@ -218,7 +218,14 @@ def test_fractional_rewards_reach_the_last_reply_token(plain):
         assert not experience.advantages[b, length:].any() and not experience.returns[b, length:].any()
 
 
-@pytest.mark.parametrize("mesh, accumulate", [((1, 1, 1), 4), ((2, 2, 2), 2), ((1, 8, 1), 1)])
+@pytest.mark.parametrize(
+    "mesh, accumulate",
+    [
+        ((2, 2, 2), 2),
+        pytest.param((1, 1, 1), 4, marks=pytest.mark.slow),
+        pytest.param((1, 8, 1), 1, marks=pytest.mark.slow),
+    ],
+)
 def test_neither_mesh_nor_parts_change_an_update(plain, mesh, accumulate):
     with on_mesh(*mesh):
         found = one_update(make_options(accumulate=accumulate))

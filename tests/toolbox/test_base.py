@@ -91,7 +91,7 @@ def test_greedy_calls_are_torchs(base, torch_model, answered):
     _config, _params, tokenizer = base
     sets, found = answered
     for name, members in sets.items():
-        for query, ours in list(zip(members, found[name], strict=True))[:8]:
+        for query, ours in list(zip(members, found[name], strict=True))[:3]:
             ids = tokenizer.encode(query.prompt)[0]
             with torch.no_grad():
                 theirs = torch_model.generate(
