@@ -44,7 +44,7 @@ def test_three_updates_on_toolalpaca(plan, codellama, shared, launch, repo, tmp_
         "eval.queries": 0,
         "eval.rows": 8,
         "data.eval_fraction": 0.0,
-        "optim.warmup_steps": 0,
+        "critic.warmup": 0,
         "log.every": 1,
         "export.dtype": "auto",
         "out": tmp_path / "run",

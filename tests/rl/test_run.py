@@ -35,9 +35,10 @@ def flags(repo, trained, tmp_path_factory) -> list[str]:
         "--config.rollout.rows=8",
         "--config.rollout.max_new_tokens=12",
         "--config.rollout.max_prompt_tokens=256",
+        "--config.rollout.temperature=1.0",
         "--config.ppo.updates=4",
         "--config.ppo.minibatches=1",
-        "--config.optim.warmup_steps=0",
+        "--config.critic.warmup=0",
         "--config.eval.queries=3",
         "--config.eval.rows=8",
         "--config.eval.new_tokens=16",
@@ -157,6 +158,7 @@ def test_a_killed_run_gives_the_metrics_of_one_run(learned, launch, repo, flags,
         assert (folder / "hf" / name).read_bytes() == (learned / "hf" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_lora_grpo_trains_an_adapter_alone(launch, flags, trained, tmp_path):
     """The trunk is that of SFT to the bit; the adapter has moved, and an export folds it."""
     folder = tmp_path / "run"

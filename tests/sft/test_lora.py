@@ -163,6 +163,7 @@ def test_exports_of_a_checkpoint(launch, repo, adapted, trained, tmp_path, capsy
     assert "trains whole weights" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_second_adapter_on_the_first(launch, flags, adapted, tmp_path):
     """It begins where the first ended, and its export names the first one's, which peft can read."""
     out = tmp_path / "run"
