@@ -337,6 +337,7 @@ def adapter_update():
     return jax.tree.map(lambda old, new: old - new, before, after), jax.device_get(judged | metrics)
 
 
+@pytest.mark.slow
 def test_adapters_share_a_trunk_on_any_mesh():
     with on_mesh(1, 1, 1):
         one, metrics = adapter_update()

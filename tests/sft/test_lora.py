@@ -39,6 +39,7 @@ def adapter_step(config, options, load, place):
     return run
 
 
+@pytest.mark.slow
 def test_only_the_adapter_moves_and_alike_on_every_mesh(adapter_step, mesh_of):
     with jax.set_mesh(mesh_of(1, 1, 1)):
         metrics, grads, (before, after) = adapter_step()
@@ -125,6 +126,7 @@ def test_peft_and_transformers_load_what_a_run_leaves(adapted):
     np.testing.assert_allclose(beside.float(), folded.float(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(launch, flags, adapted, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(adapted, again)
