@@ -26,7 +26,7 @@ def found(trained, sets):
         model = source.open_model(str(trained / "hf"), "")
         tokenizer = load_tokenizer(str(trained / "hf"))
         params = source.load_params(model, jnp.float32, 0)
-        options = answers.greedy(model.config, tokenizer, new_tokens=24, compute_dtype="float32", attention="reference")
+        options = answers.greedy(tokenizer, new_tokens=24, compute_dtype="float32", attention="reference")
         return [answers.answer(params, model.config, tokenizer, sets, options, rows) for rows in (8, 3)]
 
 

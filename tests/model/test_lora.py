@@ -12,22 +12,18 @@ from tljax.core.mesh import global_batch, make_mesh
 from tljax.model import cost, decode, llama, lora
 from tljax.model.sampling import SampleOptions
 
-C = llama.LlamaConfig(
+C = dataclasses.replace(
+    llama.preset("tiny", vocab_size=64),
     num_layers=2,
     d_model=32,
     num_heads=8,
     num_kv_heads=4,
     head_dim=8,
     d_ff=48,
-    vocab_size=64,
-    rope_theta=1e4,
-    rope_scaling=None,
-    norm_eps=1e-5,
-    tie_embeddings=False,
     qkv_bias=True,
-    max_positions=64,
-    sliding_window=None,
     architecture="Qwen2ForCausalLM",
+    rope_theta=1e4,
+    max_positions=64,
 )
 ALL = lora.LoraOptions(rank=3, alpha=5.0, targets=tuple(llama.MATRICES))
 SOME = lora.LoraOptions(rank=2, alpha=8.0, targets=("q", "down"))

@@ -11,7 +11,7 @@ from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
 from tljax.model import llama
 from tljax.model.decode import generate
-from tljax.model.replies import Reply, generate_all, padded_width, plan_batches
+from tljax.model.replies import Reply, generate_all, generate_batches, padded_width, plan_batches
 from tljax.model.sampling import SampleOptions
 
 C = dataclasses.replace(
@@ -57,9 +57,10 @@ def test_replies_come_in_order_whatever_the_batches_and_the_mesh():
     results, compiled = [], []
     for shape, rows, round_to in (((1, 1, 1), 3, 16), ((1, 1, 1), 11, 8), ((2, 2, 2), 4, 16)):
         with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
-            params, batches, before = make_params(), [], generate._cache_size()
+            params, before = make_params(), generate._cache_size()
             options = dict(key=jax.random.key(0), rows=rows, round_to=round_to)
-            replies = generate_all(params, C, PROMPTS, OPTIONS, on_batch=batches.append, **options)
+            batches = list(generate_batches(params, C, PROMPTS, OPTIONS, **options))
+            replies = generate_all(params, C, PROMPTS, OPTIONS, **options)
             compiled.append(generate._cache_size() - before)
             assert {i: reply for batch in batches for i, reply in batch.items()} == dict(enumerate(replies))
             assert len(batches) == -(-len(PROMPTS) // rows)

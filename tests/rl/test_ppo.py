@@ -17,22 +17,16 @@ from tljax.rl.advantage import AdvantageOptions
 from tljax.rl.ppo import PPOState, Rows, UpdateOptions, adapted, make_experience, make_update
 from tljax.rl.roles import Plan
 
-CONFIG = llama.LlamaConfig(
+CONFIG = dataclasses.replace(
+    llama.preset("tiny", vocab_size=40),
     num_layers=2,
     d_model=16,
     num_heads=4,
     num_kv_heads=4,
     head_dim=8,
     d_ff=32,
-    vocab_size=40,
     rope_theta=1e4,
-    rope_scaling=None,
-    norm_eps=1e-5,
-    tie_embeddings=False,
-    qkv_bias=False,
     max_positions=64,
-    sliding_window=None,
-    architecture="LlamaForCausalLM",
 )
 STARTS = (5, 9, 3, 7, 6, 4, 8, 2)
 LENGTHS = (6, 1, 4, 6, 2, 5, 3, 6)

@@ -32,7 +32,7 @@ def base():
 def answered(base):
     sets = held_out_sets(N, "mae")
     config, params, tokenizer = base
-    options = answers.greedy(config, tokenizer, new_tokens=64, compute_dtype="float32", attention="auto")
+    options = answers.greedy(tokenizer, new_tokens=64, compute_dtype="float32", attention="auto")
     return sets, answers.answer(params, config, tokenizer, sets, options, rows=2 * N)
 
 

@@ -25,9 +25,7 @@ class Answer:
     score: Score
 
 
-def greedy(
-    c: llama.LlamaConfig, tokenizer: Tokenizer, *, new_tokens: int, compute_dtype: str, attention: str
-) -> SampleOptions:
+def greedy(tokenizer: Tokenizer, *, new_tokens: int, compute_dtype: str, attention: str) -> SampleOptions:
     """Greedy decoding of replies of at most `new_tokens` tokens, which end with the tokenizer's end token."""
     return SampleOptions(
         max_new_tokens=new_tokens,

@@ -23,7 +23,6 @@ def score(
         return
     sets = held_out_sets(config.eval.queries, config.data.dialect)
     options = answers.greedy(
-        c,
         tokenizer,
         new_tokens=config.eval.new_tokens,
         compute_dtype=config.model.compute_dtype,

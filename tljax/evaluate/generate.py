@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from tljax.core.config import LARGEST, check_choice, check_range
 from tljax.core.errors import InputError
-from tljax.core.mesh import batch_shards, check_rows, make_mesh
+from tljax.core.mesh import batch_shards, check_one_process, check_rows, make_mesh
 from tljax.core.metrics import has_terminal, say
 from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import DIALECTS
@@ -91,16 +91,12 @@ def check(config: Any) -> None:
     check_new(Path(config.out).expanduser())
     if not Path(config.prompts).expanduser().is_file():
         raise InputError(f"config.prompts {config.prompts}: there is no such file; give a JSONL file with a row a line")
-    if config.model.path in ("", source.SCRATCH):
-        raise InputError(
-            f"config.model.path is {config.model.path!r}; give a model's folder, a run, a hub id, or 'base'"
-        )
+    source.check_trained(config.model.path)
 
 
 def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     """Raises InputError where rows, model and attention do not fit the current mesh."""
-    if jax.process_count() > 1:
-        raise InputError("generation is of one process so far; start it on one host")
+    check_one_process()
     check_rows(config.rows, "config.rows")
     llama.check_mesh(c)
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())

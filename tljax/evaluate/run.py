@@ -7,11 +7,11 @@ from typing import Any
 import jax
 
 from tljax.core.config import check_choice, check_range
-from tljax.core.errors import InputError
 from tljax.core.mesh import check_rows, make_mesh
 from tljax.data.prompt import DIALECTS
 from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import answers, report
+from tljax.evaluate.partial import check_new
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import source
 from tljax.model.attention import IMPLEMENTATIONS
@@ -27,14 +27,9 @@ def run(config: Any) -> None:
     """
     check(config)
     out = Path(config.out).expanduser() if config.out else None
-    if out is not None and out.exists():
-        raise InputError(f"config.out {out} is there already; name a new file")
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"config.out {out}: there is no folder {out.parent}; make it, or name another file")
-    if config.model.path in ("", source.SCRATCH):
-        raise InputError(
-            f"config.model.path is {config.model.path!r}; give a model's folder, a run, a hub id, or 'base'"
-        )
+    if out is not None:
+        check_new(out)
+    source.check_trained(config.model.path)
     model = source.open_model(model_path(config.model.path), "")
     tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
     source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
@@ -42,7 +37,6 @@ def run(config: Any) -> None:
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_rows(config.rows, "rows")
         options = answers.greedy(
-            model.config,
             tokenizer,
             new_tokens=config.new_tokens,
             compute_dtype=config.model.compute_dtype,

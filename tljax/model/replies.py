@@ -1,7 +1,7 @@
 """Prompts of any number and length, as lists, to replies: batches of few shapes for `decode.generate`."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -59,17 +59,11 @@ def generate_all(
     rows: int,
     round_to: int = ROUND_TO,
     row_ids: Sequence[int] | None = None,
-    on_batch: Callable[[dict[int, Reply]], None] | None = None,
 ) -> list[Reply]:
-    """A reply to every prompt, in order, `rows` prompts at a time on the current mesh.
-
-    `on_batch` gets the replies of each finished batch by the prompt's index. For the rest see `generate_batches`.
-    """
+    """A reply to every prompt, in order; see `generate_batches`, which gives them batch by batch."""
     replies: dict[int, Reply] = {}
     for done in generate_batches(params, c, prompts, options, key=key, rows=rows, round_to=round_to, row_ids=row_ids):
         replies |= done
-        if on_batch is not None:
-            on_batch(done)
     return [replies[i] for i in range(len(prompts))]
 
 

@@ -70,6 +70,12 @@ def open_model(path: str, preset: str, what: str = "config.model.path") -> Model
     return Model(name, config, folder, checkpoint, found, _dtype_of(found))
 
 
+def check_trained(path: str) -> None:
+    """Raises InputError where config.model.path, here `path`, names no trained model."""
+    if path in ("", SCRATCH):
+        raise InputError(f"config.model.path is {path!r}; give a model's folder, a run, a hub id, or 'base'")
+
+
 def _open_adapter(name: str, folder: Path, checkpoint: tuple[Path, int] | None) -> Model:
     """The model of an adapter in `folder`, or of a run that trains one: that of its base."""
     field = f"{folder / hf_adapter.CONFIG}: base_model_name_or_path"

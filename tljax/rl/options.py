@@ -11,14 +11,14 @@ from tljax.rl.advantage import AdvantageOptions
 from tljax.rl.ppo import UpdateOptions
 
 
-def sample_options(config: Any, tokenizer: Tokenizer, *, greedy: bool = False) -> SampleOptions:
-    """How replies are drawn, which end with the tokenizer's end token; `greedy` for held-out prompts."""
+def sample_options(config: Any, tokenizer: Tokenizer) -> SampleOptions:
+    """How replies are drawn, which end with the tokenizer's end token."""
     rollout = config.rollout
     return SampleOptions(
         max_new_tokens=rollout.max_new_tokens,
-        temperature=0.0 if greedy else rollout.temperature,
-        top_k=0 if greedy else rollout.top_k,
-        top_p=1.0 if greedy else rollout.top_p,
+        temperature=rollout.temperature,
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
         eos_ids=(tokenizer.eos_id,),
         pad_id=tokenizer.eos_id,
         compute_dtype=config.model.compute_dtype,

@@ -15,7 +15,7 @@ from tljax.core.state import abstract_state, init_state
 from tljax.core.stop import StopRequest, leave
 from tljax.data.prompt import chat_template
 from tljax.data.tokens import load_tokenizer
-from tljax.evaluate import before_after
+from tljax.evaluate import answers, before_after
 from tljax.model import cost, llama, lora, source
 from tljax.model.fingerprint import fingerprint
 from tljax.model.sampling import check_options
@@ -152,7 +152,12 @@ def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, s
         stage.tokenizer,
         prompts,
         stage.judge,
-        sample_options(config, stage.tokenizer, greedy=True),
+        answers.greedy(
+            stage.tokenizer,
+            new_tokens=config.rollout.max_new_tokens,
+            compute_dtype=config.model.compute_dtype,
+            attention=config.model.attention,
+        ),
         config.eval.rows,
         config.rollout.round_to,
     )
