@@ -16,9 +16,8 @@ ALLOWED = {
     "tljax.sft.loss": (),
     "tljax.sft.step": ("tljax.sft.loss", "tljax.model", "tljax.core"),
     "tljax.rl.irm": ("tljax.core.errors", "tljax.data"),
-    "tljax.rl.prompts": ("tljax.rl.irm", "tljax.core.errors", "tljax.data"),
     "tljax.rl.workers": ("tljax.rl.irm", "tljax.core.errors", "tljax.data"),
-    "tljax.rl.reward": ("tljax.rl.irm", "tljax.rl.prompts", "tljax.rl.workers", "tljax.core.errors", "tljax.data"),
+    "tljax.rl.reward": ("tljax.rl.irm", "tljax.rl.workers", "tljax.core.errors", "tljax.data"),
     "tljax.rl.gae": (),
     "tljax.rl.loss": (),
     "tljax.rl": ("tljax.rl", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
@@ -29,7 +28,7 @@ ALLOWED = {
     "launch": ("tljax",),
 }
 WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.evaluate.score")
-WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.prompts", "tljax.rl.reward", "tljax.rl.workers")
+WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.reward", "tljax.rl.workers")
 
 
 def modules(repo: Path) -> dict[str, Path]:
@@ -74,7 +73,7 @@ def test_imports_point_one_way(repo):
         "tljax.data.prepare",
         "tljax.data.examples",
         "tljax.toolbox.embedded",
-        "tljax.rl.prompts",
+        "tljax.data.prompt_table",
         "tljax.rl.reward",
         "tljax.evaluate.score",
     ],

@@ -13,8 +13,8 @@ import pytest
 
 from tljax.core.errors import InputError
 from tljax.data.compare import tool_list
+from tljax.data.prompt_table import Prompt
 from tljax.rl.irm import Reward, reward
-from tljax.rl.prompts import Prompt
 from tljax.rl.reward import RewardFunction
 
 TOOL = {
@@ -233,7 +233,7 @@ def test_values_out_of_range(make, fields, said):
 SCRIPT = """
 import signal, sys, weakref
 weakref.finalize(sys, int)  # so that finalizers run last at exit, after multiprocessing has waited for its processes
-from tljax.rl.prompts import Prompt
+from tljax.data.prompt_table import Prompt
 from tljax.rl.reward import RewardFunction
 from tljax.data.compare import tool_list
 

@@ -9,9 +9,9 @@ import pytest
 
 from tljax.core.mesh import make_mesh
 from tljax.data.compare import tool_list
+from tljax.data.prompt_table import Prompt
 from tljax.model.replies import Reply
 from tljax.rl.irm import Reward
-from tljax.rl.prompts import Prompt
 from tljax.rl.rollout import (
     Rollout,
     arrays,

@@ -60,13 +60,12 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     return Examples(train, rest, _summary(data.source, source, rows, train, rest, blocked), content_hash(train))
 
 
-def code_hash(rule: str, *others: Path) -> str:
+def code_hash(rule: str) -> str:
     """Hash of the code that makes rows, so that none made by another version are read: this folder, a user's rule.
 
-    Of a user's function that is the whole package it lies in, or every module in the folder of its file. others: more
-    files that decide what is made.
+    Of a user's function that is the whole package it lies in, or every module in the folder of its file.
     """
-    files, rule = [*sorted(Path(__file__).parent.glob("*.py")), *others], rule.strip()
+    files, rule = sorted(Path(__file__).parent.glob("*.py")), rule.strip()
     name = rule.partition(":")[0]
     # The rule is loaded by now, so its module is known; load_rule also finds modules beside the user's shell.
     module = sys.modules.get(name)

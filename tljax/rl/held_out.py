@@ -10,6 +10,7 @@ import numpy as np
 
 from tljax.data.compare import KINDS
 from tljax.data.prompt import render_call
+from tljax.data.prompt_table import Prompt
 from tljax.data.tokens import Tokenizer
 from tljax.evaluate.score import paired_difference
 from tljax.evaluate.toolbox import held_out_sets
@@ -17,7 +18,6 @@ from tljax.model import llama
 from tljax.model.replies import generate_all
 from tljax.model.sampling import SampleOptions
 from tljax.rl.irm import Reward, reward
-from tljax.rl.prompts import Prompt
 from tljax.rl.reward import RewardFunction
 
 

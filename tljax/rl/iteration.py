@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tljax.data.prompt_table import Prompt, Prompts
 from tljax.data.tokens import Tokenizer
 from tljax.model import llama, source
 from tljax.model.replies import generate_all, plan_batches
 from tljax.model.sampling import SampleOptions
 from tljax.rl.held_out import reward_metrics
 from tljax.rl.ppo import PPOState, Rows, UpdateOptions
-from tljax.rl.prompts import Prompt, Prompts
 from tljax.rl.reward import RewardFunction
 from tljax.rl.roles import Plan
 from tljax.rl.rollout import Rollout, arrays, picked, read_rollout, sampled_logprobs, write_rollout

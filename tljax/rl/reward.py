@@ -8,9 +8,9 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.data.compare import ToolList
+from tljax.data.prompt_table import Prompt
 from tljax.data.user_function import is_path
 from tljax.rl.irm import RULES, Reward, reward
-from tljax.rl.prompts import Prompt
 from tljax.rl.workers import ALLOWED, FIELD, Workers
 
 

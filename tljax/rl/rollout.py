@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from tljax.core.run_folder import write_lines
+from tljax.data.prompt_table import Prompt
 from tljax.model.replies import Reply, padded_width
 from tljax.rl.irm import Reward
 from tljax.rl.ppo import Rows
-from tljax.rl.prompts import Prompt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tljax.core.metrics import RunLog, cut, due, say
 from tljax.core.state import abstract_state, init_state
 from tljax.core.stop import StopRequest, leave
 from tljax.data.prompt import chat_template
+from tljax.data.prompt_table import load_prompts
 from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import answers, before_after
 from tljax.model import cost, llama, lora, source
@@ -24,7 +25,6 @@ from tljax.rl.check import check, check_devices, check_total
 from tljax.rl.iteration import Programs, Stage, iterate, told_widths
 from tljax.rl.options import optimizers, sample_options, total_updates, update_options
 from tljax.rl.ppo import PPOState, UpdateOptions, make_experience, make_update
-from tljax.rl.prompts import load_prompts
 from tljax.rl.reward import RewardFunction
 from tljax.rl.roles import Plan
 from tljax.rl.rollout import forget_rollouts

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tljax.core.metrics import RunLog
-from tljax.rl.prompts import Prompt
+from tljax.data.prompt_table import Prompt
 from tljax.rl.rollout import Rollout
 
 SHOWN = 400  # characters of a prompt's end, where the query is

@@ -1,4 +1,4 @@
-"""Prompts of PPO: tokens of SFT's steps, the golden calls, what is dropped, the held-out part, irm_data.json."""
+"""Prompts with golden calls: tokens of SFT steps, golden calls, what is dropped, the held-out part, irm_data.json."""
 
 import json
 
@@ -10,11 +10,11 @@ from tljax.core.errors import InputError
 from tljax.data.examples import load_examples
 from tljax.data.mae import load_rule
 from tljax.data.prompt import DIALECTS
+from tljax.data.prompt_table import load_prompts
 from tljax.data.reader import open_source
 from tljax.data.steps import steps_of
 from tljax.data.tokens import load_tokenizer
 from tljax.rl.irm import reward
-from tljax.rl.prompts import load_prompts
 from tljax.toolbox import trajectories
 
 TOKENIZER = load_tokenizer(trajectories.BASE)
@@ -153,7 +153,7 @@ def test_replies_that_no_reward_can_judge_are_dropped_and_listed(load, tmp_path)
         (3, 1, 'finish(answer="x")'),
     ]
     assert "row 1 (id 1), step 2: no call in the golden reply" in prompts.summary
-    assert "row 2 (id 2), step 1: golden call cannot be read: " in prompts.summary
+    assert "row 2 (id 2), step 1: golden call cannot be read: a call that never closes" in prompts.summary
     assert "1 kept calls name a tool that their prompt does not list (finish: 1)" in prompts.summary
     path.write_text(json.dumps(messages(("", "Just words."))))
     with pytest.raises(
@@ -267,5 +267,5 @@ def test_golden_calls_of_irm_data_that_no_reply_can_match_are_dropped(load, tmp_
     prompts = load(source=path, eval_fraction=0.0)
     assert [prompts.train[i].golden for i in range(len(prompts.train))] == [outputs[0], outputs[3]]
     assert "row 2 (id 2), step 1: no call in the golden reply" in prompts.summary
-    assert "row 3 (id 3), step 1: golden call cannot be read: " in prompts.summary
+    assert "row 3 (id 3), step 1: golden call cannot be read: an argument given twice" in prompts.summary
     assert "finish: 1" in prompts.summary

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from tljax.core.errors import InputError
 from tljax.data import reader
 from tljax.data.arrow import build
-from tljax.data.compare import ToolList, tool_list
+from tljax.data.compare import Comparison, ToolList, tool_list
 from tljax.data.examples import code_hash, counts
 from tljax.data.mae import Rule, load_rule
 from tljax.data.prompt import render_call
@@ -30,7 +29,6 @@ from tljax.data.steps import steps_of, unlisted_note
 from tljax.data.tokens import Tokenizer
 from tljax.data.tool_text import tools_of_prompt
 from tljax.data.trajectory import Tool, Trajectory
-from tljax.rl import irm
 
 SHOWN = 5  # dropped prompts that a summary lists
 CUE = "Assistant:"  # what a prompt ends with
@@ -282,10 +280,10 @@ def _row_of_pair(pair: Any, at: str, number: int, tokenizer: Tokenizer) -> tuple
 
 def _unreadable(golden: str, tools: ToolList) -> str:
     """Why no reply could be right, "" where one could. A call to an unlisted tool passes: SFT notes it as well."""
-    judged = irm.reward(golden, golden, tools)
-    if judged.kind in ("correct", "tool_hallucination"):
+    issue = tools.parse(golden).issue
+    if issue is None:
         return ""
-    return NO_CALL if tools.parse(golden).issue == "no_call" else f"golden call cannot be read: {judged.detail}"
+    return NO_CALL if issue == "no_call" else f"golden call cannot be read: {Comparison('format', issue=issue).detail}"
 
 
 def _empty_row(row: int, identity: str | int, step: int) -> dict[str, Any]:
@@ -307,6 +305,6 @@ def _tool_list(listed: str) -> ToolList:
 def _build(
     generate: Callable[[], Iterator[dict[str, Any]]], data: Any, facts: dict[str, Any], tokenizer: Tokenizer
 ) -> datasets.Dataset:
-    code = code_hash(facts.get("mae", ""), Path(__file__), Path(irm.__file__))
+    code = code_hash(facts.get("mae", ""))
     key = json.dumps({"tokenizer": tokenizer.fingerprint, "code": code, **facts}, sort_keys=True, default=str)
     return build(generate, FEATURES, hashlib.sha256(key.encode()).hexdigest()[:32], data.cache)
