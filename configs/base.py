@@ -42,6 +42,7 @@ BASE = {
     "eval.every": 500,
     "checkpoint.every": 500,
     "checkpoint.keep_best": 0,
+    "eval.sets": "toolbox",
     "eval.queries": 1000,
     "log.every": 50,
     "export.dtype": "float16",  # 2.3 MB; the package takes no more than 4

@@ -95,16 +95,19 @@ def get_config(arg: str = "") -> ConfigDict:
     critic.warmup = 0  # first rollouts, from which the critic alone learns
 
     eval = config.eval = ConfigDict()
-    eval.every = 50  # updates between greedy rewards on held-out prompts; 0: only before and after
-    eval.prompts = 256  # at most so many held-out prompts
-    eval.queries = 0  # of each held-out split of the toolbox, answered greedily before and after training; 0: none
-    eval.new_tokens = 128  # longest answer to them
+    eval.every = 50  # updates between evaluations; 0: only before, after, and at checkpoints while keep_best is set
+    # What is answered greedily, for TS, PI and CF and a mean reward, separated by commas: held_out (prompts held out),
+    # toolbox (its two held-out splits). "": nothing
+    eval.sets = "held_out"
+    eval.queries = 256  # at most so many of each set
+    eval.new_tokens = 128  # longest answer
     eval.rows = 64  # answered side by side, over all devices
+    eval.best = "reward"  # what keep_best goes by: reward (of held_out), or a score of a set, such as held_out_CF
 
     checkpoint = config.checkpoint = ConfigDict()
     checkpoint.every = 50  # updates between checkpoints; 0: at the end only
     checkpoint.keep = 2  # newest ones kept
-    checkpoint.keep_best = 1  # kept besides: those of the highest held-out reward
+    checkpoint.keep_best = 1  # kept besides: the best ones by eval.best
 
     log = config.log = ConfigDict()
     log.every = 10  # updates between lines on the screen and samples; metrics.jsonl has every update
@@ -146,6 +149,7 @@ TINY = {
     "optim.lr": 1e-4,
     "critic.lr": 1e-3,
     "critic.warmup": 5,
+    "eval.sets": "held_out,toolbox",
     "eval.queries": 200,
     "eval.new_tokens": 64,
     "export.dtype": "float32",

@@ -66,14 +66,18 @@ def get_config(arg: str = "") -> ConfigDict:
     eval = config.eval = ConfigDict()
     eval.every = 100  # updates between evaluations on held-out rows; besides, at checkpoints while keep_best is set
     eval.samples = 8  # held-out replies written to samples.jsonl at each evaluation, token by token
-    eval.queries = 0  # of each held-out split of the toolbox, answered greedily before and after training; 0: none
+    # What is answered greedily for TS, PI and CF before training and at every evaluation, separated by commas:
+    # held_out (rows held out), toolbox (its two held-out splits). "": nothing
+    eval.sets = ""
+    eval.queries = 256  # at most so many of each set
     eval.new_tokens = 128  # longest answer
     eval.rows = 64  # queries answered side by side, over all devices
+    eval.best = "loss"  # what keep_best goes by: loss (held-out), or a score of a set, such as toolbox's domain_CF
 
     checkpoint = config.checkpoint = ConfigDict()
     checkpoint.every = 100  # updates between checkpoints; 0: at the end only
     checkpoint.keep = 2  # newest ones kept
-    checkpoint.keep_best = 1  # kept besides: those of the lowest eval loss
+    checkpoint.keep_best = 1  # kept besides: the best ones by eval.best
 
     log = config.log = ConfigDict()
     log.every = 10  # updates between lines on the screen; metrics.jsonl has every update
@@ -106,6 +110,7 @@ TINY = {
     "optim.lr": 3e-4,  # for a million weights; the released 1e-6 fits 7 billion
     "optim.warmup_fraction": 0.05,
     "eval.every": 50,
+    "eval.sets": "toolbox",
     "eval.queries": 200,
     "eval.new_tokens": 64,
     "checkpoint.every": 50,

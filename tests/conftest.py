@@ -61,6 +61,8 @@ def quick(repo, tmp_path_factory) -> list[str]:
         "--config.checkpoint.every=2",
         "--config.eval.every=4",
         "--config.log.every=1",
+        "--config.eval.sets=held_out,toolbox",
+        "--config.eval.best=held_out_TS",
         "--config.eval.queries=3",
         "--config.eval.new_tokens=16",
         "--config.eval.rows=8",

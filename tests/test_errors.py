@@ -102,6 +102,15 @@ FLAGS = {
     "prompt trained beside MAE": (["--config.data.prompt_weight=1"], ["data.prompt_weight", "data.mae=none"]),
     "prompt weight below 0": (["--config.data.prompt_weight=-1", "--config.data.mae=none"], ["-1", "at least 0"]),
     "queries that do not divide the mesh": (["--config.eval.rows=12", "--config.eval.queries=1"], ["eval.rows", "8"]),
+    "no such set": (["--config.eval.sets=toolbox,rotbench"], ["config.eval.sets", "'rotbench'", "held_out"]),
+    "best by a set that is not asked": (
+        ["--config.eval.best=held_out_CF", "--config.eval.sets=toolbox"],
+        ["config.eval.best", "'held_out_CF'", "domain_CF"],
+    ),
+    "best by rows that are not there": (
+        ["--config.eval.best=held_out_CF", "--config.eval.sets=held_out", "--config.data.eval_fraction=0"],
+        ["config.eval.best", "no row is held out", "data.eval_fraction"],
+    ),
     "no such source": (["--config.data.source=nowhere.json"], ["nowhere.json", "does not exist"]),
     "no such rule": (["--config.data.mae=strict"], ["strict", "default"]),
     "broken pattern": (['--config.data.mae=["("]'], ["("]),

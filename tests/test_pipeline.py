@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tljax.core.checkpoint import Checkpoints
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import TIMING_FIELDS
 from tljax.data.tokens import load_tokenizer
@@ -40,21 +41,31 @@ def test_a_run_leaves_what_it_promises(trained):
     assert {"loss_key", "loss_other", "name_accuracy", "grad_norm", "lr", "tokens", "epoch"} <= first.keys()
 
 
-def test_scores_before_and_after_are_of_the_same_queries(trained):
-    scores = {
-        step: [json.loads(line) for line in (trained / "scores" / f"{step}.jsonl").read_text().splitlines()]
-        for step in (0, 6)
-    }
-    for rows in scores.values():
-        assert [(row["set"], row["index"]) for row in rows] == [
-            (s, i) for s in ("composition", "domain") for i in range(3)
-        ]
-    assert [row["golden"] for row in scores[0]] == [row["golden"] for row in scores[6]]
+def test_every_evaluation_scores_the_same_queries(trained):
+    steps = [0, 2, 4, 6]
     lines = {line["step"]: line for line in lines_of(trained) if "eval_domain_TS" in line}
-    assert lines.keys() == {0, 6}
-    for step, rows in scores.items():
-        hits = [row["level"] >= 1 for row in rows if row["set"] == "domain"]
-        assert lines[step]["eval_domain_TS"] == pytest.approx(100 * sum(hits) / 3)
+    assert list(lines) == steps
+    goldens = set()
+    for step in steps:
+        rows = [json.loads(line) for line in (trained / "scores" / f"{step}.jsonl").read_text().splitlines()]
+        names = ("held_out", "composition", "domain")
+        assert [(row["set"], row["index"]) for row in rows] == [(name, i) for name in names for i in range(3)]
+        goldens.add(tuple(row["golden"] for row in rows))
+        for name in names:
+            hits = [row["level"] >= 1 for row in rows if row["set"] == name]
+            assert lines[step][f"eval_{name}_TS"] == pytest.approx(100 * sum(hits) / 3)
+    assert len(goldens) == 1
+    # The held-out rows whose loss is told: their replies are the golden calls.
+    samples = [json.loads(line) for line in (trained / "samples.jsonl").read_text().splitlines()]
+    assert {*goldens.pop()[:3]} <= {sample["reply"].strip() for sample in samples}
+
+
+def test_the_checkpoint_with_the_best_score_is_kept(trained):
+    """eval.best chooses it: of equal scores the first; and the last two are kept anyway."""
+    scores = {line["step"]: line["eval_held_out_TS"] for line in lines_of(trained) if "eval_held_out_TS" in line}
+    with Checkpoints(trained / "checkpoints", read_only=True) as checkpoints:
+        best = checkpoints.best_step()
+        assert best in checkpoints.steps() and scores[best] == max(scores[step] for step in (2, 4, 6))
 
 
 def test_samples_show_every_token_of_a_reply(trained):

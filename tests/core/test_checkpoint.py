@@ -95,23 +95,23 @@ def test_newest_and_best_are_kept_also_by_a_resumed_run(tmp_path):
     with Checkpoints(tmp_path, keep=2, keep_best=1) as checkpoints:
         assert checkpoints.latest_step() is None and checkpoints.best_step() is None
         for step, loss in [(1, 0.9), (2, 0.1), (3, 0.5), (4, None)]:
-            checkpoints.save(step, state, {}, eval_loss=loss)
+            checkpoints.save(step, state, {}, badness=loss)
         checkpoints.wait()
         assert checkpoints.steps() == [2, 3, 4] and committed(tmp_path) == ["2", "3", "4"]
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (4, 2)
     with Checkpoints(tmp_path, keep=2, keep_best=1) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (4, 2)
         for step, loss in [(5, None), (6, float("nan")), (7, 0.3)]:
-            checkpoints.save(step, state, {}, eval_loss=loss)
+            checkpoints.save(step, state, {}, badness=loss)
         checkpoints.wait()
         assert committed(tmp_path) == ["2", "6", "7"] and checkpoints.best_step() == 2
-        checkpoints.save(8, state, {}, eval_loss=0.05)
+        checkpoints.save(8, state, {}, badness=0.05)
         checkpoints.save(9, state, {})
         checkpoints.save(10, state, {})
     assert committed(tmp_path) == ["10", "8", "9"]
 
 
-def test_without_eval_loss_only_the_newest_are_kept(tmp_path):
+def test_without_badness_only_the_newest_are_kept(tmp_path):
     state = random_state(abstract((1, 1, 1)), seed=1)
     with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
         for step in (1, 2, 3):

@@ -41,7 +41,7 @@ def test_three_updates_on_toolalpaca(plan, codellama, shared, launch, repo, tmp_
         "rollout.rows": 8,
         "ppo.updates": 3,
         "ppo.minibatches": 1,
-        "eval.queries": 0,
+        "eval.sets": "",
         "eval.rows": 8,
         "data.eval_fraction": 0.0,
         "critic.warmup": 0,

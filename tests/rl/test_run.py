@@ -42,7 +42,6 @@ def flags(repo, trained, tmp_path_factory) -> list[str]:
         "--config.eval.queries=3",
         "--config.eval.rows=8",
         "--config.eval.new_tokens=16",
-        "--config.eval.prompts=4",
         "--config.eval.every=2",
         "--config.checkpoint.every=2",
         "--config.log.every=2",
@@ -164,7 +163,13 @@ def test_lora_grpo_trains_an_adapter_alone(launch, flags, trained, tmp_path):
     folder = tmp_path / "run"
     options = ["algorithm=grpo", "rollout.group=4", "rollout.prompts=2", "lora.rank=2", "ppo.updates=2"]
     # The bonus has a gradient where all replies of a group are worth the same.
-    options += ["kl.place=loss", "optim.lr=1e-2", "eval.queries=0", "ppo.entropy_coef=0.1", "optim.warmup_fraction=0.0"]
+    options += [
+        "kl.place=loss",
+        "optim.lr=1e-2",
+        "eval.sets=held_out",
+        "ppo.entropy_coef=0.1",
+        "optim.warmup_fraction=0.0",
+    ]
     options = [f"--config.{option}" for option in options]
     assert launch("train", *flags, *options, f"--config.out={folder}") == 0
     assert [line["step"] for line in lines_of(folder) if "reward" in line] == [1, 2]

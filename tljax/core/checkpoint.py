@@ -21,7 +21,7 @@ STATE, METADATA = "state", "metadata"
 
 
 class Checkpoints:
-    """The checkpoints in one folder: the newest `keep`, and besides them the `keep_best` of lowest eval loss.
+    """The checkpoints in one folder: the newest `keep`, and besides them the `keep_best` of lowest badness.
 
     folder: local path or gs:// address. read_only leaves the folder as it is and needs it to exist; without it the
     folder is made, and what a killed save left behind is deleted. Every process of a run makes the same calls.
@@ -38,11 +38,11 @@ class Checkpoints:
             )
         if read_only and not self.folder.is_dir():
             raise InputError(f"{self.folder}: there is no such folder of checkpoints; give that of a run")
-        best = policies.BestN(get_metric_fn=_eval_loss, reverse=True, n=keep_best)
+        best = policies.BestN(get_metric_fn=_badness, reverse=True, n=keep_best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             # Orbax writes metrics only where it has a best_fn; without them a resumed run would forget its best.
-            best_fn=_eval_loss,
+            best_fn=_badness,
             best_mode="min",
             create=not read_only,
             read_only=read_only,
@@ -68,16 +68,17 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save(self, step: int, state: Any, metadata: dict[str, Any], eval_loss: float | None = None) -> None:
+    def save(self, step: int, state: Any, metadata: dict[str, Any], badness: float | None = None) -> None:
         """Copies the state from the devices and returns; writing goes on in the background.
 
-        metadata: what JSON can hold. A step that is there already is left as it is.
+        metadata: what JSON can hold. badness: what the best checkpoint has least of, such as a loss. A step that is
+        there already is left as it is.
 
         Raises InputError where this or the previous save could not be written; older checkpoints remain.
         """
         json.dumps(metadata)
         items = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state), METADATA: ocp.args.JsonSave(metadata)})
-        metrics = {} if eval_loss is None or math.isnan(eval_loss) else {"eval_loss": float(eval_loss)}
+        metrics = {} if badness is None or math.isnan(badness) else {"badness": float(badness)}
         self._guard(lambda: step in self.steps() or self._manager.save(step, args=items, metrics=metrics, force=True))
 
     def wait(self) -> None:
@@ -103,8 +104,8 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the lowest eval loss, or None where none has one."""
-        losses = {step: _eval_loss(self._manager.metrics(step) or {}) for step in self.steps()}
+        """Step of the checkpoint with the lowest badness, or None where none has one."""
+        losses = {step: _badness(self._manager.metrics(step) or {}) for step in self.steps()}
         return min((step for step in losses if math.isfinite(losses[step])), key=losses.__getitem__, default=None)
 
     def metadata(self, step: int) -> dict[str, Any]:
@@ -191,8 +192,8 @@ class Checkpoints:
             ) from error
 
 
-def _eval_loss(metrics: dict[str, float]) -> float:
-    return metrics.get("eval_loss", math.inf)
+def _badness(metrics: dict[str, float]) -> float:
+    return metrics.get("badness", math.inf)
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -139,6 +139,13 @@ class RunLog:
         if before is not None:
             self._finish(*before)
 
+    def holds(self, step: int) -> bool:
+        """Whether metrics.jsonl has a line of `step`; on every process but the first: no."""
+        if self._file is None:
+            return False
+        with open(self._path, encoding="utf-8") as lines:
+            return any(json.loads(line)["step"] == step for line in lines)
+
     def flush(self) -> None:
         """Waits for the last pushed step and writes it.
 

@@ -14,7 +14,8 @@ from tljax.core.errors import InputError
 
 # What a restarted run may change without becoming another run.
 FREE_FIELDS = (
-    *("out", "resume", "log", "checkpoint", "export", "mesh", "eval", "data.cache"),
+    *("out", "resume", "log", "checkpoint", "export", "mesh", "data.cache"),
+    *("eval.every", "eval.samples", "eval.sets", "eval.queries", "eval.new_tokens", "eval.rows"),
     *("batch.accumulate", "model.remat", "model.attention", "model.loss_chunk"),
     *("ppo.accumulate", "rollout.rows", "reward.timeout", "reward.workers"),
 )

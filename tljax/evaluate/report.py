@@ -33,6 +33,15 @@ def score_table(scores: Mapping[str, Sequence[Score]], picks: Mapping[str, float
     return "\n".join(lines)
 
 
+def score_line(scores: Mapping[str, Sequence[Score]]) -> str:
+    """TS / PI / CF of every set in percent, in a line."""
+    summaries = {name: summarize(found).scores for name, found in scores.items()}
+    return ", ".join(
+        f"{name} {' / '.join(f'{found[metric].percent:.1f}' for metric in METRICS)}"
+        for name, found in summaries.items()
+    )
+
+
 def _block(name: str, before: Sequence[Score], after: Sequence[Score], pick: float) -> list[str]:
     gains = (paired_difference(marks(before, metric), marks(after, metric)) for metric in METRICS)
     gain = "".join(_cell(*gain, sign="+") for gain in gains)

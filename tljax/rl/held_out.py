@@ -1,71 +1,45 @@
 """Greedy rewards on what no update sees: held-out prompts, and the toolbox's held-out queries before and after."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from tljax.data.compare import KINDS
-from tljax.data.prompt import render_call
-from tljax.data.prompt_table import Prompt
-from tljax.data.tokens import Tokenizer
+from tljax.data.prompt_table import PromptTable
+from tljax.evaluate import in_training
+from tljax.evaluate.answers import Answer
 from tljax.evaluate.score import paired_difference
-from tljax.evaluate.toolbox import held_out_sets
-from tljax.model import llama
-from tljax.model.replies import generate_all
-from tljax.model.sampling import SampleOptions
 from tljax.rl.irm import Reward, reward
 from tljax.rl.reward import RewardFunction
 
 
-def greedy_rewards(
-    params: llama.Params,
-    c: llama.LlamaConfig,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
-    judge: RewardFunction,
-    options: SampleOptions,
-    rows: int,
-    round_to: int,
-) -> list[Reward]:
-    """The rewards of the replies to held-out prompts, `rows` at a time."""
-    tokens = [prompt.tokens for prompt in prompts]
-    replies = generate_all(params, c, tokens, options, key=jax.random.key(0), rows=rows, round_to=round_to)
-    return judge.score([tokenizer.decode(reply.tokens).strip() for reply in replies], prompts)
+def rewards_of(answers: Sequence[Answer], prompts: PromptTable, judge: RewardFunction) -> list[Reward]:
+    """The rewards of answers to the first of `prompts`."""
+    return judge.score([answer.text for answer in answers], [prompts[i] for i in range(len(answers))])
 
 
-def reward_metrics(rewards: Sequence[Reward], prefix: str = "") -> dict[str, float]:
+def reward_metrics(rewards: Sequence[Reward]) -> dict[str, float]:
     """The mean reward and the share of every kind of error that occurs, of those in KINDS also where it does not."""
     kinds = [reward.kind for reward in rewards]
-    found = {f"{prefix}reward": float(np.mean([reward.value for reward in rewards]))}
-    return found | {f"{prefix}share_{kind}": kinds.count(kind) / len(kinds) for kind in sorted({*KINDS, *kinds})}
+    found = {"reward": float(np.mean([reward.value for reward in rewards]))}
+    return found | {f"share_{kind}": kinds.count(kind) / len(kinds) for kind in sorted({*KINDS, *kinds})}
 
 
-def evaluated(folder: Path, step: int) -> bool:
-    """Whether OUT/metrics.jsonl has the held-out reward of an update: a run killed before its first checkpoint does."""
-    path = folder / "metrics.jsonl"
+def answer_rewards(folder: Path, step: int, sets: in_training.Sets) -> dict[str, list[float]]:
+    """The table's reward of every answer of update `step`, by set; nothing where the file there is of other sets."""
+    path = in_training.scores_file(folder, step)
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return any("eval_reward" in line and json.loads(line)["step"] == step for line in lines)
-
-
-def query_rewards(folder: Path, step: int, queries: int, dialect: str) -> dict[str, list[float]]:
-    """The table's reward of every answer that OUT/scores/STEP.jsonl holds to the toolbox's queries, by set.
-
-    Nothing where the run began without them, or with another number of queries.
-    """
-    path = folder / "scores" / f"{step}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    sets = held_out_sets(queries, dialect)
-    if len(lines) != sum(map(len, sets.values())):
+    rows = [json.loads(line) for line in lines]
+    if Counter(row["set"] for row in rows) != {name: len(queries) for name, queries in sets.items()}:
         return {}
     found: dict[str, list[float]] = {name: [] for name in sets}
-    for line in lines:
-        row = json.loads(line)
+    for row in rows:
         query = sets[row["set"]][row["index"]]
-        found[row["set"]].append(reward(row["prediction"], render_call(query.golden, dialect), query.tools).value)
+        found[row["set"]].append(reward(row["prediction"], row["golden"], query.tools).value)
     return found
 
 
@@ -84,5 +58,5 @@ def reward_table(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequ
 
 def told(values: Mapping[str, Any], step: int, count: int) -> str:
     """Held-out metrics in a line."""
-    shares = ", ".join(f"{kind} {100 * values[f'eval_share_{kind}']:.1f}" for kind in KINDS)
-    return f"step {step}: greedy reward on {count:,} held-out prompts {values['eval_reward']:+.4f}; percent {shares}"
+    shares = ", ".join(f"{kind} {100 * values[f'share_{kind}']:.1f}" for kind in KINDS)
+    return f"step {step}: greedy reward on {count:,} held-out prompts {values['reward']:+.4f}; percent {shares}"

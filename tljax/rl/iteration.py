@@ -11,6 +11,7 @@ import numpy as np
 
 from tljax.data.prompt_table import Prompt, Prompts
 from tljax.data.tokens import Tokenizer
+from tljax.evaluate import in_training
 from tljax.model import llama, source
 from tljax.model.replies import generate_all, plan_batches
 from tljax.model.sampling import SampleOptions
@@ -30,6 +31,7 @@ class Stage:
     model: source.Model
     tokenizer: Tokenizer
     prompts: Prompts
+    sets: in_training.Sets
     judge: RewardFunction
     folder: Path
     total: int

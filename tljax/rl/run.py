@@ -16,12 +16,13 @@ from tljax.core.stop import StopRequest, leave
 from tljax.data.prompt import chat_template
 from tljax.data.prompt_table import load_prompts
 from tljax.data.tokens import load_tokenizer
-from tljax.evaluate import answers, before_after
+from tljax.evaluate import in_training
 from tljax.model import cost, llama, lora, source
 from tljax.model.fingerprint import fingerprint
 from tljax.model.sampling import check_options
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices, check_total
+from tljax.rl.held_out import reward_metrics
 from tljax.rl.iteration import Programs, Stage, iterate, told_widths
 from tljax.rl.options import optimizers, sample_options, total_updates, update_options
 from tljax.rl.ppo import PPOState, UpdateOptions, make_experience, make_update
@@ -39,6 +40,7 @@ def run(config: Any) -> None:
     FloatingPointError when a loss or gradient is not finite; the last checkpoint stays.
     """
     check(config)
+    in_training.names_of(config)
     folder = run_folder.choose(config.out, config.name, config.resume)
     run_folder.check_config(folder, config)
     model = source.open_model(model_path(config.model.path), "")
@@ -57,7 +59,8 @@ def run(config: Any) -> None:
         sample = sample_options(config, tokenizer)
         check_options(sample, model.config.vocab_size)
         txs = optimizers(config, total)
-        stage = Stage(config, plan, model, tokenizer, prompts, judge, folder, total)
+        sets = in_training.load_sets(config, prompts.held_out)
+        stage = Stage(config, plan, model, tokenizer, prompts, sets, judge, folder, total)
         with run_folder.claim(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
@@ -110,10 +113,8 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
         with log:
             if start:
                 log.say(f"resumed at update {start} of {total}")
-            else:
-                if not held_out.evaluated(folder, 0):
-                    evaluate(stage, frozen, state, log, 0)
-                answer_queries(stage, frozen, state, log, 0)
+            elif not log.holds(0):
+                evaluate(stage, frozen, state, log, 0)
             for n in range(start, total):
                 state, prompts, rollout, metrics = iterate(stage, programs, frozen, state, n)
                 log.push(n + 1, {}, metrics)
@@ -122,16 +123,15 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
                     write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, log)
                 finished = n + 1 == total
                 planned = finished or due(config.checkpoint.every, n + 1)
-                score = None
+                badness = None
                 if finished or due(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
-                    score = evaluate(stage, frozen, state, log, n + 1)
+                    badness = evaluate(stage, frozen, state, log, n + 1)
                 if planned or stop.signal is not None:
-                    checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=None if score is None else -score)
+                    checkpoints.save(n + 1, state, kept | {"step": n + 1}, badness=badness)
                     checkpoints.wait()
                     forget_rollouts(folder / "rollouts", n + 1)
                 if stop.signal is not None and not finished:
                     leave(stop.signal, n + 1, total, folder, log.say)
-            answer_queries(stage, frozen, state, log, total)
             if programs.widths:
                 log.say(told_widths(programs.widths))
         best = checkpoints.best_step()
@@ -141,37 +141,20 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
 
 
 def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, step: int) -> float | None:
-    """Logs the mean greedy reward on held-out prompts and returns it; None where there are none."""
-    config = stage.config
-    prompts = [stage.prompts.held_out[i] for i in range(min(len(stage.prompts.held_out), config.eval.prompts))]
-    if not prompts:
+    """Answers the sets of eval.sets, logs scores and rewards; returns what keep_best goes by, if known."""
+    config, actor = stage.config, stage.plan.actor(frozen, state.params)
+    c, folder = stage.model.config, stage.folder
+    answered = in_training.score(config, stage.sets, c, actor, stage.tokenizer, step, folder, log)
+    if not answered:
         return None
-    rewards = held_out.greedy_rewards(
-        stage.plan.actor(frozen, state.params),
-        stage.model.config,
-        stage.tokenizer,
-        prompts,
-        stage.judge,
-        answers.greedy(
-            stage.tokenizer,
-            new_tokens=config.rollout.max_new_tokens,
-            compute_dtype=config.model.compute_dtype,
-            attention=config.model.attention,
-        ),
-        config.eval.rows,
-        config.rollout.round_to,
-    )
-    metrics = held_out.reward_metrics(rewards, "eval_")
+    metrics, judged = in_training.metrics_of(answered), {}
+    if in_training.ROWS in answered:
+        rewards = held_out.rewards_of(answered[in_training.ROWS], stage.prompts.held_out, stage.judge)
+        judged = reward_metrics(rewards)
+        log.say(held_out.told(judged, step, len(rewards)))
+        metrics |= {f"eval_{name}": value for name, value in judged.items()}
     log.log(step, metrics)
-    log.say(held_out.told(metrics, step, len(prompts)))
-    return metrics["eval_reward"]
-
-
-def answer_queries(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, step: int) -> None:
-    """Answers the toolbox's held-out queries, where the config asks for them."""
-    if stage.config.eval.queries:
-        actor = stage.plan.actor(frozen, state.params)
-        before_after.score(stage.config, stage.model.config, actor, stage.tokenizer, step, stage.folder, log)
+    return in_training.badness(config, judged, answered)
 
 
 def begin_once(stage: Stage) -> dict[str, Any]:
@@ -233,17 +216,17 @@ def finish(stage: Stage, step: int, params: Any, best: int | None) -> None:
         max_shard_bytes=config.export.max_shard_bytes,
     )
     lines = []
-    if config.eval.queries:
-        before, after = (held_out.query_rewards(folder, n, config.eval.queries, config.data.dialect) for n in (0, step))
+    if stage.sets:
         lines = [
             "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
-            before_after.table(config, folder, step),
+            in_training.table(stage.sets, folder, step),
         ]
-        if before:
+        before, after = (held_out.answer_rewards(folder, n, stage.sets) for n in (0, step))
+        if before and after:
             lines += ["mean reward of the same answers [95 % interval]", held_out.reward_table(before, after)]
     lines.append(f"done:  checkpoints, metrics and samples in {folder}")
     if best is not None and best != step:
         lines.append(
-            f"best:  update {best} has the highest held-out reward; launch/export_hf.py --config.step=-1 exports it"
+            f"best:  update {best} by eval.best={config.eval.best}; launch/export_hf.py --config.step=-1 exports it"
         )
     say("\n".join([*lines, *exported]))

@@ -39,7 +39,7 @@ def check(config: Any) -> None:
         "optim.max_steps": 0,
         "eval.every": 0,
         "eval.samples": 0,
-        "eval.queries": 0,
+        "eval.queries": 1,
         "eval.new_tokens": 1,
         "eval.rows": 1,
         "checkpoint.every": 0,
@@ -74,7 +74,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     llama.check_mesh(c)
     llama.check_length(c, config.data.max_tokens)
     check_rows(config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
-    if config.eval.queries:
+    if config.eval.sets:
         check_rows(config.eval.rows, "eval.rows")
     check_state_fits(config, c)
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())

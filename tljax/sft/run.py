@@ -21,8 +21,10 @@ from tljax.core.stop import StopRequest, leave
 from tljax.data.batch import Batches
 from tljax.data.examples import Examples, load_examples
 from tljax.data.prompt import chat_template
+from tljax.data.prompt_table import load_prompts
 from tljax.data.tokens import Tokenizer, load_tokenizer
-from tljax.evaluate import before_after
+from tljax.evaluate import in_training
+from tljax.evaluate.answers import Answer
 from tljax.model import cost, llama, lora, source
 from tljax.sft.check import check, check_devices
 from tljax.sft.samples import write_samples
@@ -39,6 +41,7 @@ def run(config: Any) -> None:
     FloatingPointError when loss or gradient is not finite; the last checkpoint stays.
     """
     check(config)
+    in_training.names_of(config)
     folder = run_folder.choose(config.out, config.name, config.resume)
     run_folder.check_config(folder, config)
     model = source.open_model(model_path(config.model.path), config.model.preset)
@@ -51,13 +54,14 @@ def run(config: Any) -> None:
         examples = load_examples(config.data, file, tokenizer, config.seed)
         say(examples.summary)
         batches, held_out = make_batches(config, examples)
+        sets = load_sets(config, file, tokenizer)
         tx = make_optimizer(config.optim, total_steps(config, batches))
         with run_folder.claim(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
                 source.keep_files(model, tokenizer.folder, template, folder, lora.options_of(config.lora))
             say(describe(config, model.config, batches, mesh, folder))
-            train(config, model, tokenizer, batches, held_out, tx, examples.content, folder)
+            train(config, model, tokenizer, batches, held_out, sets, tx, examples.content, folder)
 
 
 def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | None]:
@@ -80,6 +84,15 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
     # Evaluation has no parts, so its batches are as small as one part of an update.
     shape["rows"] = config.batch.rows // config.batch.accumulate
     return train, Batches(examples.held_out, epochs=1, seed=None, **shape)
+
+
+def load_sets(config: Any, file: str, tokenizer: Tokenizer) -> in_training.Sets:
+    """The queries of eval.sets; those of held-out rows are the steps that MAE keeps of the held-out trajectories."""
+    if in_training.ROWS not in in_training.names_of(config):
+        return in_training.load_sets(config, None)
+    limit = config.data.max_tokens
+    prompts = load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
+    return in_training.load_sets(config, prompts.held_out)
 
 
 def describe(config: Any, c: llama.LlamaConfig, batches: Batches, mesh: jax.sharding.Mesh, folder: Path) -> str:
@@ -108,6 +121,7 @@ def train(
     tokenizer: Tokenizer,
     batches: Batches,
     held_out: Batches | None,
+    sets: in_training.Sets,
     tx: optax.GradientTransformation,
     content: str,
     folder: Path,
@@ -143,36 +157,42 @@ def train(
             every=config.log.every,
             flops_per_token=cost.flops_per_token(c, float(np.mean(batches.lengths)), options.lora),
         )
+
+        def answer(params: Any, step: int) -> dict[str, list[Answer]]:
+            whole = lora.with_adapter(params, trunk, options.lora)
+            found = in_training.score(config, sets, c, whole, tokenizer, step, folder, log)
+            if found:
+                log.log(step, in_training.metrics_of(found))
+            return found
+
         with log:
             if start:
                 log.say(f"resumed at update {start} of {total}")
-            elif config.eval.queries:
-                whole = lora.with_adapter(state.params, trunk, options.lora)
-                before_after.score(config, c, whole, tokenizer, 0, folder, log)
+            elif not log.holds(0):
+                answer(state.params, 0)
             for n in range(start, total):
                 batch = put(batches.build, n, config.batch.rows, config.batch.accumulate)
                 state, metrics = update(state, batch, trunk)
                 log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
                 stopped_by = stop.signal
                 planned = n + 1 == total or due(config.checkpoint.every, n + 1)
-                loss = None
-                # A checkpoint without a held-out loss could never be the best one.
-                judged = planned and config.checkpoint.keep_best > 0
-                if held_out is not None and (n + 1 == total or judged or due(config.eval.every, n + 1)):
-                    judge = functools.partial(evaluate, state.params, trunk=trunk)
-                    loss = evaluate_all(config, judge, held_out, tokenizer, log, folder, n + 1)
+                badness = None
+                # A checkpoint that was not evaluated could never be the best one.
+                if n + 1 == total or due(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
+                    metrics = {}
+                    if held_out is not None:
+                        judge = functools.partial(evaluate, state.params, trunk=trunk)
+                        metrics["loss"] = evaluate_all(config, judge, held_out, tokenizer, log, folder, n + 1)
+                    badness = in_training.badness(config, metrics, answer(state.params, n + 1))
                 if planned or stopped_by is not None:
                     log.flush()
-                    checkpoints.save(n + 1, state, kept | {"step": n + 1}, eval_loss=loss)
+                    checkpoints.save(n + 1, state, kept | {"step": n + 1}, badness=badness)
                 if stopped_by is not None and n + 1 < total:
                     checkpoints.wait()
                     leave(stopped_by, n + 1, total, folder, log.say)
             checkpoints.wait()
-            if config.eval.queries:
-                whole = lora.with_adapter(state.params, trunk, options.lora)
-                before_after.score(config, c, whole, tokenizer, total, folder, log)
         best = checkpoints.best_step()
-    finish(config, state, folder, best)
+    finish(config, sets, state, folder, best)
 
 
 def begin(
@@ -238,18 +258,18 @@ def evaluate_all(
     return float(metrics["eval_loss"])
 
 
-def finish(config: Any, state: TrainState, folder: Path, best: int | None) -> None:
+def finish(config: Any, sets: in_training.Sets, state: TrainState, folder: Path, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     lines = [f"done:  checkpoints and metrics in {folder}"]
-    if config.eval.queries:
+    if sets:
         lines = [
             "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
-            before_after.table(config, folder, int(state.step)),
+            in_training.table(sets, folder, int(state.step)),
             *lines,
         ]
     if best is not None and best != int(state.step):
         lines.append(
-            f"best: step {best} has the lowest held-out loss; launch/export_hf.py with --config.step=-1 exports it"
+            f"best: step {best} by eval.best={config.eval.best}; launch/export_hf.py with --config.step=-1 exports it"
         )
     adapter = lora.options_of(config.lora) is not None
     export = config.export
