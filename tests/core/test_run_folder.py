@@ -113,6 +113,29 @@ def test_places_that_cannot_hold_a_run(tmp_path):
         pass
 
 
+def test_a_restart_begins_with_what_the_run_began_with(tmp_path):
+    facts: dict[str, str | int] = {"rows": "a", "updates": 3}
+    with run_folder.claim(tmp_path, config()):
+        run_folder.begin_once(tmp_path, facts)
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with run_folder.claim(tmp_path, config(resume="auto")):
+        run_folder.begin_once(tmp_path, facts)
+        for name, told in (("rows", "other training rows"), ("updates", "other numbers of updates")):
+            with pytest.raises(InputError, match=told):
+                run_folder.begin_once(tmp_path, facts | {name: "b"})
+
+
+def test_what_ended_before_its_first_update_does_not_bind_the_next_run(tmp_path):
+    (tmp_path / "rollouts").mkdir()
+    (tmp_path / "rollouts" / "0.jsonl").write_text("{}\n")
+    with run_folder.claim(tmp_path, config()):
+        run_folder.begin_once(tmp_path, {"rows": "a"})
+    with run_folder.claim(tmp_path, config()):
+        run_folder.begin_once(tmp_path, {"rows": "b"})
+    assert json.loads((tmp_path / "begun.json").read_text()) == {"rows": "b"}
+    assert not (tmp_path / "rollouts").exists()
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     run_folder.write_json(tmp_path / "a.json", {"a": 1})
     with pytest.raises(TypeError):

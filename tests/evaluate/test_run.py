@@ -22,7 +22,9 @@ def test_any_model_is_scored(evaluate, trained, tmp_path, capsys):
     assert [row["set"] for row in rows] == ["composition"] * 2 + ["domain"] * 2
     # The same queries as in training, and of the same weights the same answers.
     last = [json.loads(line) for line in (trained / "scores" / "6.jsonl").read_text().splitlines()]
-    assert [row["prediction"] for row in rows] == [row["prediction"] for row in last if row["set"] != "held_out" and row["index"] < 2]
+    assert [row["prediction"] for row in rows] == [
+        row["prediction"] for row in last if row["set"] != "held_out" and row["index"] < 2
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,17 @@ FREE_FIELDS = (
     *("batch.accumulate", "model.remat", "model.attention", "model.loss_chunk"),
     *("ppo.accumulate", "rollout.rows", "reward.timeout", "reward.workers"),
 )
+BEGUN = "begun.json"
+# What a run keeps of its beginning: its name for people, and what may have changed where it differs.
+BEGINS_WITH = {
+    "rows": ("training rows", "data.source, the tokenizer, a rule or tljax"),
+    "updates": ("numbers of updates", "data.source, a rule or tljax"),
+    "model": ("weights", "what lies at model.path"),
+}
 RESUME = ("never", "auto")
 # Names that a run gives to its files.
 OWN = {"config.json", "model", ".model.tmp", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
-OWN |= {"adapter", "begun.json", "rollouts", "scores", "wandb", "wandb_id"}
+OWN |= {"adapter", BEGUN, "rollouts", "scores", "wandb", "wandb_id"}
 
 
 def choose(out: str, name: str, resume: str) -> Path:
@@ -78,6 +86,9 @@ def claim(folder: Path, config: Any) -> Iterator[bool]:
         choose(str(folder), "", config.resume)
         check_config(folder, config)
         begun = _used(folder)
+        if not begun:  # what a run left that ended before its first update
+            (folder / BEGUN).unlink(missing_ok=True)
+            shutil.rmtree(folder / "rollouts", ignore_errors=True)
         write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
         yield begun
     finally:
@@ -131,6 +142,23 @@ def check_config(folder: Path, config: Any) -> None:
                 f"config.{field} is {value!r}, but the run in {folder} began with {begun.get(field)!r}; "
                 "give that value, or another --config.out for a new run"
             )
+
+
+def begin_once(folder: Path, facts: dict[str, str | int]) -> None:
+    """Keeps in OUT/begun.json what a run begins with and no restart may change, by the names in `BEGINS_WITH`.
+
+    Raises InputError where a restart finds something else there.
+    """
+    path = folder / BEGUN
+    begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else facts
+    for name, value in facts.items():
+        if begun.get(name) != value:
+            what, cause = BEGINS_WITH[name]
+            raise InputError(
+                f"{folder}: the run began with other {what}; {cause} has changed since: bring it back, or give another "
+                "--config.out for a new run"
+            )
+    write_json(path, facts)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

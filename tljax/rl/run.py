@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from tljax.core import run_folder
 from tljax.core.checkpoint import Checkpoints
-from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import RunLog, cut, due, say
 from tljax.core.state import abstract_state, init_state
@@ -94,7 +93,9 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
     config, folder, total = stage.config, stage.folder, stage.total
     judge, update = make_experience(stage.plan, options), make_update(stage.plan, *txs, options)
     programs = Programs(options, judge, update, widths=set())
-    kept = begin_once(stage)
+    facts = {"rows": stage.prompts.content, "updates": total, "model": fingerprint(stage.model)}
+    run_folder.begin_once(folder, facts)
+    kept = facts | {"config": json.loads(config.to_json_best_effort())}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
     frozen = stage.plan.frozen(stage.model, config.model.compute_dtype)
     with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
@@ -155,28 +156,6 @@ def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, s
         metrics |= {f"eval_{name}": value for name, value in judged.items()}
     log.log(step, metrics)
     return in_training.badness(config, judged, answered)
-
-
-def begin_once(stage: Stage) -> dict[str, Any]:
-    """What a run must not change after its first rollout, kept in OUT/begun.json and in every checkpoint.
-
-    Raises InputError where a restart finds something else there: rollouts of another model would be learned from.
-    """
-    path = stage.folder / "begun.json"
-    facts = {"rows": stage.prompts.content, "updates": stage.total, "model": fingerprint(stage.model)}
-    begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else facts
-    for name, what, where in (
-        ("rows", "prompts", "data.source, the tokenizer, a rule or tljax"),
-        ("updates", "numbers of updates", "data.source or a rule"),
-        ("model", "weights", f"model.path {stage.config.model.path}"),
-    ):
-        if begun.get(name) != facts[name]:
-            raise InputError(
-                f"{stage.folder}: the run began with other {what}; {where} has changed since: bring it back, or give "
-                "another --config.out for a new run"
-            )
-    run_folder.write_json(path, facts)
-    return facts | {"config": json.loads(stage.config.to_json_best_effort())}
 
 
 def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints) -> PPOState:

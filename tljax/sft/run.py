@@ -13,7 +13,6 @@ import optax
 
 from tljax.core import run_folder
 from tljax.core.checkpoint import Checkpoints
-from tljax.core.errors import InputError
 from tljax.core.mesh import global_batch, make_mesh, process_rows
 from tljax.core.metrics import RunLog, cut, due, say
 from tljax.core.state import TrainState, abstract_state, init_state, make_optimizer, make_schedule
@@ -26,6 +25,7 @@ from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate import in_training
 from tljax.evaluate.answers import Answer
 from tljax.model import cost, llama, lora, source
+from tljax.model.fingerprint import fingerprint
 from tljax.sft.check import check, check_devices
 from tljax.sft.samples import write_samples
 from tljax.sft.step import StepOptions, make_eval_step, make_sft_step, means
@@ -141,10 +141,12 @@ def train(
     )
     update = make_sft_step(c, tx, make_schedule(config.optim, total), options)
     evaluate = make_eval_step(c, options)
-    kept = {"config": json.loads(config.to_json_best_effort()), "rows": content, "updates": total}
+    facts = {"rows": content, "updates": total} | ({"model": fingerprint(model)} if model.folder else {})
+    run_folder.begin_once(folder, facts)
+    kept = facts | {"config": json.loads(config.to_json_best_effort())}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
     with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
-        state, trunk = begin(config, model, tx, checkpoints, kept)
+        state, trunk = begin(config, model, tx, checkpoints)
         start = int(state.step)
         if jax.process_index() == 0:
             cut(folder / "samples.jsonl", start)
@@ -196,12 +198,9 @@ def train(
 
 
 def begin(
-    config: Any, model: source.Model, tx, checkpoints: Checkpoints, kept: dict[str, Any]
+    config: Any, model: source.Model, tx: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> tuple[TrainState, llama.Params | None]:
-    """The state of the last checkpoint when resuming, else that of update 0, and the frozen trunk of an adapter.
-
-    Raises InputError where the checkpoint was made from other rows or for another number of updates.
-    """
+    """The state of the last checkpoint when resuming, else that of update 0, and the frozen trunk of an adapter."""
     c, options = model.config, lora.options_of(config.lora)
     last = checkpoints.latest_step() if config.resume != "never" else None
     trunk = None if options is None else source.load_attached(model, config.model.compute_dtype, config.seed)
@@ -209,13 +208,6 @@ def begin(
         if options is None:
             return init_state(source.load_params(model, jnp.float32, config.seed), tx), None
         return init_state(jax.jit(lora.init_adapter)(jax.random.key(config.seed), c, options), tx), trunk
-    begun = checkpoints.metadata(last)
-    for name, what in (("rows", "training rows"), ("updates", "numbers of updates")):
-        if begun.get(name) != kept[name]:
-            raise InputError(
-                f"{checkpoints.folder}: the run began with other {what}; data.source, the tokenizer, a rule or tljax "
-                "has changed since: bring them back, or give another --config.out for a new run"
-            )
     abstract = llama.abstract_params(c, jnp.float32) if options is None else lora.abstract_adapter(c, options)
     return checkpoints.restore(last, abstract_state(abstract, tx)), trunk
 
