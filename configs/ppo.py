@@ -5,8 +5,8 @@ r"""PPO with IRM rewards, on top of SFT; GRPO and RLOO behind the same pieces.
         --config.model.path=runs/sft-7b --config.data.source=raw_data.json
 
 Options after the colon, separated by commas: a size (tiny, 7b, 13b, 34b, 70b), `lora` to train adapters on one frozen
-trunk, and `release` for the arithmetic of the released run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be
-set: --config.optim.lr=5e-7.
+trunk, `rloo` to compare groups of replies instead of asking a critic, and `release` for the arithmetic of the released
+run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set: --config.optim.lr=5e-7.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,9 @@ from tljax.core.config import data_block, lora_block, options, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    size, flags = options(arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags_=("lora", "release"), default="tiny")
+    size, flags = options(
+        arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags_=("lora", "rloo", "release"), default="tiny"
+    )
 
     config = ConfigDict()
     config.run = "ppo"  # which stage launch/train.py starts
@@ -122,6 +124,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if size == "tiny":
         config.update_from_flattened_dict(TINY)
+    if "rloo" in flags:
+        config.update_from_flattened_dict(RLOO | (RLOO_TINY if size == "tiny" else {}))
     if "lora" in flags:
         config.update_from_flattened_dict(LORA_TINY if size == "tiny" else LORA)
     if "release" in flags:
@@ -153,6 +157,20 @@ TINY = {
     "eval.queries": 200,
     "eval.new_tokens": 64,
     "export.dtype": "float32",
+}
+
+# As many replies to fewer prompts, each judged by the others to its prompt; half the work of an update with a critic.
+RLOO = {"algorithm": "rloo", "rollout.prompts": 16, "rollout.group": 4, "critic.warmup": 0}
+# Half an hour on two cores. Long prompts cost most of an update, and short ones teach as much.
+RLOO_TINY = {
+    "toolbox.trajectories": 3000,
+    "data.eval_fraction": 0.1,
+    "rollout.max_prompt_tokens": 320,
+    "rollout.temperature": 0.7,
+    "ppo.minibatches": 1,
+    "ppo.updates": 150,
+    "optim.lr": 2e-4,
+    "eval.queries": 500,
 }
 
 # Adapters take larger steps than weights; the released run has none. The rows let 7B fit one device of 80 GB.

@@ -9,6 +9,23 @@ from tljax.core.errors import InputError
 
 LARGEST = 2**31 - 1  # numbers of steps and seeds become int32 on the devices
 
+# Fields of every training config, and the least each may be.
+TRAINING_LEAST = {
+    "seed": 0,
+    "toolbox.trajectories": 1,
+    "toolbox.copied": 0,
+    "lora.rank": 0,
+    "model.loss_chunk": 1,
+    "eval.every": 0,
+    "eval.queries": 1,
+    "eval.new_tokens": 1,
+    "eval.rows": 1,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
+    "checkpoint.keep_best": 0,
+    "log.every": 1,
+}
+
 
 def data_block() -> ConfigDict:
     """The `data` fields, the same in every config: from raw trajectories to weighted tokens."""
@@ -75,6 +92,12 @@ def check_range(field: str, value: float, least: float, most: float = LARGEST) -
     """Raises InputError unless `value` lies between `least` and `most`, both allowed."""
     if not least <= value <= most:
         raise InputError(f"config.{field} is {value}; allowed: {least} to {most:,}")
+
+
+def check_least(config: Any, least: Mapping[str, float]) -> None:
+    """Raises InputError for the first field, "block.field", that is below the least it may be."""
+    for name, value in least.items():
+        check_range(name, field_of(config, name), value)
 
 
 def field_of(config: Any, name: str) -> Any:

@@ -26,11 +26,6 @@ CHOICES = {
     "export.dtype": ("auto", *DTYPES),
 }
 LEAST = {
-    "seed": 0,
-    "toolbox.trajectories": 1,
-    "toolbox.copied": 0,
-    "lora.rank": 0,
-    "model.loss_chunk": 1,
     "rollout.prompts": 1,
     "rollout.group": 1,
     "rollout.rows": 1,
@@ -47,20 +42,10 @@ LEAST = {
     "ppo.accumulate": 1,
     "ppo.clip": 0.0,
     "ppo.value_clip": 0.0,
-    "ppo.gamma": 0.0,
-    "ppo.lam": 0.0,
     "ppo.updates": 0,
     "ppo.entropy_coef": 0.0,
     "critic.lr": 0.0,
     "critic.warmup": 0,
-    "eval.every": 0,
-    "eval.queries": 1,
-    "eval.new_tokens": 1,
-    "eval.rows": 1,
-    "checkpoint.every": 0,
-    "checkpoint.keep": 1,
-    "checkpoint.keep_best": 0,
-    "log.every": 1,
     "log.samples": 0,
 }
 
@@ -70,9 +55,9 @@ def check(config: Any) -> None:
     check_data(config.data)
     check_installed(config.log.wandb)
     checks.check_choices(config, CHOICES)
-    for field, least in LEAST.items():
-        most = 1.0 if field in ("ppo.gamma", "ppo.lam") else checks.LARGEST
-        checks.check_range(field, checks.field_of(config, field), least, most)
+    checks.check_least(config, checks.TRAINING_LEAST | LEAST)
+    for field in ("ppo.gamma", "ppo.lam"):
+        checks.check_range(field, checks.field_of(config, field), 0.0, 1.0)
     for field in ("kl.horizon", "ppo.prompt_epochs"):
         checks.check_range(field, checks.field_of(config, field), 1e-3)
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)

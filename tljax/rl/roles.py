@@ -38,12 +38,16 @@ class Plan:
         critic = [("critic", count - head + D, 0)] if self.has_critic else []
         return [("actor", count, 0), *critic, ("reference", 0, count)]
 
-    def frozen(self, model: source.Model, dtype: str) -> llama.Params:
-        """The weights that never change, in `dtype`."""
-        if self.adapter is None:
-            # As the actor is loaded, whose KL to it is then 0 at first, also where the SFT model is an adapter.
-            return source.load_params(model, jnp.dtype(dtype), seed=0)
-        return source.load_attached(model, dtype, seed=0)
+    def frozen(self, model: source.Model, dtype: str, actor: llama.Params | None = None) -> llama.Params:
+        """The weights that never change, in `dtype`; of the plan `full` those of the actor before its first update.
+
+        actor: the latter, float32, where they have been read. Rounded from them as the forward pass rounds them, so
+        that the actor's KL to the reference is 0 at first, also where the SFT model is an adapter.
+        """
+        if self.adapter is not None:
+            return source.load_attached(model, dtype, seed=0)
+        first = source.load_params(model, jnp.float32, seed=0) if actor is None else actor
+        return jax.jit(lambda p: jax.tree.map(lambda x: jnp.copy(x).astype(dtype), p))(first)
 
     def first(self, model: source.Model, seed: int) -> tuple[Any, Any]:
         """What actor and critic train, float32, before the first update: the SFT model, and values of 0."""

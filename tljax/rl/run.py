@@ -97,9 +97,8 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
     run_folder.begin_once(folder, facts)
     kept = facts | {"config": json.loads(config.to_json_best_effort())}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
-    frozen = stage.plan.frozen(stage.model, config.model.compute_dtype)
     with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
-        state = begin(stage, txs, checkpoints)
+        state, frozen = begin(stage, txs, checkpoints)
         start = int(state.step)
         cut(folder / "samples.jsonl", start)
         log = RunLog(
@@ -158,18 +157,20 @@ def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, s
     return in_training.badness(config, judged, answered)
 
 
-def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints) -> PPOState:
-    """The state of the last checkpoint when resuming, else that of update 0."""
+def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints) -> tuple[PPOState, llama.Params]:
+    """The state of the last checkpoint when resuming, else that of update 0, and the frozen weights."""
+    plan, dtype = stage.plan, stage.config.model.compute_dtype
     last = checkpoints.latest_step()
     kl_coef = jnp.float32(stage.config.kl.coef)
     if stage.config.resume == "never" or last is None:
-        params, critic = stage.plan.first(stage.model, stage.config.seed)
-        return _state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef)
-    actor, value = stage.plan.abstract()
+        params, critic = plan.first(stage.model, stage.config.seed)
+        frozen = plan.frozen(stage.model, dtype, params)
+        return _state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef), frozen
+    actor, value = plan.abstract()
     replicated = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
     coef = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated)
     abstract = _state(abstract_state(actor, txs[0]), abstract_state(value, txs[1]) if value else None, coef)
-    return checkpoints.restore(last, abstract)
+    return checkpoints.restore(last, abstract), plan.frozen(stage.model, dtype)
 
 
 def _state(actor: Any, critic: Any, kl_coef: Any) -> PPOState:

@@ -29,28 +29,15 @@ def check(config: Any) -> None:
         "export.dtype": ("auto", *DTYPES),
     }
     checks.check_choices(config, choices)
-    for field, least in {
-        "seed": 0,
+    own = {
         "batch.rows": 1,
         "batch.tokens": 0,
         "batch.accumulate": 1,
-        "model.loss_chunk": 1,
         "optim.epochs": 1,
         "optim.max_steps": 0,
-        "eval.every": 0,
         "eval.samples": 0,
-        "eval.queries": 1,
-        "eval.new_tokens": 1,
-        "eval.rows": 1,
-        "checkpoint.every": 0,
-        "checkpoint.keep": 1,
-        "checkpoint.keep_best": 0,
-        "log.every": 1,
-        "lora.rank": 0,
-        "toolbox.trajectories": 1,
-        "toolbox.copied": 0,
-    }.items():
-        checks.check_range(field, checks.field_of(config, field), least)
+    }
+    checks.check_least(config, checks.TRAINING_LEAST | own)
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
     if lora.options_of(config.lora) is not None and config.model.path == source.SCRATCH:
         raise InputError(
