@@ -99,7 +99,7 @@ def get_config(arg: str = "") -> ConfigDict:
     eval = config.eval = ConfigDict()
     eval.every = 50  # updates between evaluations; 0: only before, after, and at checkpoints while keep_best is set
     # What is answered greedily, for TS, PI and CF and a mean reward, separated by commas: held_out (prompts held out),
-    # toolbox (its two held-out splits). "": nothing
+    # toolbox (its two held-out splits), files or folders of benchmarks. "": nothing
     eval.sets = "held_out"
     eval.queries = 256  # at most so many of each set
     eval.new_tokens = 128  # longest answer

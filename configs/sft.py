@@ -67,7 +67,7 @@ def get_config(arg: str = "") -> ConfigDict:
     eval.every = 100  # updates between evaluations on held-out rows; besides, at checkpoints while keep_best is set
     eval.samples = 8  # held-out replies written to samples.jsonl at each evaluation, token by token
     # What is answered greedily for TS, PI and CF before training and at every evaluation, separated by commas:
-    # held_out (rows held out), toolbox (its two held-out splits). "": nothing
+    # held_out (rows held out), toolbox (its two held-out splits), files or folders of benchmarks. "": nothing
     eval.sets = ""
     eval.queries = 256  # at most so many of each set
     eval.new_tokens = 128  # longest answer

@@ -10,11 +10,14 @@ import jax
 from tljax.core.run_folder import write_lines
 from tljax.data.prompt import render_call
 from tljax.data.tokens import Tokenizer
-from tljax.evaluate.score import METRICS, Score, score_reply, summarize
-from tljax.evaluate.toolbox import Query
+from tljax.evaluate.results import score_example
+from tljax.evaluate.score import METRICS, Score, summarize
+from tljax.evaluate.sets import Query
 from tljax.model import llama
 from tljax.model.replies import generate_all
 from tljax.model.sampling import SampleOptions
+
+POLICIES = ("any", "first", "all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,19 @@ def answer(
     options: SampleOptions,
     rows: int,
 ) -> dict[str, list[Answer]]:
-    """Replies to all queries of all sets on the current mesh, `rows` at a time, and their scores."""
+    """Replies to all queries of all sets on the current mesh, `rows` at a time, and their scores.
+
+    A prompt that leaves no room for a reply in the model's context is not asked, which counts as an error of form.
+    """
     queries = [query for members in sets.values() for query in members]
     prompts = [tokenizer.encode(query.prompt)[0] for query in queries]
-    replies = generate_all(params, c, prompts, options, key=jax.random.key(0), rows=rows)
-    texts = [tokenizer.decode(reply.tokens).strip() for reply in replies]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) + options.max_new_tokens <= c.max_tokens]
+    asked = [prompts[i] for i in fits]
+    replies = generate_all(params, c, asked, options, key=jax.random.key(0), rows=rows) if asked else []
+    texts = {i: tokenizer.decode(reply.tokens).strip() for i, reply in zip(fits, replies, strict=True)}
     scored = (
-        Answer(text, score_reply(text, [query.golden], query.tools)) for text, query in zip(texts, queries, strict=True)
+        Answer(texts.get(i, ""), score_example(query.example, texts.get(i), POLICIES))
+        for i, query in enumerate(queries)
     )
     return {name: [next(scored) for _ in members] for name, members in sets.items()}
 
@@ -66,23 +75,36 @@ def told(answers: Mapping[str, Sequence[Answer]], seconds: float) -> str:
 def write_answers(
     path: Path, sets: Mapping[str, Sequence[Query]], answers: Mapping[str, Sequence[Answer]], dialect: str
 ) -> None:
-    """Writes a JSON line a query: set, index, golden, prediction, level (0 none, 1 TS, 2 PI, 3 CF), kind and detail."""
+    """Writes a JSON line a query: set, index, golden, prediction, level (0 none, 1 TS, 2 PI, 3 CF), kind and detail.
+
+    golden: the first golden call as text; null where there is none, or none of plain values.
+    """
     write_lines(
         path,
         (
             {
                 "set": name,
-                "index": index,
-                "golden": render_call(query.golden, dialect),
+                "index": query.example.index,
+                "golden": _golden(query, dialect),
                 "prediction": found.text,
                 "level": found.score.levels["any"],
                 "kind": found.score.kind,
                 "detail": found.score.detail,
             }
             for name, members in sets.items()
-            for index, (query, found) in enumerate(zip(members, answers[name], strict=True))
+            for query, found in zip(members, answers[name], strict=True)
         ),
     )
+
+
+def _golden(query: Query, dialect: str) -> str | None:
+    if not query.example.golden:
+        return None
+    try:
+        json.dumps(query.golden.arguments)
+    except TypeError:  # a value that leaves a choice is none of JSON's
+        return None
+    return render_call(query.golden, dialect)
 
 
 def read_scores(path: Path) -> dict[str, list[Score]]:

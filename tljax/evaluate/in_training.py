@@ -7,67 +7,83 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.core.metrics import RunLog
-from tljax.data.prompt_table import PromptTable
+from tljax.data.prompt_table import Prompt, PromptTable
 from tljax.data.tokens import Tokenizer
 from tljax.evaluate import answers, report
 from tljax.evaluate.answers import Answer
+from tljax.evaluate.benchmarks import read_sets
 from tljax.evaluate.score import METRICS
-from tljax.evaluate.toolbox import HELD_OUT, Query, held_out_sets, random_pick_of
+from tljax.evaluate.sets import UNKNOWN, Example, Query, prompt_of
+from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import llama
 
-ROWS, TOOLBOX = "held_out", "toolbox"  # what eval.sets may name
+ROWS, TOOLBOX = "held_out", "toolbox"  # what eval.sets may name besides files and folders of benchmarks
 
 Sets = dict[str, list[Query]]
 
 
-def names_of(config: Any) -> list[str]:
-    """The sets that eval.sets asks for: "toolbox" stands for its held-out splits.
+def open_sets(config: Any) -> Sets:
+    """At most eval.queries queries of every set that eval.sets asks for, the same ones whenever they are asked for.
 
-    Raises InputError for a name that is none, and an eval.best that no set can give.
+    "toolbox" stands for its held-out splits, a file or folder for the sets in it, and "held_out" stays empty until
+    `with_rows`. Raises InputError for what is none of these, and an eval.best that no set can give.
     """
-    asked = [name.strip() for name in config.eval.sets.split(",") if name.strip()]
-    for name in asked:
-        if name not in (ROWS, TOOLBOX):
-            raise InputError(
-                f"config.eval.sets names {name!r}; allowed, separated by commas: {ROWS} (rows that data.eval_fraction "
-                f"holds out), {TOOLBOX}"
-            )
-    found = [part for name in dict.fromkeys(asked) for part in (HELD_OUT if name == TOOLBOX else [name])]
+    sets: Sets = {}
+    for name in dict.fromkeys(name.strip() for name in config.eval.sets.split(",") if name.strip()):
+        if name == ROWS:
+            found: Sets = {ROWS: []}
+        elif name == TOOLBOX:
+            found = held_out_sets(config.eval.queries, config.data.dialect)
+        else:
+            found = _benchmarks(name, config)
+        for twice in sets.keys() & found.keys():
+            raise InputError(f"config.eval.sets gives two sets of the name {twice!r}; leave one out")
+        sets |= found
     own = "reward" if config.run == "ppo" else "loss"
-    allowed = [own, *(f"{name}_{metric}" for name in found for metric in METRICS)]
+    allowed = [own, *(f"{name}_{metric}" for name in sets for metric in METRICS)]
     if config.eval.best not in allowed:
         raise InputError(
             f"config.eval.best is {config.eval.best!r}; allowed with eval.sets={config.eval.sets!r}: "
             f"{', '.join(allowed)}"
         )
-    return found
-
-
-def load_sets(config: Any, held_out: PromptTable | None) -> Sets:
-    """At most eval.queries queries of every set that the config asks for, each set the same whenever it is asked for.
-
-    held_out: prompts of the held-out trajectories, of which the first ones are taken.
-    Raises InputError where the best checkpoint depends on held-out rows and there are none.
-    """
-    names, most = names_of(config), config.eval.queries
-    toolbox = held_out_sets(most, config.data.dialect) if set(names) & set(HELD_OUT) else {}
-    sets = {name: _queries(held_out, most) if name == ROWS else toolbox[name] for name in names}
-    if ROWS in sets and not sets[ROWS]:
-        del sets[ROWS]
-        if config.eval.best.startswith(f"{ROWS}_"):
-            raise InputError(
-                f"config.eval.best is {config.eval.best!r}, but no row is held out; raise data.eval_fraction"
-            )
     return sets
 
 
-def _queries(prompts: PromptTable | None, most: int) -> list[Query]:
-    found = []
-    for i in range(min(most, 0 if prompts is None else len(prompts))):
-        assert prompts is not None
-        prompt = prompts[i]
-        found.append(Query(prompt.text, prompt.tools.parse(prompt.golden).calls[0], prompt.tools.tools))
+def _benchmarks(path: str, config: Any) -> Sets:
+    if not Path(path).expanduser().exists():
+        raise InputError(
+            f"config.eval.sets names {path!r}; allowed, separated by commas: {ROWS} (rows that data.eval_fraction "
+            f"holds out), {TOOLBOX}, a file or a folder of benchmarks"
+        )
+    found: Sets = {}
+    for one in read_sets(path):
+        asked = [example for example in one.examples if example.wants != UNKNOWN]
+        # Evenly spread, since neighbours of a benchmark are much alike.
+        count = min(config.eval.queries, len(asked))
+        picked = [asked[i * len(asked) // count] for i in range(count)]
+        if picked:
+            found[one.name] = [Query(prompt_of(example, config.data.dialect), example) for example in picked]
+    if not found:
+        raise InputError(f"config.eval.sets names {path}, of which no row has a golden answer; leave it out")
     return found
+
+
+def with_rows(config: Any, sets: Sets, held_out: PromptTable) -> Sets:
+    """The sets with the first prompts of the held-out trajectories, where they are asked for and there are some.
+
+    Raises InputError where the best checkpoint depends on held-out rows and there are none.
+    """
+    if ROWS not in sets:
+        return sets
+    rows = [_query(i, held_out[i]) for i in range(min(config.eval.queries, len(held_out)))]
+    if not rows and config.eval.best.startswith(f"{ROWS}_"):
+        raise InputError(f"config.eval.best is {config.eval.best!r}, but no row is held out; raise data.eval_fraction")
+    return {name: rows if name == ROWS else queries for name, queries in sets.items() if rows or name != ROWS}
+
+
+def _query(index: int, prompt: Prompt) -> Query:
+    golden = prompt.tools.parse(prompt.golden).calls[:1]
+    return Query(prompt.text, Example(index, str(prompt.id), prompt.tools.tools, (), golden))
 
 
 def score(

@@ -67,6 +67,23 @@ class EvalSet:
         return len(self.examples) + len(self.skipped)
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An example as a model reads it: `prompt` reaches up to and with "Assistant:"."""
+
+    prompt: str
+    example: Example
+
+    @property
+    def golden(self) -> Call:
+        """The first golden call; of an example that has one."""
+        return self.example.golden[0]
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        return self.example.tools
+
+
 def prompt_of(example: Example, dialect: str) -> str:
     """What a model reads: tools and dialogue as in training, up to and with the "Assistant:" of the asked reply."""
     turns = (*example.turns, Turn("assistant", "."))  # a stand-in: rendering ends with the last reply

@@ -2,26 +2,16 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from tljax.data.calls import Call
 from tljax.data.prompt import render
-from tljax.data.trajectory import Tool, trajectory_from_row
+from tljax.data.trajectory import Turn, trajectory_from_row
 from tljax.evaluate.score import random_pick
+from tljax.evaluate.sets import Example, Query
 from tljax.toolbox.tools import FINISH
 from tljax.toolbox.trajectories import trajectories
 
 HELD_OUT = ("composition", "domain")
 SEED = 1  # of the queries: the same for every model, so that scores compare
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What a model reads, up to and with "Assistant:", and the call that answers it."""
-
-    prompt: str
-    golden: Call
-    tools: tuple[Tool, ...]
 
 
 def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
@@ -39,7 +29,9 @@ def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
         chosen = random.Random(f"query/{SEED}/{split}/{number}").choice(open_)
         golden = calls[chosen]
         assert golden is not None
-        queries.append(Query(rendered.text[: rendered.replies[chosen].start], golden, trajectory.tools))
+        turns = trajectory.turns[: _place_of(trajectory.turns, chosen)]
+        example = Example(number - 1, str(trajectory.id), trajectory.tools, turns, (golden,))
+        queries.append(Query(rendered.text[: rendered.replies[chosen].start], example))
     return queries
 
 
@@ -50,4 +42,9 @@ def held_out_sets(n: int, dialect: str) -> dict[str, list[Query]]:
 
 def random_pick_of(queries: Sequence[Query]) -> float:
     """Expected TS in percent of naming a listed tool at random."""
-    return random_pick([[query.golden] for query in queries], [query.tools for query in queries])
+    return random_pick([query.example.golden for query in queries], [query.tools for query in queries])
+
+
+def _place_of(turns: Sequence[Turn], reply: int) -> int:
+    """Where the assistant's turn number `reply`, from 0, stands."""
+    return [place for place, turn in enumerate(turns) if turn.role == "assistant"][reply]

@@ -30,16 +30,19 @@ def reward_metrics(rewards: Sequence[Reward]) -> dict[str, float]:
 
 
 def answer_rewards(folder: Path, step: int, sets: in_training.Sets) -> dict[str, list[float]]:
-    """The table's reward of every answer of update `step`, by set; nothing where the file there is of other sets."""
+    """The table's reward of every answer of update `step` to a query with one golden call, by set.
+
+    Nothing where the file there is of other sets.
+    """
     path = in_training.scores_file(folder, step)
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     rows = [json.loads(line) for line in lines]
     if Counter(row["set"] for row in rows) != {name: len(queries) for name, queries in sets.items()}:
         return {}
-    found: dict[str, list[float]] = {name: [] for name in sets}
-    for row in rows:
-        query = sets[row["set"]][row["index"]]
-        found[row["set"]].append(reward(row["prediction"], row["golden"], query.tools).value)
+    found: dict[str, list[float]] = {}
+    for row, query in zip(rows, (query for queries in sets.values() for query in queries), strict=True):
+        if len(query.example.golden) == 1 and row["golden"] is not None:
+            found.setdefault(row["set"], []).append(reward(row["prediction"], row["golden"], query.tools).value)
     return found
 
 

@@ -39,7 +39,7 @@ def run(config: Any) -> None:
     FloatingPointError when a loss or gradient is not finite; the last checkpoint stays.
     """
     check(config)
-    in_training.names_of(config)
+    sets = in_training.open_sets(config)
     folder = run_folder.choose(config.out, config.name, config.resume)
     run_folder.check_config(folder, config)
     model = source.open_model(model_path(config.model.path), "")
@@ -58,7 +58,7 @@ def run(config: Any) -> None:
         sample = sample_options(config, tokenizer)
         check_options(sample, model.config.vocab_size)
         txs = optimizers(config, total)
-        sets = in_training.load_sets(config, prompts.held_out)
+        sets = in_training.with_rows(config, sets, prompts.held_out)
         stage = Stage(config, plan, model, tokenizer, prompts, sets, judge, folder, total)
         with run_folder.claim(folder, config) as begun:
             if not begun:

@@ -41,7 +41,7 @@ def run(config: Any) -> None:
     FloatingPointError when loss or gradient is not finite; the last checkpoint stays.
     """
     check(config)
-    in_training.names_of(config)
+    sets = in_training.open_sets(config)
     folder = run_folder.choose(config.out, config.name, config.resume)
     run_folder.check_config(folder, config)
     model = source.open_model(model_path(config.model.path), config.model.preset)
@@ -54,7 +54,10 @@ def run(config: Any) -> None:
         examples = load_examples(config.data, file, tokenizer, config.seed)
         say(examples.summary)
         batches, held_out = make_batches(config, examples)
-        sets = load_sets(config, file, tokenizer)
+        if in_training.ROWS in sets:
+            limit = config.data.max_tokens
+            prompts = load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
+            sets = in_training.with_rows(config, sets, prompts.held_out)
         tx = make_optimizer(config.optim, total_steps(config, batches))
         with run_folder.claim(folder, config) as begun:
             if not begun:
@@ -84,15 +87,6 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
     # Evaluation has no parts, so its batches are as small as one part of an update.
     shape["rows"] = config.batch.rows // config.batch.accumulate
     return train, Batches(examples.held_out, epochs=1, seed=None, **shape)
-
-
-def load_sets(config: Any, file: str, tokenizer: Tokenizer) -> in_training.Sets:
-    """The queries of eval.sets; those of held-out rows are the steps that MAE keeps of the held-out trajectories."""
-    if in_training.ROWS not in in_training.names_of(config):
-        return in_training.load_sets(config, None)
-    limit = config.data.max_tokens
-    prompts = load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
-    return in_training.load_sets(config, prompts.held_out)
 
 
 def describe(config: Any, c: llama.LlamaConfig, batches: Batches, mesh: jax.sharding.Mesh, folder: Path) -> str:

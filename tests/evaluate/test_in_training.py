@@ -1,0 +1,86 @@
+"""Sets asked while a model trains: which there are, which rows of them, what goes into the file and into the choice."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from tljax.core.errors import InputError
+from tljax.core.mesh import make_mesh
+from tljax.data.tokens import load_tokenizer
+from tljax.evaluate import answers, in_training
+from tljax.evaluate.answers import Answer
+from tljax.evaluate.score import Score
+from tljax.model import source
+
+
+def config(sets, best="loss", queries=3, run="sft"):
+    return ConfigDict(
+        {"run": run, "data": {"dialect": "mae"}, "eval": {"sets": sets, "best": best, "queries": queries}}
+    )
+
+
+def test_names_stand_for_sets(rotbench):
+    sets = in_training.open_sets(config(f"toolbox, {rotbench},held_out", best="clean_PI"))
+    assert {name: len(queries) for name, queries in sets.items()} == {
+        "composition": 3,
+        "domain": 3,
+        "clean": 3,
+        "held_out": 0,
+    }
+    # Of four rows the first, second and third, each with its own number.
+    assert [query.example.index for query in sets["clean"]] == [0, 1, 2]
+    assert all(query.prompt.endswith("\nAssistant:") for queries in sets.values() for query in queries)
+
+
+def test_rows_of_a_benchmark_are_evenly_spread(make, tmp_path):
+    path = make.json(tmp_path / "many.json", [make.rows[i % 4] | {"id": str(i)} for i in range(12)])
+    assert [q.example.index for q in in_training.open_sets(config(str(path)))["many"]] == [0, 4, 8]
+    everything = in_training.open_sets(config(str(path), queries=50))["many"]
+    assert [q.example.index for q in everything] == list(range(12))
+
+
+def test_what_cannot_be_asked(make, rotbench, tmp_path):
+    for sets, best, words in (
+        ("rotbench", "loss", "'rotbench'.*held_out.*toolbox.*benchmarks"),
+        (f"{rotbench},{tmp_path}", "loss", "two sets of the name 'clean'"),
+        ("toolbox", "held_out_CF", "eval.best is 'held_out_CF'; allowed.*loss, composition_TS.*domain_CF"),
+        ("toolbox", "reward", "eval.best is 'reward'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            in_training.open_sets(config(sets, best))
+    assert in_training.open_sets(config("toolbox", "reward", run="ppo"))
+
+
+def test_the_better_value_is_the_lower_badness():
+    def answered(*levels):
+        return {"clean": [Answer("", Score({"any": level}, "correct", "")) for level in levels]}
+
+    few, many = answered(0, 1), answered(3, 1)
+    assert in_training.badness(config("", "clean_TS"), {}, many) < in_training.badness(config("", "clean_TS"), {}, few)
+    assert in_training.badness(config("", "loss"), {"loss": 2.0}, many) == 2.0
+    assert in_training.badness(config("", "reward"), {"reward": 2.0}, many) == -2.0
+    assert in_training.badness(config("", "loss"), {}, many) is None
+
+
+def test_benchmark_rows_are_answered_scored_and_written(trained, make, tmp_path):
+    """Beside a prompt that is longer than the model can read, which is an error of form."""
+    long = make.row("Translate " + "cat " * 9000, make.listed, [make.react("translate", text="cat", to="de")])
+    path = make.json(tmp_path / "clean.json", [*make.rows, long])
+    sets = in_training.open_sets(config(str(path), queries=9))
+    with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        model = source.open_model(str(trained / "hf"), "")
+        tokenizer = load_tokenizer(str(trained / "hf"))
+        options = answers.greedy(tokenizer, new_tokens=8, compute_dtype="float32", attention="reference")
+        params = source.load_params(model, jnp.float32, 0)
+        found = answers.answer(params, model.config, tokenizer, sets, options, 8)
+    assert found["clean"][4].score.kind == "format" and found["clean"][4].text == ""
+    assert any(answer.text for answer in found["clean"][:4])
+    answers.write_answers(tmp_path / "a.jsonl", sets, found, "mae")
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[0]["golden"] == 'translate(text="cat", to="de")'
+    # "None" in a golden call of RoTBench means that the value is not judged, which no text can say.
+    assert rows[1]["golden"] is None
