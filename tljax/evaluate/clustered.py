@@ -73,9 +73,9 @@ class Sums:
         """
         if not self.count:
             return None
-        p, n = self.total / self.count, float(self.count)
-        variance, alone = self._variance(), p * (1 - p) / n
-        if variance is not None and alone > 0:
+        p, n, variance = self.total / self.count, float(self.count), self._variance()
+        if variance and p < 1:
+            alone = p * (1 - p) / (n - 1)  # estimated as the variance is
             n /= max(1.0, variance / alone)
         spread = _Z * _Z / n
         middle = (p + spread / 2) / (1 + spread)

@@ -107,7 +107,7 @@ def _tokens(tokens: TokenCounts, folder: Path) -> list[str]:
     _points(right, labels, [tokens.first[name].share() for name in classes], GREEN)
     _finish(left, "mean loss, nats a token", "golden token")
     left.set_xlim(left=0)
-    _finish(right, "first choice of the model, % of tokens", "", limits=(0, 100))
+    _finish(right, "first choice, % of tokens", "", limits=(0, 100))
     names.append(_save(figure, folder, "token_classes"))
 
     figure, axes = _figure(0.3 * len(classes) + 1.5)
@@ -127,7 +127,7 @@ def _tokens(tokens: TokenCounts, folder: Path) -> list[str]:
         axes.barh(places, values, height=0.25, color=colour, label=name, xerr=_errors(found), error_kw=_ERROR)
     _ticks(axes, labels)
     axes.legend(loc="lower right")
-    _finish(axes, "share of all golden tokens, %", "golden token")
+    _finish(axes, "share, %", "golden token")
     axes.set_xlim(left=0)
     names.append(_save(figure, folder, "token_shares"))
 
