@@ -72,7 +72,7 @@ def run(config: Any) -> None:
         _print(facts, tables[:-1])
         if model is not None and tokenizer is not None:
             tokens, replies, told = ask_model(config, model, tokenizer, rows, found, folder)
-            told.insert(0, f"blocked by data.mae: {blocked:,} of {counts.steps:,} steps, of which no model is asked")
+            told.insert(0, f"blocked by data.mae: {blocked:,} of {counts.steps:,} steps, which are not asked")
             more = [*tokens.tables(), *replies.tables()]
             names += plots.draw_model(tokens, replies, folder) if config.plots else []
             _print(told, more)

@@ -71,7 +71,6 @@ class ReplyCounts:
     def __init__(self) -> None:
         self.replies = Sums()
         self._sums: dict[tuple[str, ...], Sums] = {}
-        self._details: Counter[tuple[str, str]] = Counter()
         self._pairs: Counter[tuple[str, str]] = Counter()
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
