@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tljax.evaluate.analysis_tables import Table, shown
 from tljax.evaluate.clustered import Sums
-from tljax.evaluate.tables import Table, shown
 
 
 def sums_of(groups):

@@ -24,7 +24,9 @@ WORDS = ["<unk>", "<s>", "</s>", *map(chr, range(32, 127)), "\n"]
 # What follows each letter; of the others, a blank.
 NEXT = {":": " ", " ": "m", "m": "u", "u": "l", "l": "(", "(": "x", "x": "=", "=": "1", "1": "2", "2": ")"}
 NEXT |= {")": "</s>", "3": ")", "a": "d", "d": "e", "e": "(", "b": "c", "c": "(", "y": "=", ",": ")"}
-TOOLS = ("mul", "ade", "abc")
+NEXT |= {"q": "("}
+SECOND = {" ": "a"}  # what comes second
+TOOLS = ("mul", "ade", "abc", "q")
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +67,15 @@ def pairs_model(config, one_device):
     head = np.zeros((config.vocab_size, config.vocab_size), np.float32)
     for i, word in enumerate(WORDS):
         head[i, WORDS.index(NEXT.get(word, " "))] = 1
+        if word in SECOND:
+            head[i, WORDS.index(SECOND[word])] = 0.5
     return params | {"lm_head": jnp.asarray(head)}
 
 
 GOLDEN = {
     "right": Call("mul", {"x": 12}),
     "first letter": Call("ade", {"x": 12}),
+    "one letter": Call("q", {"x": 12}),
     "two letters": Call("abc", {"x": 12}),
     "value": Call("mul", {"x": 13}),
     "comma": Call("mul", {"x": 12, "y": 1}),
@@ -105,6 +110,7 @@ EXPECTED = {
     # kind and text as decoded; class of the first wrong token, wrong tokens; kind, text and name once it is corrected
     "right": ("correct", "mul(x=12)", None, 0, None),
     "first letter": ("wrong_tool", "mul(x=12)", tc.FIRST_NAME, 1, ("correct", "ade(x=12)", True)),
+    "one letter": ("wrong_tool", "mul(x=12)", tc.FIRST_NAME, 1, ("correct", "q(x=12)", True)),
     "two letters": ("wrong_tool", "mul(x=12)", tc.FIRST_NAME, 2, ("wrong_tool", "ade(x=12)", False)),
     "value": ("content", "mul(x=12)", tc.VALUE, 1, ("correct", "mul(x=13)", True)),
     # After the comma it closes the call at once, where a blank, the second parameter and then no 2 are golden.
@@ -131,15 +137,16 @@ def test_every_outcome_is_the_known_one(asked, name):
 
 
 def test_losses_and_ranks_are_the_known_ones(asked):
-    """The normed embedding has one number that is not 0, and the head gives it to the expected letter alone."""
+    """The normed embedding has one number that is not 0, and the head gives it, or half of it, to the letters above."""
     step, scores, _ = asked["two letters"]
-    top = (1 / 128 + 1e-5) ** -0.5
-    right = np.log(np.exp(top) + 127) - top
-    golden = [WORDS[i] for i in step.reply]
-    expected = [NEXT.get(before) for before in [":", *golden[:-1]]]
-    hits = np.array([a == b for a, b in zip(expected, golden, strict=True)])
-    np.testing.assert_allclose(scores.nll, np.where(hits, right, right + top), rtol=1e-3)
-    assert ((scores.rank == 1) == hits).all() and (~hits).sum() == 2
+    top, golden = (1 / 128 + 1e-5) ** -0.5, [WORDS[i] for i in step.reply]
+    for i, (before, after) in enumerate(zip([":", *golden[:-1]], golden, strict=True)):
+        logits = {NEXT[before]: top} | ({SECOND[before]: top / 2} if before in SECOND else {})
+        whole = sum(np.exp(x) for x in logits.values()) + 128 - len(logits)
+        assert scores.nll[i] == pytest.approx(np.log(whole) - logits.get(after, 0), rel=1e-3)
+    # "a" is the second choice after the blank; "b" is one of many that the model does not know after "a".
+    assert golden[1:3] == ["a", "b"] and scores.rank[1] == 2 and scores.rank[2] == 2 + WORDS.index("b")
+    assert (np.delete(scores.rank, [1, 2]) == 1).all()
 
 
 def test_the_tables_count_what_there_is(asked):
@@ -150,24 +157,24 @@ def test_the_tables_count_what_there_is(asked):
     tables = {table.name: {row[0]: row for row in table.rows} for table in [*replies.tables(), *tokens.tables()]}
     kinds = {kind: row[1] for kind, row in tables["error_kinds"].items()}
     assert kinds == {
-        **{"correct": 1, "format": 0, "tool_hallucination": 0, "wrong_tool": 2, "parameter": 1, "- missing": 1},
+        **{"correct": 1, "format": 0, "tool_hallucination": 0, "wrong_tool": 3, "parameter": 1, "- missing": 1},
         "content": 2,
     }
     assert [row[1] for row in tables["scores"].values()] == [4, 3, 1]
     values = {name: [cell and cell.value for cell in row[3:]] for name, row in tables["corrections"].items()}
     assert values[NONE] == [100, None, None]
-    assert values[tc.FIRST_NAME] == [0, 50, 50] and values[tc.VALUE] == [0, 100, 100]
-    assert values[tc.SYNTAX] == [0, 50, 50] and values[ANY] == [0, 60, 60]
-    assert [row[1] for row in tables["corrections"].values()] == [1, 2, 1, 2, 5]
+    assert values[tc.FIRST_NAME] == pytest.approx([0, 200 / 3, 200 / 3]) and values[tc.VALUE] == [0, 100, 100]
+    assert values[tc.SYNTAX] == [0, 50, 50] and values[ANY] == pytest.approx([0, 200 / 3, 200 / 3])
+    assert [row[1] for row in tables["corrections"].values()] == [1, 3, 1, 2, 6]
     name = tables["names"]
-    assert name[tc.FIRST_NAME][1:3] == [2, 2] and name[tc.FIRST_NAME][3].value == 50
-    assert name[tc.BRANCH][1:3] == [0, 0] and name[tc.BRANCH][3] is None and name[IN_NAME][1] == 2
-    assert [row[1] for row in tables["wrong_tokens"].values()] == [1, 3, 1, 0, 1, 0, 0]
+    assert name[tc.FIRST_NAME][1:3] == [3, 2] and name[tc.FIRST_NAME][3].value == 50
+    assert name[tc.BRANCH][1:3] == [0, 0] and name[tc.BRANCH][3] is None and name[IN_NAME][1] == 3
+    assert [row[1] for row in tables["wrong_tokens"].values()] == [1, 4, 1, 0, 1, 0, 0]
     steps = [step for step, _, _ in asked.values()]
     total = sum(len(step.reply) for step in steps)
     assert tables["token_classes"][ALL][1] == total
-    assert tables["token_classes"][tc.FIRST_NAME][1] == 6
-    assert tables["token_classes"][tc.FIRST_NAME][3].value == pytest.approx(100 * 4 / 6)
+    assert tables["token_classes"][tc.FIRST_NAME][1] == 7
+    assert tables["token_classes"][tc.FIRST_NAME][3].value == pytest.approx(100 * 4 / 7)
     for column in (4, 5, 6):
         assert sum(row[column].value for row in tables["token_classes"].values() if row[column]) == pytest.approx(100)
     nll = np.concatenate([scores.nll for _, scores, _ in asked.values()])

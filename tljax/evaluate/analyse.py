@@ -20,12 +20,12 @@ from tljax.data.steps import check_data
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate import plots
 from tljax.evaluate.analysis_report import CsvFile, new_folder, write_report
+from tljax.evaluate.analysis_tables import Table
 from tljax.evaluate.answers import greedy
 from tljax.evaluate.corrections import Judged, Outcome, ReplyCounts, corrected_prompt, first_wrong, judge
 from tljax.evaluate.feedback_errors import FeedbackCounts, verdicts
 from tljax.evaluate.golden_steps import Candidates, GoldenStep, add_candidates, candidates, chosen, golden_steps
 from tljax.evaluate.progress import Progress
-from tljax.evaluate.tables import Table
 from tljax.evaluate.token_losses import TokenCounts
 from tljax.evaluate.token_scores import TokenScores, score_tokens
 from tljax.model import llama, source

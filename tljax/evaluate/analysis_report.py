@@ -14,8 +14,8 @@ from typing import Any
 from tljax.core.errors import InputError
 from tljax.core.run_folder import write_json
 from tljax.data.compare import KINDS
+from tljax.evaluate.analysis_tables import Table
 from tljax.evaluate.call_errors import CALL_ERRORS
-from tljax.evaluate.tables import Table
 
 # What stands above the tables of report.md.
 READING = """\

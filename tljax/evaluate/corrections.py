@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tljax.data.compare import KINDS, Comparison, compare
+from tljax.evaluate.analysis_tables import Table
 from tljax.evaluate.clustered import Estimate, Sums
 from tljax.evaluate.golden_steps import GoldenStep
 from tljax.evaluate.score import METRICS
-from tljax.evaluate.tables import Table
 from tljax.evaluate.token_classes import CLASSES, NAME_CLASSES
 from tljax.evaluate.token_scores import TokenScores
 

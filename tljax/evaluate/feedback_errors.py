@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from tljax.data.mae import Rule, load_rule
 from tljax.data.trajectory import Trajectory
+from tljax.evaluate.analysis_tables import Table
 from tljax.evaluate.call_errors import CALL_ERRORS, call_errors
 from tljax.evaluate.clustered import Sums
-from tljax.evaluate.tables import Table
 
 SHOWN = 20  # steps on which the rules differ that the report lists
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tljax.evaluate.analysis_tables import Table
 from tljax.evaluate.clustered import Estimate, Sums
 from tljax.evaluate.golden_steps import GoldenStep
-from tljax.evaluate.tables import Table
 from tljax.evaluate.token_classes import CLASSES
 from tljax.evaluate.token_scores import TokenScores
 
