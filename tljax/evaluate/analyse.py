@@ -151,7 +151,8 @@ def ask_model(
         raise InputError(f"{config.data.source}: there is no step to ask the model ({why})")
     sample = f", a sample with seed {config.seed}" if total < len(found) else ""
     told = [f"model: {config.model.path}, asked {count:,} of {len(found):,} kept steps with a call{sample}"]
-    told += [f"left out: {n:,}, {reason}" for reason, n in left_out.most_common(5)]
+    limit = f"at most {min(config.data.max_tokens, model.config.max_tokens):,} tokens (data.max_tokens, the model's)"
+    told += [f"left out: {n:,}, {reason}; {limit}" for reason, n in left_out.most_common(5)]
     return tokens, replies, told
 
 
