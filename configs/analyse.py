@@ -1,4 +1,4 @@
-r"""The three analyses of TL-Training (arXiv 2412.15495, section 2) on your own data.
+r"""The three analyses of TL-Training (arXiv 2412.15495) on your own data.
 
     python launch/analyse.py --config configs/analyse.py --config.source=raw.json [--config.model.path=HF_DIR]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.core.run_folder import write_json
-from tljax.data.compare import KINDS
 from tljax.evaluate.analysis_tables import Table
 from tljax.evaluate.call_errors import CALL_ERRORS
+from tljax.evaluate.token_classes import CLASSES
 
 # What stands above the tables of report.md.
 READING = """\
@@ -124,7 +124,7 @@ def write_report(
         for name in [PLOT_OF.get(table.name), "token_shares" if table.name == "token_classes" else None]:
             if name in plots:
                 lines += [f"![{name}]({name}.png)", ""]
-        meanings = {"call_errors": CALL_ERRORS, "error_kinds": {kind: KIND_MEANINGS[kind] for kind in KINDS}}
+        meanings = {"call_errors": CALL_ERRORS, "token_classes": CLASSES, "error_kinds": KIND_MEANINGS}
         if table.name in meanings:
             lines += [*(f"- {name}: {meaning}" for name, meaning in meanings[table.name].items()), ""]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")

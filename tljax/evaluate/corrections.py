@@ -1,7 +1,8 @@
 """A model's greedy replies, what is wrong with them, and what becomes of them with their first wrong token corrected.
 
 The first wrong token is the first golden token that greedy decoding does not take; up to it the reply is the golden
-one. Corrected, decoding goes on greedily from the golden tokens up to and including that one.
+one (in bfloat16 but for near ties, which decoding with a cache may break otherwise). Corrected, decoding goes on
+greedily from the golden tokens up to and including that one.
 """
 
 from collections import Counter
@@ -111,8 +112,8 @@ class ReplyCounts:
         return [name for name in CLASSES if ("first", name) in self._sums and self._sums[("first", name)].total]
 
     def tables(self) -> list[Table]:
-        """Error kinds; scores; first wrong tokens and their correction; names; numbers of wrong tokens."""
-        return [self._kinds(), self._scores(), self._corrections(), self._names(), self._wrong()]
+        """First wrong tokens and their correction; names; numbers of wrong tokens; error kinds; scores."""
+        return [self._corrections(), self._names(), self._wrong(), self._kinds(), self._scores()]
 
     def _row(self, label: str, *key: str) -> list:
         return [label, int(self._sums[key].total), self.share(*key)]
@@ -158,7 +159,7 @@ class ReplyCounts:
             "Replies whose first wrong token lies in the tool's name: does the rest of the name follow its correction?",
             ["first wrong token", "replies", "with more name to come", "name right after", "call right after"],
             note="In % [95 %]; the name of those with more of it to come, before the correction no name is right. "
-            "TL-Training, section 2, holds that it often follows; its figures are not known here.",
+            "TL-Training (arXiv 2412.15495) reports that it often follows; its figures are not known here.",
         )
         for name in (*NAME_CLASSES, IN_NAME):
             counts = [int(self._sums.get((what, name), Sums()).count) for what in ("right after", "named after")]

@@ -1,6 +1,6 @@
 """Which steps failed: by what their tools answered under two MAE rules, and by what the documentation says of the call.
 
-The first analysis of TL-Training (arXiv 2412.15495, section 2): training data holds calls that failed.
+The first analysis of TL-Training (arXiv 2412.15495): training data holds calls that failed.
 """
 
 from collections import Counter

@@ -12,8 +12,17 @@ from tljax.data.prompt import EQUALS, render_call, render_value
 
 FIRST_NAME, BRANCH, NAME = "first name token", "branch token", "name rest"
 PARAMETER, VALUE, SYNTAX, TEXT, END = "parameter name", "value", "syntax", "free text", "end token"
-# In the order in which they are reported.
-CLASSES = (FIRST_NAME, BRANCH, NAME, PARAMETER, VALUE, SYNTAX, TEXT, END)
+# In the order in which they are reported, with what they are.
+CLASSES = {
+    FIRST_NAME: "where the tool's name begins",
+    BRANCH: "where it branches off from another listed tool's name, which may be right after it",
+    NAME: "all others of the tool's name",
+    PARAMETER: "the names of parameters",
+    VALUE: "their values, without the quotes around a string",
+    SYNTAX: "parentheses, commas, equals signs, quotes around strings",
+    TEXT: "what stands before the call",
+    END: "the token that ends the reply",
+}
 NAME_CLASSES = (FIRST_NAME, BRANCH, NAME)
 
 # A token over several classes of characters, such as '="' with the letter after it, belongs to the least predictable.

@@ -1,6 +1,6 @@
 """How unevenly tokens matter: loss and rank of golden tokens by what they are for.
 
-The second analysis of TL-Training (arXiv 2412.15495, section 2).
+The second analysis of TL-Training (arXiv 2412.15495).
 """
 
 from collections import Counter
