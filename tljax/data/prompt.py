@@ -15,6 +15,7 @@ from tljax.data.calls import Call
 from tljax.data.trajectory import Tool, Trajectory
 
 DIALECTS = ("mae", "readme")
+EQUALS = {"mae": "=", "readme": " = "}  # between a parameter's name and its value
 _ROLES = {"system": "System", "user": "User", "assistant": "Assistant", "function": "Output"}
 _PYTHON = {
     "string": "str",
@@ -112,11 +113,13 @@ def render_tool(tool: Tool, dialect: str) -> str:
 def render_call(call: Call, dialect: str) -> str:
     """A call as text: `f(a="x", n=1)` with JSON values (`mae`) or `f(a = 'x', n = 1)` with Python values (`readme`)."""
     _known(dialect)
-    if dialect == "mae":
-        arguments = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call.arguments.items())
-    else:
-        arguments = (f"{key} = {value!r}" for key, value in call.arguments.items())
+    arguments = (f"{key}{EQUALS[dialect]}{render_value(value, dialect)}" for key, value in call.arguments.items())
     return f"{call.name}({', '.join(arguments)})"
+
+
+def render_value(value: Any, dialect: str) -> str:
+    """An argument's value as `render_call` writes it."""
+    return json.dumps(value, ensure_ascii=False) if dialect == "mae" else repr(value)
 
 
 def chat_template(dialect: str, *, bos: bool) -> str:

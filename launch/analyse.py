@@ -1,0 +1,17 @@
+"""Analyses data, and a model on it: python launch/analyse.py --config configs/analyse.py --config.source=raw.json \
+[--config.model.path=HF_DIR_OR_RUN]"""
+
+from typing import Any
+
+from tljax.core.command import main
+
+
+def analyse(config: Any) -> None:
+    # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
+    from tljax.evaluate.analyse import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    main(analyse, about=__doc__ or "", needs=("source", "data", "model", "limit"))
