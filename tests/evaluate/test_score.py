@@ -155,8 +155,10 @@ def test_loose_counts_content_and_nothing_else():
     assert levels("a(x=1)") == {"any": 1, "loose": 1}
     assert levels("c(x=1)") == {"any": 0, "loose": 0}
     assert levels("a(x='1', y='new york'") == {"any": 0, "loose": 0}
-    # The closest golden call under `any` need not be the one that is loosely right.
     assert levels("b(x='2.0')") == {"any": 2, "loose": 3}
+    # The closest golden call under `any`, with one wrong value, is not the one that is loosely right, with two.
+    golden[1:] = [Call("a", {"x": "2", "y": "Bonn"}), Call("a", {"x": 2, "y": "Rome"})]
+    assert levels("a(x='2', y='ROME')") == {"any": 2, "loose": 3}
 
 
 def test_any_call_is_right_where_one_is_wanted():

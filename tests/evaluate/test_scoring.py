@@ -88,6 +88,17 @@ def test_drops_are_paired_with_the_rows_without_noise(evaluate, folder, capsys):
     assert "without noise" in table and "slight, tools" in table and "+50.0" in table
 
 
+def test_any_number_of_panels_is_plotted(evaluate, make, tmp_path):
+    rows = []
+    for folder in ("a", "b", "c"):
+        for level in ("clean", "slight"):
+            make.json(tmp_path / "data" / folder / f"{level}.json", make.rows)
+            rows += [{"set": f"{folder}/{level}", "index": i, "prediction": text} for i, text in enumerate(RIGHT)]
+    make.lines(tmp_path / "p.jsonl", rows)
+    assert run(evaluate, tmp_path, f"--config.out={tmp_path / 'r.json'}") == 0
+    assert (tmp_path / "r.robustness.png").stat().st_size > 10_000
+
+
 def test_rows_left_out_of_the_noisy_set_are_paired_by_number(make, tmp_path):
     make.json(tmp_path / "clean.json", make.rows)
     broken = make.row("Translate cat", make.listed, ["?"])
