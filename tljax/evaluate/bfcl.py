@@ -14,8 +14,7 @@ from tljax.core.errors import InputError
 from tljax.data.calls import Call
 from tljax.data.compare import Choices, ToolList, tool_list
 from tljax.data.trajectory import Tool, Turn, tool_from_json
-from tljax.evaluate.rotbench import odd_calls
-from tljax.evaluate.sets import ANY_CALL, GOLDEN, NO_CALL, EvalSet, Example, Skipped, field, read_json_rows
+from tljax.evaluate.sets import ANY_CALL, GOLDEN, NO_CALL, EvalSet, Example, Skipped, field, odd_calls, read_json_rows
 
 EXEC = ("exec_simple", "exec_multiple", "exec_parallel", "exec_parallel_multiple")
 _ANSWERS = "possible_answer"

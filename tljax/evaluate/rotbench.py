@@ -15,7 +15,7 @@ from tljax.core.errors import InputError
 from tljax.data.calls import Call
 from tljax.data.compare import AnyValue
 from tljax.data.trajectory import Tool, Turn, tool_from_json
-from tljax.evaluate.sets import UNKNOWN, EvalSet, Example, Skipped, field
+from tljax.evaluate.sets import UNKNOWN, EvalSet, Example, Skipped, field, odd_calls
 
 _TOOLS = "access of the following tools:\n"
 _BEGIN = "\nBegin!\n"
@@ -131,17 +131,3 @@ def _call(text: Any) -> Call:
 def _judged(call: Call, free: bool) -> Call:
     """The call with what is not judged as AnyValue: a golden "None", and all content where that is free."""
     return Call(call.name, {k: AnyValue() if free or v == "None" else v for k, v in call.arguments.items()})
-
-
-def odd_calls(index: int, golden: tuple[Call, ...], tools: tuple[Tool, ...]) -> list[str]:
-    """What makes a row's golden calls hard to reach for a model that follows the documentation."""
-    names = [tool.name for tool in tools]
-    remarks = []
-    for call in golden:
-        documented = {name for tool in tools if tool.name == call.name for name in tool.properties}
-        odd = [name for name in call.arguments if name not in documented]
-        if call.name not in names:
-            remarks.append(f"row {index}: golden call of {call.name!r}, which is not listed")
-        elif odd:
-            remarks.append(f"row {index}: golden {call.name} takes {', '.join(odd)}, which is not documented")
-    return list(dict.fromkeys(remarks))

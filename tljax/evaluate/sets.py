@@ -134,6 +134,20 @@ def field(row: Any, name: str, kind: type, at: str) -> Any:
 _KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 
 
+def odd_calls(index: int, golden: tuple[Call, ...], tools: tuple[Tool, ...]) -> list[str]:
+    """What makes a row's golden calls hard to reach for a model that follows the documentation."""
+    names = [tool.name for tool in tools]
+    remarks = []
+    for call in golden:
+        documented = {name for tool in tools if tool.name == call.name for name in tool.properties}
+        odd = [name for name in call.arguments if name not in documented]
+        if call.name not in names:
+            remarks.append(f"row {index}: golden call of {call.name!r}, which is not listed")
+        elif odd:
+            remarks.append(f"row {index}: golden {call.name} takes {', '.join(odd)}, which is not documented")
+    return list(dict.fromkeys(remarks))
+
+
 def shown(indices: Sequence[int], most: int = 5) -> str:
     """The first indices of many, for a message."""
     more = f" and {len(indices) - most:,} more" if len(indices) > most else ""
