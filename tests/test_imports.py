@@ -29,6 +29,8 @@ ALLOWED = {
     "launch": ("tljax",),
 }
 WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.evaluate.score")
+WITHOUT_JAX += ("tljax.evaluate.sets", "tljax.evaluate.benchmarks", "tljax.evaluate.rotbench")
+WITHOUT_JAX += ("tljax.evaluate.toolalpaca", "tljax.evaluate.bfcl")
 WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.prompts", "tljax.rl.reward", "tljax.rl.workers")
 
 
@@ -77,6 +79,7 @@ def test_imports_point_one_way(repo):
         "tljax.rl.prompts",
         "tljax.rl.reward",
         "tljax.evaluate.score",
+        "tljax.evaluate.benchmarks",
     ],
 )
 def test_data_loads_without_jax(module):

@@ -1,0 +1,123 @@
+"""One shape for the rows of all benchmarks: what is asked, with which tools, and which calls answer it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tljax.core.errors import InputError
+from tljax.data.calls import Call
+from tljax.data.prompt import render
+from tljax.data.trajectory import Tool, Trajectory, Turn
+
+# What a row wants: one of its golden calls, no call at all, any call of a tool; UNKNOWN has no golden answer.
+GOLDEN, NO_CALL, ANY_CALL, UNKNOWN = WANTS = ("golden", "no call", "any call", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row. `index` is its number in the set, from 0, by which predictions refer to it.
+
+    turns: the dialogue up to the asked reply; system: text before the tool list. golden: alternatives, steps or
+    parallel calls, whichever the benchmark means; it may hold `AnyValue` and `Choices`. ignored: arguments neither
+    asked for nor compared. finish: the listed tool that "finish" calls as well.
+    """
+
+    index: int
+    id: str
+    tools: tuple[Tool, ...]
+    turns: tuple[Turn, ...]
+    golden: tuple[Call, ...] = ()
+    ignored: frozenset[str] = frozenset()
+    finish: str | None = None
+    system: str = ""
+    wants: str = GOLDEN
+
+
+class Skipped(NamedTuple):
+    """A row that is left out of the scores, because its golden answer is broken."""
+
+    index: int
+    id: str
+    why: str
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """The rows of one file in its order, those with a broken golden answer aside.
+
+    remarks: rows that are scored as released although something is odd about them. parts: the sets that a set of
+    several files is made of, in order, each with its number of rows.
+    """
+
+    name: str
+    benchmark: str
+    examples: tuple[Example, ...]
+    skipped: tuple[Skipped, ...] = ()
+    remarks: tuple[str, ...] = ()
+    parts: tuple[tuple[str, int], ...] = ()
+    file: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file, those left out included; indices lie below it."""
+        return len(self.examples) + len(self.skipped)
+
+
+def prompt_of(example: Example, dialect: str) -> str:
+    """What a model reads: tools and dialogue as in training, up to and with the "Assistant:" of the asked reply."""
+    turns = (*example.turns, Turn("assistant", "."))  # a stand-in: rendering ends with the last reply
+    rendered = render(Trajectory(example.id, example.tools, turns, example.system), dialect)
+    return rendered.text[: rendered.replies[-1].start]
+
+
+def read_json_rows(file: Path) -> list[Any]:
+    """The rows of a JSON array, or of a file with a JSON value a line, whatever it is called.
+
+    Raises InputError, naming file and line, where it cannot be read, is empty, or is neither.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"file {file}: is not UTF-8 text (byte {error.start}); give the benchmark's own file"
+        ) from None
+    except OSError as error:
+        raise InputError(f"file {file}: cannot be read ({error.strerror})") from None
+    if not text.strip():
+        raise InputError(f"file {file}: is empty; give the benchmark's own file")
+    if text.lstrip()[0] == "[":
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"file {file}: is not JSON ({error}); it was edited or cut off") from None
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                told = f"file {file}, line {number}: is not JSON ({error}); it was edited or cut off"
+                raise InputError(f"{told}; a file is a JSON array, or a JSON object a line") from None
+    return rows
+
+
+def field(row: Any, name: str, kind: type, at: str) -> Any:
+    """row[name], a string, list or object. Raises InputError, which begins with `at`, for anything else."""
+    value = row.get(name) if isinstance(row, dict) else None
+    if not isinstance(value, kind):
+        what = "is missing" if value is None else f"is {value!r:.40}"
+        raise InputError(f"{at}, field {name}: {what}; allowed: {_KINDS[kind]}; give the benchmark's own file")
+    return value
+
+
+_KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
+
+
+def shown(indices: Sequence[int], most: int = 5) -> str:
+    """The first indices of many, for a message."""
+    more = f" and {len(indices) - most:,} more" if len(indices) > most else ""
+    return ", ".join(map(str, indices[:most])) + more
