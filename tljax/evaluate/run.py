@@ -10,7 +10,7 @@ from tljax.core.config import check_choice, check_range
 from tljax.core.mesh import check_rows, make_mesh
 from tljax.data.prompt import DIALECTS
 from tljax.data.tokens import load_tokenizer
-from tljax.evaluate import answers, report
+from tljax.evaluate import answers, multi_turn, report
 from tljax.evaluate.partial import check_new
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import source
@@ -25,6 +25,9 @@ def run(config: Any) -> None:
 
     Raises InputError for what the user can mend, before any device work.
     """
+    check_choice("turns", config.turns, ("single", "multi"))
+    if config.turns == "multi":
+        return multi_turn.run(config)
     check(config)
     out = Path(config.out).expanduser() if config.out else None
     if out is not None:

@@ -98,8 +98,8 @@ def summarize(scores: Sequence[Score], policy: str = "any") -> Summary:
     if not scores:
         raise InputError("summarize: there are no scores; give at least one")
     n = len(scores)
-    shares = {metric: _share(sum(map(bool, marks(scores, metric, policy))), n) for metric in METRICS}
-    kinds = {kind: _share(sum(score.kind == kind for score in scores), n) for kind in KINDS}
+    shares = {metric: share(sum(map(bool, marks(scores, metric, policy))), n) for metric in METRICS}
+    kinds = {kind: share(sum(score.kind == kind for score in scores), n) for kind in KINDS}
     return Summary(n, policy, shares, kinds)
 
 
@@ -249,8 +249,8 @@ def _same(arguments: dict[str, Any], golden: dict[str, Any]) -> bool:
         return False
 
 
-def _share(count: int, n: int) -> Share:
-    """Wilson's interval: it stays within 0 and 100 and has width at both ends."""
+def share(count: int, n: int) -> Share:
+    """`count` of `n` in percent, with Wilson's interval: it stays within 0 and 100 and has width at both ends."""
     p, spread = count / n, _Z * _Z / n
     middle = (p + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * ((p * (1 - p) + spread / 4) / n) ** 0.5
