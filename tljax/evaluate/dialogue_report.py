@@ -29,6 +29,9 @@ def table(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str])
         replies = sum(len(row["exchanges"]) for row in rows)
         lines.append(f"{name}: {len(rows):,} dialogues, {replies / len(rows):.1f} replies each")
         lines += [_line(score, figure) for score, figure in figures.items()]
+        if "success" in figures:
+            changing = sum(row["changes_state"] for row in rows)
+            lines.append(f"    {changing:,} of the tasks change the state")
         ends = ", ".join(f"{outcome} {count:,}" for outcome, count in outcomes_of(rows).items() if count)
         lines.append(f"  ends      {ends}")
     lines += [f"{name:<9}{DEFINITIONS[name]}" for name in names]

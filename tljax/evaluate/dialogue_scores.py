@@ -73,7 +73,7 @@ def row_of(asked: Asked, dialogue: Dialogue) -> dict[str, Any]:
     if asked.task is not None and isinstance(dialogue.executor, ToolboxExecutor):
         found = solved(asked.task, dialogue.executor.state, answer)
         row |= {"success": found.state and found.answer, "state_right": found.state, "answer_right": found.answer}
-        row |= {"wanted": asked.task.answer}
+        row |= {"wanted": asked.task.answer, "changes_state": bool(asked.task.state)}
     row["exchanges"] = [_exchange(one) for one in dialogue.exchanges]
     return row | {"tokens": dialogue.tokens, "ended": dialogue.outcome == FINISH}
 
