@@ -1,6 +1,9 @@
-"""Scores of a model on tools it was not trained on.
+"""Scores of a model on tools it was not trained on: the toolbox's, or benchmarks' own files.
 
 python launch/evaluate.py --config configs/evaluate.py --config.model.path=runs/sft-tiny
+python launch/evaluate.py --config configs/evaluate.py --config.model.path=HF_DIR \
+    --config.data=RoTBench/Data --config.out=report.json
+python launch/evaluate.py --config configs/evaluate.py --config.predictions=F.jsonl --config.data=RoTBench/Data
 """
 
 from ml_collections import ConfigDict
@@ -8,13 +11,24 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.data = "toolbox"  # its splits `composition` (known words, new tools) and `domain` (new words, new tools)
-    config.queries = 1000  # of each split, one call each, the same for every model
+    # "toolbox": its splits `composition` (known words, new tools) and `domain` (new words, new tools); or a file of
+    # RoTBench, ToolAlpaca, BFCL v3 or ToolEyes as its repository has it, or a folder of them, each file a set.
+    config.data = "toolbox"
+    config.queries = 1000  # of each split of the toolbox, one call each, the same for every model
     config.dialect = "mae"  # how tools and calls are written: mae | readme, as in training
     config.tokenizer = ""  # folder or hub id; "" is the model's own
     config.new_tokens = 128  # longest answer
     config.rows = 64  # queries answered side by side, over all devices
-    config.out = ""  # new JSONL file for the answers, a query a line: golden, prediction, level, kind; "" writes none
+    # New file. Of the toolbox JSONL answers, a query a line: golden, prediction, level, kind; "" writes none. Of a
+    # benchmark a JSON report; the replies go beside it, to NAME.predictions.jsonl, and a stopped run goes on from them.
+    config.out = ""
+
+    # For benchmarks.
+    config.predictions = ""  # JSONL {"index", "prediction", "set"}: these are scored, and no model is asked
+    config.noise = ""  # slight | medium | heavy | union, or several with commas: each set also under noise in names
+    config.noise_seed = 0
+    config.compare = ""  # another report.json on the same sets: the differences, by a paired bootstrap
+    config.bfcl_out = ""  # new folder for replies to BFCL's sets as its own checker reads them
 
     model = config.model = ConfigDict()
     model.path = ""  # folder (HF, peft, a run's), hub id, or "base", the small one that ships

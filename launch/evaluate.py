@@ -1,4 +1,7 @@
-"""Scores a model: python launch/evaluate.py --config configs/evaluate.py --config.model.path=HF_DIR_OR_RUN"""
+"""Scores a model: python launch/evaluate.py --config configs/evaluate.py --config.model.path=HF_DIR_OR_RUN
+
+With --config.predictions=F.jsonl it scores these, without a model.
+"""
 
 from typing import Any
 
@@ -6,9 +9,11 @@ from tljax.core.command import main
 
 
 def evaluate(config: Any) -> None:
-    # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
-    from tljax.evaluate.run import run
-
+    # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too; scoring does without it.
+    if config.predictions:
+        from tljax.evaluate.scoring import run
+    else:
+        from tljax.evaluate.run import run
     run(config)
 
 

@@ -22,7 +22,7 @@ ALLOWED = {
     "tljax.rl.gae": (),
     "tljax.rl.loss": (),
     "tljax.rl": ("tljax.rl", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
-    "tljax.evaluate.score": ("tljax.core.errors", "tljax.data"),
+    "tljax.evaluate.score": ("tljax.core.errors", "tljax.data", "tljax.evaluate.loose"),
     "tljax.evaluate": ("tljax.evaluate", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.core"),
     "tljax.sft": ("tljax.sft", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
     "configs": ("tljax.core.config",),
@@ -30,7 +30,9 @@ ALLOWED = {
 }
 WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.evaluate.score")
 WITHOUT_JAX += ("tljax.evaluate.sets", "tljax.evaluate.benchmarks", "tljax.evaluate.rotbench")
-WITHOUT_JAX += ("tljax.evaluate.toolalpaca", "tljax.evaluate.bfcl")
+WITHOUT_JAX += ("tljax.evaluate.toolalpaca", "tljax.evaluate.bfcl", "tljax.evaluate.bfcl_results")
+WITHOUT_JAX += ("tljax.evaluate.noisy", "tljax.evaluate.predictions", "tljax.evaluate.results")
+WITHOUT_JAX += ("tljax.evaluate.robustness", "tljax.evaluate.tables", "tljax.evaluate.scoring")
 WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.prompts", "tljax.rl.reward", "tljax.rl.workers")
 
 
@@ -79,7 +81,7 @@ def test_imports_point_one_way(repo):
         "tljax.rl.prompts",
         "tljax.rl.reward",
         "tljax.evaluate.score",
-        "tljax.evaluate.benchmarks",
+        "tljax.evaluate.scoring",
     ],
 )
 def test_data_loads_without_jax(module):

@@ -149,7 +149,7 @@ def test_tools_may_be_wrapped_and_policies_must_be_known():
     wrapped = [{"type": "function", "function": tool} for tool in (A, B)]
     assert score_reply("a(x=1)", [Call("a", {"x": 1})], wrapped).kind == "correct"
     assert score_reply("b(x=1)", [Call("a", {"x": 1})], wrapped).kind == "wrong_tool"
-    with pytest.raises(InputError, match="the policy is 'best'; allowed: any, first, all, rotbench_official"):
+    with pytest.raises(InputError, match="the policy is 'best'; allowed: any, first, all, loose, rotbench_official"):
         score_reply("a()", [Call("a", {})], [A], ["best"])
 
 

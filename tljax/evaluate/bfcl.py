@@ -149,6 +149,10 @@ def _golden(given: Any, tools: ToolList) -> tuple[Call, ...]:
             calls += parsed.calls
         elif isinstance(one, dict) and len(one) == 1 and isinstance(next(iter(one.values())), dict):
             name, arguments = next(iter(one.items()))
+            # The official checker wants such an argument, and takes no value for it.
+            unreachable = [key for key, values in arguments.items() if values == []]
+            if unreachable:
+                raise ValueError(f"no value is right for {', '.join(unreachable)[:60]}")
             calls.append(Call(name, {key: _choices(values) for key, values in arguments.items()}))
         else:
             raise ValueError(f"{one!r:.80} is no call")

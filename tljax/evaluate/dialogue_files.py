@@ -82,7 +82,7 @@ class Files:
 
     def rows(self) -> list[dict[str, Any]]:
         """All dialogues so far, in the order of their numbers."""
-        return list(self._partial.answers())
+        return [row for _, row in self._partial.answers()]
 
     def finish(self, report: str, transcript: str) -> None:
         """Writes report and transcript, then the dialogues. Raises InputError where the disk refuses."""

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from tljax.evaluate.agent import FINISH, OUTCOMES, Dialogue, Exchange
 from tljax.evaluate.dialogues import Asked, solved
 from tljax.evaluate.executors import ToolboxExecutor
-from tljax.evaluate.score import Share, share
+from tljax.evaluate.score import Share, share_of
 
 DEFINITIONS = {
     "success": "tasks that end in finish with the results asked for and the state that the solution leaves",
@@ -94,7 +94,7 @@ def figures_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     if rows and "success" in rows[0]:
         fields = {"success": "success", "answer": "answer_right", "state": "state_right"}
         counts = {name: (sum(row[field] for row in rows), n) for name, field in fields.items()} | counts
-    return {name: Figure(count, of, share(count, of) if of else None) for name, (count, of) in counts.items()}
+    return {name: Figure(count, of, share_of(count / of, of) if of else None) for name, (count, of) in counts.items()}
 
 
 def outcomes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

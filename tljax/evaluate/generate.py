@@ -184,7 +184,7 @@ def answer(
             raise
         raise InputError(
             f"the device is out of memory with config.rows = {config.rows}; lower it (finished replies are kept, and "
-            "the command continues), or config.sample.max_new_tokens, or spread the model (config.mesh.fsdp)"
+            "the command continues), or the longest reply's tokens, or spread the model (config.mesh.fsdp)"
         ) from error
 
 

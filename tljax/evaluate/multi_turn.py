@@ -72,6 +72,9 @@ def run(config: Any) -> None:
 
 def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed."""
+    for field in ("predictions", "noise", "compare", "bfcl_out"):
+        if config[field]:
+            raise InputError(f"config.{field} is {config[field]!r}, which is for config.turns=single; leave it empty")
     check_choice("dialect", config.dialect, DIALECTS)
     check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)

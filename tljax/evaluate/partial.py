@@ -4,7 +4,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,10 @@ def check_new(out: Path) -> None:
         raise InputError(f"config.out {out} is there already; name a new file, or move that one away")
     if not out.parent.is_dir():
         raise InputError(f"config.out {out}: there is no folder {out.parent}; make it, or name another file")
+
+
+def _as_it_is(index: int, answer: dict[str, Any]) -> dict[str, Any]:
+    return answer
 
 
 class Partial:
@@ -97,8 +101,8 @@ class Partial:
                 f"{self.path}: cannot be written ({error.strerror}); make room, then the same command continues"
             ) from error
 
-    def answers(self) -> Iterator[dict[str, Any]]:
-        """All answers so far, ordered by index, as `out` is to have them."""
+    def answers(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All answers so far with their indices, in the order of these."""
         if not self._places:
             return
         with open(self.path, "rb") as partial:
@@ -106,20 +110,21 @@ class Partial:
                 partial.seek(self._places[index])
                 answer = json.loads(partial.readline())
                 del answer["index"], answer["left"]
-                yield answer
+                yield index, answer
 
-    def finish(self) -> tuple[int, int]:
+    def finish(self, row: Callable[[int, dict[str, Any]], dict[str, Any]] = _as_it_is) -> tuple[int, int]:
         """Writes `out`, ordered by index, and removes the partial file; returns its numbers of tokens and of ends.
 
-        A reply's end token counts among its tokens. Raises InputError where the disk refuses.
+        row: makes the line of `out` from an index and its answer. A reply's end token counts among its tokens. Raises
+        InputError where the disk refuses.
         """
         self._close()
         tokens = ended = 0
         temporary = self._out.with_name(f".{self._out.name}.tmp")
         try:
             with open(temporary, "wb") as file:
-                for answer in self.answers():
-                    file.write(_line(answer))
+                for index, answer in self.answers():
+                    file.write(_line(row(index, answer)))
                     tokens += len(answer["tokens"]) + answer["ended"]
                     ended += answer["ended"]
                 file.flush()

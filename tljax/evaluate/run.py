@@ -1,4 +1,4 @@
-"""The evaluation run: a model's greedy answers to the toolbox's held-out queries, scored and printed."""
+"""The evaluation run: a model's greedy answers to held-out queries or benchmarks, scored and printed."""
 
 import time
 from pathlib import Path
@@ -7,21 +7,20 @@ from typing import Any
 import jax
 
 from tljax.core.config import check_choice, check_range
+from tljax.core.errors import InputError
 from tljax.core.mesh import check_rows, make_mesh
 from tljax.data.prompt import DIALECTS
 from tljax.data.tokens import load_tokenizer
-from tljax.evaluate import answers, multi_turn, report
+from tljax.evaluate import answers, ask, multi_turn, report
 from tljax.evaluate.partial import check_new
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import source
 from tljax.model.attention import IMPLEMENTATIONS
 from tljax.toolbox.embedded import model_path
 
-SOURCES = ("toolbox",)
-
 
 def run(config: Any) -> None:
-    """Prints the scores of the model that `config` (configs/evaluate.py) names, and writes its answers to config.out.
+    """Prints the scores of the model that `config` (configs/evaluate.py) names, and writes what config.out is for.
 
     Raises InputError for what the user can mend, before any device work.
     """
@@ -29,6 +28,14 @@ def run(config: Any) -> None:
     if config.turns == "multi":
         return multi_turn.run(config)
     check(config)
+    if config.data == "toolbox":
+        run_toolbox(config)
+    else:
+        ask.run(config)
+
+
+def run_toolbox(config: Any) -> None:
+    """Prints the scores on the toolbox's held-out queries, and writes the answers to config.out."""
     out = Path(config.out).expanduser() if config.out else None
     if out is not None:
         check_new(out)
@@ -59,7 +66,8 @@ def run(config: Any) -> None:
 
 def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed."""
-    check_choice("data", config.data, SOURCES)
+    if config.data == "toolbox" and (config.noise or config.compare or config.bfcl_out):
+        raise InputError("config.noise, compare and bfcl_out are for benchmarks, but config.data is 'toolbox'")
     check_choice("dialect", config.dialect, DIALECTS)
     check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)

@@ -17,8 +17,9 @@ from tljax.core.errors import InputError
 from tljax.data.calls import Call, Parsed
 from tljax.data.compare import KINDS, AnyValue, Comparison, ToolList, compare, tool_list
 from tljax.data.trajectory import Tool
+from tljax.evaluate.loose import loosely_equal
 
-POLICIES = ("any", "first", "all", "rotbench_official")
+POLICIES = ("any", "first", "all", "loose", "rotbench_official")
 METRICS = ("TS", "PI", "CF")
 _Z = NormalDist().inv_cdf(0.975)
 
@@ -64,8 +65,9 @@ def score_reply(
     golden: alternatives, steps or parallel calls, whichever the set means; arguments may hold `AnyValue` and `Choices`.
     Without golden calls the right reply makes no call. tools: JSON (flat or wrapped) or Tools, in the prompt's order.
     Policies: `any` compares the first call with every golden one, `first` with the first, `all` wants as many calls as
-    golden ones and pairs them one to one, `rotbench_official` is RoTBench's own verdict on the first call. A reply with
-    anything wrong in its form is level 0 under all of them. ignored: arguments neither asked for nor compared. finish:
+    golden ones and pairs them one to one, `loose` is `any` with values compared loosely (`loosely_equal`),
+    `rotbench_official` is RoTBench's own verdict on the first call. A reply with anything wrong in its form is level 0
+    under all of them. ignored: arguments neither asked for nor compared. finish:
     the listed tool that "finish" calls as well, unless a tool of that name is listed (noise renames it).
     """
     _known(policies)
@@ -80,6 +82,8 @@ def score_reply(
     if best.kind == "format":
         return Score(dict.fromkeys(policies, 0), best.kind, best.detail)
     levels = {"any": best.level, "first": compared[0].level}
+    if "loose" in policies:
+        levels["loose"] = max(map(_loose_level, compared))
     if "all" in policies:
         pairs = [
             [compare(call, wanted, listed, ignored).level for wanted in golden] for call in _as_many(parsed, golden)
@@ -90,6 +94,19 @@ def score_reply(
     return Score({policy: levels[policy] for policy in policies}, best.kind, best.detail)
 
 
+def score_any_call(
+    prediction: str,
+    tools: ToolList | Sequence[Tool | Mapping[str, Any]],
+    policies: Sequence[str] = ("any", "first", "all"),
+) -> Score:
+    """The score where any call is right, as in BFCL's relevance: level 3 for a well-formed one, whatever it calls."""
+    _known(policies)
+    parsed = tool_list(tools).parse(prediction)
+    wrong = Comparison("format", issue=parsed.issue or "no_call") if parsed.issue or not parsed.calls else None
+    best = wrong or Comparison("correct", parsed.calls[0].name)
+    return Score(dict.fromkeys(policies, best.level), best.kind, best.detail)
+
+
 def summarize(scores: Sequence[Score], policy: str = "any") -> Summary:
     """TS, PI and CF under `policy` and the share of every kind, in percent with 95 % Wilson intervals.
 
@@ -98,8 +115,8 @@ def summarize(scores: Sequence[Score], policy: str = "any") -> Summary:
     if not scores:
         raise InputError("summarize: there are no scores; give at least one")
     n = len(scores)
-    shares = {metric: share(sum(map(bool, marks(scores, metric, policy))), n) for metric in METRICS}
-    kinds = {kind: share(sum(score.kind == kind for score in scores), n) for kind in KINDS}
+    shares = {metric: share_of(sum(map(bool, marks(scores, metric, policy))) / n, n) for metric in METRICS}
+    kinds = {kind: share_of(sum(score.kind == kind for score in scores) / n, n) for kind in KINDS}
     return Summary(n, policy, shares, kinds)
 
 
@@ -169,6 +186,11 @@ def _known(policies: Sequence[str]) -> None:
     for policy in policies:
         if policy not in POLICIES:
             raise InputError(f"the policy is {policy!r}; allowed: {', '.join(POLICIES)}")
+
+
+def _loose_level(compared: Comparison) -> int:
+    right = compared.kind == "content" and all(loosely_equal(value, golden) for _, value, golden in compared.wrong)
+    return 3 if right else compared.level
 
 
 def _no_call(parsed: Parsed, tools: ToolList) -> Comparison:
@@ -249,11 +271,11 @@ def _same(arguments: dict[str, Any], golden: dict[str, Any]) -> bool:
         return False
 
 
-def share(count: int, n: int) -> Share:
-    """`count` of `n` in percent, with Wilson's interval: it stays within 0 and 100 and has width at both ends."""
-    p, spread = count / n, _Z * _Z / n
+def share_of(p: float, n: int) -> Share:
+    """A share of n, `p` from 0 to 1, with Wilson's interval: it stays within 0 and 100 and has width at both ends."""
+    spread = _Z * _Z / n
     middle = (p + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * ((p * (1 - p) + spread / 4) / n) ** 0.5
     # The ends are exact where no reply, or every reply, counts.
-    low, high = 0.0 if count == 0 else middle - half, 1.0 if count == n else middle + half
+    low, high = 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half
     return Share(100 * p, 100 * low, 100 * high)

@@ -1,0 +1,136 @@
+"""A model's greedy replies to benchmark sets, kept as predictions and continued where they were stopped, and scored."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from tljax.core.errors import InputError
+from tljax.core.mesh import make_mesh
+from tljax.core.metrics import say
+from tljax.data.reader import first_of
+from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.evaluate import scoring
+from tljax.evaluate.answers import greedy
+from tljax.evaluate.generate import Prompts, answer, check_devices
+from tljax.evaluate.partial import Partial, check_new, claim
+from tljax.evaluate.predictions import read_predictions
+from tljax.evaluate.sets import UNKNOWN, EvalSet, Example, prompt_of
+from tljax.model import source
+from tljax.model.fingerprint import fingerprint
+from tljax.toolbox.embedded import model_path
+
+
+def run(config: Any) -> None:
+    """Asks the model that `config` (configs/evaluate.py) names, keeps its replies beside config.out, and scores them.
+
+    Raises InputError for what the user can mend, before any device work where it can be known by then, and SystemExit
+    where a signal stopped it; what is finished then lies in a partial file, and the same command goes on from there.
+    """
+    if not config.out:
+        raise InputError(
+            "config.out is empty; name a new report, --config.out=report.json: the replies are kept beside it, and a "
+            "run that was stopped goes on from them"
+        )
+    scoring.check(config)
+    out = predictions_file(config)
+    check_new_predictions(out)
+    source.check_trained(config.model.path)
+    sets = scoring.load(config)
+    asked = [(one, example) for one in sets if not one.parts for example in one.examples if example.wants != UNKNOWN]
+    if not asked:
+        raise InputError(
+            f"config.data {config.data}: no row has a golden answer, so there are no scores of single turns"
+        )
+    model = source.open_model(model_path(config.model.path), "")
+    tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
+    source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    with jax.set_mesh(make_mesh(**config.mesh)), claim(out):
+        check_devices(config, model.config)
+        prompts = [prompt_of(example, config.dialect) for _, example in asked]
+        content = {
+            "model": fingerprint(model),
+            "tokenizer": tokenizer.fingerprint,
+            "set of prompts (config.data, config.noise)": _hash(asked, prompts),
+        }
+        fields = {name: config[name] for name in ("dialect", "new_tokens")}
+        with Partial(out, fields | {"model.compute_dtype": config.model.compute_dtype}, content) as partial:
+            fill(config, model, tokenizer, asked, prompts, partial)
+            tokens, ended = partial.finish(lambda index, reply: _row(asked[index - 1], reply))
+    say(f"answered {len(asked):,} rows with {tokens:,} tokens, {100 * ended / len(asked):.1f} % ended, in {out}")
+    replies, untold = read_predictions(out, sets)
+    if jax.process_index() == 0:
+        scoring.conclude(config, sets, replies, untold)
+
+
+def predictions_file(config: Any) -> Path:
+    """Where the replies are kept: beside the report."""
+    return Path(config.out).expanduser().with_suffix(".predictions.jsonl")
+
+
+def check_new_predictions(out: Path) -> None:
+    """Raises InputError where replies are there already, which can be scored without a model."""
+    if out.exists():
+        raise InputError(
+            f"{out} is there already; score it without a model by --config.predictions={out}, or move it away to ask "
+            "again, or name another config.out"
+        )
+    check_new(out)
+
+
+def fill(
+    config: Any,
+    model: source.Model,
+    tokenizer: Tokenizer,
+    asked: Sequence[tuple[EvalSet, Example]],
+    prompts: Sequence[str],
+    partial: Partial,
+) -> None:
+    """Adds to `partial` the replies it lacks, in batches; a prompt that is too long for the model gets none."""
+    found, unasked = Prompts([], [], [], []), []
+    for number, ((one, example), prompt) in enumerate(zip(asked, prompts, strict=True), start=1):
+        ids = array("i", tokenizer.encode(prompt)[0])
+        if len(ids) + config.new_tokens > model.config.max_tokens:
+            found.skipped.append(f"set {one.name}, row {example.index}: a prompt of {len(ids):,} tokens")
+            unasked += [] if number in partial else [number]
+        else:
+            found.ids.append(example.id)
+            found.rows.append(number)
+            found.tokens.append(ids)
+    lengths = [len(ids) for ids in found.tokens]
+    if not lengths:
+        raise InputError(f"no prompt fits the model's {model.config.max_tokens:,} tokens; {found.skipped[0]}")
+    say(f"prompts: {len(lengths):,} rows with {sum(lengths):,} tokens, the longest {max(lengths):,}")
+    if found.skipped:
+        told = f"not asked, over the model's {model.config.max_tokens:,} tokens with the reply, and scored as errors"
+        say("\n".join([f"{told}: {len(found.skipped):,}", *first_of(found.skipped)]))
+    if unasked:
+        nothing = {"completion": None, "tokens": [], "ended": False}
+        partial.append([(number, nothing) for number in unasked])
+    options = greedy(
+        tokenizer,
+        new_tokens=config.new_tokens,
+        compute_dtype=config.model.compute_dtype,
+        attention=config.model.attention,
+    )
+    how = ConfigDict({"samples": 1, "seed": 0, "rows": config.rows})
+    answer(how, model, tokenizer, found, options, partial)
+
+
+def _row(asked: tuple[EvalSet, Example], reply: dict[str, Any]) -> dict[str, Any]:
+    one, example = asked
+    row = {"set": one.name, "index": example.index, "id": example.id, "prediction": reply["completion"]}
+    return row | {"ended": reply["ended"]}
+
+
+def _hash(asked: Sequence[tuple[EvalSet, Example]], prompts: Sequence[str]) -> str:
+    found = hashlib.sha256()
+    for (one, example), prompt in zip(asked, prompts, strict=True):
+        found.update(f"{one.name}\0{example.index}\0{prompt}\0".encode(errors="surrogatepass"))
+    return found.hexdigest()
