@@ -1,5 +1,6 @@
 """The agent loop under scripted policies: what it passes on, token by token, and how every dialogue ends."""
 
+import json
 import time
 from collections import Counter
 
@@ -81,8 +82,6 @@ class Replayed:
 @pytest.mark.parametrize("name", ["toolbox", "llama2"])
 @pytest.mark.parametrize("source", ["toolbox", "rotbench"])
 def test_a_dialogue_has_the_tokens_of_training(tokenizers, shared, name, dialect, source):
-    import json
-
     if source == "toolbox":
         rows = list(trajectories(seed=3, n=25, error_share=0.4, split="train"))
     else:
@@ -311,8 +310,6 @@ def test_answers_as_text(arguments, text):
 
 
 def test_a_row_is_json_whatever_was_called(tokenizer):
-    import json
-
     tools = tool_list([TOOLS["add_numbers"].schema])
     prompt = render_prompt(tools.tools, [Turn("user", "Add.")], "mae")
     texts = ['add_numbers(first="\\ud800", second=nan)', "add_numbers(" + "[" * 80 + "]" * 80 + ")", 'x(\\="")']

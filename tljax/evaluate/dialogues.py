@@ -20,7 +20,10 @@ from tljax.toolbox.tasks import Task, make_task
 from tljax.toolbox.tools import FINISH
 from tljax.toolbox.trajectories import available
 
-SCHEMAS = 'either {"id", "query"} or {"id", "messages"} (OpenAI), with "tools" where config.tools names no file'
+SCHEMAS = (
+    'either {"id", "query"} or {"id", "messages"} (OpenAI), with "tools" where config.tools names no file; or give a '
+    "file of a benchmark"
+)
 
 
 @dataclass(frozen=True, slots=True)

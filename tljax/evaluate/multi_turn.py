@@ -20,10 +20,12 @@ from tljax.data.reader import read_rows
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate import answers, dialogue_report
 from tljax.evaluate.agent import Limits, Policy, hold
+from tljax.evaluate.benchmarks import READERS
 from tljax.evaluate.dialogue_files import Files, NoFiles, check_files, open_files
 from tljax.evaluate.dialogue_scores import row_of
 from tljax.evaluate.dialogues import Asked, benchmark_dialogues, query_dialogues, toolbox_dialogues
 from tljax.evaluate.progress import Progress
+from tljax.evaluate.rotbench import is_tooleyes_raw
 from tljax.model import llama, source
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
 from tljax.model.fingerprint import fingerprint
@@ -104,18 +106,20 @@ def read_asked(config: Any) -> list[Asked]:
     """The dialogues to hold. Raises InputError as the readers do."""
     if config.data == "toolbox":
         return toolbox_dialogues(config.queries, config.dialect)
-    if config.tools or is_query_file(config.data):
-        return query_dialogues(config.data, config.dialect, config.finish, config.tools, config.tool_seconds)
-    return benchmark_dialogues(config.data, config.dialect, config.finish)
+    if not config.tools and is_benchmark(config.data):
+        return benchmark_dialogues(config.data, config.dialect, config.finish)
+    return query_dialogues(config.data, config.dialect, config.finish, config.tools, config.tool_seconds)
 
 
-def is_query_file(path: str) -> bool:
-    """Whether a file's first row is a query; ToolEyes' raw rows, with a path, are not."""
+def is_benchmark(path: str) -> bool:
+    """Whether a path is a folder, or a file whose first row is a benchmark's."""
     path = os.path.expanduser(path)
     if not os.path.isfile(path) or not os.path.getsize(path):
-        return False
+        return os.path.isdir(path)
     _, first = next(iter(read_rows(path)))
-    return isinstance(first, dict) and ("messages" in first or ("query" in first and "path" not in first))
+    return isinstance(first, dict) and any(
+        is_one(first) for is_one in (*(is_one for is_one, _ in READERS), is_tooleyes_raw)
+    )
 
 
 def is_mock(config: Any) -> bool:
