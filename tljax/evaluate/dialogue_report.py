@@ -49,19 +49,20 @@ def _line(score: str, figure: Figure) -> str:
 
 def report_of(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str], facts: dict[str, Any]) -> str:
     """The report as JSON: what was run, and of every set its scores, ends, and its rows without their texts."""
-    listed = []
+    listed, meant = [], {}
     for name, rows in sets.items():
         scores = {
             score: {"count": figure.count, "n": figure.n} | (figure.share._asdict() if figure.share else {})
             for score, figure in figures_of(rows).items()
         }
+        meant |= {score: DEFINITIONS[score] for score in scores}
         left_out = ("set", "query", "exchanges", "tokens", "ended", "wanted")
         brief = [
             {"index": i} | {key: value for key, value in row.items() if key not in left_out}
             for i, row in enumerate(rows)
         ]
         listed.append({"name": name, "n": len(rows), "scores": scores, "ends": outcomes_of(rows), "rows": brief})
-    report = facts | {"definitions": DEFINITIONS, "notes": list(notes), "sets": listed}
+    report = facts | {"definitions": meant, "notes": list(notes), "sets": listed}
     return json.dumps(report, ensure_ascii=False, indent=1) + "\n"
 
 

@@ -108,7 +108,8 @@ def read_asked(config: Any) -> list[Asked]:
         return toolbox_dialogues(config.queries, config.dialect)
     if not config.tools and is_benchmark(config.data):
         return benchmark_dialogues(config.data, config.dialect, config.finish)
-    return query_dialogues(config.data, config.dialect, config.finish, config.tools, config.tool_seconds)
+    tools = os.path.expanduser(config.tools)
+    return query_dialogues(config.data, config.dialect, config.finish, tools, config.tool_seconds)
 
 
 def is_benchmark(path: str) -> bool:
