@@ -155,6 +155,8 @@ def converse(
     Raises SystemExit with the signal's code where one asked to stop.
     """
     todo = [(number, one.opening) for number, one in enumerate(asked) if number not in files]
+    # The longest first: those of like length share a round, and memory runs out at once or never.
+    todo.sort(key=lambda one: -len(one[1].prompt))
     say(f"dialogues: {len(asked):,}, with up to {limits.turns} replies and {limits.tokens:,} tokens")
     if len(todo) < len(asked):
         say(f"resumed: {len(asked) - len(todo):,} of {len(asked):,} dialogues are in {files.path}")
