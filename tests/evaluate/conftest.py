@@ -1,97 +1,80 @@
-"""The benchmarks' own files, read just far enough to feed the scorer."""
+"""The benchmarks' files: the real ones, and small ones of the same form."""
 
 import json
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
-from tljax.data.calls import Call
-from tljax.data.compare import AnyValue, Choices, ToolList, tool_list
+from tljax.evaluate.benchmarks import read_sets
 
-EXEC = ("exec_simple", "exec_multiple", "exec_parallel", "exec_parallel_multiple")
-
-
-@dataclass
-class Row:
-    tools: ToolList
-    golden: list[Call]
-    ignored: frozenset = field(default_factory=frozenset)
-    finish: str | None = None
-
-
-def _rotbench(folder):
-    rows = []
-    for row in json.loads((folder / "RoTBench/First_Turn/clean.json").read_text()):
-        system = row["conversations"][0]["value"]
-        tools = tool_list(json.loads(system[system.index("[") : system.rindex("]") + 1]))
-        free = {tool.name for tool in tools.tools[-2:]}
-        golden = []
-        for text in row["conversations"][-1]["value"]:
-            name, _, arguments = text.partition("Action: ")[2].partition("\nAction Input:")
-            given = json.loads(arguments).items()
-            golden.append(Call(name, {k: AnyValue() if v == "None" or name in free else v for k, v in given}))
-        rows.append(Row(tools, golden, finish=tools.tools[-1].name))
-    return rows
-
-
-def _toolalpaca(folder):
-    rows = []
-    for api in json.loads((folder / "ToolAlpaca/eval_real.json").read_text()):
-        tools = []
-        for name, text in api["Function_Description"].items():
-            if name != "components":
-                listed = json.loads(text.partition("Parameters: ")[2].partition("\nOutput:")[0])
-                properties = {key: {"description": words} for key, words in listed.items()}
-                tools.append({"name": name, "parameters": {"properties": properties}})
-        for steps in api["Golden_Answers"]:
-            golden = []
-            for step in steps:
-                try:
-                    golden.append(Call(step["Action"], json.loads(step["Action_Input"])))
-                except ValueError:
-                    golden.append(Call("broken", {}))
-            rows.append(Row(tool_list(tools), golden, ignored=frozenset(api["Authentication"])))
-    return rows
-
-
-def _exec(folder):
-    rows = []
-    for name in EXEC:
-        for line in (folder / f"BFCL_v3/BFCL_v3_{name}.json").read_text().splitlines():
-            row = json.loads(line)
-            tools = tool_list(row["function"])
-            rows.append(Row(tools, [tools.parse(text).calls[0] for text in row["ground_truth"]]))
-    return rows
-
-
-def _choices(values):
-    return Choices(tuple(_nested(value) for value in values))
-
-
-def _nested(value):
-    if isinstance(value, dict):
-        return {key: _choices(values) for key, values in value.items()}
-    return [_nested(item) for item in value] if isinstance(value, list) else value
-
-
-def _simple(folder):
-    questions = (folder / "BFCL_v3/BFCL_v3_simple.json").read_text().splitlines()
-    answers = (folder / "BFCL_v3/possible_answer/BFCL_v3_simple.json").read_text().splitlines()
-    rows = []
-    for question, answer in zip(map(json.loads, questions), map(json.loads, answers), strict=True):
-        golden = [
-            Call(name, {key: _choices(values) for key, values in arguments.items()})
-            for call in answer["ground_truth"]
-            for name, arguments in call.items()
-        ]
-        rows.append(Row(tool_list(question["function"]), golden))
-    return rows
-
-
-READERS = {"rotbench_clean": _rotbench, "toolalpaca_real": _toolalpaca, "bfcl_exec": _exec, "bfcl_simple": _simple}
+FILES = {
+    "rotbench_clean": "RoTBench/First_Turn/clean.json",
+    "toolalpaca_real": "ToolAlpaca/eval_real.json",
+    "bfcl_exec": "BFCL_v3",
+    "bfcl_simple": "BFCL_v3/BFCL_v3_simple.json",
+}
 
 
 @pytest.fixture(scope="session")
-def benchmark_rows(shared):
-    """benchmark_rows("rotbench_clean") -> its rows."""
-    return lambda name: READERS[name](shared / "data" / "eval")
+def benchmark(shared):
+    """benchmark("rotbench_clean") -> the set in the benchmark's own file."""
+    return lambda name: read_sets(shared / "data" / "eval" / FILES[name])[-1]
+
+
+def tool(name, *parameters, optional=()):
+    properties = {key: {"type": "string", "description": f"The {key}."} for key in (*parameters, *optional)}
+    schema = {"type": "object", "properties": properties, "required": list(parameters)}
+    return {"name": name, "description": f"Does {name}.", "parameters": schema}
+
+
+def react(name, **arguments):
+    return f"Thought:\nAction: {name}\nAction Input: {json.dumps(arguments)}"
+
+
+def rotbench_row(query, tools, golden, history=()):
+    """A row as RoTBench has it; history: (role, text) between the query and the asked reply."""
+    system = "Task: you have access of the following tools:\n" + json.dumps(tools) + "\n\nLet's Begin!\n"
+    said = [("system", system), ("user", f"{query}\nBegin!\n"), *history, ("assistant", golden)]
+    conversations = [{"from": role, "value": value} for role, value in said]
+    return {"id": f"Turn 1: {query}", "scenario": "TG", "conversations": conversations}
+
+
+ASK, FINISH = tool("ask_to_user", "question"), tool("finish", "answer")
+LISTED = [tool("translate", "text", "to"), tool("weather", "city", optional=("unit",)), ASK, FINISH]
+ROWS = [
+    rotbench_row("Translate cat", LISTED, [react("translate", text="cat", to="de")]),
+    rotbench_row("Rain in Rome?", LISTED, [react("weather", city="Rome", unit="None"), react("weather", city="Rome")]),
+    rotbench_row("Which city?", LISTED, [react("ask_to_user", question="Which one?")]),
+    rotbench_row(
+        "Is it wet?",
+        LISTED,
+        [react("finish", answer="Yes.")],
+        [("assistant", react("weather", city="Bonn")), ("function", "weather() is 'wet'")],
+    ),
+]
+
+
+def write_json(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    return path
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def make():
+    """Rows and files of the benchmarks' forms; `make.rows` are four of RoTBench."""
+    return SimpleNamespace(
+        tool=tool, react=react, row=rotbench_row, rows=ROWS, listed=LISTED, json=write_json, lines=write_lines
+    )
+
+
+@pytest.fixture
+def rotbench(tmp_path):
+    """A file of four rows in RoTBench's form."""
+    return write_json(tmp_path / "clean.json", ROWS)

@@ -33,16 +33,16 @@ def run(config: Any) -> None:
     Raises InputError for what the user can mend, before any device work where it can be known by then, and SystemExit
     where a signal stopped it; what is finished then lies in a partial file, and the same command goes on from there.
     """
+    scoring.check(config)
+    sets = scoring.load(config)
     if not config.out:
         raise InputError(
             "config.out is empty; name a new report, --config.out=report.json: the replies are kept beside it, and a "
             "run that was stopped goes on from them"
         )
-    scoring.check(config)
     out = predictions_file(config)
     check_new_predictions(out)
     source.check_trained(config.model.path)
-    sets = scoring.load(config)
     asked = [(one, example) for one in sets if not one.parts for example in one.examples if example.wants != UNKNOWN]
     if not asked:
         raise InputError(
@@ -62,7 +62,7 @@ def run(config: Any) -> None:
         fields = {name: config[name] for name in ("dialect", "new_tokens")}
         with Partial(out, fields | {"model.compute_dtype": config.model.compute_dtype}, content) as partial:
             fill(config, model, tokenizer, asked, prompts, partial)
-            tokens, ended = partial.finish(lambda index, reply: _row(asked[index - 1], reply))
+            tokens, ended = partial.finish(lambda index, reply: _row(asked[index], reply))
     say(f"answered {len(asked):,} rows with {tokens:,} tokens, {100 * ended / len(asked):.1f} % ended, in {out}")
     replies, untold = read_predictions(out, sets)
     if jax.process_index() == 0:
@@ -94,14 +94,14 @@ def fill(
 ) -> None:
     """Adds to `partial` the replies it lacks, in batches; a prompt that is too long for the model gets none."""
     found, unasked = Prompts([], [], [], []), []
-    for number, ((one, example), prompt) in enumerate(zip(asked, prompts, strict=True), start=1):
+    for place, ((one, example), prompt) in enumerate(zip(asked, prompts, strict=True)):
         ids = array("i", tokenizer.encode(prompt)[0])
         if len(ids) + config.new_tokens > model.config.max_tokens:
             found.skipped.append(f"set {one.name}, row {example.index}: a prompt of {len(ids):,} tokens")
-            unasked += [] if number in partial else [number]
+            unasked.append(place)
         else:
             found.ids.append(example.id)
-            found.rows.append(number)
+            found.rows.append(place + 1)  # from 1; the partial file counts from 0
             found.tokens.append(ids)
     lengths = [len(ids) for ids in found.tokens]
     if not lengths:
@@ -110,9 +110,6 @@ def fill(
     if found.skipped:
         told = f"not asked, over the model's {model.config.max_tokens:,} tokens with the reply, and scored as errors"
         say("\n".join([f"{told}: {len(found.skipped):,}", *first_of(found.skipped)]))
-    if unasked:
-        nothing = {"completion": None, "tokens": [], "ended": False}
-        partial.append([(number, nothing) for number in unasked])
     options = greedy(
         tokenizer,
         new_tokens=config.new_tokens,
@@ -121,6 +118,8 @@ def fill(
     )
     how = ConfigDict({"samples": 1, "seed": 0, "rows": config.rows})
     answer(how, model, tokenizer, found, options, partial)
+    nothing = {"completion": None, "tokens": [], "ended": False}
+    partial.append([(place, nothing) for place in unasked if place not in partial])
 
 
 def _row(asked: tuple[EvalSet, Example], reply: dict[str, Any]) -> dict[str, Any]:

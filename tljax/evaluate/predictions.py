@@ -43,10 +43,18 @@ def read_predictions(file: Path, sets: Sequence[EvalSet]) -> tuple[dict[str, Rep
     for one in sets:
         if one.parts and one.name not in found and all(name in found for name, _ in one.parts):
             found[one.name] = joined(one, found)
+    for one in sets:
+        if one.name in found and has_no_golden(one):
+            del found[one.name]
     for name, replies in found.items():
         _check_whole(file, known[name], replies)
     untold = [f"set {name}: {_why_none(one)}" for name, one in known.items() if name not in found]
     return {one.name: found[one.name] for one in sets if one.name in found}, untold
+
+
+def has_no_golden(one: EvalSet) -> bool:
+    """Whether single replies to a set cannot be scored: no row has a golden answer, or says that none is wanted."""
+    return all(example.wants == UNKNOWN for example in one.examples)
 
 
 def joined(one: EvalSet, replies: Mapping[str, Replies]) -> Replies:
@@ -76,13 +84,15 @@ def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
+                if line.lstrip()[0] == "[":
+                    raise InputError(f"file {file}, line {number}: begins a JSON array; give a row a line: {ROW}")
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     told = f"file {file}, line {number}: is not JSON ({error})"
                     raise InputError(f"{told}; a line is {ROW}") from None
                 if not isinstance(row, dict):
-                    raise InputError(f"file {file}, line {number}: is no object; a line is {ROW}")
+                    raise InputError(f"file {file}, line {number}: is no JSON object; a line is {ROW}")
                 yield number, row
         except UnicodeDecodeError as error:
             raise InputError(f"file {file}: is not UTF-8 text (byte {error.start}); a line is {ROW}") from None
@@ -117,6 +127,6 @@ def _check_whole(file: Path, of: EvalSet, replies: Replies) -> None:
 
 
 def _why_none(one: EvalSet) -> str:
-    if one.examples and all(example.wants == UNKNOWN for example in one.examples):
+    if has_no_golden(one):
         return "has no golden answers, and so no scores of single turns"
     return "has no predictions, and is left out"

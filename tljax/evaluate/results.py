@@ -21,7 +21,7 @@ from tljax.evaluate.score import (
     score_reply,
     summarize,
 )
-from tljax.evaluate.sets import ANY_CALL, UNKNOWN, EvalSet, Example, shown
+from tljax.evaluate.sets import ANY_CALL, EvalSet, Example, shown
 
 OFFICIAL = "rotbench_official"
 NOT_ASKED = "not asked: the prompt is too long for the model"
@@ -42,9 +42,7 @@ def policies_of(one: EvalSet) -> tuple[str, ...]:
 
 
 def score_set(one: EvalSet, replies: Replies) -> Result:
-    """The scores of replies to all examples of a set. Raises InputError for a set without golden answers."""
-    if not one.examples or any(example.wants == UNKNOWN for example in one.examples):
-        raise InputError(f"set {one.name}: has no golden answers to score by; leave its predictions out")
+    """The scores of replies to all examples of a set, which must have golden answers."""
     policies = policies_of(one)
     scores = tuple(score_example(example, replies[example.index], policies) for example in one.examples)
     return Result(one, scores, sum(replies[example.index] is None for example in one.examples))

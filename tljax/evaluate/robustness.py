@@ -14,6 +14,7 @@ from tljax.toolbox.noise import LEVELS
 
 CLEAN = "clean"
 POLICIES = ("any", OFFICIAL)
+COLUMNS = 4  # panels side by side
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,12 @@ def plot(found: Sequence[Group], file: Path) -> None:
     from matplotlib import pyplot
 
     shown = [group for group in found if group.drops]
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.4), squeeze=False, sharey=True)
-    for group, axis in zip(shown, axes[0], strict=True):
+    columns = min(len(shown), COLUMNS)
+    rows = -(-len(shown) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False, sharey=True)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for group, axis in zip(shown, axes.flat, strict=False):
         whole = [drop for drop in group.drops if drop.part == "all"]
         for shift, metric, marker in zip((-0.08, 0.0, 0.08), METRICS, "os^", strict=True):
             means = [drop.drops[metric][0] for drop in whole]
@@ -125,7 +130,8 @@ def plot(found: Sequence[Group], file: Path) -> None:
         title = group.name if group.policy == "any" else f"{group.name}\n(RoTBench's own script)"
         axis.set_title(f"{title}, n = {len(group.clean.scores)}", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("drop from clean, points (95 % interval)", fontsize=9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("drop, points (95 % interval)", fontsize=9)
     axes[0][0].legend(frameon=False, fontsize=9)
     figure.tight_layout()
     temporary = file.with_name(f".{file.name}.tmp")

@@ -75,6 +75,8 @@ def conclude(config: Any, sets: Sequence[EvalSet], replies: Mapping[str, Replies
     results = [score_set(one, replies[one.name]) for one in sets if one.name in replies]
     if not results:
         raise InputError(f"config.data {config.data}: nothing to score; {untold[0] if untold else 'there is no row'}")
+    if config.bfcl_out and all(result.set.benchmark != "bfcl" for result in results):
+        raise InputError(f"config.bfcl_out is {config.bfcl_out!r}, but no set of BFCL is scored; leave it empty")
     report, found = report_of(results), groups(results)
     blocks = [result_table(result) for result in results] + [robustness_table(group) for group in found]
     if config.compare:

@@ -8,7 +8,7 @@ from tljax.evaluate.published import published
 from tljax.evaluate.report import ERRORS
 from tljax.evaluate.results import OFFICIAL, Difference, Result, policies_of
 from tljax.evaluate.robustness import Group
-from tljax.evaluate.score import METRICS, share_of, summarize
+from tljax.evaluate.score import METRICS, random_pick, share_of, summarize
 from tljax.evaluate.sets import ANY_CALL, GOLDEN, NO_CALL, shown
 
 # Policies by what they compare, in the order of the table.
@@ -30,6 +30,8 @@ def result_table(result: Result) -> str:
         for policy in LABELS:
             if policy in policies_of(one):
                 lines.append(_policy_line(result, policy, LABELS[policy], kinds=policy == "any"))
+        pick = random_pick([example.golden for example in one.examples], [example.tools for example in one.examples])
+        lines.append(f"  {'a listed tool at random':<{_WIDTH}}{pick:>6.1f}")
     else:
         lines.append(_policy_line(result, "any", _accuracy_label(result), kinds=True))
     rows, models = published(one)

@@ -49,7 +49,10 @@ def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
     asks = any(step.get("Action") == ASK.name for row in rows for step in _all_steps(row))
     for number, row in enumerate(rows):
         at = f"file {file}, row {number}"
-        hidden = frozenset(row.get("Authentication") or {})
+        if not is_toolalpaca(row):
+            raise InputError(f"{at}: lacks one of {', '.join(sorted(_FIELDS))}; give ToolAlpaca's own file")
+        secrets = row.get("Authentication")
+        hidden = frozenset(secrets if isinstance(secrets, dict | list) else ())
         listed = field(row, "Function_Description", dict, at)
         tools = tuple(
             _tool(name, text, hidden, f"{at}, field Function_Description.{name}")
