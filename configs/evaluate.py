@@ -37,8 +37,8 @@ def get_config() -> ConfigDict:
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
 
-    # turns = "multi" holds dialogues. Their queries: the toolbox's tasks; a benchmark's rows, whose calls a mock answers;
-    # or a JSONL file with rows {"id", "query"} or {"id", "messages"}, either with "tools", for the mock, or with the
+    # turns = "multi" holds dialogues. They begin with the toolbox's tasks; a benchmark's rows, whose calls are mocked;
+    # or rows of a JSONL file, {"id", "query"} or {"id", "messages"}: either with "tools", for the mock, or with the
     # functions of config.tools, which are run. config.out is the report; NAME.dialogues.jsonl and .txt lie beside it.
     config.turns = "single"  # single: one call a query; multi: dialogues in which calls are run, up to `finish`
     config.tools = ""  # Python file whose functions are the tools for config.data = queries.jsonl; "": mocked
