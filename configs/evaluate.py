@@ -36,4 +36,16 @@ def get_config() -> ConfigDict:
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
+
+    # turns = "multi" holds dialogues. They begin with the toolbox's tasks; a benchmark's rows, whose calls are mocked;
+    # or rows of a JSONL file, {"id", "query"} or {"id", "messages"}: either with "tools", for the mock, or with the
+    # functions of config.tools, which are run. config.out is the report; NAME.dialogues.jsonl and .txt lie beside it.
+    config.turns = "single"  # single: one call a query; multi: dialogues in which calls are run, up to `finish`
+    config.tools = ""  # Python file whose functions are the tools for config.data = queries.jsonl; "": mocked
+    config.tool_seconds = 10.0  # longest call of such a function; each dialogue has a process of its own
+    config.tool_calls = 8  # calls of such functions side by side
+    config.finish = "finish"  # tool that ends a dialogue, added where not listed; "": a reply without a call does
+    config.max_turns = 10  # most replies of a dialogue
+    config.max_tokens = 0  # most tokens of a dialogue; 0: as many as the model can read
+    config.max_repeats = 3  # the same call with the same feedback so often is a loop, which ends a dialogue
     return config

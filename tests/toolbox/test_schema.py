@@ -1,8 +1,11 @@
+from typing import Any, Literal
+
 import pytest
 from transformers.utils import get_json_schema
 
 from tljax.core.errors import InputError
 from tljax.data.trajectory import tool_from_json
+from tljax.toolbox.execute import execute
 from tljax.toolbox.schema import local_tool, tools_from_file
 from tljax.toolbox.tools import ASK_TO_USER, DOMAINS, FINISH, SPLITS, TOOLS, callable_tools
 
@@ -63,6 +66,21 @@ def test_every_json_type_and_optional_parameters():
     assert tool.schema["description"] == "Do it all."
     assert parameters["properties"]["a"]["description"] == "The first: with a colon."
     assert parameters["properties"]["c"]["description"] == ""
+
+
+def test_choices_and_parameters_without_annotation():
+    def f(a, b: Literal["x", "y"], c: Any = None):
+        """Do it."""
+
+    tool = local_tool(f)
+    assert tool.schema["parameters"]["properties"] == {
+        "a": {"description": ""},
+        "b": {"type": "string", "enum": ["x", "y"], "description": ""},
+        "c": {"description": ""},
+    }
+    tools = {"f": tool}
+    assert not execute("f", {"a": [1], "b": "x", "c": 2.5}, tools).error
+    assert execute("f", {"a": 1, "b": "z"}, tools).value == "ValueError: f() argument 'b' must be one of 'x', 'y'"
 
 
 def test_a_signature_without_json_form_is_refused():

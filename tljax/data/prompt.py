@@ -12,7 +12,7 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.data.calls import Call
-from tljax.data.trajectory import Tool, Trajectory
+from tljax.data.trajectory import Tool, Trajectory, Turn
 
 DIALECTS = ("mae", "readme")
 EQUALS = {"mae": "=", "readme": " = "}  # between a parameter's name and its value
@@ -86,6 +86,18 @@ def render(trajectory: Trajectory, dialect: str) -> Rendered:
             span = None if turn.call is None else (name, name + len(turn.call.name))
             replies.append(Reply(start, start + 1, length, span))
     return Rendered("".join(pieces), tuple(replies), tuple(names))
+
+
+def render_prompt(tools: Sequence[Tool], turns: Sequence[Turn], dialect: str, system: str = "") -> str:
+    """What a model reads before the reply to these turns: the text up to and with the "Assistant:" of that reply."""
+    # A reply as a stand-in: rendering ends with the last one, and only what precedes it is kept.
+    rendered = render(Trajectory("", tuple(tools), (*turns, Turn("assistant", ".")), system), dialect)
+    return rendered.text[: rendered.replies[-1].start]
+
+
+def render_feedback(text: str) -> str:
+    """What stands between a reply and the next one, up to and with the "Assistant:" of that."""
+    return f"\n{_ROLES['function']}: {text}\n{_ROLES['assistant']}:"
 
 
 def render_tools(tools: Sequence[Tool], dialect: str) -> str:

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.data.prompt import render
+from tljax.data.prompt import render_prompt
 from tljax.data.reader import read_rows
-from tljax.data.trajectory import ROLES, trajectory_from_row
+from tljax.data.trajectory import ROLES, Trajectory, trajectory_from_row
 
 SCHEMAS = 'either {"id", "prompt"} or {"id", "tools", "messages"} (OpenAI)'
 ASKING = ("user", "function")  # whom the assistant answers
@@ -29,24 +29,25 @@ def read_queries(file: str, dialect: str) -> Iterator[Query]:
     Raises InputError, naming file, row and field, for the first row that cannot be answered, and for an id that is
     given twice.
     """
-    file = os.path.expanduser(file)
-    if not os.path.isfile(file):
-        what = "is a folder" if os.path.isdir(file) else "does not exist"
-        raise InputError(f"file {file}: {what}; give a JSONL file with a row a line, {SCHEMAS}")
-    if os.path.getsize(file) == 0:
-        raise InputError(f"file {file}: is empty; give a row a line, {SCHEMAS}")
+    file = checked_file(file, SCHEMAS)
     rows: dict[str | int, int] = {}
     for number, row in read_rows(file):
         if isinstance(row, InputError):
             raise row
         query = query_from_row(row, file, number, dialect)
-        if query.id in rows:
-            raise InputError(
-                f"file {file}, row {number}, field id: {query.id!r} is that of row {rows[query.id]} too (a row without "
-                "one has its number); give each row its own, by which its answer is known"
-            )
-        rows[query.id] = number
+        distinct(query.id, rows, file, number)
         yield query
+
+
+def checked_file(file: str, schemas: str) -> str:
+    """The path, "~" expanded. Raises InputError where there is no such file, or nothing in it."""
+    file = os.path.expanduser(file)
+    if not os.path.isfile(file):
+        what = "is a folder" if os.path.isdir(file) else "does not exist"
+        raise InputError(f"file {file}: {what}; give a JSONL file with a row a line, {schemas}")
+    if os.path.getsize(file) == 0:
+        raise InputError(f"file {file}: is empty; give a row a line, {schemas}")
+    return file
 
 
 def query_from_row(row: Any, file: str, number: int, dialect: str) -> Query:
@@ -58,25 +59,21 @@ def query_from_row(row: Any, file: str, number: int, dialect: str) -> Query:
     if len(there) != 1:
         what = "prompt and messages are both there" if there else "neither prompt nor messages is there"
         raise InputError(f"{at}: {what} (fields here: {', '.join(row) or 'none'}); a row is {SCHEMAS}")
-    identity = row.get("id")
-    if identity is None or identity == "":
-        identity = number
-    if isinstance(identity, bool) or not isinstance(identity, str | int):
-        raise InputError(f"{at}, field id: is {identity!r:.60}; allowed: a string or an integer")
-    _check_text(str(identity), f"{at}, field id")
+    identity = identity_of(row, file, number)
     if there == ["messages"]:
         prompt = prompt_of_messages(row, file, number, dialect)
-        _check_text(prompt, f"{at}, field messages")
+        check_text(prompt, f"{at}, field messages")
         return Query(identity, number, prompt)
     prompt = row["prompt"]
     if not isinstance(prompt, str) or not prompt:
         what = "is empty" if prompt == "" else "is no string"
         raise InputError(f"{at}, field prompt: {what}; give the text that the model is to continue")
-    _check_text(prompt, f"{at}, field prompt")
+    check_text(prompt, f"{at}, field prompt")
     return Query(identity, number, prompt)
 
 
-def _check_text(text: str, at: str) -> None:
+def check_text(text: str, at: str) -> None:
+    """Raises InputError for text that is no valid Unicode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -86,6 +83,15 @@ def _check_text(text: str, at: str) -> None:
 
 def prompt_of_messages(row: dict[str, Any], file: str, number: int, dialect: str) -> str:
     """The row's tools and messages up to and with the "Assistant:" of the reply that comes next.
+
+    Raises InputError as `asking_trajectory` does.
+    """
+    asking = asking_trajectory(row, file, number)
+    return render_prompt(asking.tools, asking.turns, dialect, asking.system)
+
+
+def asking_trajectory(row: dict[str, Any], file: str, number: int) -> Trajectory:
+    """The row's tools and messages, which end with what the assistant is to reply to.
 
     Raises InputError where the last message is the assistant's, and as `trajectory_from_row` does.
     """
@@ -100,8 +106,29 @@ def prompt_of_messages(row: dict[str, Any], file: str, number: int, dialect: str
                 f"{here}[{len(messages) - 1}].role: is 'assistant', but the reply that is wanted follows the last "
                 f"message; end with one of the {' or '.join(r for r, kind in ROLES.items() if kind in ASKING)}"
             )
-        # The reply to come, as a stand-in: rendering ends with the last one, and only what precedes it is kept.
+        # The reply to come, as a stand-in: a trajectory has at least one.
         messages = [*messages, {"role": "assistant", "content": "."}]
     row = {"tools": row.get("tools"), "messages": messages}
-    rendered = render(trajectory_from_row(row, file, number), dialect)
-    return rendered.text[: rendered.replies[-1].start]
+    trajectory = trajectory_from_row(row, file, number)
+    return replace(trajectory, turns=trajectory.turns[:-1])
+
+
+def identity_of(row: dict[str, Any], file: str, number: int) -> str | int:
+    """The row's id, its number where it has none. Raises InputError for what is no string or integer."""
+    identity = row.get("id")
+    if identity is None or identity == "":
+        identity = number
+    if isinstance(identity, bool) or not isinstance(identity, str | int):
+        raise InputError(f"file {file}, row {number}, field id: is {identity!r:.60}; allowed: a string or an integer")
+    check_text(str(identity), f"file {file}, row {number}, field id")
+    return identity
+
+
+def distinct(identity: str | int, rows: dict[str | int, int], file: str, number: int) -> None:
+    """Notes the row that bears an id. Raises InputError where an earlier one has it."""
+    if identity in rows:
+        raise InputError(
+            f"file {file}, row {number}, field id: {identity!r} is that of row {rows[identity]} too (a row without "
+            "one has its number); give each row its own, by which its answer is known"
+        )
+    rows[identity] = number

@@ -50,6 +50,17 @@ class Tokenizer:
             return encoding.ids, encoding.offsets
         return [self.bos_id, *encoding.ids], [(0, 0), *encoding.offsets]
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """Token ids of `text`, which begins with a blank or a newline, where it follows other text.
+
+        Text and continuation are tokenized as training tokenizes them together, unless the vocabulary has tokens that
+        reach over the seam, such as ")" with a newline (tiktoken's pre-tokenizers, not Llama's): there training has one
+        token and this has two. Raises InputError as `encode` does.
+        """
+        ids, spans = self.encode("a" + text)
+        first = next((i for i, (start, _) in enumerate(spans) if start >= 1), len(ids))
+        return ids[first:]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens; SentencePiece tokenizers drop one leading blank."""
         return self.backend.decode(list(ids), skip_special_tokens=True)

@@ -101,6 +101,17 @@ class Partial:
                 f"{self.path}: cannot be written ({error.strerror}); make room, then the same command continues"
             ) from error
 
+    def answers(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All answers so far with their indices, in the order of these."""
+        if not self._places:
+            return
+        with open(self.path, "rb") as partial:
+            for index in sorted(self._places):
+                partial.seek(self._places[index])
+                answer = json.loads(partial.readline())
+                del answer["index"], answer["left"]
+                yield index, answer
+
     def finish(self, row: Callable[[int, dict[str, Any]], dict[str, Any]] = _as_it_is) -> tuple[int, int]:
         """Writes `out`, ordered by index, and removes the partial file; returns its numbers of tokens and of ends.
 
@@ -111,11 +122,8 @@ class Partial:
         tokens = ended = 0
         temporary = self._out.with_name(f".{self._out.name}.tmp")
         try:
-            with open(self.path, "rb") as partial, open(temporary, "wb") as file:
-                for index in sorted(self._places):
-                    partial.seek(self._places[index])
-                    answer = json.loads(partial.readline())
-                    del answer["index"], answer["left"]
+            with open(temporary, "wb") as file:
+                for index, answer in self.answers():
                     file.write(_line(row(index, answer)))
                     tokens += len(answer["tokens"]) + answer["ended"]
                     ended += answer["ended"]

@@ -14,12 +14,13 @@ LINE_EVERY = 10.0  # seconds between lines of progress, where there is no termin
 class Progress:
     """A bar on a terminal, a line every LINE_EVERY seconds elsewhere."""
 
-    def __init__(self, total: int, before: int):
+    def __init__(self, total: int, before: int, unit: str = "reply", units: str = "replies"):
+        self._units = units
         self._total, self._now, self._tokens = total, before, 0
         self._before, self._begin = before, time.perf_counter()
         self._told = self._begin
         hidden = not has_terminal()
-        self._bar = tqdm(total=total, initial=before, unit="reply", dynamic_ncols=True, disable=hidden)
+        self._bar = tqdm(total=total, initial=before, unit=unit, dynamic_ncols=True, disable=hidden)
 
     def __enter__(self) -> "Progress":
         return self
@@ -32,17 +33,21 @@ class Progress:
 
     def add(self, replies: Mapping[int, Reply]) -> None:
         """Counts a finished batch."""
-        self._now += len(replies)
-        self._tokens += sum(len(reply.logprobs) for reply in replies.values())
+        self.advance(len(replies), sum(len(reply.logprobs) for reply in replies.values()))
+
+    def advance(self, count: int, tokens: int = 0) -> None:
+        """Counts what is finished, and tokens that were generated."""
+        self._now += count
+        self._tokens += tokens
         now = time.perf_counter()
         self._bar.set_postfix_str(f"{self._tokens / (now - self._begin):,.0f} tokens/s", refresh=False)
-        self._bar.update(len(replies))
+        self._bar.update(count)
         if self._bar.disable and now - self._told >= LINE_EVERY:
             self._told = now
             rate = (self._now - self._before) / (now - self._begin)
-            left = tqdm.format_interval((self._total - self._now) / rate)
+            left = tqdm.format_interval((self._total - self._now) / rate) if rate else "?"
             say(
-                f"{self._now:,}/{self._total:,} replies  {rate:,.1f} replies/s  "
+                f"{self._now:,}/{self._total:,} {self._units}  {rate:,.1f} {self._units}/s  "
                 f"{self._tokens / (now - self._begin):,.0f} tokens/s  ETA {left}"
             )
 

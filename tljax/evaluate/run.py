@@ -11,7 +11,7 @@ from tljax.core.errors import InputError
 from tljax.core.mesh import check_rows, make_mesh
 from tljax.data.prompt import DIALECTS
 from tljax.data.tokens import load_tokenizer
-from tljax.evaluate import answers, ask, report
+from tljax.evaluate import answers, ask, multi_turn, report
 from tljax.evaluate.partial import check_new
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import source
@@ -24,6 +24,9 @@ def run(config: Any) -> None:
 
     Raises InputError for what the user can mend, before any device work.
     """
+    check_choice("turns", config.turns, ("single", "multi"))
+    if config.turns == "multi":
+        return multi_turn.run(config)
     check(config)
     if config.data == "toolbox":
         run_toolbox(config)

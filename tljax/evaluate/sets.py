@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from tljax.core.errors import InputError
 from tljax.data.calls import Call
-from tljax.data.prompt import render
-from tljax.data.trajectory import Tool, Trajectory, Turn
+from tljax.data.prompt import render_prompt
+from tljax.data.trajectory import Tool, Turn
 
 # What a row wants: one of its golden calls, no call at all, any call of a tool; UNKNOWN has no golden answer.
 GOLDEN, NO_CALL, ANY_CALL, UNKNOWN = WANTS = ("golden", "no call", "any call", "unknown")
@@ -86,9 +86,7 @@ class Query:
 
 def prompt_of(example: Example, dialect: str) -> str:
     """What a model reads: tools and dialogue as in training, up to and with the "Assistant:" of the asked reply."""
-    turns = (*example.turns, Turn("assistant", "."))  # a stand-in: rendering ends with the last reply
-    rendered = render(Trajectory(example.id, example.tools, turns, example.system), dialect)
-    return rendered.text[: rendered.replies[-1].start]
+    return render_prompt(example.tools, example.turns, dialect, example.system)
 
 
 def read_json_rows(file: Path) -> list[Any]:

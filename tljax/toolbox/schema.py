@@ -51,6 +51,8 @@ def local_tool(
     Raises InputError where the signature has a parameter that a JSON object cannot fill.
     """
     where = f"tool {function.__name__}()"
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise InputError(f"{where}: is async; write a function that returns its result")
     hints = typing.get_type_hints(function)
     description, documented = read_docstring(inspect.getdoc(function) or "")
     properties, required, annotations, takes_state = {}, [], {}, False
@@ -60,8 +62,11 @@ def local_tool(
             continue
         if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
             raise InputError(f"{where}: parameter *{name} has no place in a tool's schema; name every parameter")
-        annotations[name] = hints.get(name, str)
-        properties[name] = {**json_type(annotations[name], f"{where}, {name}"), "description": documented.get(name, "")}
+        # A default tells people a type; the function may take others.
+        guessed = type(parameter.default) if type(parameter.default) in JSON_TYPES else Any
+        annotations[name] = hints.get(name, Any)
+        shown = json_type(hints.get(name, guessed), f"{where}, {name}")
+        properties[name] = {**shown, "description": documented.get(name, "")}
         if parameter.default is inspect.Parameter.empty:
             required.append(name)
     schema = {
@@ -92,14 +97,25 @@ def read_docstring(doc: str) -> tuple[str, dict[str, str]]:
 
 
 def json_type(annotation: Any, where: str) -> dict[str, Any]:
-    """JSON schema of str, int, float, bool, list, list[T], dict, dict[str, T]; `T | None` counts as T."""
+    """JSON schema of str, int, float, bool, list, list[T], dict, dict[str, T], Literal; `T | None` counts as T.
+
+    Any, and what has no annotation, is a schema without a type.
+    """
+    if annotation is Any:
+        return {}
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         members = [member for member in typing.get_args(annotation) if member is not type(None)]
         if len(members) == 1:
             return json_type(members[0], where)
     base = typing.get_origin(annotation) or annotation
+    if base is typing.Literal:
+        values = typing.get_args(annotation)
+        kinds = {type(value) for value in values}
+        if len(kinds) == 1 and kinds <= JSON_TYPES.keys():
+            return {"type": JSON_TYPES[kinds.pop()], "enum": list(values)}
     if base not in JSON_TYPES:
-        raise InputError(f"{where}: type {annotation} has no JSON form; use str, int, float, bool, list or dict")
+        known = "str, int, float, bool, list, dict, Any, or a Literal of one type"
+        raise InputError(f"{where}: type {annotation} has no JSON form; use {known}")
     schema: dict[str, Any] = {"type": JSON_TYPES[base]}
     arguments = typing.get_args(annotation)
     if base is list and arguments:
@@ -124,7 +140,14 @@ def tools_from_file(path: str) -> dict[str, LocalTool]:
     except (Exception, SystemExit) as error:
         raise InputError(f"{path}: the file cannot be run ({type(error).__name__}: {error}); mend it first") from error
     functions = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
-    tools = {f.__name__: local_tool(f) for f in functions if not f.__name__.startswith("_")}
+    try:
+        tools = {f.__name__: local_tool(f) for f in functions if not f.__name__.startswith("_")}
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except Exception as error:  # annotations are the user's code too
+        raise InputError(
+            f"{path}: its annotations cannot be read ({type(error).__name__}: {error}); mend them"
+        ) from error
     if not tools:
         raise InputError(f"{path}: defines no public function; every function without a leading _ is a tool")
     return tools

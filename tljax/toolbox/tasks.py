@@ -34,13 +34,15 @@ ARGUMENTS = (("with", "{} {}"), ("with", "{} = {}"), ("with", "{}: {}"), ("where
 class Task:
     """A query and its solution.
 
-    `calls` ends in finish(answer=...); `results` are the feedback texts of the calls before it; `tools` names what the
-    prompt lists, in order, `finish` last; `state` is the episode's state after the solution.
+    `calls` ends in finish(answer=...); `results` are the feedback texts of the calls before it, `asked` those that the
+    answer consists of; `tools` names what the prompt lists, in order, `finish` last; `state` is the episode's state
+    after the solution.
     """
 
     query: str
     calls: tuple[Call, ...]
     results: tuple[str, ...]
+    asked: tuple[str, ...]
     answer: str
     tools: tuple[str, ...]
     domain: str
@@ -74,6 +76,7 @@ def make_task(seed: int, split: str, index: int) -> Task:
         query=write_query(rng, steps),
         calls=(*(step.call for step in steps), Call(FINISH.name, {"answer": answer})),
         results=tuple(step.result for step in steps),
+        asked=tuple(ends),
         answer=answer,
         tools=list_tools(rng, split, [step.tool for step in steps]),
         domain=steps[0].tool.domain,
