@@ -8,7 +8,7 @@ from tljax.core.command import main
 
 def analyse(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
-    from tljax.evaluate.analyse import run
+    from tljax.evaluate.analysis.run import run
 
     run(config)
 

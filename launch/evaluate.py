@@ -11,7 +11,7 @@ from tljax.core.command import main
 def evaluate(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too; scoring does without it.
     if config.predictions:
-        from tljax.evaluate.scoring import run
+        from tljax.evaluate.benchmarks.scoring import run
     else:
         from tljax.evaluate.run import run
     run(config)

@@ -27,11 +27,9 @@ ALLOWED = {
     "configs": ("tljax.core.config",),
     "launch": ("tljax",),
 }
-WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.evaluate.score")
-WITHOUT_JAX += ("tljax.evaluate.sets", "tljax.evaluate.benchmarks", "tljax.evaluate.rotbench")
-WITHOUT_JAX += ("tljax.evaluate.toolalpaca", "tljax.evaluate.bfcl", "tljax.evaluate.bfcl_results")
-WITHOUT_JAX += ("tljax.evaluate.noisy", "tljax.evaluate.predictions", "tljax.evaluate.results")
-WITHOUT_JAX += ("tljax.evaluate.robustness", "tljax.evaluate.tables", "tljax.evaluate.scoring")
+WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.evaluate.score", "tljax.evaluate.loose")
+WITHOUT_JAX += ("tljax.evaluate.benchmarks", "tljax.evaluate.analysis.call_errors")
+WITHOUT_JAX += ("tljax.evaluate.analysis.feedback_errors", "tljax.evaluate.agent.executors")
 WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.reward", "tljax.rl.workers")
 
 
@@ -80,7 +78,7 @@ def test_imports_point_one_way(repo):
         "tljax.data.prompt_table",
         "tljax.rl.reward",
         "tljax.evaluate.score",
-        "tljax.evaluate.scoring",
+        "tljax.evaluate.benchmarks.scoring",
     ],
 )
 def test_data_loads_without_jax(module):

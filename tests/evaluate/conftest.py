@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tljax.evaluate.benchmarks import read_sets
+from tljax.evaluate.benchmarks.find import read_sets
 
 FILES = {
     "rotbench_clean": "RoTBench/First_Turn/clean.json",

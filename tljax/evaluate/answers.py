@@ -10,9 +10,9 @@ import jax
 from tljax.core.run_folder import write_lines
 from tljax.data.prompt import render_call
 from tljax.data.tokens import Tokenizer
-from tljax.evaluate.results import score_example
+from tljax.evaluate.benchmarks.results import score_example
+from tljax.evaluate.benchmarks.sets import Query
 from tljax.evaluate.score import METRICS, Score, summarize
-from tljax.evaluate.sets import Query
 from tljax.model import llama
 from tljax.model.replies import generate_all
 from tljax.model.sampling import SampleOptions

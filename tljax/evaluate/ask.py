@@ -16,12 +16,12 @@ from tljax.core.mesh import make_mesh
 from tljax.core.metrics import say
 from tljax.data.reader import first_of
 from tljax.data.tokens import Tokenizer, load_tokenizer
-from tljax.evaluate import scoring
 from tljax.evaluate.answers import greedy
+from tljax.evaluate.benchmarks import scoring
+from tljax.evaluate.benchmarks.predictions import read_predictions
+from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, prompt_of
 from tljax.evaluate.generate import Prompts, answer, check_devices
 from tljax.evaluate.partial import Partial, check_new, claim
-from tljax.evaluate.predictions import read_predictions
-from tljax.evaluate.sets import UNKNOWN, EvalSet, Example, prompt_of
 from tljax.model import source
 from tljax.model.fingerprint import fingerprint
 from tljax.toolbox.embedded import model_path

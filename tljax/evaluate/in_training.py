@@ -11,9 +11,9 @@ from tljax.data.prompt_table import Prompt, PromptTable
 from tljax.data.tokens import Tokenizer
 from tljax.evaluate import answers, report
 from tljax.evaluate.answers import Answer
-from tljax.evaluate.benchmarks import read_sets
+from tljax.evaluate.benchmarks.find import read_sets
+from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, prompt_of
 from tljax.evaluate.score import METRICS
-from tljax.evaluate.sets import UNKNOWN, Example, Query, prompt_of
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import llama
 

@@ -11,7 +11,8 @@ from tljax.core.errors import InputError
 from tljax.core.mesh import check_rows, make_mesh
 from tljax.data.prompt import DIALECTS
 from tljax.data.tokens import load_tokenizer
-from tljax.evaluate import answers, ask, multi_turn, report
+from tljax.evaluate import answers, ask, report
+from tljax.evaluate.agent import run as multi_turn
 from tljax.evaluate.partial import check_new
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import source

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from tljax.data.prompt import render
 from tljax.data.trajectory import Turn, trajectory_from_row
+from tljax.evaluate.benchmarks.sets import Example, Query
 from tljax.evaluate.score import random_pick
-from tljax.evaluate.sets import Example, Query
 from tljax.toolbox.tools import FINISH
 from tljax.toolbox.trajectories import trajectories
 

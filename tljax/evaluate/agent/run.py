@@ -1,0 +1,205 @@
+"""The multi-turn run: a model's dialogues with tools that are run, scored, printed, and kept as they end."""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tljax.core.config import check_choice, check_range
+from tljax.core.errors import InputError
+from tljax.core.mesh import batch_shards, check_one_process, check_rows, make_mesh
+from tljax.core.metrics import say
+from tljax.core.stop import EXIT_CODES, StopRequest
+from tljax.data.prompt import DIALECTS
+from tljax.data.reader import read_rows
+from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.evaluate import answers
+from tljax.evaluate.agent import report as dialogue_report
+from tljax.evaluate.agent.dialogues import Asked, benchmark_dialogues, query_dialogues, toolbox_dialogues
+from tljax.evaluate.agent.files import Files, NoFiles, check_files, open_files
+from tljax.evaluate.agent.loop import Limits, Policy, hold
+from tljax.evaluate.agent.scores import row_of
+from tljax.evaluate.benchmarks.find import READERS
+from tljax.evaluate.benchmarks.rotbench import is_tooleyes_raw
+from tljax.evaluate.progress import Progress
+from tljax.model import llama, source
+from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+from tljax.model.fingerprint import fingerprint
+from tljax.model.replies import Reply, generate_all
+from tljax.model.sampling import SampleOptions
+from tljax.toolbox.embedded import model_path
+
+# Fields that decide how a dialogue goes; the others may change when a run goes on.
+DECIDING = ("dialect", "new_tokens", "max_turns", "max_tokens", "max_repeats", "finish", "tool_seconds")
+
+
+def run(config: Any) -> None:
+    """Holds the dialogues that `config` (configs/evaluate.py, turns = "multi") asks for and prints their scores.
+
+    config.out = R.json gets the scores, R.dialogues.jsonl beside it the dialogues, R.dialogues.txt the same for people.
+    Raises InputError for what the user can mend, before any device work where it can be known by then, and SystemExit
+    where a signal stopped it; dialogues that have ended are kept then, and the same command goes on.
+    """
+    check(config)
+    out = Path(config.out).expanduser() if config.out else None
+    if out is not None:
+        check_files(out)
+    source.check_trained(config.model.path)
+    asked = read_asked(config)
+    model = source.open_model(model_path(config.model.path), "")
+    tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
+    source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    longest = min(config.max_tokens or model.config.max_tokens, model.config.max_tokens)
+    limits = Limits(config.max_turns, longest, config.new_tokens, config.max_repeats)
+    with jax.set_mesh(make_mesh(**config.mesh)):
+        check_devices(config, model.config)
+        options = answers.greedy(
+            tokenizer,
+            new_tokens=config.new_tokens,
+            compute_dtype=config.model.compute_dtype,
+            attention=config.model.attention,
+        )
+        with NoFiles() if out is None else open_files(out, *made_with(config, asked, model, tokenizer)) as files:
+            converse(config, asked, model, tokenizer, options, limits, files)
+            sets = dialogue_report.sets_of(files.rows())
+            notes = [dialogue_report.NOTE, *([dialogue_report.MOCK] if is_mock(config) else [])]
+            facts = {"model": config.model.path, "data": config.data, "tools": config.tools}
+            files.finish(dialogue_report.report_of(sets, notes, facts), dialogue_report.transcripts(sets))
+    print(dialogue_report.table(sets, notes))
+
+
+def check(config: Any) -> None:
+    """Raises InputError for a field whose value is not allowed."""
+    for field in ("predictions", "noise", "compare", "bfcl_out"):
+        if config[field]:
+            raise InputError(f"config.{field} is {config[field]!r}, which is for config.turns=single; leave it empty")
+    check_choice("dialect", config.dialect, DIALECTS)
+    check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
+    check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)
+    for field in ("queries", "new_tokens", "rows", "max_turns", "tool_calls"):
+        check_range(field, config[field], 1)
+    check_range("max_tokens", config.max_tokens, 0)
+    check_range("max_repeats", config.max_repeats, 2)
+    if not 0 < config.tool_seconds < float("inf"):
+        raise InputError(f"config.tool_seconds is {config.tool_seconds}; it must be above 0 and finite")
+    if config.data == "toolbox" and (config.tools or config.finish != "finish"):
+        field = "tools" if config.tools else "finish"
+        raise InputError(
+            f"config.{field} is {config[field]!r}, but config.data is 'toolbox', which has its own; name a file of "
+            "queries in config.data, or leave the field as it is"
+        )
+
+
+def check_devices(config: Any, c: llama.LlamaConfig) -> None:
+    """Raises InputError where rows, model and attention do not fit the current mesh."""
+    check_one_process()
+    check_rows(config.rows, "config.rows")
+    llama.check_mesh(c)
+    choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
+
+
+def read_asked(config: Any) -> list[Asked]:
+    """The dialogues to hold. Raises InputError as the readers do."""
+    if config.data == "toolbox":
+        return toolbox_dialogues(config.queries, config.dialect)
+    if not config.tools and is_benchmark(config.data):
+        return benchmark_dialogues(config.data, config.dialect, config.finish)
+    tools = os.path.expanduser(config.tools)
+    return query_dialogues(config.data, config.dialect, config.finish, tools, config.tool_seconds)
+
+
+def is_benchmark(path: str) -> bool:
+    """Whether a path is a folder, or a file whose first row is a benchmark's."""
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path) or not os.path.getsize(path):
+        return os.path.isdir(path)
+    _, first = next(iter(read_rows(path)))
+    return isinstance(first, dict) and any(
+        is_one(first) for is_one in (*(is_one for is_one, _ in READERS), is_tooleyes_raw)
+    )
+
+
+def is_mock(config: Any) -> bool:
+    return config.data != "toolbox" and not config.tools
+
+
+def made_with(
+    config: Any, asked: Sequence[Asked], model: source.Model, tokenizer: Tokenizer
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What decides the dialogues: fields by their names, and hashes of what was read by the names of that."""
+    digest = hashlib.sha256()
+    for one in asked:
+        digest.update(repr((one.set, one.id, one.opening.prompt)).encode())
+    content = {"model": fingerprint(model), "tokenizer": tokenizer.fingerprint, "content of data": digest.hexdigest()}
+    if config.tools:
+        content["content of tools"] = hashlib.sha256(Path(config.tools).expanduser().read_bytes()).hexdigest()
+    fields = {name: config[name] for name in DECIDING} | {"model.compute_dtype": config.model.compute_dtype}
+    return fields, content
+
+
+def converse(
+    config: Any,
+    asked: Sequence[Asked],
+    model: source.Model,
+    tokenizer: Tokenizer,
+    options: SampleOptions,
+    limits: Limits,
+    files: Files | NoFiles,
+) -> None:
+    """Holds the dialogues that `files` lack, on the current mesh, and adds them as they end.
+
+    Raises SystemExit with the signal's code where one asked to stop.
+    """
+    todo = [(number, one.opening) for number, one in enumerate(asked) if number not in files]
+    # The longest first: those of like length share a round, and memory runs out at once or never.
+    todo.sort(key=lambda one: -len(one[1].prompt))
+    say(f"dialogues: {len(asked):,}, with up to {limits.turns} replies and {limits.tokens:,} tokens")
+    if len(todo) < len(asked):
+        say(f"resumed: {len(asked) - len(todo):,} of {len(asked):,} dialogues are in {files.path}")
+    if not todo:
+        return
+    # No more rows than there are dialogues; of all of them, so that a resumed run computes in the same shapes.
+    shards = batch_shards()
+    rows = min(config.rows, -(-len(asked) // shards) * shards)
+    params = source.load_attached(model, jnp.dtype(options.compute_dtype), seed=0)
+    begin, replies = time.perf_counter(), 0
+    with StopRequest() as stop, Progress(len(asked), len(files), "dialogue", "dialogues") as progress:
+        policy = policy_of(params, model.config, options, rows, progress)
+        rounds = hold(todo, policy, tokenizer, limits, rows=rows, calls_at_once=config.tool_calls)
+        for ended in rounds:
+            files.append([(dialogue.number, row_of(asked[dialogue.number], dialogue)) for dialogue in ended])
+            replies += sum(len(dialogue.exchanges) for dialogue in ended)
+            progress.advance(len(ended))
+            if stop.signal is not None and len(files) < len(asked):
+                rounds.close()
+                progress.close()
+                say(f"stopped by {stop.signal.name} after {len(files):,} of {len(asked):,} dialogues, {files.told}")
+                raise SystemExit(EXIT_CODES[stop.signal])
+    say(f"held {len(todo):,} dialogues with {replies:,} replies in {time.perf_counter() - begin:,.0f} s")
+
+
+def policy_of(
+    params: llama.Params, c: llama.LlamaConfig, options: SampleOptions, rows: int, progress: Progress
+) -> Policy:
+    """The model's greedy replies, `rows` of them side by side."""
+
+    def policy(prompts: list[list[int]]) -> list[Reply]:
+        try:
+            replies = generate_all(params, c, prompts, options, key=jax.random.key(0), rows=rows)
+        except RuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise InputError(
+                f"the device is out of memory with config.rows = {rows} and dialogues of up to "
+                f"{max(map(len, prompts)):,} tokens; lower config.rows or config.max_tokens (the latter begins anew), "
+                "or spread the model over more devices (config.mesh.fsdp)"
+            ) from error
+        progress.advance(0, sum(len(reply.logprobs) for reply in replies))
+        return replies
+
+    return policy

@@ -1,0 +1,178 @@
+"""The Berkeley function-calling leaderboard's files, version 3 (and 4's of the same form): JSON lines.
+
+Executable rows hold their golden calls as Python text; the others have theirs in `possible_answer/` beside the file,
+each argument with the values that are right. Rows of irrelevance files want no call, those of relevance files want one.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.data.calls import Call
+from tljax.data.compare import Choices, ToolList, tool_list
+from tljax.data.trajectory import Tool, Turn, tool_from_json
+from tljax.evaluate.benchmarks.sets import (
+    ANY_CALL,
+    GOLDEN,
+    NO_CALL,
+    EvalSet,
+    Example,
+    Skipped,
+    field,
+    odd_calls,
+    read_json_rows,
+)
+
+EXEC = ("exec_simple", "exec_multiple", "exec_parallel", "exec_parallel_multiple")
+_ANSWERS = "possible_answer"
+_CATEGORY = re.compile(r"[a-z_]*[a-z]")
+# Categories that no prompt of Python calls answers, or whose golden answers are no calls.
+UNREAD = ("java", "javascript", "rest", "sql", "chatable", "chatting", "multi_turn", "memory", "web_search", "format")
+_TYPES = {"dict": "object", "float": "number", "tuple": "array", "list": "array", "any": None}
+_ROLES = ("user", "assistant")
+
+
+def is_bfcl(row: Any) -> bool:
+    """Whether a row is a question of the leaderboard."""
+    return isinstance(row, dict) and {"id", "question"} <= row.keys() and isinstance(row["question"], list)
+
+
+def category_of(row: dict[str, Any]) -> str:
+    """The category in a row's id: "live_simple" of "live_simple_3-1-0"."""
+    match = _CATEGORY.match(str(row["id"]))
+    return match[0] if match else ""
+
+
+def why_unread(row: dict[str, Any]) -> str | None:
+    """Why rows of this category are not read; None where they are."""
+    category = category_of(row)
+    bare = category.removeprefix("live_").removeprefix("exec_")
+    if any(bare == name or bare.startswith((f"{name}_", f"simple_{name}")) for name in UNREAD):
+        return f"BFCL's category {category} is not one of single-turn Python calls"
+    return None
+
+
+def read_bfcl(name: str, file: Path, rows: list[Any]) -> EvalSet:
+    """A file of the leaderboard with its answers.
+
+    Raises InputError naming file, row and field for a row that is none, and where the answers are missing.
+    """
+    answers: list[Any] | None = None
+    examples, skipped, remarks = [], [], []
+    for index, row in enumerate(rows):
+        at = f"file {file}, row {index}"
+        if not is_bfcl(row):
+            raise InputError(f"{at}: has no id and question; give BFCL's own file")
+        identity, category = str(row["id"]), category_of(row)
+        system, turns = _dialogue(row["question"], at)
+        listed = field(row, "function", list, at)
+        tools = tuple(_tool(tool, f"{at}, field function[{i}]") for i, tool in enumerate(listed))
+        wants = {"irrelevance": NO_CALL, "relevance": ANY_CALL}.get(category.rpartition("_")[2], GOLDEN)
+        golden: tuple[Call, ...] = ()
+        if wants == GOLDEN:
+            given = row.get("ground_truth")
+            if given is None:
+                answers = _answers(file, len(rows)) if answers is None else answers
+                given = field(answers[index], "ground_truth", list, f"file {_beside(file)}, row {index}")
+                if answers[index].get("id") != row["id"]:
+                    remarks.append(f"row {index}: the answer to {identity} bears the id {answers[index].get('id')}")
+            try:
+                golden = _golden(given, tool_list(tools))
+            except ValueError as error:
+                skipped.append(Skipped(index, identity, f"golden answer is broken: {error}"))
+                continue
+            remarks += odd_calls(index, golden, tools)
+        examples.append(Example(index, identity, tools, turns, golden, system=system, wants=wants))
+    return EvalSet(name, "bfcl", tuple(examples), tuple(skipped), tuple(remarks), file=str(file))
+
+
+def exec_part(name: str) -> str | None:
+    """Which of the executable categories a set's name stands for."""
+    stem = re.sub(r"^BFCL_v\d+_", "", name.rpartition("/")[2])
+    return stem if stem in EXEC else None
+
+
+def _dialogue(question: list[Any], at: str) -> tuple[str, tuple[Turn, ...]]:
+    """System text and turns of a question, [[message, ...]] with one list a turn."""
+    messages = question[0] if len(question) == 1 and isinstance(question[0], list) else question
+    if not messages or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
+        raise InputError(f"{at}, field question: is no single turn [[{{role, content}}, ...]]; multi-turn is not read")
+    system, first = "", 0
+    if messages[0].get("role") == "system":
+        system, first = messages[0]["content"], 1
+    for message in messages[first:]:
+        if message.get("role") not in _ROLES:
+            raise InputError(f"{at}, field question: role {message.get('role')!r}; allowed: {', '.join(_ROLES)}")
+    return system, tuple(Turn(message["role"], message["content"]) for message in messages[first:])
+
+
+def _tool(listed: Any, at: str) -> Tool:
+    """A function with the leaderboard's type names as JSON schema's."""
+    tool = tool_from_json(listed, at)
+    return Tool(tool.name, tool.description, {k: _schema(v) for k, v in tool.properties.items()}, tool.required)
+
+
+def _schema(schema: dict[str, Any]) -> dict[str, Any]:
+    kind = schema.get("type")
+    new = {key: value for key, value in schema.items() if key != "type"}
+    if isinstance(kind, str):
+        kind = _TYPES.get(kind, kind)
+    if isinstance(schema.get("items"), dict):
+        new["items"] = _schema(schema["items"])
+    return new if kind is None else {"type": kind} | new
+
+
+def _beside(file: Path) -> Path:
+    """Where the answers to a file lie: version 3 has them in a folder beside it, its unused sets one further up."""
+    for folder in (file.parent, file.parent.parent):
+        if (folder / _ANSWERS / file.name).is_file():
+            return folder / _ANSWERS / file.name
+    return file.parent / _ANSWERS / file.name
+
+
+def _answers(file: Path, rows: int) -> list[Any]:
+    beside = _beside(file)
+    if not beside.is_file():
+        raise InputError(
+            f"file {file}: its golden answers are not there; put them to {beside}, as BFCL's repository has it"
+        )
+    answers = read_json_rows(beside)
+    if len(answers) != rows:
+        raise InputError(f"file {beside}: has {len(answers)} rows for the {rows} of {file}; take both from one commit")
+    return answers
+
+
+def _golden(given: Any, tools: ToolList) -> tuple[Call, ...]:
+    """Golden calls: Python text, or {name: {argument: values that are right}}. Raises ValueError for anything else."""
+    if not isinstance(given, list) or not given:
+        raise ValueError("there is no golden call")
+    calls = []
+    for one in given:
+        if isinstance(one, str):
+            parsed = tools.parse(one)
+            if parsed.issue is not None or len(parsed.calls) != 1:
+                raise ValueError(f"{one!r:.80} is no call")
+            calls += parsed.calls
+        elif isinstance(one, dict) and len(one) == 1 and isinstance(next(iter(one.values())), dict):
+            name, arguments = next(iter(one.items()))
+            # The official checker wants such an argument, and takes no value for it.
+            unreachable = [key for key, values in arguments.items() if values == []]
+            if unreachable:
+                raise ValueError(f"no value is right for {', '.join(unreachable)[:60]}")
+            calls.append(Call(name, {key: _choices(values) for key, values in arguments.items()}))
+        else:
+            raise ValueError(f"{one!r:.80} is no call")
+    return tuple(calls)
+
+
+def _choices(values: Any) -> Choices:
+    return Choices(tuple(_nested(value) for value in (values if isinstance(values, list) else [values])))
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _choices(values) for key, values in value.items()}
+    return [_nested(item) for item in value] if isinstance(value, list) else value

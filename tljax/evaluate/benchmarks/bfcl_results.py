@@ -1,0 +1,60 @@
+"""Replies as BFCL's official result files, so that its own checker can score the same predictions.
+
+Layout: DIR/BFCL_v3_CATEGORY_result.json with a JSON line {"id", "result"} a row, for `bfcl evaluate`, whose result
+folder has such a DIR for every model. A result is the text of Python calls, "[f(x=1), g(y='a')]", as the handlers of
+prompted models read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.core.run_folder import write_lines
+from tljax.data.compare import tool_list
+from tljax.evaluate.benchmarks.bfcl import category_of
+from tljax.evaluate.benchmarks.noisy import MARK
+from tljax.evaluate.benchmarks.predictions import Replies
+from tljax.evaluate.benchmarks.sets import EvalSet
+
+VERSION = "BFCL_v3"
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises InputError where the folder holds something, or cannot be made."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(f"config.bfcl_out {folder} is there already and not empty; name a new folder")
+
+
+def write_bfcl_results(folder: Path, sets: Sequence[EvalSet], replies: Mapping[str, Replies]) -> list[Path]:
+    """Writes a file for every category of BFCL's sets that have replies; returns the files."""
+    lines: dict[str, dict[str, str]] = {}
+    for one in sets:
+        if one.benchmark == "bfcl" and one.name in replies and MARK not in one.name:
+            given = replies[one.name]
+            # The official checker counts the rows: those that we leave out stand there too.
+            texts = {row.index: (row.id, given.get(row.index) or "") for row in one.skipped}
+            texts |= {row.index: (row.id, as_result(given[row.index], row.tools)) for row in one.examples}
+            for _, (identity, text) in sorted(texts.items()):
+                lines.setdefault(category_of({"id": identity}), {}).setdefault(identity, text)
+    files = {category: folder / f"{VERSION}_{category}_result.json" for category in lines}
+    folder.mkdir(parents=True, exist_ok=True)
+    for category, file in files.items():
+        write_lines(file, ({"id": identity, "result": text} for identity, text in lines[category].items()))
+    return list(files.values())
+
+
+def as_result(reply: str | None, tools: Sequence[Any]) -> str:
+    """A reply as the text of Python calls; a reply that makes none, or a malformed one, as it is."""
+    if reply is None:
+        return ""
+    parsed = tool_list(tools).parse(reply)
+    if parsed.issue is not None:
+        return reply
+    calls = (
+        f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
+        for call in parsed.calls
+    )
+    return f"[{', '.join(calls)}]"

@@ -1,0 +1,140 @@
+"""What noise in names costs: the drop from a set without noise, level by level, as a table's rows and as a plot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tljax.evaluate.benchmarks.noisy import MARK
+from tljax.evaluate.benchmarks.results import OFFICIAL, Result, policies_of
+from tljax.evaluate.score import METRICS, Share, marks, paired_difference, summarize
+from tljax.toolbox.noise import LEVELS
+
+CLEAN = "clean"
+POLICIES = ("any", OFFICIAL)
+COLUMNS = 4  # panels side by side
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A level's scores and how far they lie below those without noise, in points with a 95 % interval by metric.
+
+    part: "all" rows of the level, or the half of them whose "tools" or whose "parameters" are renamed.
+    """
+
+    level: str
+    part: str
+    n: int
+    scores: dict[str, Share]
+    drops: dict[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A set without noise and its noisy versions, under one policy."""
+
+    name: str
+    policy: str
+    clean: Result
+    drops: tuple[Drop, ...]
+
+
+def level_of(name: str) -> tuple[str, str]:
+    """The name of the set without noise, and the level: of "First_Turn/slight" and of "eval_real+slight"."""
+    before, mark, level = name.rpartition(MARK)
+    if mark and level in LEVELS:
+        return before, level
+    folder, slash, stem = name.rpartition("/")
+    return (f"{folder}{slash}{CLEAN}", stem) if stem in LEVELS else (name, "")
+
+
+def groups(results: Sequence[Result]) -> list[Group]:
+    """A group for every set without noise of which a noisy version is there, under each policy of `POLICIES`.
+
+    Drops are paired: a row's score without noise minus the mean of its scores with it.
+    """
+    known = {result.set.name: result for result in results}
+    found = []
+    for name, clean in known.items():
+        noisy = {level_of(one)[1]: known[one] for one in known if level_of(one)[0] == name and level_of(one)[1]}
+        # RoTBench's files belong together where they are files of RoTBench.
+        noisy = {level: one for level, one in noisy.items() if one.set.benchmark == clean.set.benchmark}
+        if not noisy:
+            continue
+        for policy in POLICIES:
+            if policy in policies_of(clean.set):
+                drops = [
+                    drop for level in LEVELS if level in noisy for drop in _drops(clean, noisy[level], level, policy)
+                ]
+                found.append(Group(name, policy, clean, tuple(drops)))
+    return found
+
+
+def _drops(clean: Result, noisy: Result, level: str, policy: str) -> list[Drop]:
+    """The drop of all rows, and of each half where there are two."""
+    rows = clean.set.rows
+    parts = [("all", range(noisy.set.rows))]
+    if noisy.set.rows == 2 * rows:
+        parts += [("tools", range(rows)), ("parameters", range(rows, 2 * rows))]
+    elif noisy.set.rows != rows:
+        return []
+    drops = []
+    for part, indices in parts:
+        chosen = [(e.index, s) for e, s in zip(noisy.set.examples, noisy.scores, strict=True) if e.index in indices]
+        summary = summarize([score for _, score in chosen], policy)
+        metrics = {}
+        for metric in METRICS:
+            after: dict[int, list[float]] = {}
+            for (index, _), mark in zip(chosen, marks([score for _, score in chosen], metric, policy), strict=True):
+                after.setdefault(index % rows, []).append(mark)
+            before = {
+                example.index: mark
+                for example, mark in zip(clean.set.examples, marks(clean.scores, metric, policy), strict=True)
+            }
+            both = [index for index in before if index in after]
+            mean, low, high = paired_difference(
+                [sum(after[index]) / len(after[index]) for index in both], [before[index] for index in both]
+            )
+            metrics[metric] = (mean, low, high)
+        drops.append(Drop(level, part, summary.n, summary.scores, metrics))
+    return drops
+
+
+def plot(found: Sequence[Group], file: Path) -> None:
+    """Writes the drops of whole levels as a picture: a panel for every group, a line for every metric."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [group for group in found if group.drops]
+    columns = min(len(shown), COLUMNS)
+    rows = -(-len(shown) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False, sharey=True)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for group, axis in zip(shown, axes.flat, strict=False):
+        whole = [drop for drop in group.drops if drop.part == "all"]
+        for shift, metric, marker in zip((-0.08, 0.0, 0.08), METRICS, "os^", strict=True):
+            means = [drop.drops[metric][0] for drop in whole]
+            errors = [
+                [drop.drops[metric][0] - drop.drops[metric][1] for drop in whole],
+                [drop.drops[metric][2] - drop.drops[metric][0] for drop in whole],
+            ]
+            places = [i + shift for i in range(len(whole))]
+            axis.errorbar(places, means, yerr=errors, marker=marker, markersize=4, capsize=2, linewidth=1, label=metric)
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        axis.set_xticks(range(len(whole)), [drop.level for drop in whole])
+        title = group.name if group.policy == "any" else f"{group.name}\n(RoTBench's own script)"
+        axis.set_title(f"{title}, n = {len(group.clean.scores)}", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("drop, points (95 % interval)", fontsize=9)
+    axes[0][0].legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    temporary = file.with_name(f".{file.name}.tmp")
+    figure.savefig(temporary, dpi=160, format="png")
+    pyplot.close(figure)
+    os.replace(temporary, file)

@@ -1,0 +1,133 @@
+"""RoTBench (arXiv 2401.08326) and ToolEyes (arXiv 2401.00741): dialogues with the tool list in the system message.
+
+A RoTBench row of `Data/{First_Turn,Third_Turn}/{clean,slight,medium,heavy,union}.json` ends with alternatives for the
+next call. slight, medium and heavy are two halves, noise in the tools' names and in the parameters', with the same ids:
+rows are known by their number. A ToolEyes row of `Test_Data/scenario_data_*_processed.json` has no golden answer.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.data.calls import Call
+from tljax.data.compare import AnyValue
+from tljax.data.trajectory import Tool, Turn, tool_from_json
+from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, Skipped, field, odd_calls
+
+_TOOLS = "access of the following tools:\n"
+_BEGIN = "\nBegin!\n"
+_ROLES = ("user", "assistant", "function")
+
+
+def is_rotbench(row: Any) -> bool:
+    """Whether a row is RoTBench's: it ends with a list of calls."""
+    return _is_dialogue(row) and isinstance(row["conversations"][-1].get("value"), list)
+
+
+def is_tooleyes(row: Any) -> bool:
+    """Whether a row is a processed one of ToolEyes."""
+    return _is_dialogue(row) and "path" in row and not is_rotbench(row)
+
+
+def is_tooleyes_raw(row: Any) -> bool:
+    """Whether a row is one of ToolEyes' raw ones, which name a folder of tools in its repository."""
+    return isinstance(row, dict) and {"query", "path"} <= row.keys()
+
+
+def read_rotbench(name: str, file: Path, rows: list[Any]) -> EvalSet:
+    """A file of RoTBench. Raises InputError naming file, row and field for a row that is none."""
+    examples, skipped, remarks = [], [], []
+    for index, row in enumerate(rows):
+        at = f"file {file}, row {index}"
+        if not is_rotbench(row):
+            raise InputError(f"{at}, field conversations: does not end with a list of calls; give RoTBench's own file")
+        identity, messages = field(row, "id", str, at), row["conversations"]
+        tools = _tools(messages, at)
+        if len(tools) < 2:
+            raise InputError(f"{at}: lists {len(tools)} tools; the last two are to be those that ask and that finish")
+        try:
+            golden = tuple(_call(text) for text in messages[-1]["value"])
+            if not golden:
+                raise ValueError("there are none")
+        except ValueError as error:
+            skipped.append(Skipped(index, identity, f"golden calls cannot be read ({error})"))
+            continue
+        turns = tuple(_turn(message, f"{at}, field conversations[{i}]") for i, message in enumerate(messages[1:-1], 1))
+        # The content of the last two tools, which ask the user and finish, is free, whatever noise called them.
+        free = {tool.name for tool in tools[-2:]}
+        judged = tuple(_judged(call, call.name in free) for call in golden)
+        examples.append(Example(index, identity, tools, turns, judged, finish=tools[-1].name))
+        remarks += odd_calls(index, golden, tools)
+    return EvalSet(name, "rotbench", tuple(examples), tuple(skipped), tuple(remarks), file=str(file))
+
+
+def read_tooleyes(name: str, file: Path, rows: list[Any]) -> EvalSet:
+    """A processed file of ToolEyes: queries and tools. Raises InputError as `read_rotbench` does."""
+    examples = []
+    for index, row in enumerate(rows):
+        at = f"file {file}, row {index}"
+        if not is_tooleyes(row):
+            raise InputError(f"{at}: has no conversations and path; give ToolEyes' own processed file")
+        messages = row["conversations"]
+        turns = tuple(_turn(message, f"{at}, field conversations[{i}]") for i, message in enumerate(messages[1:], 1))
+        tools, identity = _tools(messages, at), field(row, "id", str, at)
+        examples.append(Example(index, identity, tools, turns, finish=tools[-1].name if tools else None, wants=UNKNOWN))
+    return EvalSet(name, "tooleyes", tuple(examples), file=str(file))
+
+
+def _is_dialogue(row: Any) -> bool:
+    messages = row.get("conversations") if isinstance(row, dict) else None
+    return (
+        isinstance(messages, list)
+        and len(messages) > 1
+        and all(isinstance(message, dict) and "from" in message for message in messages)
+    )
+
+
+def _tools(messages: list[Any], at: str) -> tuple[Tool, ...]:
+    """The JSON list in the system message; other lists may stand around it."""
+    at = f"{at}, field conversations[0].value"
+    text = messages[0].get("value")
+    place = text.find(_TOOLS) if isinstance(text, str) else -1
+    try:
+        if place < 0:
+            raise ValueError(f"{_TOOLS.strip()!r} is not in it")
+        listed, _ = json.JSONDecoder().raw_decode(text, place + len(_TOOLS))
+        if not isinstance(listed, list):
+            raise ValueError("it is no list")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{at}: the tool list cannot be read ({error}); give the benchmark's own file") from None
+    return tuple(tool_from_json(tool, f"{at}: tools[{i}]") for i, tool in enumerate(listed))
+
+
+def _turn(message: dict[str, Any], at: str) -> Turn:
+    role, text = message["from"], message.get("value")
+    if role not in _ROLES or not isinstance(text, str):
+        raise InputError(f"{at}: is {role!r} with {text!r:.40}; allowed: {', '.join(_ROLES)}, with a string")
+    if role != "assistant":
+        return Turn(role, text.removesuffix(_BEGIN))
+    try:
+        return Turn("assistant", call=_call(text))
+    except ValueError as error:
+        raise InputError(f"{at}: the call cannot be read ({error}); give the benchmark's own file") from None
+
+
+def _call(text: Any) -> Call:
+    """A call in ReAct's form, cut where RoTBench's evaluate.py cuts. Raises ValueError where there is none."""
+    head, mark, arguments = text.partition("Action Input:") if isinstance(text, str) else ("", "", "")
+    _, found, name = head.partition("Action:")
+    if not mark or not found:
+        raise ValueError(f"no Action and Action Input in {text!r:.60}")
+    value = json.loads(arguments)
+    name = name[1:].removesuffix("\n")
+    if not name or not isinstance(value, dict):
+        raise ValueError(f"no name and object of arguments in {text!r:.60}")
+    return Call(name, value)
+
+
+def _judged(call: Call, free: bool) -> Call:
+    """The call with what is not judged as AnyValue: a golden "None", and all content where that is free."""
+    return Call(call.name, {k: AnyValue() if free or v == "None" else v for k, v in call.arguments.items()})

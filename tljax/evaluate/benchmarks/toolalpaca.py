@@ -1,0 +1,139 @@
+"""ToolAlpaca's evaluation files (arXiv 2306.05301), data/eval_real.json and eval_simulated.json: an API a row.
+
+Each of an API's instructions is a row here, counted through the file, and its golden steps are the golden calls.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.data.calls import Call
+from tljax.data.compare import AnyValue
+from tljax.data.trajectory import Tool, Turn
+from tljax.evaluate.benchmarks.sets import EvalSet, Example, Skipped, field
+
+_FIELDS = {"Function_Description", "Instructions", "Golden_Answers"}
+_PARAMETER = re.compile(
+    r"(Required\.\s*)?(?:(Array\[.*?\]|Object(?:\{.*?\})?|string|integer|number|boolean)\.\s*)?(.*)", re.S
+)
+_ENUM = re.compile(r"One of: \[([^\]]*)\]")
+_TYPES = {"Array": "array", "Object": "object"}
+# Values that a step takes from an earlier one, or that are left open: ${id from search}, "{start date}".
+_BARE = re.compile(r'(:\s*|\[\s*|,\s*)\$\{[^{}"]*\}')
+_OPEN = re.compile(r"\$?\{[^{}]*\}")
+# The tool of ToolAlpaca's own agent with which it asks the user; golden steps of the simulated file call it.
+ASK = Tool(
+    "getDetails",
+    "Ask the user for missing information that is essential to answer the question.",
+    {"Question": {"type": "string", "description": "The question to put to the user."}},
+    ("Question",),
+)
+
+
+def is_toolalpaca(row: Any) -> bool:
+    """Whether a row is an API of ToolAlpaca with golden answers."""
+    return isinstance(row, dict) and _FIELDS <= row.keys()
+
+
+def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
+    """A file of ToolAlpaca. Raises InputError naming file, row (an API) and field for a row that is none.
+
+    Parameters that an API's `Authentication` names are neither shown, asked for nor compared. A row with a golden step
+    that cannot be read, or that calls a function which is not among the API's, is skipped.
+    """
+    examples, skipped, index = [], [], 0
+    asks = any(step.get("Action") == ASK.name for row in rows for step in _all_steps(row))
+    for number, row in enumerate(rows):
+        at = f"file {file}, row {number}"
+        if not is_toolalpaca(row):
+            raise InputError(f"{at}: lacks one of {', '.join(sorted(_FIELDS))}; give ToolAlpaca's own file")
+        secrets = row.get("Authentication")
+        hidden = frozenset(secrets if isinstance(secrets, dict | list) else ())
+        listed = field(row, "Function_Description", dict, at)
+        tools = tuple(
+            _tool(name, text, hidden, f"{at}, field Function_Description.{name}")
+            for name, text in listed.items()
+            if name != "components"
+        )
+        tools += (ASK,) if asks else ()
+        instructions, answers = field(row, "Instructions", list, at), field(row, "Golden_Answers", list, at)
+        if len(instructions) != len(answers):
+            raise InputError(f"{at}: {len(instructions)} Instructions and {len(answers)} Golden_Answers; give one each")
+        for k, (text, steps) in enumerate(zip(instructions, answers, strict=True)):
+            identity = f"{field(row, 'Name', str, at)} {k:02}"
+            if not isinstance(text, str) or not isinstance(steps, list):
+                raise InputError(f"{at}, field Instructions[{k}]: is no text with a list of steps")
+            try:
+                golden = tuple(_call(step, tools) for step in steps)
+                if not golden:
+                    raise ValueError("it has no step")
+            except ValueError as error:
+                skipped.append(Skipped(index, identity, f"golden answer is broken: {error}"))
+            else:
+                examples.append(Example(index, identity, tools, (Turn("user", text),), golden, hidden))
+            index += 1
+    return EvalSet(name, "toolalpaca", tuple(examples), tuple(skipped), file=str(file))
+
+
+def _all_steps(row: Any) -> list[dict[str, Any]]:
+    answers = row.get("Golden_Answers") if isinstance(row, dict) else None
+    steps = [step for answer in answers for step in answer] if isinstance(answers, list) else []
+    return [step for step in steps if isinstance(step, dict)]
+
+
+def _tool(name: str, text: Any, hidden: frozenset[str], at: str) -> Tool:
+    """A function from its description, "TEXT\\nParameters: {JSON}\\nOutput: TEXT"."""
+    if not isinstance(text, str):
+        raise InputError(f"{at}: is no string; give ToolAlpaca's own file")
+    description, mark, rest = (
+        text.rpartition("Parameters: ") if text.startswith("Parameters: ") else text.partition("\nParameters: ")
+    )
+    try:
+        listed = json.loads(rest.partition("\nOutput:")[0]) if mark else {}
+    except ValueError as error:
+        raise InputError(f"{at}: its Parameters are not JSON ({error}); give ToolAlpaca's own file") from None
+    properties, required = {}, []
+    for parameter, words in listed.items():
+        if parameter in hidden:
+            continue
+        match = _PARAMETER.fullmatch(str(words))
+        must, kind, told = match.groups() if match else (None, None, str(words))
+        schema: dict[str, Any] = {}
+        if kind:
+            schema["type"] = _TYPES.get(re.split(r"[\[{]", kind)[0], kind)
+        schema["description"] = told
+        choices = _ENUM.match(told)
+        if choices and kind == "string":
+            schema["enum"] = [choice.strip() for choice in choices[1].split(",")]
+        properties[parameter] = schema
+        required += [parameter] if must else []
+    return Tool(name, description.strip(), properties, tuple(required))
+
+
+def _call(step: Any, tools: tuple[Tool, ...]) -> Call:
+    """A golden step. Raises ValueError where it is no call of a listed function."""
+    if not isinstance(step, dict) or not isinstance(step.get("Action"), str):
+        raise ValueError(f"{step!r:.60} has no Action")
+    name, text = step["Action"], step.get("Action_Input")
+    if all(tool.name != name for tool in tools):
+        raise ValueError(f"{name} is not among the functions")
+    try:
+        arguments = json.loads(_BARE.sub(r'\1"${}"', text)) if isinstance(text, str) else None
+    except ValueError:
+        raise ValueError(f"the arguments of {name} are not JSON: {text!r:.80}") from None
+    if not isinstance(arguments, dict):
+        raise ValueError(f"the arguments of {name} are no object: {text!r:.80}")
+    return Call(name, {key: _judged(value) for key, value in arguments.items()})
+
+
+def _judged(value: Any) -> Any:
+    """The value with its open places as AnyValue."""
+    if isinstance(value, str):
+        return AnyValue() if _OPEN.fullmatch(value) else value
+    if isinstance(value, list):
+        return [_judged(item) for item in value]
+    return {key: _judged(item) for key, item in value.items()} if isinstance(value, dict) else value
