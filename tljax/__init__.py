@@ -13,5 +13,7 @@ prompts            -> replies               model/decode.py, rl/rollout.py
 reply, golden call -> reward                rl/irm.py         introduce a reward mechanism
 rewards, values    -> advantages            rl/gae.py, rl/advantage.py
 replies            -> PPO step              rl/ppo.py
+replies            -> scores                evaluate/score.py, evaluate/benchmarks
+calls              -> dialogues             evaluate/agent/loop.py
 parameters         -> HF checkpoint         model/hf_export.py
 """
