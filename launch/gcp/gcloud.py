@@ -87,7 +87,7 @@ class Gcloud:
         return self.tpu(*words, *self.inside(), stream=stream)
 
     def scp(self, source: str, target: str, worker: str, recurse: bool = False) -> Result:
-        flags = [f"--worker={worker}", *(["--recurse"] if recurse else []), *self.inside()]
+        flags = [f"--worker={worker}", "--compress", *(["--recurse"] if recurse else []), *self.inside()]
         return self.tpu("tpu-vm", "scp", source, target, *flags, seconds=None)
 
     def inside(self) -> list[str]:

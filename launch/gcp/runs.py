@@ -42,7 +42,7 @@ KNOWN = (
 
 def pack(params: Params, target: Path) -> None:
     """The repository, what `copy` names and the variables that `env` names, as a tar file."""
-    with tarfile.open(target, "w:gz") as archive:
+    with tarfile.open(target, "w") as archive:
         for name in SHIPPED:
             archive.add(REPO / name, f"{FOLDER}/{name}", filter=without_caches)
         for name in params.copy:
@@ -71,13 +71,13 @@ def install(gcloud: Gcloud, params: Params) -> None:
     if not gcloud.dry_run and status_of(gcloud, found)[0] == "running":
         raise Failure(7, "a run is going, and would find other code under it; launch/gcp/tpu.py stop first")
     with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / "tljax.tar.gz"
+        archive = Path(folder) / "tljax.tar"
         pack(params, archive)
         say(f"copies tljax ({archive.stat().st_size / 1e6:.1f} MB) to {plural(found.workers)} and installs it there")
-        copied = gcloud.scp(str(archive), f"{params.name}:tljax.tar.gz", worker="all")
+        copied = gcloud.scp(str(archive), f"{params.name}:tljax.tar", worker="all")
     if copied.code != 0:
         raise unreachable(copied, params, "tljax cannot be copied to every worker")
-    unpack = f"rm -rf {FOLDER}/tljax && tar -xzf tljax.tar.gz && rm tljax.tar.gz"
+    unpack = f"rm -rf {FOLDER}/tljax && tar -xf tljax.tar && rm tljax.tar"
     script = f"{unpack} && bash {WORKER} install {params.extras} {params.store}"
     result = gcloud.ssh("bash", "-c", script, stream=True)
     if gcloud.dry_run:

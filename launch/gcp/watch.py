@@ -20,7 +20,7 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
         runs.status_of(gcloud, found)
         return
     crashes = silent = 0
-    seen = False  # the run was on this slice
+    seen = False  # there is a run to lose
     before = ""
     while True:
         found = look(gcloud)
@@ -42,8 +42,8 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
                 raise Failure(6, f"{text}; launch/gcp/tpu.py logs shows more")
             if verdict == "foreign":
                 raise Failure(7, text)
-            seen = seen or verdict not in ("none", "silent")
             attend(gcloud, params, command, verdict)
+            seen = seen or verdict != "silent"
         except Failure as failure:
             # A preemption in the middle of a copy is one of these; the next look tells.
             if failure.code != 5:

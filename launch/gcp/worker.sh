@@ -150,7 +150,7 @@ supervise() {
     if [ -f .run-env ]; then
         while IFS= read -r line; do export "${line?}"; done <.run-env
     fi
-    bash launch/interruptible.sh "$@" || code=$?
+    python launch/interruptible.py "$@" || code=$?
     echo "$code" >"$run/exit.new"
     mv "$run/exit.new" "$run/exit"
 }

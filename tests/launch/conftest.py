@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import io
-import json
+import marshal
 import os
 import signal
 import sys
@@ -13,6 +13,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+REPO = Path(__file__).parents[2]
+
 # What a VM has, as far as worker.sh uses it.
 VM = {
     "curl": 'echo "$FAKE_WORKER"',
@@ -20,16 +22,21 @@ VM = {
     "lsof": 'cat "$HOME/held" 2>/dev/null',
     "mountpoint": "exit 0",
     "python3.13": 'if [ "$1" = -m ]; then mkdir -p "$3/bin"; cp "$FAKE_GCLOUD/vm-bin/venv-python" "$3/bin/python"; fi',
-    "venv-python": 'case $1 in -m) echo "pip $*" ;; -c) echo 0.10.2 ;; *) exec bash "$FAKE_GCLOUD/train" "$@" ;; esac',
+    "venv-python": f"""case $1 in
+        -m) echo "pip $*" ;;
+        -c) echo 0.10.2 ;;
+        launch/interruptible.py) exec {sys.executable} -SE "$@" ;;
+        *) exec bash "$FAKE_GCLOUD/train" "$@" ;;
+    esac""",
 }
 
-# A run that saves on SIGTERM and is done once the file `finish` is there.
+# A run that saves on SIGTERM, and is done at once where the file `finish` is there.
 TRAIN = """
+trap 'echo "stopped by SIGTERM after update 3 of 9, saved"; exit 0' TERM
 out=$(printf '%s\\n' "$@" | sed -n 's/^--config.out=//p')
 mkdir -p "$out/checkpoints" "$out/hf"
 echo "$*" >>"$out/starts"
-trap 'echo "stopped by SIGTERM after update 3 of 9, saved"; exit 0' TERM
-until [ -e "$FAKE_GCLOUD/finish" ]; do sleep 0.02; done
+[ -e "$FAKE_GCLOUD/finish" ] || { sleep 1000 & wait; }
 echo weights >"$out/hf/model.safetensors"
 echo all updates are done
 """
@@ -38,6 +45,13 @@ echo all updates are done
 def script(path: Path, body: str) -> None:
     path.write_text(f"#!/bin/bash\n{body}\n")
     path.chmod(0o755)
+
+
+def error_of(done: SimpleNamespace) -> str:
+    """The error, which is one line without a trace."""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
 
 
 class Cloud:
@@ -59,12 +73,11 @@ class Cloud:
         self.set(**state, fail=[], events=[])
 
     def set(self, **changes) -> None:
-        path = self.folder / "state.json"
-        state = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(state | changes))
+        path = self.folder / "state"
+        path.write_bytes(marshal.dumps((self.state() if path.exists() else {}) | changes))
 
     def state(self) -> dict:
-        return json.loads((self.folder / "state.json").read_text())
+        return marshal.loads((self.folder / "state").read_bytes())
 
     def train(self, body: str) -> None:
         (self.folder / "train").write_text(body)
@@ -82,10 +95,20 @@ class Cloud:
     def home(self, worker: int = 0) -> Path:
         return self.folder / f"worker-{worker}"
 
+    def ready(self, workers: int = 1, installed: bool = True) -> None:
+        """A slice that was created, with what install leaves on it."""
+        self.set(node="READY", queue="ACTIVE", workers=workers, type="v5litepod-8" if workers == 1 else "v5litepod-16")
+        for home in map(self.home, range(workers) if installed else ()):
+            (home / "tljax-venv" / "bin").mkdir(parents=True)
+            (home / "tljax").mkdir()
+            (home / "tljax-store").symlink_to(self.folder / "store")
+            (home / "tljax" / "launch").symlink_to(REPO / "launch")
+            (home / "tljax-venv" / "bin" / "python").symlink_to(self.folder / "vm-bin" / "venv-python")
+
     def tpu(self, *argv: str, **variables: str) -> SimpleNamespace:
         """Runs the command in this process, in the fake's folder."""
         cut = argv.index("--") if "--" in argv else len(argv)
-        words = [*argv[:cut], "--poll-seconds=0", *argv[cut:]]
+        words = [argv[0], f"--type={self.state()['type']}", "--poll-seconds=0", *argv[1:cut], *argv[cut:]]
         environment = {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin", "FAKE_GCLOUD": str(self.folder)} | variables
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -94,6 +117,17 @@ class Cloud:
                 patch.setenv(name, value)
             code = self._tpu.main(words)
         return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+    def running(self, worker: int = 0) -> bool:
+        """Whether a worker's run is alive; of one that has ended and waits for its parent /proc has an empty line."""
+        path = self.home(worker) / "tljax-run" / "pid"
+        line = Path("/proc", path.read_text().strip(), "cmdline") if path.exists() else Path("absent")
+        return line.exists() and bool(line.read_bytes())
+
+    def end(self, worker: int) -> None:
+        """kill -9 of a worker's run."""
+        os.killpg(int((self.home(worker) / "tljax-run" / "pid").read_text()), signal.SIGKILL)
+        self.until(lambda: not self.running(worker))
 
     def until(self, holds) -> None:
         end = time.monotonic() + 20

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.launch.conftest import error_of
+
 FULL = (
     'ERROR: (gcloud.compute.tpus.tpu-vm.create) {"code": 8, "message": "There is no more capacity in the zone '
     '\\"us-central1-a\\"; you can try in another zone where Cloud TPU Nodes are offered"}'
@@ -14,13 +16,6 @@ QUOTA = (
     "ERROR: (gcloud.compute.tpus.queued-resources.create) RESOURCE_EXHAUSTED: Quota limit "
     "'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0 in zone us-central1-a."
 )
-
-
-def one_line(done):
-    """The error, which is one line without a trace."""
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    return lines[0]
 
 
 def test_create_asks_the_queue_and_waits(cloud):
@@ -78,7 +73,7 @@ def test_a_slice_that_is_there_is_kept(cloud):
     done = cloud.tpu("create")
     assert done.returncode == 0 and "tljax is ready" in done.stdout and not cloud.calls("create")
     done = cloud.tpu("create", "--type=v6e-8")
-    assert done.returncode == 2 and "exists as a v5litepod-8 and type is v6e-8" in one_line(done)
+    assert done.returncode == 2 and "exists as a v5litepod-8 and type is v6e-8" in error_of(done)
 
 
 @pytest.mark.parametrize("queued", ["true", "false"])
@@ -98,7 +93,7 @@ def test_a_rate_limit_is_no_quota(cloud):
 def test_waiting_ends(cloud):
     cloud.fail(" create tljax", FULL, times=99)
     done = cloud.tpu("create", "--wait-hours=0")
-    assert done.returncode == 4 and "within 0 hours; nothing is left behind; try another zone" in one_line(done)
+    assert done.returncode == 4 and "within 0 hours; nothing is left behind; try another zone" in error_of(done)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +114,7 @@ def test_waiting_ends(cloud):
 def test_what_google_refuses_is_not_asked_again(cloud, error, code, advice):
     cloud.fail(" create tljax", f"Create request issued for: [tljax]\n{error}", times=99)
     done = cloud.tpu("create")
-    line = one_line(done)
+    line = error_of(done)
     assert done.returncode == code and advice in line and "ERROR" not in line
     assert len(cloud.calls(" create ")) == 1
 
@@ -144,7 +139,7 @@ def test_create_replaces_what_is_gone(cloud, gone):
 def test_a_request_that_failed_for_quota_ends_the_waiting(cloud):
     cloud.set(queue="FAILED", detail="Quota 'TPUV5sLitepodPerProjectPerZoneForTPUAPI' exhausted. Limit 0 in zone z")
     done = cloud.tpu("create")
-    assert done.returncode == 3 and "Limit 0 in zone z" in one_line(done)
+    assert done.returncode == 3 and "Limit 0 in zone z" in error_of(done)
     assert cloud.state()["queue"] is None and not cloud.calls(" create ")
 
 
@@ -161,7 +156,7 @@ def test_delete_asks_and_says_what_is_lost(cloud):
     assert done.returncode == 0 and "nothing to delete" in done.stdout
     cloud.set(node="READY", queue="ACTIVE")
     done = cloud.tpu("delete")
-    assert done.returncode == 2 and "say --yes" in one_line(done) and not cloud.calls("delete")
+    assert done.returncode == 2 and "say --yes" in error_of(done) and not cloud.calls("delete")
     done = cloud.tpu("delete", "--yes")
     assert done.returncode == 0 and cloud.state()["node"] is None and cloud.state()["queue"] is None
     assert "queued-resources delete tljax --force" in cloud.calls("delete")[0]
@@ -173,7 +168,7 @@ def test_a_slice_created_directly_is_deleted_too(cloud):
     cloud.set(node="READY")
     cloud.fail("tpu-vm delete", "ERROR: (x) INTERNAL: try again later", times=9)
     done = cloud.tpu("delete", "--yes")
-    assert done.returncode == 1 and "may go on costing" in one_line(done)
+    assert done.returncode == 1 and "may go on costing" in error_of(done)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +196,7 @@ def test_a_slice_created_directly_is_deleted_too(cloud):
 )
 def test_bad_parameters_are_refused_before_any_call(cloud, argv, told):
     done = cloud.tpu(*argv)
-    assert done.returncode == 2 and told in one_line(done) and not cloud.calls()
+    assert done.returncode == 2 and told in error_of(done) and not cloud.calls()
 
 
 def test_a_file_of_parameters_needs_only_what_differs(cloud):
@@ -212,7 +207,7 @@ def test_a_file_of_parameters_needs_only_what_differs(cloud):
     assert "create mine --node-id=mine" in call and "--spot" in call and "--zone=us-east5-b" in call
     mine.write_text("spot = 1\n")
     done = cloud.tpu("create", f"--params={mine}")
-    assert done.returncode == 2 and "mine.toml, field spot is 1; it must be true or false" in one_line(done)
+    assert done.returncode == 2 and "mine.toml, field spot is 1; it must be true or false" in error_of(done)
 
 
 def test_python_alone_is_enough(repo):
@@ -224,4 +219,4 @@ def test_python_alone_is_enough(repo):
 
 def test_without_gcloud(cloud):
     done = cloud.tpu("create", PATH="/nowhere")
-    assert done.returncode == 2 and "gcloud is not on PATH; install it" in one_line(done)
+    assert done.returncode == 2 and "gcloud is not on PATH; install it" in error_of(done)
