@@ -51,14 +51,10 @@ install_gcsfuse() { # as Google documents it for Ubuntu
     sudo apt-get -qq -o DPkg::Lock::Timeout=300 install -y gcsfuse >/dev/null
 }
 
-second_disk() {
-    local boot disks
+other_disks() { # all but the one that the VM booted from
+    local boot
     boot=$(lsblk -npo PKNAME "$(findmnt -no SOURCE /)" | head -n 1)
-    disks=$(lsblk -dnpo NAME,TYPE | awk -v boot="$boot" '$2 == "disk" && $1 != boot { print $1 }')
-    if [ "$(wc -w <<<"$disks")" -ne 1 ]; then
-        fail "besides the boot disk there should be one disk, and there is: ${disks:-none}; give --disk to create"
-    fi
-    echo "$disks"
+    lsblk -dnpo NAME,TYPE | awk -v boot="$boot" '$2 == "disk" && $1 != boot { print $1 }'
 }
 
 mount_store() {
@@ -68,7 +64,8 @@ mount_store() {
     mkdir -p "$store"
     if [ "$1" = disk ]; then
         local device found=0
-        device=$(second_disk)
+        device=$(other_disks)
+        [ "$(wc -w <<<"$device")" -eq 1 ] || fail "besides the boot disk there should be one disk: ${device:-none is there}"
         sudo blkid "$device" >/dev/null || found=$?
         # 2 means that nothing at all was found on it; a disk with anything on it is never formatted.
         if [ "$found" -eq 2 ]; then

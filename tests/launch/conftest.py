@@ -124,6 +124,9 @@ class Cloud:
         line = Path("/proc", path.read_text().strip(), "cmdline") if path.exists() else Path("absent")
         return line.exists() and bool(line.read_bytes())
 
+    def started(self, worker: int) -> bool:
+        return (self.home(worker) / "tljax" / "runs" / "tpu" / "starts").exists()
+
     def end(self, worker: int) -> None:
         """kill -9 of a worker's run."""
         os.killpg(int((self.home(worker) / "tljax-run" / "pid").read_text()), signal.SIGKILL)

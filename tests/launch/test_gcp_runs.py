@@ -159,7 +159,7 @@ def test_a_second_run_and_a_second_install_are_refused(cloud):
 def test_stop_saves_and_run_goes_on(cloud):
     cloud.ready(workers=2)
     assert cloud.tpu("run").returncode == 0
-    cloud.until(lambda: all((cloud.home(w) / "tljax" / "runs" / "tpu" / "starts").exists() for w in range(2)))
+    cloud.until(lambda: cloud.started(0) and cloud.started(1))
     done = cloud.tpu("stop")
     assert done.returncode == 0 and done.stdout.count("state=stopped code=75") == 2
     assert "stopped by SIGTERM after update 3 of 9, saved" in (cloud.home(1) / "tljax-run" / "log").read_text()
