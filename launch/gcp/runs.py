@@ -262,6 +262,8 @@ def unreachable(result: Result, params: Params, what: str) -> Failure:
     hint = ""
     if result.code == SSH_FAILED or "connect" in result.err:
         hint = "; a worker that stays away is best replaced: launch/gcp/tpu.py delete, then create"
+        if "ssh-add" in result.err:
+            hint += "; where all do, the key may be missing: ssh-add ~/.ssh/google_compute_engine"
     return Failure(5, f"{what}: {told_by(result)}{hint}")
 
 

@@ -42,15 +42,14 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list[str]]:
     """The options, parameters given as flags, and the words after `--`."""
     cut = argv.index("--") if "--" in argv else len(argv)
-    parser = Parser(usage=argparse.SUPPRESS, description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("verb", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
-    parser.add_argument("--params", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--lines", type=int, default=50, help=argparse.SUPPRESS)
-    parser.add_argument("--to", type=Path, help=argparse.SUPPRESS)
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("verb", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("--params", type=Path)
+    parser.add_argument("--worker", default="")
+    parser.add_argument("--lines", type=int, default=50)
+    parser.add_argument("--to", type=Path)
     for name in ("--dry-run", "--yes", "--all", "--finish"):
-        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+        parser.add_argument(name, action="store_true")
     options, rest = parser.parse_known_args(argv[:cut])
     flags = {}
     for word in rest:
@@ -104,6 +103,9 @@ def carry_out(options: argparse.Namespace, params: Params, words: list[str]) -> 
 
 
 def main(argv: Sequence[str]) -> int:
+    if argv[:1] in (["-h"], ["--help"]):
+        print((__doc__ or "").strip())
+        return 0
     try:
         options, flags, words = parse(argv)
         return carry_out(options, load(options.params, flags), words)

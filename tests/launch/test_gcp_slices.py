@@ -217,6 +217,12 @@ def test_python_alone_is_enough(repo):
     assert done.returncode == 0 and "queued-resources create" in done.stdout, done.stderr
 
 
+def test_help_names_every_command(tpu_script, capsys):
+    assert tpu_script.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"\n    {verb} " in told for verb in tpu_script.COMMANDS)
+
+
 def test_without_gcloud(cloud):
     done = cloud.tpu("create", PATH="/nowhere")
     assert done.returncode == 2 and "gcloud is not on PATH; install it" in error_of(done)
