@@ -30,7 +30,10 @@ def place(tmp_path, repo):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     body = f'[ "$1" = launch/interruptible.py ] && exec {sys.executable} -SE "$@"; exec bash {tmp_path}/train "$@"'
     script(tmp_path / ".venv" / "bin" / "python", body)
-    return tmp_path
+    yield tmp_path
+    for process in tmp_path.glob("*.pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(process.stem), signal.SIGKILL)
 
 
 def environment(place, **more):
@@ -39,7 +42,9 @@ def environment(place, **more):
 
 def interruptible(place, *argv):
     command = [sys.executable, "-SE", str(place / "launch" / "interruptible.py"), *argv]
-    return subprocess.Popen(command, cwd=place, env=environment(place), start_new_session=True)
+    process = subprocess.Popen(command, cwd=place, env=environment(place), start_new_session=True)
+    (place / f"{process.pid}.pid").touch()
+    return process
 
 
 def until(path):
@@ -58,8 +63,6 @@ def test_an_interrupted_run_saves_once_and_is_told_apart(place, flags, send, cod
     until(place / "up")
     send(process.pid, signal.SIGTERM)
     assert process.wait(20) == code and (place / "told").read_text() == "saved\n"
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_without_forward_the_run_gets_no_second_signal(place):
