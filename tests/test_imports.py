@@ -26,6 +26,8 @@ ALLOWED = {
     "tljax.sft": ("tljax.sft", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
     "configs": ("tljax.core.config",),
     "launch": ("tljax",),
+    "launch.gcp": (),
+    "launch.interruptible": (),
 }
 WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.evaluate.score", "tljax.evaluate.loose")
 WITHOUT_JAX += ("tljax.evaluate.benchmarks", "tljax.evaluate.analysis.call_errors")
@@ -84,6 +86,16 @@ def test_imports_point_one_way(repo):
 def test_data_loads_without_jax(module):
     code = f"import sys, {module}; sys.exit(1 if 'jax' in sys.modules else 0)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_gcp_scripts_need_python_alone(repo):
+    """They run where gcloud is, and that need not be where jax is."""
+    scripts = {name: file for name, file in modules(repo).items() if rule_of(name) == () and name.startswith("launch.")}
+    known = sys.stdlib_module_names | {name.rpartition(".")[2] for name in scripts}
+    wrong = [
+        f"{name}: {used}" for name, file in scripts.items() for used in imports(file) if used.split(".")[0] not in known
+    ]
+    assert scripts and not wrong, wrong
 
 
 def test_files_are_small_enough_to_read(repo):

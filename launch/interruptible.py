@@ -1,0 +1,52 @@
+"""Runs a script for a scheduler that starts again what was interrupted.
+
+    python launch/interruptible.py [--forward] launch/train.py --config=... --config.out=RUN --config.resume=auto
+
+A training run that SIGTERM ended has saved and returns 0, which a scheduler takes for done; here it becomes 75.
+--forward passes SIGTERM on: in a container the first process alone is signalled. SLURM and a machine that shuts down
+signal every process, and a second SIGTERM would end the run before it has saved.
+Exit codes: 75 interrupted, start it again; else the script's own (0 done, 2 bad input, 1 stopped by NaN), or 128 and
+the number of the signal that ended it.
+"""
+
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h
+
+
+def main(argv: list[str]) -> int:
+    forward = argv[:1] == ["--forward"]
+    script = argv[1:] if forward else argv
+    if not script:
+        print(
+            "error: no script given; usage: python launch/interruptible.py launch/train.py --config=...",
+            file=sys.stderr,
+        )
+        return 2
+    process: subprocess.Popen | None = None
+    interrupted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        if forward and process is not None:
+            process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, note)
+    process = subprocess.Popen(["python", *script])
+    if forward and interrupted:
+        process.send_signal(signal.SIGTERM)
+    # Ctrl-C reaches the script too, which then ends by itself.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    code = process.wait()
+    # Before the first update, with nothing to save yet, the signal ends it at once.
+    if interrupted and code in (0, -signal.SIGTERM):
+        return INTERRUPTED
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

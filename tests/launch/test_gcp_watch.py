@@ -1,0 +1,109 @@
+"""launch/gcp/tpu.py watch: what is started again, and what is not."""
+
+import pytest
+
+from tests.launch.conftest import error_of
+
+START = "worker.sh start"
+STATUS = "worker.sh status"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("echo 'error: config.data.source: no such file' >&2; exit 2", "it failed with code 2 on worker 0"),
+        ("echo 'error: this run has several processes, and runs are of one'; exit 2", "take a type of one host"),
+        ("echo 'ABORTED: The TPU is already in use by process with pid 7.'; exit 1", "which clears a stale lock"),
+        ("echo 'OSError: [Errno 28] No space left on device'; exit 1", "set disk or bucket"),
+    ],
+)
+def test_a_run_that_failed_is_shown_and_not_started_again(cloud, body, told):
+    cloud.train(body)
+    done = cloud.tpu("watch")
+    assert done.returncode == 6 and told in error_of(done) and len(cloud.calls(START)) == 1
+    assert body.split("'")[1] in done.stdout
+    status = cloud.tpu("status")
+    assert status.returncode == 6 and told in status.stdout
+
+
+def test_crashes_are_started_again_so_often(cloud):
+    cloud.train("exit 134")
+    done = cloud.tpu("watch", "--restarts=2")
+    assert done.returncode == 6 and "code 134" in error_of(done) and len(cloud.calls(START)) == 3
+
+
+def test_a_process_that_was_killed_is_started_again(cloud):
+    cloud.ready()
+    assert cloud.tpu("run").returncode == 0
+    cloud.end(0)
+    assert "ended without a word on worker 0" in cloud.tpu("status").stdout
+    (cloud.folder / "finish").touch()
+    assert cloud.tpu("watch").returncode == 0
+
+
+# --- preemption ------------------------------------------------------------------------------------------------------
+
+AFTER_PREEMPTION = '[ -e "$FAKE_GCLOUD/preempted" ] || sleep 1000'
+
+
+@pytest.mark.parametrize(("store", "queue"), [("bucket=b", "SUSPENDED"), ("disk=projects/p/zones/z/disks/d", "ACTIVE")])
+def test_watch_goes_on_after_a_preemption(cloud, store, queue):
+    cloud.train(AFTER_PREEMPTION)
+    cloud.at_call(3, STATUS, node="PREEMPTED", queue=queue)
+    done = cloud.tpu("watch", "--spot=true", f"--{store}")
+    assert done.returncode == 0, done.stderr
+    assert len(cloud.calls(" create ")) == len(cloud.calls("worker.sh install")) == len(cloud.calls(START)) == 2
+    assert all("--config.out=../tljax-store/runs/tpu --config.resume=auto" in call for call in cloud.calls(START))
+    assert "deleted, to ask anew" in done.stdout
+
+
+@pytest.mark.parametrize("at", ["tpu-vm scp", START])
+def test_a_preemption_in_the_middle_of_the_beginning(cloud, at):
+    (cloud.folder / "finish").touch()
+    cloud.at_call(1, at, node="PREEMPTED", queue="SUSPENDED")
+    done = cloud.tpu("watch", "--spot=true", "--bucket=b")
+    assert done.returncode == 0 and len(cloud.calls(" create ")) == 2, done.stderr
+
+
+def test_without_a_store_a_preemption_ends_the_watch(cloud):
+    cloud.train(AFTER_PREEMPTION)
+    cloud.at_call(3, STATUS, node="TERMINATED", queue="SUSPENDED")
+    done = cloud.tpu("watch")
+    assert done.returncode == 5 and "the run's folder went with it" in error_of(done)
+    assert len(cloud.calls(" create ")) == 1
+
+
+def test_an_interrupted_run_is_started_again(cloud):
+    """SIGTERM to every process of the VM, which then stays: maintenance."""
+    stop_itself = (
+        'trap "exit 0" TERM; [ -e "$FAKE_GCLOUD/one" ] || { touch "$FAKE_GCLOUD/one"; kill -TERM 0; sleep 5; }'
+    )
+    cloud.train(stop_itself)
+    done = cloud.tpu("watch")
+    assert done.returncode == 0 and len(cloud.calls(START)) == 2, done.stderr
+    assert "it was interrupted on worker 0" in done.stdout, done.stdout
+
+
+def test_a_run_on_some_workers_only_is_started_anew(cloud):
+    cloud.ready(workers=3)
+    assert cloud.tpu("run").returncode == 0
+    cloud.until(lambda: all(map(cloud.started, range(3))))
+    cloud.end(2)
+    (cloud.folder / "train").write_text("exit 0")
+    done = cloud.tpu("watch")
+    assert done.returncode == 0 and "runs on worker 0, 1 only, of 3" in done.stdout, done.stderr
+
+
+def test_a_worker_that_is_silent_for_a_while(cloud):
+    (cloud.folder / "finish").touch()
+    cloud.at_call(1, "ssh", down=[0])
+    cloud.at_call(4, "ssh", down=[])
+    done = cloud.tpu("watch")
+    assert done.returncode == 0 and "worker 0 of 1 does not answer" in done.stdout, done.stderr
+
+
+def test_a_worker_that_stays_silent(cloud):
+    cloud.set(node="READY", down=[0])
+    done = cloud.tpu("watch")
+    assert done.returncode == 5 and "delete, then watch, replaces the slice" in error_of(done)
+    assert len(cloud.calls(STATUS)) == 11
