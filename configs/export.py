@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.run = ""  # folder of the run
     config.out = ""  # new folder for the export
-    config.step = 0  # checkpoint to export; 0: the newest, -1: the one of the lowest held-out loss
+    config.step = 0  # checkpoint to export; 0: the newest, -1: the best one by the run's eval.best
     config.adapter = False  # of a LoRA run: the adapter alone, in the format of peft, instead of the model with it
     config.dtype = "auto"  # auto (that of the model the run began from) | float32 | bfloat16 | float16
     config.max_shard_bytes = 5_000_000_000

@@ -161,7 +161,7 @@ TINY = {
 
 # As many replies to fewer prompts, each judged by the others to its prompt; half the work of an update with a critic.
 RLOO = {"algorithm": "rloo", "rollout.prompts": 16, "rollout.group": 4, "critic.warmup": 0}
-# Half an hour on two cores. Long prompts cost most of an update, and short ones teach as much.
+# Half an hour on one core. Long prompts cost most of an update, and short ones teach as much.
 RLOO_TINY = {
     "toolbox.trajectories": 3000,
     "data.eval_fraction": 0.1,
@@ -181,6 +181,7 @@ LORA_TINY = {"lora.rank": 16, "optim.lr": 3e-4, "critic.lr": 3e-3}
 RELEASE = {
     "data.mae": "release",
     "data.eval_fraction": 0.0,
+    "eval.sets": "",  # no prompt is held out
     "reward.rule": "release",
     "kl.coef": 0.4,
     "rollout.prompts": 8,

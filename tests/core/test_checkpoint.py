@@ -111,6 +111,18 @@ def test_newest_and_best_are_kept_also_by_a_resumed_run(tmp_path):
     assert committed(tmp_path) == ["10", "8", "9"]
 
 
+def test_of_equally_good_checkpoints_the_newest_is_kept_and_named(tmp_path):
+    state = random_state(abstract((1, 1, 1)), seed=1)
+    with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state, {}, badness=0.5)
+        checkpoints.wait()
+        assert checkpoints.best_step() == 3
+        checkpoints.save(4, state, {}, badness=0.7)
+        checkpoints.wait()
+        assert committed(tmp_path) == ["3", "4"] and checkpoints.best_step() == 3
+
+
 def test_without_badness_only_the_newest_are_kept(tmp_path):
     state = random_state(abstract((1, 1, 1)), seed=1)
     with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:

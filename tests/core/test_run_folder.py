@@ -134,6 +134,27 @@ def test_what_ended_before_its_first_update_does_not_bind_the_next_run(tmp_path)
         run_folder.begin_once(tmp_path, {"rows": "b"})
     assert json.loads((tmp_path / "begun.json").read_text()) == {"rows": "b"}
     assert not (tmp_path / "rollouts").exists()
+    # Nor do the scores before it.
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval_domain_TS": 50.0}\n')
+    with run_folder.claim(tmp_path, config(seed=1)):
+        assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_what_is_asked_is_free_while_it_decides_nothing(tmp_path):
+    def asking(best, queries, **more):
+        return config(eval={"best": best, "queries": queries}, **more)
+
+    folder = begun(tmp_path / "run")  # by a version that had no eval.best
+    run_folder.check_config(folder, asking("loss", 3))
+    for best in ("loss", "domain_CF"):
+        folder = tmp_path / best
+        with run_folder.claim(folder, asking(best, 3)):
+            (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+        if best == "loss":
+            run_folder.check_config(folder, asking(best, 4, resume="auto"))
+        else:
+            with pytest.raises(InputError, match=r"eval.queries is 4.*began with 3"):
+                run_folder.check_config(folder, asking(best, 4, resume="auto"))
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

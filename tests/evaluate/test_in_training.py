@@ -51,7 +51,31 @@ def test_what_cannot_be_asked(make, rotbench, tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             in_training.open_sets(config(sets, best))
-    assert in_training.open_sets(config("toolbox", "reward", run="ppo"))
+    with pytest.raises(InputError, match="'reward', that of held_out"):
+        in_training.open_sets(config("toolbox", "reward", run="ppo"))
+    assert in_training.open_sets(config("", "reward", run="ppo")) == {}
+    with pytest.raises(InputError, match="no row is held out"):
+        in_training.with_rows(config("held_out", "held_out_CF"), {"held_out": []}, [])  # pyright: ignore[reportArgumentType]
+
+
+def test_parts_of_a_joined_set_are_not_asked_twice(shared):
+    found = in_training.open_sets(config(str(shared / "data" / "eval" / "BFCL_v3"), queries=1000))
+    assert {name: len(queries) for name, queries in found.items()} == {"BFCL_v3_simple": 400, "bfcl_exec": 240}
+
+
+def test_a_table_compares_the_same_queries_alone(rotbench, make, tmp_path):
+    """Lines that a model broke at U+0085 or U+2028 are one line each."""
+    sets = in_training.open_sets(config(str(rotbench)))
+    found = {"clean": [Answer("no\x85call\u2028at all", Score({"any": 0}, "format", "")) for _ in sets["clean"]]}
+    (tmp_path / "scores").mkdir()
+    answers.write_answers(in_training.scores_file(tmp_path, 4), sets, found, "mae")
+    alone = in_training.table(sets, tmp_path, 4)
+    assert "clean, 3 queries" in alone and "gain" not in alone
+    answers.write_answers(in_training.scores_file(tmp_path, 0), sets, found, "mae")
+    assert "gain" in in_training.table(sets, tmp_path, 4)
+    # As many rows of another file of that name are other queries.
+    other = make.json(tmp_path / "other" / "clean.json", make.rows[1:])
+    assert in_training.table(in_training.open_sets(config(str(other), queries=2)), tmp_path, 4) == ""
 
 
 def test_the_better_value_is_the_lower_badness():
@@ -77,6 +101,7 @@ def test_benchmark_rows_are_answered_scored_and_written(trained, make, tmp_path)
         params = source.load_params(model, jnp.float32, 0)
         found = answers.answer(params, model.config, tokenizer, sets, options, 8)
     assert found["clean"][4].score.kind == "format" and found["clean"][4].text == ""
+    assert "4 held-out queries" in answers.told(found, 1.0) and "1 more too long" in answers.told(found, 1.0)
     assert any(answer.text for answer in found["clean"][:4])
     answers.write_answers(tmp_path / "a.jsonl", sets, found, "mae")
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]

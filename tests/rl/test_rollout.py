@@ -32,7 +32,7 @@ PROMPTS = [
     Prompt("b", 2, list(range(20, 29)), "", "", tool_list([])),
     Prompt("c", 3, [30], "", "", tool_list([])),
 ]
-TEXTS = ["f(a", "g()", ""]
+TEXTS = ["f(a", "g(\x85\u2028)", ""]  # with what str.splitlines() takes for ends of lines
 REWARDS = [Reward(-0.25, "content", "x"), Reward(-2.0, "format", "no end"), Reward(1.0, "correct", "")]
 
 
@@ -78,7 +78,7 @@ def test_a_rollout_comes_back_as_it_was(tmp_path):
     write_rollout(tmp_path / "rollouts", 7, rollout)
     assert read_rollout(tmp_path / "rollouts", 7, [4, 4, 1]) == rollout
     assert read_rollout(tmp_path / "rollouts", 8, [4, 4, 1]) is None
-    lines = [json.loads(line) for line in (tmp_path / "rollouts" / "7.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "rollouts" / "7.jsonl").read_text().split("\n")[:-1]]
     assert [line["kind"] for line in lines] == ["content", "format", "correct"]
 
 

@@ -104,9 +104,10 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the lowest badness, or None where none has one."""
-        losses = {step: _badness(self._manager.metrics(step) or {}) for step in self.steps()}
-        return min((step for step in losses if math.isfinite(losses[step])), key=losses.__getitem__, default=None)
+        """Step of the checkpoint with the lowest badness, the newest of equals, or None where none has one."""
+        found = {step: _badness(self._manager.metrics(step) or {}) for step in self.steps()}
+        finite = (step for step in found if math.isfinite(found[step]))
+        return min(finite, key=lambda step: (found[step], -step), default=None)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What was given to save() beside the state."""

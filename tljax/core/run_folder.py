@@ -16,7 +16,7 @@ from tljax.core.errors import InputError
 # What a restarted run may change without becoming another run.
 FREE_FIELDS = (
     *("out", "resume", "log", "checkpoint", "export", "mesh", "data.cache"),
-    *("eval.every", "eval.samples", "eval.sets", "eval.queries", "eval.new_tokens", "eval.rows"),
+    *("eval.every", "eval.samples", "eval.rows"),
     *("batch.accumulate", "model.remat", "model.attention", "model.loss_chunk"),
     *("ppo.accumulate", "rollout.rows", "reward.timeout", "reward.workers"),
 )
@@ -27,6 +27,8 @@ BEGINS_WITH = {
     "updates": ("numbers of updates", "data.source, a rule or tljax"),
     "model": ("weights", "what lies at model.path"),
 }
+# What it may change where these do not decide which checkpoint is the best.
+ASKED_FIELDS = ("eval.sets", "eval.queries", "eval.new_tokens")
 RESUME = ("never", "auto")
 # Names that a run gives to its files.
 OWN = {"config.json", "model", ".model.tmp", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
@@ -62,9 +64,16 @@ def _used(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     results = [folder / "hf", folder / "adapter", *(folder / "checkpoints").glob("[0-9]*")]
-    metrics = folder / "metrics.jsonl"
-    written = any(path.exists() for path in results) or (metrics.is_file() and metrics.stat().st_size > 0)
+    written = any(path.exists() for path in results) or _updated(folder / "metrics.jsonl")
     return written or any(path.name not in OWN for path in folder.iterdir())
+
+
+def _updated(metrics: Path) -> bool:
+    """Whether metrics.jsonl has a line of an update, or one that is none of ours; scores before the first are not."""
+    if not metrics.is_file():
+        return False
+    with open(metrics, encoding="utf-8", errors="replace") as lines:
+        return any(not line.startswith('{"step": 0,') for line in lines)
 
 
 @contextlib.contextmanager
@@ -87,8 +96,10 @@ def claim(folder: Path, config: Any) -> Iterator[bool]:
         check_config(folder, config)
         begun = _used(folder)
         if not begun:  # what a run left that ended before its first update
-            (folder / BEGUN).unlink(missing_ok=True)
-            shutil.rmtree(folder / "rollouts", ignore_errors=True)
+            for name in (BEGUN, "metrics.jsonl", "samples.jsonl"):
+                (folder / name).unlink(missing_ok=True)
+            for name in ("rollouts", "scores", "events"):
+                shutil.rmtree(folder / name, ignore_errors=True)
         write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
         yield begun
     finally:
@@ -117,10 +128,17 @@ def write_lines(path: Path, values: Iterable[Any]) -> None:
     _write_whole(path, (json.dumps(value, ensure_ascii=False) for value in values))
 
 
+def read_lines(path: Path) -> list[Any]:
+    """The values that `write_lines` wrote."""
+    # By "\n" alone: str.splitlines() also splits at U+0085, U+2028 and others that a model may well write.
+    with open(path, encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
+
+
 def _write_whole(path: Path, lines: Iterable[str]) -> None:
     """Writes to a temporary name, then renames."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
@@ -134,10 +152,12 @@ def check_config(folder: Path, config: Any) -> None:
     """
     if not _used(folder):
         return
-    begun = _flat(read_run(folder))
-    for field, value in _flat(json.loads(config.to_json_best_effort())).items():
-        free = any(field == name or field.startswith(f"{name}.") for name in FREE_FIELDS)
-        if not free and begun.get(field) != value:
+    begun, given = _flat(read_run(folder)), _flat(json.loads(config.to_json_best_effort()))
+    names = FREE_FIELDS + (ASKED_FIELDS if given.get("eval.best", "loss") == "loss" else ())
+    for field, value in given.items():
+        free = any(field == name or field.startswith(f"{name}.") for name in names)
+        # A field that an older version did not have says nothing of that run.
+        if not free and field in begun and begun[field] != value:
             raise InputError(
                 f"config.{field} is {value!r}, but the run in {folder} began with {begun.get(field)!r}; "
                 "give that value, or another --config.out for a new run"

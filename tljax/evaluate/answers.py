@@ -7,17 +7,17 @@ from pathlib import Path
 
 import jax
 
-from tljax.core.run_folder import write_lines
+from tljax.core.errors import InputError
+from tljax.core.run_folder import read_lines, write_lines
+from tljax.data.calls import Call
 from tljax.data.prompt import render_call
 from tljax.data.tokens import Tokenizer
-from tljax.evaluate.benchmarks.results import score_example
+from tljax.evaluate.benchmarks.results import NOT_ASKED, score_example
 from tljax.evaluate.benchmarks.sets import Query
 from tljax.evaluate.score import METRICS, Score, summarize
 from tljax.model import llama
 from tljax.model.replies import generate_all
 from tljax.model.sampling import SampleOptions
-
-POLICIES = ("any", "first", "all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,21 @@ def answer(
     """Replies to all queries of all sets on the current mesh, `rows` at a time, and their scores.
 
     A prompt that leaves no room for a reply in the model's context is not asked, which counts as an error of form.
+    Raises InputError where that is so of every one.
     """
     queries = [query for members in sets.values() for query in members]
     prompts = [tokenizer.encode(query.prompt)[0] for query in queries]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + options.max_new_tokens <= c.max_tokens]
+    if not fits:
+        raise InputError(
+            f"no prompt of {', '.join(sets)} leaves room for a reply: the model reads {c.max_tokens:,} tokens, of "
+            f"which new_tokens takes {options.max_new_tokens:,}; lower it, or ask other sets"
+        )
     asked = [prompts[i] for i in fits]
-    replies = generate_all(params, c, asked, options, key=jax.random.key(0), rows=rows) if asked else []
+    replies = generate_all(params, c, asked, options, key=jax.random.key(0), rows=rows)
     texts = {i: tokenizer.decode(reply.tokens).strip() for i, reply in zip(fits, replies, strict=True)}
     scored = (
-        Answer(texts.get(i, ""), score_example(query.example, texts.get(i), POLICIES))
+        Answer(texts.get(i, ""), score_example(query.example, texts.get(i), ("any",)))
         for i, query in enumerate(queries)
     )
     return {name: [next(scored) for _ in members] for name, members in sets.items()}
@@ -69,7 +75,10 @@ def answer(
 
 def told(answers: Mapping[str, Sequence[Answer]], seconds: float) -> str:
     """How many answers took how long, compilation included, for people."""
-    return f"answered {sum(map(len, answers.values())):,} held-out queries in {seconds:.0f} s"
+    found = [answer for members in answers.values() for answer in members]
+    unasked = sum(answer.score.detail == NOT_ASKED for answer in found)
+    long = f" ({unasked:,} more too long for the model, which count as errors of form)" if unasked else ""
+    return f"answered {len(found) - unasked:,} held-out queries in {seconds:.0f} s{long}"
 
 
 def write_answers(
@@ -104,16 +113,22 @@ def _golden(query: Query, dialect: str) -> str | None:
         json.dumps(query.golden.arguments)
     except TypeError:  # a value that leaves a choice is none of JSON's
         return None
-    return render_call(query.golden, dialect)
+    # Arguments that are not compared, such as keys of an API, are none of the answer.
+    shown = {name: value for name, value in query.golden.arguments.items() if name not in query.example.ignored}
+    return render_call(Call(query.golden.name, shown), dialect)
 
 
 def read_scores(path: Path) -> dict[str, list[Score]]:
     """The scores in a file of `write_answers`, by set."""
     scores: dict[str, list[Score]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in read_lines(path):
         scores.setdefault(row["set"], []).append(Score({"any": row["level"]}, row["kind"], row["detail"]))
     return scores
+
+
+def asked_of(path: Path) -> list[tuple[str, int]]:
+    """Set and index of every query in a file of `write_answers`, in order."""
+    return [(row["set"], row["index"]) for row in read_lines(path)]
 
 
 def scores_of(answers: Mapping[str, Sequence[Answer]]) -> dict[str, list[Score]]:

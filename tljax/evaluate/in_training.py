@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.core.metrics import RunLog
+from tljax.core.metrics import RunLog, say
 from tljax.data.prompt_table import Prompt, PromptTable
 from tljax.data.tokens import Tokenizer
 from tljax.evaluate import answers, report
 from tljax.evaluate.answers import Answer
 from tljax.evaluate.benchmarks.find import read_sets
 from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, prompt_of
-from tljax.evaluate.score import METRICS
+from tljax.evaluate.score import METRICS, Score
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import llama
 
@@ -37,9 +37,16 @@ def open_sets(config: Any) -> Sets:
         else:
             found = _benchmarks(name, config)
         for twice in sets.keys() & found.keys():
-            raise InputError(f"config.eval.sets gives two sets of the name {twice!r}; leave one out")
+            raise InputError(
+                f"config.eval.sets gives two sets of the name {twice!r}; leave one out, or give their common folder"
+            )
         sets |= found
     own = "reward" if config.run == "ppo" else "loss"
+    if config.eval.best == "reward" and sets and ROWS not in sets:
+        raise InputError(
+            f"config.eval.best is 'reward', that of held_out, which eval.sets={config.eval.sets!r} does not ask; add "
+            "it, or choose a score"
+        )
     allowed = [own, *(f"{name}_{metric}" for name in sets for metric in METRICS)]
     if config.eval.best not in allowed:
         raise InputError(
@@ -56,26 +63,34 @@ def _benchmarks(path: str, config: Any) -> Sets:
             f"holds out), {TOOLBOX}, a file or a folder of benchmarks"
         )
     found: Sets = {}
-    for one in read_sets(path):
+    sets = read_sets(path)
+    parts = {name for one in sets for name, _ in one.parts}
+    for one in sets:
         asked = [example for example in one.examples if example.wants != UNKNOWN]
-        # Evenly spread, since neighbours of a benchmark are much alike.
-        count = min(config.eval.queries, len(asked))
-        picked = [asked[i * len(asked) // count] for i in range(count)]
-        if picked:
+        picked = [asked[i] for i in _spread(len(asked), config.eval.queries)]
+        if picked and one.name not in parts:
             found[one.name] = [Query(prompt_of(example, config.data.dialect), example) for example in picked]
     if not found:
         raise InputError(f"config.eval.sets names {path}, of which no row has a golden answer; leave it out")
     return found
 
 
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly spread: neighbours of a set are much alike."""
+    picked = min(count, most)
+    return [i * count // picked for i in range(picked)]
+
+
 def with_rows(config: Any, sets: Sets, held_out: PromptTable) -> Sets:
-    """The sets with the first prompts of the held-out trajectories, where they are asked for and there are some.
+    """The sets with prompts of the held-out trajectories, where they are asked for and there are some.
 
     Raises InputError where the best checkpoint depends on held-out rows and there are none.
     """
     if ROWS not in sets:
         return sets
-    rows = [_query(i, held_out[i]) for i in range(min(config.eval.queries, len(held_out)))]
+    rows = [_query(i, held_out[i]) for i in _spread(len(held_out), config.eval.queries)]
+    if not rows:
+        say("note:  no row is held out, so that eval.sets=held_out asks none; data.eval_fraction holds some out")
     if not rows and config.eval.best.startswith(f"{ROWS}_"):
         raise InputError(f"config.eval.best is {config.eval.best!r}, but no row is held out; raise data.eval_fraction")
     return {name: rows if name == ROWS else queries for name, queries in sets.items() if rows or name != ROWS}
@@ -138,19 +153,22 @@ def scores_file(folder: Path, step: int) -> Path:
 
 
 def table(sets: Sets, folder: Path, step: int) -> str:
-    """The scores after update `step` beside those before the first, as a table.
+    """The scores after update `step` beside those before the first, as a table with a heading.
 
-    Where the run began without scores, or with other sets, those of `step` alone.
+    Where the run began without scores, or with other queries, those of `step` alone; "" where there are none of them.
     """
     picks = {name: random_pick_of(queries) for name, queries in sets.items()}
-    first, last = scores_file(folder, 0), scores_file(folder, step)
-    after = answers.read_scores(last) if last.is_file() else {}
-    before = answers.read_scores(first) if first.is_file() else {}
-    picks = {name: picks[name] for name in after if name in picks}
-    if _sizes(before) != _sizes(after):
-        return report.score_table(after, picks)
-    return report.progress_table(before, after, picks)
+    before, after = (_scores(scores_file(folder, n), sets) for n in (0, step))
+    if not after:
+        return ""
+    heading = "greedy answers, called once a query; percent of queries [95 % interval], and of each kind of error"
+    body = report.progress_table(before, after, picks) if before else report.score_table(after, picks)
+    return f"{heading}\n{body}"
 
 
-def _sizes(scores: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    return {name: len(found) for name, found in scores.items()}
+def _scores(path: Path, sets: Sets) -> dict[str, list[Score]]:
+    """The scores in a file, where it has answers to all queries of the sets; nothing elsewhere."""
+    asked = [(name, query.example.index) for name, queries in sets.items() for query in queries]
+    if not path.is_file() or answers.asked_of(path) != asked:
+        return {}
+    return answers.read_scores(path)

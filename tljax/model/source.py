@@ -95,14 +95,14 @@ def _dtype_of(config: dict[str, Any]) -> str:
 
 
 def checkpoint_step(run: Path, best: bool = False) -> int:
-    """The step of a run's newest checkpoint, or of the one with the lowest held-out loss.
+    """The step of a run's newest checkpoint, or of the best one by its eval.best.
 
     Raises InputError where there is none.
     """
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.best_step() if best else checkpoints.latest_step()
     if step is None:
-        kind = "checkpoint with a held-out loss" if best else "checkpoint yet"
+        kind = "checkpoint that eval.best has judged" if best else "checkpoint yet"
         raise InputError(f"{run}: the run has no {kind}; wait for one, or name another folder")
     return step
 
@@ -260,7 +260,7 @@ def export_run(
 ) -> tuple[int, str]:
     """Exports a run's checkpoint on the current mesh; returns its step and the dtype written.
 
-    step: 0 is the newest, -1 the one of the lowest held-out loss. adapter: that of the run alone, in float32, and not
+    step: 0 is the newest, -1 the best one by its eval.best. adapter: that of the run alone, in float32, and not
     the model with it. Raises InputError before anything is read.
     """
     check_choice("dtype", dtype, ("auto", *hf_config.DTYPES))

@@ -10,6 +10,7 @@ from tljax.core.mesh import check_one_process, check_rows
 from tljax.core.metrics import check_installed
 from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
+from tljax.evaluate import in_training
 from tljax.model import llama, source
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
 from tljax.model.hf_config import DTYPES
@@ -53,6 +54,7 @@ LEAST = {
 def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
     check_data(config.data)
+    in_training.open_sets(config)
     check_installed(config.log.wandb)
     checks.check_choices(config, CHOICES)
     checks.check_least(config, checks.TRAINING_LEAST | LEAST)
@@ -113,6 +115,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     check_rows(config.rollout.rows, "rollout.rows")
     rows, parts = config.rollout.prompts * config.rollout.group, config.ppo.minibatches * config.ppo.accumulate
     check_rows(rows // parts, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
-    check_rows(config.eval.rows, "eval.rows")
+    if config.eval.sets:
+        check_rows(config.eval.rows, "eval.rows")
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
     check_one_process()

@@ -1,25 +1,27 @@
 """Greedy rewards on what no update sees: held-out prompts, and the toolbox's held-out queries before and after."""
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tljax.core.run_folder import read_lines
 from tljax.data.compare import KINDS
 from tljax.data.prompt_table import PromptTable
 from tljax.evaluate import in_training
 from tljax.evaluate.answers import Answer
+from tljax.evaluate.benchmarks.sets import Query
 from tljax.evaluate.score import paired_difference
 from tljax.rl.irm import Reward, reward
 from tljax.rl.reward import RewardFunction
 
 
-def rewards_of(answers: Sequence[Answer], prompts: PromptTable, judge: RewardFunction) -> list[Reward]:
-    """The rewards of answers to the first of `prompts`."""
-    return judge.score([answer.text for answer in answers], [prompts[i] for i in range(len(answers))])
+def rewards_of(
+    answers: Sequence[Answer], queries: Sequence[Query], prompts: PromptTable, judge: RewardFunction
+) -> list[Reward]:
+    """The rewards of answers to queries that stand for held-out prompts."""
+    return judge.score([answer.text for answer in answers], [prompts[query.example.index] for query in queries])
 
 
 def reward_metrics(rewards: Sequence[Reward]) -> dict[str, float]:
@@ -32,17 +34,20 @@ def reward_metrics(rewards: Sequence[Reward]) -> dict[str, float]:
 def answer_rewards(folder: Path, step: int, sets: in_training.Sets) -> dict[str, list[float]]:
     """The table's reward of every answer of update `step` to a query with one golden call, by set.
 
-    Nothing where the file there is of other sets.
+    Rows where a score knows better are left out: with arguments that are not compared, or a renamed finish. Nothing
+    where the file there is of other queries.
     """
     path = in_training.scores_file(folder, step)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines]
-    if Counter(row["set"] for row in rows) != {name: len(queries) for name, queries in sets.items()}:
+    queries = [(name, query) for name, members in sets.items() for query in members]
+    rows = read_lines(path) if path.is_file() else []
+    if [(row["set"], row["index"]) for row in rows] != [(name, query.example.index) for name, query in queries]:
         return {}
     found: dict[str, list[float]] = {}
-    for row, query in zip(rows, (query for queries in sets.values() for query in queries), strict=True):
-        if len(query.example.golden) == 1 and row["golden"] is not None:
-            found.setdefault(row["set"], []).append(reward(row["prediction"], row["golden"], query.tools).value)
+    for row, (name, query) in zip(rows, queries, strict=True):
+        example = query.example
+        plain = len(example.golden) == 1 and not example.ignored and example.golden[0].name != example.finish
+        if plain and row["golden"] is not None:
+            found.setdefault(name, []).append(reward(row["prediction"], row["golden"], query.tools).value)
     return found
 
 

@@ -1,7 +1,6 @@
 """Rollouts: which prompts an update learns from, what the policy replies to them, and both as arrays."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tljax.core.run_folder import write_lines
+from tljax.core.run_folder import read_lines, write_lines
 from tljax.data.prompt_table import Prompt
 from tljax.model.replies import Reply, padded_width
 from tljax.rl.irm import Reward
@@ -93,7 +92,7 @@ def read_rollout(folder: Path, step: int, picks: list[int]) -> Rollout | None:
     path = folder / f"{step}.jsonl"
     if not path.is_file():
         return None
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows: list[dict[str, Any]] = read_lines(path)
     if [row["prompt"] for row in rows] != picks:
         return None
     replies = [Reply(tokens=row["tokens"], logprobs=row["logprobs"], end=row["end"]) for row in rows]

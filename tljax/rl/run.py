@@ -149,7 +149,8 @@ def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, s
         return None
     metrics, judged = in_training.metrics_of(answered), {}
     if in_training.ROWS in answered:
-        rewards = held_out.rewards_of(answered[in_training.ROWS], stage.prompts.held_out, stage.judge)
+        queries = stage.sets[in_training.ROWS]
+        rewards = held_out.rewards_of(answered[in_training.ROWS], queries, stage.prompts.held_out, stage.judge)
         judged = reward_metrics(rewards)
         log.say(held_out.told(judged, step, len(rewards)))
         metrics |= {f"eval_{name}": value for name, value in judged.items()}
@@ -196,14 +197,12 @@ def finish(stage: Stage, step: int, params: Any, best: int | None) -> None:
         max_shard_bytes=config.export.max_shard_bytes,
     )
     lines = []
-    if stage.sets:
-        lines = [
-            "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
-            in_training.table(stage.sets, folder, step),
-        ]
+    if table := in_training.table(stage.sets, folder, step):
+        lines.append(table)
         before, after = (held_out.answer_rewards(folder, n, stage.sets) for n in (0, step))
         if before and after:
-            lines += ["mean reward of the same answers [95 % interval]", held_out.reward_table(before, after)]
+            told = "mean reward of the same answers by IRM's table [95 % interval]"
+            lines += [told, held_out.reward_table(before, after)]
     lines.append(f"done:  checkpoints, metrics and samples in {folder}")
     if best is not None and best != step:
         lines.append(

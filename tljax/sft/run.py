@@ -247,12 +247,8 @@ def evaluate_all(
 def finish(config: Any, sets: in_training.Sets, state: TrainState, folder: Path, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     lines = [f"done:  checkpoints and metrics in {folder}"]
-    if sets:
-        lines = [
-            "held-out tools, called once a query; percent of queries [95 % interval], and of each kind of error",
-            in_training.table(sets, folder, int(state.step)),
-            *lines,
-        ]
+    if table := in_training.table(sets, folder, int(state.step)):
+        lines.insert(0, table)
     if best is not None and best != int(state.step):
         lines.append(
             f"best: step {best} by eval.best={config.eval.best}; launch/export_hf.py with --config.step=-1 exports it"
