@@ -2,9 +2,12 @@
 
 import json
 import signal
+import sys
 
 import pytest
 
+from tljax.evaluate import ask
+from tljax.evaluate.benchmarks import scoring
 from tljax.evaluate.partial import Partial
 
 SMALL = ["--config.rows=8", "--config.new_tokens=8", "--config.model.path=base"]
@@ -76,9 +79,53 @@ def test_a_stopped_run_repeats_no_row(evaluate, whole, tmp_path, monkeypatch, ca
     assert sorted(asked) == list(range(12)) and "resumed: 8 of 12" in capsys.readouterr().out
     for name in ("report.json", "report.predictions.jsonl"):
         assert (tmp_path / name).read_text() == (whole.parent / name).read_text()
-    (tmp_path / "report.json").unlink(), (tmp_path / "report.robustness.png").unlink()
+    (tmp_path / "report.json").unlink()
     assert evaluate(out) == 2
     assert "--config.predictions=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["write_json", "plot", "finish"])
+def test_a_run_that_ends_after_the_last_reply_goes_on_to_the_report(
+    evaluate, whole, tmp_path, monkeypatch, capsys, place
+):
+    """As after a kill at that place: all replies are there, and of the results what was written before it."""
+    out = tmp_path / "report.json"
+    for file in ("report.predictions.jsonl", "report.json", "report.robustness.png"):
+        assert (whole.parent / file).exists()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((Partial, "finish") if place == "finish" else (scoring, place)), killed)
+        patched.setattr("os._exit", sys.exit)
+        assert evaluate(out) == 130
+    left = {"write_json": set(), "plot": {"report.json"}, "finish": {"report.json", "report.robustness.png"}}[place]
+    assert {path.name for path in tmp_path.iterdir()} == left | {"report.predictions.jsonl.partial"}
+    asked = []
+    monkeypatch.setattr(Partial, "append", lambda self, answers: asked.extend(answers))
+    assert evaluate(out) == 0
+    assert asked == [] and "resumed: 12 of 12" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.parent.iterdir()}
+    for name in ("report.json", "report.predictions.jsonl"):
+        assert (tmp_path / name).read_text() == (whole.parent / name).read_text()
+
+
+def test_what_can_be_known_before_is_told_before_a_row_is_asked(evaluate, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ask, "fill", lambda *_: pytest.fail("rows are asked"))
+    out = tmp_path / "r.json"
+    assert evaluate(out, "--config.noise=heavy", f"--config.bfcl_out={tmp_path / 'bfcl'}") == 2
+    assert "no set of BFCL is scored" in capsys.readouterr().err
+    report = json.loads(whole.read_text())
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"sets": [one | {"name": "theirs"} for one in report["sets"][:1]]}))
+    assert evaluate(out, f"--config.compare={other}") == 2
+    assert "has none of the sets clean, slight; its sets: theirs" in capsys.readouterr().err
+    del report["sets"][1]["rows"][5]
+    other.write_text(json.dumps(report))
+    assert evaluate(out, f"--config.compare={other}") == 2
+    assert "set slight has other rows there (rows in one alone: 5)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
 
 
 def test_a_prompt_too_long_is_an_error_of_form(evaluate, make, tmp_path, capsys):
