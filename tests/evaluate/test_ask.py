@@ -84,28 +84,32 @@ def test_a_stopped_run_repeats_no_row(evaluate, whole, tmp_path, monkeypatch, ca
     assert "--config.predictions=" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("place", ["write_json", "plot", "finish"])
-def test_a_run_that_ends_after_the_last_reply_goes_on_to_the_report(
-    evaluate, whole, tmp_path, monkeypatch, capsys, place
-):
-    """As after a kill at that place: all replies are there, and of the results what was written before it."""
-    out = tmp_path / "report.json"
-    for file in ("report.predictions.jsonl", "report.json", "report.robustness.png"):
-        assert (whole.parent / file).exists()
+def test_a_run_that_ends_after_the_last_reply_goes_on_to_the_report(evaluate, whole, tmp_path, monkeypatch, capsys):
+    """Killed before the report, the plot and the replies are written, one after the other."""
+    out, append, asked = tmp_path / "report.json", Partial.append, []
+
+    def counted(self, answers):
+        append(self, answers)
+        asked.extend(index for index, _ in answers)
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(*((Partial, "finish") if place == "finish" else (scoring, place)), killed)
-        patched.setattr("os._exit", sys.exit)
-        assert evaluate(out) == 130
-    left = {"write_json": set(), "plot": {"report.json"}, "finish": {"report.json", "report.robustness.png"}}[place]
-    assert {path.name for path in tmp_path.iterdir()} == left | {"report.predictions.jsonl.partial"}
-    asked = []
-    monkeypatch.setattr(Partial, "append", lambda self, answers: asked.extend(answers))
+    monkeypatch.setattr(Partial, "append", counted)
+    left = {"report.predictions.jsonl.partial"}
+    for place, name, written in (
+        (scoring, "write_json", "report.json"),
+        (scoring, "plot", "report.robustness.png"),
+        (Partial, "finish", "report.predictions.jsonl"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, killed)
+            patched.setattr("os._exit", sys.exit)
+            assert evaluate(out) == 130
+        assert {path.name for path in tmp_path.iterdir()} == left
+        left.add(written)
     assert evaluate(out) == 0
-    assert asked == [] and "resumed: 12 of 12" in capsys.readouterr().out
+    assert sorted(asked) == list(range(12)) and "resumed: 12 of 12" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.parent.iterdir()}
     for name in ("report.json", "report.predictions.jsonl"):
         assert (tmp_path / name).read_text() == (whole.parent / name).read_text()

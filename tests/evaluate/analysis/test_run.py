@@ -209,11 +209,11 @@ BAD = {
     "dtype": (["--config.model.compute_dtype=int8"], ["model.compute_dtype", "bfloat16"]),
     "too short": (
         ["--config.data.max_tokens=20", "--config.model.path=base"],
-        ["no step to ask", "15, too long, over 20 tokens (the less of data.max_tokens"],
+        ["no step to ask", "12, too long, over 20 tokens (the smaller of data.max_tokens"],
     ),
     "no room": (
         ["--config.new_tokens=16380", "--config.model.path=base"],
-        ["no step to ask", "15, no room for the model's reply, over 4 tokens (the model's less config.new_tokens)"],
+        ["no step to ask", "12, no room for the model's reply, over 4 tokens (the model's less config.new_tokens)"],
     ),
     "field": (["--config.sauce=x"], ["--config.sauce", "source"]),
 }

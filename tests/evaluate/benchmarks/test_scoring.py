@@ -122,7 +122,7 @@ def test_a_level_with_other_rows_is_left_out_and_told(evaluate, make, tmp_path, 
     rows += [{"set": "slight", "index": i, "prediction": text} for i, text in enumerate(RIGHT[:3])]
     make.lines(tmp_path / "p.jsonl", rows)
     assert run(evaluate, tmp_path, f"--config.out={tmp_path / 'r.json'}") == 0
-    assert json.loads((tmp_path / "r.json").read_text())["robustness"] == []
+    assert "robustness" not in json.loads((tmp_path / "r.json").read_text())
     assert not (tmp_path / "r.robustness.png").exists()
     told = "robustness of clean: slight is left out, since its 3 rows are neither as many as the 4 without noise nor"
     assert told in capsys.readouterr().out

@@ -180,8 +180,8 @@ def ask_model(
 def _unasked(config: Any, c: llama.LlamaConfig, left_out: Counter[str]) -> list[str]:
     """How many steps are left out for each reason, with the limit that it stands for."""
     limits = {
-        TOO_LONG: f", over {min(config.data.max_tokens, c.max_tokens):,} tokens (the less of data.max_tokens and the "
-        "model's)",
+        TOO_LONG: f", over {min(config.data.max_tokens, c.max_tokens):,} tokens (the smaller of data.max_tokens and "
+        "the model's)",
         NO_ROOM: f", over {c.max_tokens - config.new_tokens:,} tokens (the model's less config.new_tokens)",
     }
     return [f"{n:,}, {reason}{limits.get(reason, '')}" for reason, n in left_out.most_common()]
