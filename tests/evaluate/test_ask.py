@@ -118,7 +118,7 @@ def test_a_run_that_ends_after_the_last_reply_goes_on_to_the_report(evaluate, wh
 def test_what_can_be_known_before_is_told_before_a_row_is_asked(evaluate, whole, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ask, "fill", lambda *_: pytest.fail("rows are asked"))
     out = tmp_path / "r.json"
-    assert evaluate(out, "--config.noise=heavy", f"--config.bfcl_out={tmp_path / 'bfcl'}") == 2
+    assert evaluate(out, f"--config.bfcl_out={tmp_path / 'bfcl'}") == 2
     assert "no set of BFCL is scored" in capsys.readouterr().err
     report = json.loads(whole.read_text())
     other = tmp_path / "other.json"

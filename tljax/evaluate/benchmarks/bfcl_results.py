@@ -26,10 +26,9 @@ _RESULT = re.compile(rf"\.?{VERSION}_\w+_result\.json(\.tmp)?")  # or what a kil
 
 def check_new_folder(folder: Path, begun: bool = False) -> None:
     """Raises InputError where the folder holds something; of a run that was stopped (`begun`) the results may be."""
-    others = (
-        (path for path in folder.iterdir() if not (begun and _RESULT.fullmatch(path.name))) if folder.is_dir() else ()
-    )
-    if folder.is_file() or any(others):
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    ours = [path for path in there if begun and _RESULT.fullmatch(path.name)]
+    if folder.is_file() or len(ours) < len(there):
         raise InputError(f"config.bfcl_out {folder} is there already and not empty; name a new folder")
 
 
