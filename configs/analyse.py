@@ -4,7 +4,8 @@ r"""The three analyses of TL-Training (arXiv 2412.15495) on your own data.
 
 Without a model: which steps failed, by their tools' feedback and by the documentation of the tools. With one also: loss
 and rank of golden tokens by what they are for, what becomes of replies whose first wrong token is corrected, and the
-kinds of error in the model's calls. Tables on the screen; the report with its plots in a folder.
+kinds of error in the model's calls. Tables on the screen; the report with its plots in a folder, once all is done: one
+that is stopped keeps nothing, so give config.limit where a model has many steps to answer.
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,12 @@
 
 import json
 import signal
+import sys
 
 import pytest
 
+from tljax.evaluate import ask
+from tljax.evaluate.benchmarks import scoring
 from tljax.evaluate.partial import Partial
 
 SMALL = ["--config.rows=8", "--config.new_tokens=8", "--config.model.path=base"]
@@ -76,9 +79,57 @@ def test_a_stopped_run_repeats_no_row(evaluate, whole, tmp_path, monkeypatch, ca
     assert sorted(asked) == list(range(12)) and "resumed: 8 of 12" in capsys.readouterr().out
     for name in ("report.json", "report.predictions.jsonl"):
         assert (tmp_path / name).read_text() == (whole.parent / name).read_text()
-    (tmp_path / "report.json").unlink(), (tmp_path / "report.robustness.png").unlink()
+    (tmp_path / "report.json").unlink()
     assert evaluate(out) == 2
     assert "--config.predictions=" in capsys.readouterr().err
+
+
+def test_a_run_that_ends_after_the_last_reply_goes_on_to_the_report(evaluate, whole, tmp_path, monkeypatch, capsys):
+    """Killed before the report, the plot and the replies are written, one after the other."""
+    out, append, asked = tmp_path / "report.json", Partial.append, []
+
+    def counted(self, answers):
+        append(self, answers)
+        asked.extend(index for index, _ in answers)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Partial, "append", counted)
+    left = {"report.predictions.jsonl.partial"}
+    for place, name, written in (
+        (scoring, "write_json", "report.json"),
+        (scoring, "plot", "report.robustness.png"),
+        (Partial, "finish", "report.predictions.jsonl"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, killed)
+            patched.setattr("os._exit", sys.exit)
+            assert evaluate(out) == 130
+        assert {path.name for path in tmp_path.iterdir()} == left
+        left.add(written)
+    assert evaluate(out) == 0
+    assert sorted(asked) == list(range(12)) and "resumed: 12 of 12" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.parent.iterdir()}
+    for name in ("report.json", "report.predictions.jsonl"):
+        assert (tmp_path / name).read_text() == (whole.parent / name).read_text()
+
+
+def test_what_can_be_known_before_is_told_before_a_row_is_asked(evaluate, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ask, "fill", lambda *_: pytest.fail("rows are asked"))
+    out = tmp_path / "r.json"
+    assert evaluate(out, f"--config.bfcl_out={tmp_path / 'bfcl'}") == 2
+    assert "no set of BFCL is scored" in capsys.readouterr().err
+    report = json.loads(whole.read_text())
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"sets": [one | {"name": "theirs"} for one in report["sets"][:1]]}))
+    assert evaluate(out, f"--config.compare={other}") == 2
+    assert "has none of the sets clean, slight; its sets: theirs" in capsys.readouterr().err
+    del report["sets"][1]["rows"][5]
+    other.write_text(json.dumps(report))
+    assert evaluate(out, f"--config.compare={other}") == 2
+    assert "set slight has other rows there (rows in one alone: 5)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
 
 
 def test_a_prompt_too_long_is_an_error_of_form(evaluate, make, tmp_path, capsys):

@@ -178,7 +178,7 @@ def _equal(value: Any, golden: Any, schema: Mapping[str, Any], folded: bool) -> 
         # A value that is not a number equals no other, itself included; as text it is the same answer.
         return value == golden or (value != value and golden != golden)
     if isinstance(value, str) and isinstance(golden, str):
-        return value == golden or (folded and _fold(value) == _fold(golden))
+        return value == golden or (folded and fold(value) == fold(golden))
     if isinstance(value, list | tuple) and isinstance(golden, list | tuple):
         items = schema.get("items")
         items = items if isinstance(items, Mapping) else {}
@@ -196,7 +196,8 @@ def _optional(golden: Any) -> bool:
     return isinstance(golden, Choices) and golden.optional
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """BFCL's folding of strings: without case, quotes' kind and the characters " ,./-_*^"."""
     return _FOLDED.sub("", text).lower().replace("'", '"')
 
 

@@ -18,7 +18,7 @@ from tljax.data.reader import first_of
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate.answers import greedy
 from tljax.evaluate.benchmarks import scoring
-from tljax.evaluate.benchmarks.predictions import read_predictions
+from tljax.evaluate.benchmarks.predictions import Replies, has_no_golden, matched
 from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, prompt_of
 from tljax.evaluate.generate import Prompts, answer, check_devices
 from tljax.evaluate.partial import Partial, check_new, claim
@@ -31,23 +31,25 @@ def run(config: Any) -> None:
     """Asks the model that `config` (configs/evaluate.py) names, keeps its replies beside config.out, and scores them.
 
     Raises InputError for what the user can mend, before any device work where it can be known by then, and SystemExit
-    where a signal stopped it; what is finished then lies in a partial file, and the same command goes on from there.
+    where a signal stopped it. The replies lie in a partial file until all results are written: wherever it is stopped,
+    the same command goes on from there.
     """
-    scoring.check(config)
-    sets = scoring.load(config)
     if not config.out:
         raise InputError(
             "config.out is empty; name a new report, --config.out=report.json: the replies are kept beside it, and a "
             "run that was stopped goes on from them"
         )
-    out = predictions_file(config)
+    out = scoring.beside(config.out, "predictions.jsonl")
     check_new_predictions(out)
-    source.check_trained(config.model.path)
+    scoring.check(config, begun=out.with_name(f"{out.name}.partial").exists())
+    sets = scoring.load(config)
     asked = [(one, example) for one in sets if not one.parts for example in one.examples if example.wants != UNKNOWN]
     if not asked:
         raise InputError(
             f"config.data {config.data}: no row has a golden answer, so there are no scores of single turns"
         )
+    scoring.check_sets(config, [one for one in sets if not has_no_golden(one)])
+    source.check_trained(config.model.path)
     model = source.open_model(model_path(config.model.path), "")
     tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
     source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
@@ -62,16 +64,10 @@ def run(config: Any) -> None:
         fields = {name: config[name] for name in ("dialect", "new_tokens")}
         with Partial(out, fields | {"model.compute_dtype": config.model.compute_dtype}, content) as partial:
             fill(config, model, tokenizer, asked, prompts, partial)
+            replies, untold = matched(replies_of(asked, partial), sets)
+            scoring.conclude(config, sets, replies, untold)
             tokens, ended = partial.finish(lambda index, reply: _row(asked[index], reply))
-    say(f"answered {len(asked):,} rows with {tokens:,} tokens, {100 * ended / len(asked):.1f} % ended, in {out}")
-    replies, untold = read_predictions(out, sets)
-    if jax.process_index() == 0:
-        scoring.conclude(config, sets, replies, untold)
-
-
-def predictions_file(config: Any) -> Path:
-    """Where the replies are kept: beside the report."""
-    return Path(config.out).expanduser().with_suffix(".predictions.jsonl")
+    say(f"answered      {len(asked):,} rows with {tokens:,} tokens, {100 * ended / len(asked):.1f} % ended, in {out}")
 
 
 def check_new_predictions(out: Path) -> None:
@@ -120,6 +116,15 @@ def fill(
     answer(how, model, tokenizer, found, options, partial)
     nothing = {"completion": None, "tokens": [], "ended": False}
     partial.append([(place, nothing) for place in unasked if place not in partial])
+
+
+def replies_of(asked: Sequence[tuple[EvalSet, Example]], partial: Partial) -> dict[str, Replies]:
+    """The replies in `partial` by set."""
+    found: dict[str, Replies] = {}
+    for place, reply in partial.answers():
+        one, example = asked[place]
+        found.setdefault(one.name, {})[example.index] = reply["completion"]
+    return found
 
 
 def _row(asked: tuple[EvalSet, Example], reply: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tljax.data.compare import AnyValue, Choices
+from tljax.data.compare import AnyValue, Choices, fold
 
-_FOLDED = re.compile(r"[ ,./\-_*^]")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?")
 
 
@@ -49,7 +48,7 @@ def _equal(value: Any, golden: Any) -> bool:
     number, wanted = _number(value), _number(golden)
     if number is not None and wanted is not None:
         return number == wanted
-    return _folded(value) == _folded(golden)
+    return fold(str(value)) == fold(str(golden))
 
 
 def _number(value: Any) -> float | None:
@@ -58,7 +57,3 @@ def _number(value: Any) -> float | None:
     if isinstance(value, str):
         return float(value) if _NUMBER.fullmatch(value.strip()) else None
     return float(value) if isinstance(value, int | float) else None
-
-
-def _folded(value: Any) -> str:
-    return _FOLDED.sub("", str(value)).lower().replace("'", '"')

@@ -42,30 +42,39 @@ def score_line(scores: Mapping[str, Sequence[Score]]) -> str:
     )
 
 
+def columns(kinds: bool = True) -> str:
+    """The headings over `cells`."""
+    metrics = "".join(f"{metric:>6}{'':17}" for metric in METRICS)
+    return metrics + ("".join(f"{heading:>8}" for heading in ERRORS.values()) if kinds else "")
+
+
+def cells(scores: Sequence[Score], policy: str = "any", kinds: bool = True) -> str:
+    """Scores in percent with 95 % intervals, and the shares of the error kinds."""
+    summary = summarize(scores, policy)
+    metrics = "".join(cell(*summary.scores[metric]) for metric in METRICS)
+    return metrics + ("".join(f"{summary.kinds[kind].percent:>8.1f}" for kind in ERRORS) if kinds else "")
+
+
+def cell(middle: float, low: float, high: float, sign: str = "", decimals: int = 1) -> str:
+    """A figure with its interval, as wide as its heading."""
+    interval = f"[{low:{sign}.1f}, {high:{sign}.1f}]"
+    return f"{middle:>{sign}6.{decimals}f} {interval:<16}"
+
+
 def _block(name: str, before: Sequence[Score], after: Sequence[Score], pick: float) -> list[str]:
     gains = (paired_difference(marks(before, metric), marks(after, metric)) for metric in METRICS)
-    gain = "".join(_cell(*gain, sign="+") for gain in gains)
+    gain = "".join(cell(*gain, sign="+") for gain in gains)
     lines = [_header(name, len(after)), _line("before", before), _line("after", after), f"  gain  {gain}", _pick(pick)]
     return [line.rstrip() for line in lines]
 
 
 def _header(name: str, n: int) -> str:
-    columns = "".join(f"{metric:>6}{'':17}" for metric in METRICS)
-    kinds = "".join(f"{heading:>8}" for heading in ERRORS.values())
-    return f"{name}, {n:,} queries\n        {columns}{kinds}"
+    return f"{name}, {n:,} queries\n        {columns()}"
 
 
 def _line(label: str, scores: Sequence[Score]) -> str:
-    summary = summarize(scores)
-    cells = "".join(_cell(*summary.scores[metric]) for metric in METRICS)
-    kinds = "".join(f"{summary.kinds[kind].percent:>8.1f}" for kind in ERRORS)
-    return f"  {label:<6}{cells}{kinds}"
+    return f"  {label:<6}{cells(scores)}"
 
 
 def _pick(percent: float) -> str:
     return f"  random{percent:>6.1f}"
-
-
-def _cell(middle: float, low: float, high: float, sign: str = "") -> str:
-    interval = f"[{low:{sign}.1f}, {high:{sign}.1f}]"
-    return f"{middle:>{sign}6.1f} {interval:<16}"

@@ -207,9 +207,32 @@ BAD = {
     "no model": (["--config.model.path=/nowhere"], ["/nowhere"]),
     "scratch": (["--config.model.path=scratch"], ["'scratch'"]),
     "dtype": (["--config.model.compute_dtype=int8"], ["model.compute_dtype", "bfloat16"]),
-    "too short": (["--config.data.max_tokens=20", "--config.model.path=base"], ["no step to ask", "too long"]),
+    "too short": (
+        ["--config.data.max_tokens=20", "--config.model.path=base"],
+        ["no step to ask", "12, too long, over 20 tokens (the smaller of data.max_tokens"],
+    ),
+    "no room": (
+        ["--config.new_tokens=16380", "--config.model.path=base"],
+        ["no step to ask", "12, no room for the model's reply, over 4 tokens (the model's less config.new_tokens)"],
+    ),
     "field": (["--config.sauce=x"], ["--config.sauce", "source"]),
 }
+
+
+def test_data_without_a_call(launch, repo, tmp_path, capsys):
+    said = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps([{"id": "a", "messages": said}]))
+    flags = [f"--config={repo / 'configs' / 'analyse.py'}", f"--config.source={file}"]
+    flags += [f"--config.data.cache={tmp_path / 'cache'}", f"--config.out={tmp_path / 'report'}"]
+    assert launch("analyse", *flags) == 0
+    told = capsys.readouterr().out
+    assert "no step makes a call, so there are no tables" in told and "Steps by kind of feedback" not in told
+    assert (
+        tables_of(tmp_path / "report") == {} and "no step makes a call" in (tmp_path / "report/report.md").read_text()
+    )
+    assert launch("analyse", *flags[:-1], f"--config.out={tmp_path / 'asked'}", "--config.model.path=base") == 2
+    assert "(no step that data.mae keeps makes a call)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -13,7 +13,7 @@ from tljax.evaluate.analysis.golden_steps import add_candidates, candidates, cho
 from tljax.toolbox.embedded import BASE
 
 LETTERS = {tc.NAME: "n", tc.PARAMETER: "p", tc.VALUE: "v", tc.SYNTAX: ".", tc.TEXT: "t"}
-SHORT = LETTERS | {tc.FIRST_NAME: "F", tc.BRANCH: "B", tc.END: "e"}
+SHORT = LETTERS | {tc.FIRST_NAME: "F", tc.BRANCH: "B", tc.BLANK: "_", tc.END: "e"}
 
 # Reply, its characters' classes by hand, and the call that it writes.
 LABELLED = {
@@ -145,12 +145,12 @@ def test_the_small_tokenizers_tokens_labelled_by_hand():
     """Its blank before a reply is a token of its own, and it joins marks across what they belong to."""
     base = load_tokenizer(BASE)
     none, finish = steps(base, "readme", [NO_ARGUMENTS, FINISH])
-    check(base, none, ("▁", "."), ("g", "F"), ("et", "n"), ("(", "B"), (")", "."))
+    check(base, none, ("▁", "_"), ("g", "F"), ("et", "n"), ("(", "B"), (")", "."))
     inner = [("'", "v"), ("x", "v"), ("',▁", "v"), ("{", "v"), ("'", "v"), ("b", "v"), ("'", "v"), (":▁", "v")]
     check(
         base,
         finish,
-        *[("▁", "."), ("finish", "F"), ("(", "."), ("answer", "p"), ("▁=▁[", "v"), *inner],
+        *[("▁", "_"), ("finish", "F"), ("(", "."), ("answer", "p"), ("▁=▁[", "v"), *inner],
         *[("1", "v"), ("}", "v"), ("])", "v")],
     )
 
@@ -169,7 +169,7 @@ def test_steps_that_do_not_fit_are_left_out_with_their_reason():
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]
     trajectory = trajectory_from_row({"tools": [{"name": "f"}], "messages": turns}, "test", 1)
     need = len(steps(base, "mae", [NO_ARGUMENTS])[0].prompt)
-    for most, words in ((need // 2, "too long"), (60, "leave no room for 64 more")):
+    for most, words in ((need // 2, "too long"), (60, "no room for the model's reply: ")):
         found, left_out = golden_steps(Data("mae"), Rows([trajectory]), base, (0, [0]), most, 64)
         assert not found and len(left_out) == 1 and words in left_out[0]
 

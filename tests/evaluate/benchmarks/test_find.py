@@ -143,6 +143,23 @@ def test_toolalpacas_broken_steps_are_named(make, tmp_path):
     assert one.examples[1].golden[1].name == "getDetails" and one.examples[0].tools[-1].name == "getDetails"
 
 
+def test_golden_arguments_with_half_a_character_are_broken(make, tmp_path):
+    half = '{"id": 1, "tags": ["\\ud83d"]}'
+    assert "\\ud83d" in half and half.isascii()
+    file = make.json(tmp_path / "e.json", [api(Golden_Answers=[[step("find", half)], [step("all", "{}")]])])
+    (one,) = read_sets(file)
+    assert [row.why for row in one.skipped] == ["golden answer is broken: holds \\ud83d, half of a character pair"]
+    odd = f"Thought:\nAction: translate\nAction Input: {half}"
+    rows = [make.row("q", make.listed, [odd]), make.rows[0]]
+    (one,) = read_sets(make.json(tmp_path / "clean.json", rows))
+    assert [row.index for row in one.skipped] == [0]
+    rows = [
+        bfcl_row("exec_simple", i, ground_truth=[text]) for i, text in enumerate([r"area(a='\ud83d')", "area(a=1)"])
+    ]
+    (one,) = read_sets(make.lines(tmp_path / "BFCL_v3_exec_simple.json", rows))
+    assert [row.index for row in one.skipped] == [0]
+
+
 def bfcl_row(category, number, **more):
     function = {
         "name": "area",
@@ -231,10 +248,12 @@ def test_names_of_a_folder(make, tmp_path):
     make.lines(tmp_path / "BFCL_v3_java.json", [bfcl_row("java", 0)])
     make.json(tmp_path / "package.json", {"name": "x"})
     make.json(tmp_path / ".git" / "clean.json", [])
+    (tmp_path / "report.json").write_text(json.dumps({"sets": [{"name": "x"}]}, indent=2))
     found = find_sets(tmp_path)
     assert [one.name for one in found.sets] == ["First_Turn/clean", "slight", "Third_Turn/clean"]
-    assert len(found.unread) == 2
+    assert len(found.unread) == 3
     assert "java" in found.unread[0] and "fields of its first row: name" in found.unread[1]
+    assert found.unread[2] == f"file {tmp_path / 'report.json'}: holds no list of rows"
 
 
 def dialogue(**fields):
@@ -248,12 +267,21 @@ def dialogue(**fields):
         ("", ["is empty"]),
         ("[1, 2", ["is not JSON", "cut off"]),
         ('{"a": 1}\n{"b"', ["line 2", "is not JSON"]),
+        ('{\n"a": 1\n}', ["holds no list of rows"]),
         ("[]", ["holds no list of rows", "allowed: a file of RoTBench"]),
         ('{"a": 1}', ["fields of its first row: a", "RoTBench, ToolAlpaca, BFCL or ToolEyes"]),
         (json.dumps([{"query": "q", "path": "p"}]), ["raw file has no tool lists", "zero_processed"]),
         (json.dumps(dialogue()), ["row 0, field conversations[0].value", "the tool list cannot be read"]),
         (json.dumps([api(), {"Name": "x"}]), ["row 1", "lacks one of Function_Description"]),
         (json.dumps([api(Instructions=["one"])]), ["row 0", "1 Instructions and 2 Golden_Answers"]),
+        (json.dumps([api(Golden_Answers=[None, []])]), ["row 0, field Golden_Answers[0]: is None", "a list of steps"]),
+        (json.dumps([api(Instructions=[1, "two"])]), ["row 0, field Instructions[0]: is 1", "a string"]),
+        (json.dumps([api(Authentication=[{"a": 1}])]), ["row 0, field Authentication: is [{'a': 1}]", "list of names"]),
+        (
+            json.dumps([api(Function_Description={"f": "F\nParameters: [1]"})]),
+            ["row 0, field Function_Description.f: its Parameters cannot be read ([1] is no object)"],
+        ),
+        (json.dumps([api(Instructions=["a \ud83d", "b"])]), ["row 0, field Instructions: holds \\ud83d, half of a"]),
         (json.dumps(bfcl_row("simple", 0)), ["golden answers are not there", "possible_answer"]),
         (json.dumps(bfcl_row("simple", 0, question=[[{"role": "user"}]])), ["row 0, field question", "multi-turn"]),
         (json.dumps(bfcl_row("irrelevance", 0, function=None)), ["row 0, field function: is missing"]),
@@ -284,5 +312,7 @@ def test_rows_of_another_file_and_no_file(make, tmp_path):
     with pytest.raises(InputError, match="has 1 rows for the 2"):
         read_sets(tmp_path / "q.json")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match=r"holds no \.json file"):
+    with pytest.raises(InputError, match=r"config\.data .*nothing: holds no \.json file"):
         read_sets(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"^config\.eval\.sets .*nothing: holds no \.json file"):
+        read_sets(tmp_path / "nothing", "config.eval.sets")

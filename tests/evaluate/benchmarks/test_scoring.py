@@ -6,10 +6,13 @@ import sys
 
 import pytest
 
+from tljax.core.errors import InputError
+from tljax.evaluate.benchmarks import scoring
+from tljax.evaluate.benchmarks.bfcl_results import check_new_folder
 from tljax.evaluate.benchmarks.find import read_sets
 from tljax.evaluate.benchmarks.published import published
 from tljax.evaluate.benchmarks.results import Result, report_of, score_set
-from tljax.evaluate.benchmarks.robustness import groups, level_of
+from tljax.evaluate.benchmarks.robustness import groups, level_of, unpaired
 from tljax.evaluate.benchmarks.sets import EvalSet, Example
 from tljax.evaluate.benchmarks.tables import result_table
 
@@ -112,6 +115,55 @@ def test_rows_left_out_of_the_noisy_set_are_paired_by_number(make, tmp_path):
     assert {drop.part: drop.drops["TS"][0] for drop in any_.drops} == {"all": 0.0, "tools": 0.0, "parameters": 0.0}
 
 
+def test_a_level_with_other_rows_is_left_out_and_told(evaluate, make, tmp_path, capsys):
+    make.json(tmp_path / "data" / "clean.json", make.rows)
+    make.json(tmp_path / "data" / "slight.json", make.rows[:3])
+    rows = [{"set": "clean", "index": i, "prediction": text} for i, text in enumerate(RIGHT)]
+    rows += [{"set": "slight", "index": i, "prediction": text} for i, text in enumerate(RIGHT[:3])]
+    make.lines(tmp_path / "p.jsonl", rows)
+    assert run(evaluate, tmp_path, f"--config.out={tmp_path / 'r.json'}") == 0
+    assert "robustness" not in json.loads((tmp_path / "r.json").read_text())
+    assert not (tmp_path / "r.robustness.png").exists()
+    told = "robustness of clean: slight is left out, since its 3 rows are neither as many as the 4 without noise nor"
+    assert told in capsys.readouterr().out
+
+
+def test_a_noisy_version_without_a_row_in_common_is_left_out(make, tmp_path):
+    broken = make.row("Translate cat", make.listed, ["?"])
+    make.json(tmp_path / "clean.json", [broken, *make.rows[1:2]])
+    make.json(tmp_path / "union.json", [make.rows[0], broken])
+    results = [score_set(one, dict.fromkeys(range(2), "no")) for one in read_sets(tmp_path)]
+    assert groups(results) == [] and "none of its rows has a golden answer both with" in unpaired(results)[0]
+
+
+def test_a_plot_that_fails_costs_no_report(evaluate, folder, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(scoring, "plot", broken)
+    with pytest.raises(ZeroDivisionError):
+        run(evaluate, folder, f"--config.out={folder / 'r.json'}")
+    assert len(json.loads((folder / "r.json").read_text())["robustness"]) == 2
+
+
+def test_files_beside_a_report_keep_its_whole_name(evaluate, folder):
+    for name in ("scores.7b", "scores.13b.json"):
+        assert run(evaluate, folder, f"--config.out={folder / name}") == 0
+    assert {path.name for path in folder.glob("*.png")} == {"scores.7b.robustness.png", "scores.13b.robustness.png"}
+    assert scoring.beside("a.7b", "predictions.jsonl").name == "a.7b.predictions.jsonl"
+
+
+def test_two_sets_of_one_level_go_by_their_names(evaluate, folder, make, capsys):
+    rows = [json.loads(line) for line in (folder / "p.jsonl").read_text().splitlines()]
+    rows += [{"set": "clean+slight", "index": i, "prediction": "no"} for i in range(8)]
+    make.lines(folder / "p.jsonl", rows)
+    assert run(evaluate, folder, "--config.noise=slight", f"--config.out={folder / 'r.json'}") == 0
+    found = json.loads((folder / "r.json").read_text())["robustness"][0]["drops"]
+    drops = {one["level"]: one["drops"]["TS"][0] for one in found if one["part"] == "all"}
+    assert drops == {"slight": 25.0, "clean+slight": 100.0, "union": 25.0}
+    assert "  clean+slight, parameters" in capsys.readouterr().out
+
+
 def test_which_sets_are_levels_of_one():
     assert level_of("First_Turn/heavy") == ("First_Turn/clean", "heavy")
     assert level_of("eval_real+slight") == ("eval_real", "slight")
@@ -149,7 +201,7 @@ def test_differences_from_another_report(evaluate, folder, make, capsys):
     report = json.loads((folder / "a.json").read_text())
     del report["sets"][1]["rows"][5]
     (folder / "a.json").write_text(json.dumps(report))
-    (folder / "b.json").unlink(), (folder / "b.robustness.png").unlink()
+    (folder / "b.json").unlink()  # the plot is made anew
     assert run(evaluate, folder, *flags) == 2
     assert "set slight has other rows there (rows in one alone: 5)" in capsys.readouterr().err
     assert not (folder / "b.json").exists()
@@ -166,6 +218,10 @@ def test_differences_from_another_report(evaluate, folder, make, capsys):
         (["--config.compare=gone.json"], ["config.compare gone.json", "cannot be read"]),
         (["--config.compare=p.jsonl"], ["config.compare p.jsonl", "is no report"]),
         (["--config.compare=other.json"], ["has none of the sets", "its sets: x"]),
+        (
+            ["--config.compare=odd.json"],
+            ["config.compare odd.json", "is no report", "row 3, any: 'x' is no whole number"],
+        ),
         (["--config.out=p.jsonl"], ["p.jsonl is there already"]),
         (["--config.out=gone/r.json"], ["there is no folder gone"]),
         (["--config.bfcl_out=data"], ["config.bfcl_out data", "not empty"]),
@@ -175,6 +231,8 @@ def test_differences_from_another_report(evaluate, folder, make, capsys):
 def test_bad_input_is_told_in_one_line(evaluate, folder, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(folder)
     (folder / "other.json").write_text('{"sets": [{"name": "x", "rows": []}]}')
+    odd = {"index": 3, "levels": {"any": "x"}, "kind": "correct"}
+    (folder / "odd.json").write_text(json.dumps({"sets": [{"name": "clean", "rows": [odd]}]}))
     assert run(evaluate, folder, *flags) == 2
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
@@ -226,6 +284,18 @@ def test_bfcls_result_files(evaluate, make, tmp_path):
         {"id": "exec_simple_3", "result": ""},
     ]
     assert "no tool for that" in (out / "BFCL_v3_live_irrelevance_result.json").read_text()
+
+
+def test_a_folder_of_results_is_new_or_a_stopped_runs_own(make, tmp_path):
+    check_new_folder(tmp_path / "new")
+    make.lines(tmp_path / "out" / "BFCL_v3_exec_simple_result.json", [])
+    make.lines(tmp_path / "out" / ".BFCL_v3_live_simple_result.json.tmp", [])
+    check_new_folder(tmp_path / "out", begun=True)
+    with pytest.raises(InputError, match="not empty"):
+        check_new_folder(tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").touch()
+    with pytest.raises(InputError, match="not empty"):
+        check_new_folder(tmp_path / "out", begun=True)
 
 
 def test_wanting_no_call_or_any(make, tmp_path):

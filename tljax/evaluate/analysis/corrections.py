@@ -178,8 +178,13 @@ class ReplyCounts:
 
 # What a kind of error is made of; a reply may have several of a kind.
 _DETAILS = (
-    *(("format", issue) for issue in ("no_call", "truncated", "duplicate_argument", "too_many_positional")),
-    *(("parameter", what) for what in ("hallucinated", "redundant", "missing")),
+    ("format", "no_call"),
+    ("format", "truncated"),
+    ("format", "duplicate_argument"),
+    ("format", "too_many_positional"),
+    ("parameter", "hallucinated"),
+    ("parameter", "redundant"),
+    ("parameter", "missing"),
 )
 
 

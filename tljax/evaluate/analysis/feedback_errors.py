@@ -43,10 +43,10 @@ def kind_of(reason: str) -> str:
 def verdicts(trajectory: Trajectory) -> list[Verdict]:
     """One Verdict for every assistant turn, in order."""
     default, release = (rule(trajectory) for rule in (_DEFAULT, _RELEASE))
-    found, k = [], 0
-    for i, turn in enumerate(trajectory.turns):
-        if turn.role != "assistant":
-            continue
+    found = []
+    places = [i for i, turn in enumerate(trajectory.turns) if turn.role == "assistant"]
+    for k, i in enumerate(places):
+        turn = trajectory.turns[i]
         after = trajectory.turns[i + 1] if i + 1 < len(trajectory.turns) else None
         answered = turn.call is not None and after is not None and after.role == "function"
         known = turn.call is not None and bool(trajectory.tools)
@@ -62,7 +62,6 @@ def verdicts(trajectory: Trajectory) -> list[Verdict]:
                 after.text if after is not None and answered else "",
             )
         )
-        k += 1
     return found
 
 
@@ -132,8 +131,17 @@ class FeedbackCounts:
         return int(self._sums[key].total) if key in self._sums else 0
 
     def tables(self) -> list[Table]:
-        """What there is to say, as tables; () of nothing answered and nothing judged."""
-        return [self._by_kind(), self._by_keyword(), self._agreement(), self._by_call(), self._differences()]
+        """What there is to say, as tables, `differences` last; of nothing answered, or nothing judged, none."""
+        tables = [self._by_kind(), self._by_keyword(), self._agreement()] if self.sums("answered").count else []
+        tables += [self._by_call()] if self.judged else []
+        return [*tables, self._differences()] if self.sums("answered").count else tables
+
+    def untold(self) -> list[str]:
+        """Why there are no tables, a line each."""
+        if not self.calls:
+            return ["no step makes a call, so there are no tables of feedback and of calls"]
+        lines = [] if self.sums("answered").count else ["no call has tool feedback, so there are no tables of it"]
+        return lines if self.judged else [*lines, "no call has a tool list in its prompt, so calls are not judged"]
 
     def _row(self, label: str, *key: str) -> list:
         count, sums = self.shares(*key)

@@ -16,6 +16,11 @@ from tljax.data.tokens import Tokenizer
 from tljax.data.trajectory import Trajectory
 from tljax.evaluate.analysis.token_classes import character_classes, token_classes
 
+# Reasons for leaving a step out: over data.max_tokens or what the model can read, as `data.steps` says it; or within
+# them, but without room for a reply of the model's own after the golden one.
+TOO_LONG = "too long"
+NO_ROOM = "no room for the model's reply"
+
 
 @dataclass(frozen=True, slots=True)
 class GoldenStep:
@@ -81,7 +86,7 @@ def chosen(found: Candidates, limit: int, seed: int) -> Iterator[tuple[int, list
 def golden_steps(
     data: Any, source: Source, tokenizer: Tokenizer, wanted: tuple[int, Sequence[int]], most: int, new_tokens: int
 ) -> tuple[list[GoldenStep], list[str]]:
-    """The wanted steps of one trajectory, and why others of them cannot be asked.
+    """The wanted steps of one trajectory, and why others of them cannot be asked, as "reason: details".
 
     data: the `data` block of a config; wanted: a trajectory's number and steps from 0; most: tokens that prompt and
     reply may have together, as the model has them; new_tokens: room for a reply after each prompt.
@@ -106,7 +111,7 @@ def golden_steps(
         step, call = steps[k], turns[k].call
         assert call is not None
         if step.kept and len(step.tokens) + new_tokens > most:
-            left_out.append(f"too long: {len(step.tokens):,} tokens leave no room for {new_tokens:,} more")
+            left_out.append(f"{NO_ROOM}: {len(step.tokens):,} tokens and {new_tokens:,} more, the model's are {most:,}")
         elif not step.kept:
             left_out.append(step.reason or "")
         else:

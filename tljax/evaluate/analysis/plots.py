@@ -14,10 +14,13 @@ from tljax.evaluate.analysis.feedback_errors import FeedbackCounts
 from tljax.evaluate.analysis.token_losses import RANKS, TokenCounts
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart (jfly.uni-koeln.de/color).
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
-    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"),
-    "#999999",
-)
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
+SKY = "#56B4E9"
+GREY = "#999999"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -32,7 +35,7 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 6.3  # inches, the text of a page
 DPI = 200
-RANK_COLOURS = ("#0072B2", "#56B4E9", "#BBBBBB", "#F0C95C", "#E69F00", "#D55E00")
+RANK_COLOURS = (BLUE, SKY, "#BBBBBB", "#F0C95C", ORANGE, VERMILION)
 
 
 def check_matplotlib() -> None:

@@ -22,6 +22,8 @@ from tljax.evaluate.analysis import plots
 from tljax.evaluate.analysis.corrections import Judged, Outcome, ReplyCounts, corrected_prompt, first_wrong, judge
 from tljax.evaluate.analysis.feedback_errors import FeedbackCounts, verdicts
 from tljax.evaluate.analysis.golden_steps import (
+    NO_ROOM,
+    TOO_LONG,
     Candidates,
     GoldenStep,
     add_candidates,
@@ -46,8 +48,21 @@ WINDOW = 8  # batches that are tokenized, and sorted by length, together
 STEPS = ("trajectory", "step", "tool", "answered", "default", "release", "call_errors")
 TOKENS = ("trajectory", "step", "position", "token", "class", "weight", "nll", "rank", "best")
 REPLIES = (
-    *("trajectory", "step", "kind", "detail", "wrong_tokens", "first_wrong", "class", "golden_token", "model_token"),
-    *("kind_corrected", "named", "named_corrected", "golden", "reply", "reply_corrected"),
+    "trajectory",
+    "step",
+    "kind",
+    "detail",
+    "wrong_tokens",
+    "first_wrong",
+    "class",
+    "golden_token",
+    "model_token",
+    "kind_corrected",
+    "named",
+    "named_corrected",
+    "golden",
+    "reply",
+    "reply_corrected",
 )
 
 
@@ -76,7 +91,7 @@ def run(config: Any) -> None:
         counts, found, blocked = read_feedback(config, rows, rule, folder)
         facts = _facts(config, rows, counts)
         tables, names = counts.tables(), plots.draw_feedback(counts, folder) if config.plots else []
-        _print(facts, tables[:-1])
+        _print(facts, [table for table in tables if table.name != "differences"])
         if model is not None and tokenizer is not None:
             tokens, replies, told = ask_model(config, model, tokenizer, rows, found, folder)
             told.insert(0, f"blocked by data.mae: {blocked:,} of {counts.steps:,} steps, which are not asked")
@@ -153,14 +168,23 @@ def ask_model(
                 reply_file.write(_reply_row(outcome, own, tokenizer))
             progress.add(generated)
             count += len(window)
+    unasked = _unasked(config, model.config, left_out)
     if not count:
-        why = "; ".join(f"{reason}: {n:,}" for reason, n in left_out.most_common(3)) or "data.mae keeps none"
+        why = "; ".join(unasked) or "no step that data.mae keeps makes a call"
         raise InputError(f"{config.data.source}: there is no step to ask the model ({why})")
     sample = f", a sample with seed {config.seed}" if total < len(found) else ""
     told = [f"model: {config.model.path}, asked {count:,} of {len(found):,} kept steps with a call{sample}"]
-    limit = f"at most {min(config.data.max_tokens, model.config.max_tokens):,} tokens (data.max_tokens, the model's)"
-    told += [f"left out: {n:,}, {reason}; {limit}" for reason, n in left_out.most_common(5)]
-    return tokens, replies, told
+    return tokens, replies, [*told, *(f"left out: {line}" for line in unasked)]
+
+
+def _unasked(config: Any, c: llama.LlamaConfig, left_out: Counter[str]) -> list[str]:
+    """How many steps are left out for each reason, with the limit that it stands for."""
+    limits = {
+        TOO_LONG: f", over {min(config.data.max_tokens, c.max_tokens):,} tokens (the smaller of data.max_tokens and "
+        "the model's)",
+        NO_ROOM: f", over {c.max_tokens - config.new_tokens:,} tokens (the model's less config.new_tokens)",
+    }
+    return [f"{n:,}, {reason}{limits.get(reason, '')}" for reason, n in left_out.most_common()]
 
 
 def ask(
@@ -264,7 +288,7 @@ def _facts(config: Any, rows: Source, counts: FeedbackCounts) -> list[str]:
     ]
     if rows.skipped:
         lines += [f"rows skipped: {len(rows.skipped):,}", *first_of(rows.skipped)]
-    return lines
+    return [*lines, *counts.untold()]
 
 
 def _print(facts: Sequence[str], tables: Sequence[Table]) -> None:

@@ -11,7 +11,8 @@ from tljax.data.calls import Call
 from tljax.data.prompt import EQUALS, render_call, render_value
 
 FIRST_NAME, BRANCH, NAME = "first name token", "branch token", "name rest"
-PARAMETER, VALUE, SYNTAX, TEXT, END = "parameter name", "value", "syntax", "free text", "end token"
+PARAMETER, VALUE, SYNTAX, TEXT = "parameter name", "value", "syntax", "free text"
+BLANK, END = "blank before", "end token"
 # In the order in which they are reported, with what they are.
 CLASSES = {
     FIRST_NAME: "where the tool's name begins",
@@ -21,6 +22,7 @@ CLASSES = {
     VALUE: "their values, without the quotes around a string",
     SYNTAX: "parentheses, commas, equals signs, quotes around strings",
     TEXT: "what stands before the call",
+    BLANK: "the blank between prompt and reply, where it is a token of its own",
     END: "the token that ends the reply",
 }
 NAME_CLASSES = (FIRST_NAME, BRANCH, NAME)
@@ -70,8 +72,8 @@ def token_classes(
     starts = [start for start, _ in stretches]
     classes = []
     for start, end in spans:
-        if end <= 0:  # a blank before the reply that is a token of its own
-            classes.append(SYNTAX)
+        if end <= 0:
+            classes.append(BLANK)
             continue
         first = max(bisect_right(starts, start) - 1, 0)
         last = max(bisect_right(starts, end - 1) - 1, first)

@@ -21,6 +21,7 @@ from tljax.evaluate.benchmarks.sets import (
     EvalSet,
     Example,
     Skipped,
+    check_characters,
     field,
     odd_calls,
     read_json_rows,
@@ -140,8 +141,9 @@ def _answers(file: Path, rows: int) -> list[Any]:
             f"file {file}: its golden answers are not there; put them to {beside}, as BFCL's repository has it"
         )
     answers = read_json_rows(beside)
-    if len(answers) != rows:
-        raise InputError(f"file {beside}: has {len(answers)} rows for the {rows} of {file}; take both from one commit")
+    count = len(answers) if isinstance(answers, list) else "no list of"
+    if not isinstance(answers, list) or count != rows:
+        raise InputError(f"file {beside}: has {count} rows for the {rows} of {file}; take both from one commit")
     return answers
 
 
@@ -149,12 +151,14 @@ def _golden(given: Any, tools: ToolList) -> tuple[Call, ...]:
     """Golden calls: Python text, or {name: {argument: values that are right}}. Raises ValueError for anything else."""
     if not isinstance(given, list) or not given:
         raise ValueError("there is no golden call")
+    check_characters(given)
     calls = []
     for one in given:
         if isinstance(one, str):
             parsed = tools.parse(one)
             if parsed.issue is not None or len(parsed.calls) != 1:
                 raise ValueError(f"{one!r:.80} is no call")
+            check_characters([call.arguments for call in parsed.calls])
             calls += parsed.calls
         elif isinstance(one, dict) and len(one) == 1 and isinstance(next(iter(one.values())), dict):
             name, arguments = next(iter(one.items()))

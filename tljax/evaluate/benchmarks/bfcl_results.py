@@ -7,6 +7,7 @@ prompted models read it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from tljax.evaluate.benchmarks.predictions import Replies
 from tljax.evaluate.benchmarks.sets import EvalSet
 
 VERSION = "BFCL_v3"
+_RESULT = re.compile(rf"\.?{VERSION}_\w+_result\.json(\.tmp)?")  # or what a kill has left of it
 
 
-def check_new_folder(folder: Path) -> None:
-    """Raises InputError where the folder holds something, or cannot be made."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+def check_new_folder(folder: Path, begun: bool = False) -> None:
+    """Raises InputError where the folder holds something; of a run that was stopped (`begun`) the results may be."""
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    ours = [path for path in there if begun and _RESULT.fullmatch(path.name)]
+    if folder.is_file() or len(ours) < len(there):
         raise InputError(f"config.bfcl_out {folder} is there already and not empty; name a new folder")
 
 

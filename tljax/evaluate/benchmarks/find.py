@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks import bfcl, rotbench, toolalpaca
-from tljax.evaluate.benchmarks.sets import EvalSet, read_json_rows
+from tljax.evaluate.benchmarks.sets import EvalSet, check_characters, read_json_rows
 
 READERS = (
     (rotbench.is_rotbench, rotbench.read_rotbench),
@@ -32,20 +32,20 @@ class Found(NamedTuple):
     unread: list[str]
 
 
-def read_sets(path: str | Path) -> list[EvalSet]:
+def read_sets(path: str | Path, field: str = "config.data") -> list[EvalSet]:
     """The sets of a benchmark file, or of all files in a folder; see `find_sets`."""
-    return find_sets(path).sets
+    return find_sets(path, field).sets
 
 
-def find_sets(path: str | Path) -> Found:
+def find_sets(path: str | Path, field: str = "config.data") -> Found:
     """Every file is a set named after it, with its folder in front where two have one name; files in order of path.
 
-    The four executable files of BFCL also give "bfcl_exec": all their rows, in the order of `bfcl.EXEC`. Raises
-    InputError, naming file, row and field, for what cannot be read, and where there is no set.
+    The four executable files of BFCL also give "bfcl_exec": all their rows, in the order of `bfcl.EXEC`. field: what
+    names the path. Raises InputError, naming file, row and field, for what cannot be read, and where there is no set.
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise InputError(f"config.data {path}: there is no such file or folder; allowed: {ALLOWED}, or 'toolbox'")
+        raise InputError(f"{field} {path}: there is no such file or folder; allowed: {ALLOWED}, or 'toolbox'")
     if path.is_file():
         found = _read(path.stem, path)
         if isinstance(found, str):
@@ -62,7 +62,7 @@ def find_sets(path: str | Path) -> Found:
         else:
             sets.append(found)
     if not sets:
-        raise InputError(f"config.data {path}: {unread[0] if unread else 'holds no .json file'}; allowed: {ALLOWED}")
+        raise InputError(f"{field} {path}: {unread[0] if unread else 'holds no .json file'}; allowed: {ALLOWED}")
     return Found(sets + _executable(sets), unread)
 
 
@@ -79,12 +79,24 @@ def _read(name: str, file: Path) -> EvalSet | str:
     for is_one, read in READERS:
         if isinstance(first, dict) and is_one(first):
             unread = bfcl.why_unread(first) if is_one is bfcl.is_bfcl else None
+            if unread is None:
+                _check_characters(file, rows)
             return unread or read(name, file, rows)
     if rotbench.is_tooleyes_raw(first):
         return "ToolEyes' raw file has no tool lists; give scenario_data_zero_processed.json"
     if isinstance(first, dict):
         return f"is no benchmark that is known (fields of its first row: {', '.join(first)[:100] or 'none'})"
     return "holds no list of rows"
+
+
+def _check_characters(file: Path, rows: Sequence[Any]) -> None:
+    for number, row in enumerate(rows):
+        for name, value in row.items() if isinstance(row, dict) else ():
+            try:
+                check_characters([name, value])
+            except ValueError as error:
+                at = f"file {file}, row {number}, field {ascii(name)[1:-1]}"
+                raise InputError(f"{at}: {error}; mend it or take the row out") from None
 
 
 def _executable(sets: Sequence[EvalSet]) -> list[EvalSet]:

@@ -40,15 +40,22 @@ def read_predictions(file: Path, sets: Sequence[EvalSet]) -> tuple[dict[str, Rep
         found.setdefault(name, {})[index] = text
     if not found:
         raise InputError(f"file {file}: is empty; give a row a line: {ROW}")
+    together, untold = matched(found, sets)
+    for name, replies in together.items():
+        _check_whole(file, known[name], replies)
+    return together, untold
+
+
+def matched(given: Mapping[str, Replies], sets: Sequence[EvalSet]) -> tuple[dict[str, Replies], list[str]]:
+    """Replies by set, those of sets of several files included, and a line for every set that has none to score."""
+    found = dict(given)
     for one in sets:
         if one.parts and one.name not in found and all(name in found for name, _ in one.parts):
             found[one.name] = joined(one, found)
     for one in sets:
         if one.name in found and has_no_golden(one):
             del found[one.name]
-    for name, replies in found.items():
-        _check_whole(file, known[name], replies)
-    untold = [f"set {name}: {_why_none(one)}" for name, one in known.items() if name not in found]
+    untold = [f"set {one.name}: {_why_none(one)}" for one in sets if one.name not in found]
     return {one.name: found[one.name] for one in sets if one.name in found}, untold
 
 

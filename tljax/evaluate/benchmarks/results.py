@@ -90,17 +90,23 @@ def read_report(file: Path) -> dict[str, list[tuple[int, Score]]]:
     """Row numbers and scores by set from a report. Raises InputError where the file is none."""
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        return {
-            one["name"]: [(row["index"], Score(dict(row["levels"]), row["kind"], "")) for row in one["rows"]]
-            for one in report["sets"]
-        }
+        return {str(one["name"]): [_row(row) for row in one["rows"]] for one in report["sets"]}
     except OSError as error:
         raise InputError(
             f"config.compare {file}: cannot be read ({error.strerror}); give another report.json"
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
         raise InputError(f"config.compare {file}: is no report of this command ({what}); give its config.out") from None
+
+
+def _row(row: Any) -> tuple[int, Score]:
+    """A report's row. Raises ValueError, TypeError or KeyError where it is none."""
+    index, levels = row["index"], dict(row["levels"])
+    for name, value in {"index": index, **levels}.items():
+        if not isinstance(value, int):
+            raise ValueError(f"row {index!r:.20}, {name}: {value!r:.20} is no whole number")
+    return index, Score(levels, row["kind"], "")
 
 
 @dataclass(frozen=True)
@@ -113,32 +119,42 @@ class Difference:
     metrics: dict[str, tuple[float, float, float]]
 
 
-def differences(results: Sequence[Result], other: Path) -> list[Difference]:
-    """Differences from another report on the sets that both have, under `any` and where there is one the official.
+def scores_there(sets: Sequence[EvalSet], other: Path) -> dict[str, list[Score]]:
+    """The scores in another report of those of `sets` that it has, by name.
 
-    Raises InputError where there is no such set, or where a set's rows are not the same.
+    Raises InputError where it has none of them, or where a set's rows are not the same.
     """
-    theirs = read_report(other)
-    found = []
-    for result in results:
-        rows = theirs.get(result.set.name)
+    theirs, found = read_report(other), {}
+    for one in sets:
+        rows = theirs.get(one.name)
         if rows is None:
             continue
-        indices = [example.index for example in result.set.examples]
+        indices = [example.index for example in one.examples]
         if [index for index, _ in rows] != indices:
             odd = sorted({index for index, _ in rows} ^ set(indices))
             what = f"rows in one alone: {shown(odd)}" if odd else "they are in another order"
-            raise InputError(f"config.compare {other}: set {result.set.name} has other rows there ({what})")
-        before = [score for _, score in rows]
-        for policy in ("any", OFFICIAL):
-            if policy in policies_of(result.set) and all(policy in score.levels for score in before):
-                metrics = {
-                    m: paired_difference(marks(before, m, policy), marks(result.scores, m, policy)) for m in METRICS
-                }
-                found.append(Difference(result.set.name, policy, len(indices), metrics))
+            raise InputError(f"config.compare {other}: set {one.name} has other rows there ({what})")
+        found[one.name] = [score for _, score in rows]
     if not found:
-        ours = ", ".join(result.set.name for result in results)
+        ours = ", ".join(one.name for one in sets)
         raise InputError(
             f"config.compare {other}: has none of the sets {ours}; its sets: {', '.join(theirs) or 'none'}"
         )
+    return found
+
+
+def differences(results: Sequence[Result], other: Path) -> list[Difference]:
+    """Differences from another report on the sets that both have, under `any` and where there is one the official.
+
+    Raises InputError as `scores_there` does.
+    """
+    theirs, found = scores_there([result.set for result in results], other), []
+    for result in results:
+        before = theirs.get(result.set.name, [])
+        for policy in ("any", OFFICIAL):
+            if before and policy in policies_of(result.set) and all(policy in score.levels for score in before):
+                metrics = {
+                    m: paired_difference(marks(before, m, policy), marks(result.scores, m, policy)) for m in METRICS
+                }
+                found.append(Difference(result.set.name, policy, len(before), metrics))
     return found

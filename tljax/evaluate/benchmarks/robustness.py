@@ -21,6 +21,7 @@ COLUMNS = 4  # panels side by side
 class Drop:
     """A level's scores and how far they lie below those without noise, in points with a 95 % interval by metric.
 
+    level: the set's name instead, where two sets have one level.
     part: "all" rows of the level, or the half of them whose "tools" or whose "parameters" are renamed.
     """
 
@@ -53,36 +54,71 @@ def level_of(name: str) -> tuple[str, str]:
 def groups(results: Sequence[Result]) -> list[Group]:
     """A group for every set without noise of which a noisy version is there, under each policy of `POLICIES`.
 
-    Drops are paired: a row's score without noise minus the mean of its scores with it.
+    Drops are paired: a row's score without noise minus the mean of its scores with it. Versions whose rows cannot be
+    paired are left out; `unpaired` tells of them.
     """
-    known = {result.set.name: result for result in results}
     found = []
-    for name, clean in known.items():
-        noisy = {level_of(one)[1]: known[one] for one in known if level_of(one)[0] == name and level_of(one)[1]}
-        # RoTBench's files belong together where they are files of RoTBench.
-        noisy = {level: one for level, one in noisy.items() if one.set.benchmark == clean.set.benchmark}
-        if not noisy:
-            continue
+    for clean, noisy in _versions(results):
+        paired = [(label, one) for label, one in noisy if _why_unpaired(clean, one) is None]
         for policy in POLICIES:
-            if policy in policies_of(clean.set):
-                drops = [
-                    drop for level in LEVELS if level in noisy for drop in _drops(clean, noisy[level], level, policy)
-                ]
-                found.append(Group(name, policy, clean, tuple(drops)))
+            if paired and policy in policies_of(clean.set):
+                drops = [drop for label, one in paired for drop in _drops(clean, one, label, policy)]
+                found.append(Group(clean.set.name, policy, clean, tuple(drops)))
     return found
 
 
+def unpaired(results: Sequence[Result]) -> list[str]:
+    """A line on every noisy version that is left out of the groups, with the reason."""
+    return [
+        f"robustness of {clean.set.name}: {label} is left out, {why}"
+        for clean, noisy in _versions(results)
+        for label, one in noisy
+        if (why := _why_unpaired(clean, one)) is not None
+    ]
+
+
+def _versions(results: Sequence[Result]) -> list[tuple[Result, list[tuple[str, Result]]]]:
+    """Every set without noise that has noisy versions, and these with what they are called, in the order of LEVELS.
+
+    Both RoTBench's own file of a level and the same level of config.noise may be there; they go by their sets' names.
+    """
+    found = []
+    for clean in results:
+        own = []
+        for one in results:
+            name, level = level_of(one.set.name)
+            # RoTBench's files belong together where they are files of RoTBench.
+            if level and name == clean.set.name and one.set.benchmark == clean.set.benchmark:
+                own.append((level, one))
+        own.sort(key=lambda pair: LEVELS.index(pair[0]))
+        levels = [level for level, _ in own]
+        named = [(x if levels.count(x) == 1 else one.set.name.rpartition("/")[2], one) for x, one in own]
+        if named:
+            found.append((clean, named))
+    return found
+
+
+def _why_unpaired(clean: Result, noisy: Result) -> str | None:
+    """Why a version's rows have no partners without noise; None where they have."""
+    rows, others = clean.set.rows, noisy.set.rows
+    if others not in (rows, 2 * rows):
+        return f"since its {others:,} rows are neither as many as the {rows:,} without noise nor twice as many"
+    if not {example.index % rows for example in noisy.set.examples} & {example.index for example in clean.set.examples}:
+        return "since none of its rows has a golden answer both with noise and without"
+    return None
+
+
 def _drops(clean: Result, noisy: Result, level: str, policy: str) -> list[Drop]:
-    """The drop of all rows, and of each half where there are two."""
+    """The drop of all rows, and of each half where there are two; none of a part without a row scored in both."""
     rows = clean.set.rows
     parts = [("all", range(noisy.set.rows))]
     if noisy.set.rows == 2 * rows:
         parts += [("tools", range(rows)), ("parameters", range(rows, 2 * rows))]
-    elif noisy.set.rows != rows:
-        return []
     drops = []
     for part, indices in parts:
         chosen = [(e.index, s) for e, s in zip(noisy.set.examples, noisy.scores, strict=True) if e.index in indices]
+        if not {index % rows for index, _ in chosen} & {example.index for example in clean.set.examples}:
+            continue
         summary = summarize([score for _, score in chosen], policy)
         metrics = {}
         for metric in METRICS:
@@ -109,13 +145,12 @@ def plot(found: Sequence[Group], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [group for group in found if group.drops]
-    columns = min(len(shown), COLUMNS)
-    rows = -(-len(shown) // columns)
+    columns = min(len(found), COLUMNS)
+    rows = -(-len(found) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False, sharey=True)
-    for axis in axes.flat[len(shown) :]:
+    for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
-    for group, axis in zip(shown, axes.flat, strict=False):
+    for group, axis in zip(found, axes.flat, strict=False):
         whole = [drop for drop in group.drops if drop.part == "all"]
         for shift, metric, marker in zip((-0.08, 0.0, 0.08), METRICS, "os^", strict=True):
             means = [drop.drops[metric][0] for drop in whole]

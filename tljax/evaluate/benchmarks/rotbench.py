@@ -15,7 +15,16 @@ from tljax.core.errors import InputError
 from tljax.data.calls import Call
 from tljax.data.compare import AnyValue
 from tljax.data.trajectory import Tool, Turn, tool_from_json
-from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, Skipped, field, odd_calls
+from tljax.evaluate.benchmarks.sets import (
+    UNKNOWN,
+    EvalSet,
+    Example,
+    Skipped,
+    check_characters,
+    field,
+    loads,
+    odd_calls,
+)
 
 _TOOLS = "access of the following tools:\n"
 _BEGIN = "\nBegin!\n"
@@ -98,6 +107,7 @@ def _tools(messages: list[Any], at: str) -> tuple[Tool, ...]:
         listed, _ = json.JSONDecoder().raw_decode(text, place + len(_TOOLS))
         if not isinstance(listed, list):
             raise ValueError("it is no list")
+        check_characters(listed)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{at}: the tool list cannot be read ({error}); give the benchmark's own file") from None
     return tuple(tool_from_json(tool, f"{at}: tools[{i}]") for i, tool in enumerate(listed))
@@ -121,7 +131,7 @@ def _call(text: Any) -> Call:
     _, found, name = head.partition("Action:")
     if not mark or not found:
         raise ValueError(f"no Action and Action Input in {text!r:.60}")
-    value = json.loads(arguments)
+    value = loads(arguments)
     name = name[1:].removesuffix("\n")
     if not name or not isinstance(value, dict):
         raise ValueError(f"no name and object of arguments in {text!r:.60}")

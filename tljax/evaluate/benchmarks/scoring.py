@@ -14,8 +14,8 @@ from tljax.evaluate.benchmarks.bfcl_results import check_new_folder, write_bfcl_
 from tljax.evaluate.benchmarks.find import find_sets
 from tljax.evaluate.benchmarks.noisy import parse_levels, with_noise
 from tljax.evaluate.benchmarks.predictions import Replies, read_predictions
-from tljax.evaluate.benchmarks.results import differences, read_report, report_of, score_set
-from tljax.evaluate.benchmarks.robustness import groups, plot
+from tljax.evaluate.benchmarks.results import differences, read_report, report_of, score_set, scores_there
+from tljax.evaluate.benchmarks.robustness import groups, plot, unpaired
 from tljax.evaluate.benchmarks.sets import EvalSet
 from tljax.evaluate.benchmarks.tables import difference_table, result_table, robustness_table
 from tljax.evaluate.partial import check_new, claim
@@ -29,6 +29,9 @@ def run(config: Any) -> None:
     check(config)
     sets = load(config)
     replies, untold = read_predictions(Path(config.predictions).expanduser(), sets)
+    if not replies:
+        raise InputError(f"config.data {config.data}: nothing to score; {untold[0] if untold else 'there is no row'}")
+    check_sets(config, [one for one in sets if one.name in replies])
     if config.out:
         with claim(Path(config.out).expanduser()):
             conclude(config, sets, replies, untold)
@@ -36,8 +39,11 @@ def run(config: Any) -> None:
         conclude(config, sets, replies, untold)
 
 
-def check(config: Any) -> None:
-    """Raises InputError for a field whose value is not allowed, and for files that are not or should not be there."""
+def check(config: Any, begun: bool = False) -> None:
+    """Raises InputError for a field whose value is not allowed, and for files that are not or should not be there.
+
+    begun: an earlier run was stopped; what it has written of the results may be there, and is written again.
+    """
     if config.data == "toolbox":
         raise InputError(
             "config.data is 'toolbox', which config.predictions is not for; give the benchmark's file or folder that "
@@ -45,18 +51,26 @@ def check(config: Any) -> None:
         )
     parse_levels(config.noise)
     check_range("noise_seed", config.noise_seed, 0)
-    if config.out:
+    if config.out and not begun:
         check_new(Path(config.out).expanduser())
-        check_new(plot_file(config))
     if config.compare:
         read_report(Path(config.compare).expanduser())
     if config.bfcl_out:
-        check_new_folder(Path(config.bfcl_out).expanduser())
+        check_new_folder(Path(config.bfcl_out).expanduser(), begun)
 
 
-def plot_file(config: Any) -> Path:
-    """Where the plot of robustness lies: beside the report."""
-    return Path(config.out).expanduser().with_suffix(".robustness.png")
+def check_sets(config: Any, sets: Sequence[EvalSet]) -> None:
+    """Raises InputError where config.compare or config.bfcl_out does not fit the sets that are scored."""
+    if config.bfcl_out and all(one.benchmark != "bfcl" for one in sets):
+        raise InputError(f"config.bfcl_out is {config.bfcl_out!r}, but no set of BFCL is scored; leave it empty")
+    if config.compare:
+        scores_there(sets, Path(config.compare).expanduser())
+
+
+def beside(report: str, ending: str) -> Path:
+    """Where a file that belongs to a report lies: report.robustness.png for report.json."""
+    out = Path(report).expanduser()
+    return out.with_name(f"{out.name.removesuffix('.json')}.{ending}")
 
 
 def load(config: Any) -> list[EvalSet]:
@@ -68,15 +82,11 @@ def load(config: Any) -> list[EvalSet]:
 
 
 def conclude(config: Any, sets: Sequence[EvalSet], replies: Mapping[str, Replies], untold: Sequence[str]) -> None:
-    """Prints the tables of all sets that have replies; writes config.out, its plot, and config.bfcl_out.
+    """Prints the tables of all sets that have replies; writes config.bfcl_out, config.out and its plot.
 
-    untold: lines on the sets that have none. Raises InputError where no set can be scored.
+    What it writes may be there already. untold: lines on the sets that have no replies; one at least has some.
     """
     results = [score_set(one, replies[one.name]) for one in sets if one.name in replies]
-    if not results:
-        raise InputError(f"config.data {config.data}: nothing to score; {untold[0] if untold else 'there is no row'}")
-    if config.bfcl_out and all(result.set.benchmark != "bfcl" for result in results):
-        raise InputError(f"config.bfcl_out is {config.bfcl_out!r}, but no set of BFCL is scored; leave it empty")
     report, found = report_of(results), groups(results)
     blocks = [result_table(result) for result in results] + [robustness_table(group) for group in found]
     if config.compare:
@@ -84,7 +94,7 @@ def conclude(config: Any, sets: Sequence[EvalSet], replies: Mapping[str, Replies
         blocks.append(difference_table(compared, config.compare))
         report["compared"] = {"with": config.compare, "differences": [asdict(one) for one in compared]}
     print("\n\n".join(blocks))
-    for line in untold:
+    for line in [*untold, *unpaired(results)]:
         print(line)
     if config.bfcl_out:
         files = write_bfcl_results(Path(config.bfcl_out).expanduser(), sets, replies)
@@ -94,7 +104,9 @@ def conclude(config: Any, sets: Sequence[EvalSet], replies: Mapping[str, Replies
             report["robustness"] = [
                 {"name": g.name, "policy": g.policy, "drops": [asdict(drop) for drop in g.drops]} for g in found
             ]
-            plot(found, plot_file(config))
-            print(f"written       {plot_file(config)}")
         write_json(Path(config.out).expanduser(), report)
         print(f"written       {config.out}")
+        if found:
+            picture = beside(config.out, "robustness.png")
+            plot(found, picture)
+            print(f"written       {picture}")

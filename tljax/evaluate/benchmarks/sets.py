@@ -89,10 +89,11 @@ def prompt_of(example: Example, dialect: str) -> str:
     return render_prompt(example.tools, example.turns, dialect, example.system)
 
 
-def read_json_rows(file: Path) -> list[Any]:
+def read_json_rows(file: Path) -> Any:
     """The rows of a JSON array, or of a file with a JSON value a line, whatever it is called.
 
-    Raises InputError, naming file and line, where it cannot be read, is empty, or is neither.
+    A JSON object over several lines, which holds no rows, is returned as it is. Raises InputError, naming file and
+    line, where the file cannot be read, is empty, or is none of these.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -104,11 +105,13 @@ def read_json_rows(file: Path) -> list[Any]:
         raise InputError(f"file {file}: cannot be read ({error.strerror})") from None
     if not text.strip():
         raise InputError(f"file {file}: is empty; give the benchmark's own file")
-    if text.lstrip()[0] == "[":
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip()[0] == "[":
             raise InputError(f"file {file}: is not JSON ({error}); it was edited or cut off") from None
+    else:
+        return [value] if not isinstance(value, list) and "\n" not in text.strip() else value
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -118,6 +121,26 @@ def read_json_rows(file: Path) -> list[Any]:
                 told = f"file {file}, line {number}: is not JSON ({error}); it was edited or cut off"
                 raise InputError(f"{told}; a file is a JSON array, or a JSON object a line") from None
     return rows
+
+
+def loads(text: str) -> Any:
+    """The value of JSON text within a row. Raises ValueError where it is none, or `check_characters` refuses it."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+    check_characters(value)
+    return value
+
+
+def check_characters(value: Any) -> None:
+    """Raises ValueError for text in a JSON value that holds a lone surrogate, which no tokenizer and no file takes."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=repr, skipkeys=True).encode()
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"holds \\u{ord(error.object[error.start]):04x}, half of a character pair") from None
 
 
 def field(row: Any, name: str, kind: type, at: str) -> Any:

@@ -8,7 +8,7 @@ from tljax.evaluate.benchmarks.published import published
 from tljax.evaluate.benchmarks.results import OFFICIAL, Difference, Result, policies_of
 from tljax.evaluate.benchmarks.robustness import Group
 from tljax.evaluate.benchmarks.sets import ANY_CALL, GOLDEN, NO_CALL, shown
-from tljax.evaluate.report import ERRORS
+from tljax.evaluate.report import cell, cells, columns
 from tljax.evaluate.score import METRICS, random_pick, share_of, summarize
 
 # Policies by what they compare, in the order of the table.
@@ -25,50 +25,54 @@ _WIDTH = 24
 def result_table(result: Result) -> str:
     """A block for a set: scores by policy in percent with 95 % intervals, error kinds, the paper's figures, remarks."""
     one = result.set
-    lines = [f"{one.name} ({one.benchmark}), {len(result.scores):,} rows", _columns(kinds=True)]
+    lines = [f"{one.name} ({one.benchmark}), {len(result.scores):,} rows", f"  {'':<{_WIDTH}}{columns()}"]
     if any(example.wants == GOLDEN for example in one.examples):
         for policy in LABELS:
             if policy in policies_of(one):
-                lines.append(_policy_line(result, policy, LABELS[policy], kinds=policy == "any"))
+                lines.append(_policy_line(result, policy, LABELS[policy]))
         pick = random_pick([example.golden for example in one.examples], [example.tools for example in one.examples])
         lines.append(f"  {'a listed tool at random':<{_WIDTH}}{pick:>6.1f}")
     else:
-        lines.append(_policy_line(result, "any", _accuracy_label(result), kinds=True))
+        lines.append(_policy_line(result, "any", _accuracy_label(result)))
     rows, models = published(one)
     if models:
         how = LABELS[OFFICIAL] if one.benchmark == "rotbench" else f'probably "{LABELS["any"]}"'
         lines.append(f"  published figures (arXiv 2412.15495; {how}; intervals ours, for {rows} rows)")
         for model, figures in models:
-            cells = "".join(_cell(*share_of(figure / 100, rows), decimals=2) for figure in figures)
-            lines.append(f"  {model:<{_WIDTH}}{cells}".rstrip())
+            shares = "".join(cell(*share_of(figure / 100, rows), decimals=2) for figure in figures)
+            lines.append(f"  {model:<{_WIDTH}}{shares}".rstrip())
     return "\n".join(lines + _notes(result))
 
 
 def difference_table(differences: Sequence[Difference], other: str) -> str:
     """Our scores minus another report's, in points."""
-    lines = [f"difference from {other}, points with 95 % intervals (paired bootstrap)", _columns(kinds=False)]
+    lines = [
+        f"difference from {other}, points with 95 % intervals (paired bootstrap)",
+        f"  {'':<{_WIDTH}}{columns(kinds=False)}".rstrip(),
+    ]
     for one in differences:
         label = f"{one.name}, {one.policy}" if one.policy != "any" else one.name
-        cells = "".join(_cell(*one.metrics[metric], sign="+") for metric in METRICS)
-        lines.append(f"  {label:<{_WIDTH}}{cells}  n = {one.n:,}".rstrip())
+        points = "".join(cell(*one.metrics[metric], sign="+") for metric in METRICS)
+        lines.append(f"  {label:<{_WIDTH}}{points}  n = {one.n:,}".rstrip())
     return "\n".join(lines)
 
 
 def robustness_table(group: Group) -> str:
     """A group's levels: scores, and drops from the set without noise, of all rows and of each half."""
     clean = summarize(group.clean.scores, group.policy)
+    labels = [drop.level if drop.part == "all" else f"  {drop.level}, {drop.part}" for drop in group.drops]
+    width = max(_WIDTH, *(len(label) + 1 for label in labels))
     lines = [
         f"robustness of {group.name}, {LABELS[group.policy]}: scores, and drops in points (paired, 95 % intervals)",
-        f"  {'':<{_WIDTH}}{'n':>5}"
+        f"  {'':<{width}}{'n':>5}"
         + "".join(f"{metric:>7}" for metric in METRICS)
         + "".join(f"{'drop in ' + metric:>15}{'':10}" for metric in METRICS).rstrip(),
-        f"  {'without noise':<{_WIDTH}}{clean.n:>5,}" + "".join(f"{clean.scores[m].percent:>7.1f}" for m in METRICS),
+        f"  {'without noise':<{width}}{clean.n:>5,}" + "".join(f"{clean.scores[m].percent:>7.1f}" for m in METRICS),
     ]
-    for drop in group.drops:
-        label = drop.level if drop.part == "all" else f"  {drop.level}, {drop.part}"
+    for label, drop in zip(labels, group.drops, strict=True):
         scores = "".join(f"{drop.scores[metric].percent:>7.1f}" for metric in METRICS)
-        cells = "".join(f"{_cell(*drop.drops[metric], sign='+'):>25}" for metric in METRICS)
-        lines.append(f"  {label:<{_WIDTH}}{drop.n:>5,}{scores}{cells}".rstrip())
+        drops = "".join(f"{cell(*drop.drops[metric], sign='+'):>25}" for metric in METRICS)
+        lines.append(f"  {label:<{width}}{drop.n:>5,}{scores}{drops}".rstrip())
     return "\n".join(lines)
 
 
@@ -79,22 +83,8 @@ def _accuracy_label(result: Result) -> str:
     )
 
 
-def _columns(kinds: bool) -> str:
-    columns = "".join(f"{metric:>6}{'':17}" for metric in METRICS)
-    headings = "".join(f"{heading:>8}" for heading in ERRORS.values()) if kinds else ""
-    return f"  {'':<{_WIDTH}}{columns}{headings}".rstrip()
-
-
-def _policy_line(result: Result, policy: str, label: str, kinds: bool) -> str:
-    summary = summarize(result.scores, policy)
-    cells = "".join(_cell(*summary.scores[metric]) for metric in METRICS)
-    shares = "".join(f"{summary.kinds[kind].percent:>8.1f}" for kind in ERRORS) if kinds else ""
-    return f"  {label:<{_WIDTH}}{cells}{shares}".rstrip()
-
-
-def _cell(middle: float, low: float, high: float, sign: str = "", decimals: int = 1) -> str:
-    interval = f"[{low:{sign}.1f}, {high:{sign}.1f}]"
-    return f"{middle:>{sign}6.{decimals}f} {interval:<16}"
+def _policy_line(result: Result, policy: str, label: str) -> str:
+    return f"  {label:<{_WIDTH}}{cells(result.scores, policy, kinds=policy == 'any')}".rstrip()
 
 
 def _notes(result: Result) -> list[str]:

@@ -14,7 +14,7 @@ from tljax.core.errors import InputError
 from tljax.data.calls import Call
 from tljax.data.compare import AnyValue
 from tljax.data.trajectory import Tool, Turn
-from tljax.evaluate.benchmarks.sets import EvalSet, Example, Skipped, field
+from tljax.evaluate.benchmarks.sets import EvalSet, Example, Skipped, field, loads
 
 _FIELDS = {"Function_Description", "Instructions", "Golden_Answers"}
 _PARAMETER = re.compile(
@@ -52,6 +52,8 @@ def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
         if not is_toolalpaca(row):
             raise InputError(f"{at}: lacks one of {', '.join(sorted(_FIELDS))}; give ToolAlpaca's own file")
         secrets = row.get("Authentication")
+        if isinstance(secrets, list) and not all(isinstance(name, str) for name in secrets):
+            raise InputError(f"{at}, field Authentication: is {secrets!r:.40}; allowed: an object, or a list of names")
         hidden = frozenset(secrets if isinstance(secrets, dict | list) else ())
         listed = field(row, "Function_Description", dict, at)
         tools = tuple(
@@ -65,8 +67,10 @@ def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
             raise InputError(f"{at}: {len(instructions)} Instructions and {len(answers)} Golden_Answers; give one each")
         for k, (text, steps) in enumerate(zip(instructions, answers, strict=True)):
             identity = f"{field(row, 'Name', str, at)} {k:02}"
-            if not isinstance(text, str) or not isinstance(steps, list):
-                raise InputError(f"{at}, field Instructions[{k}]: is no text with a list of steps")
+            if not isinstance(text, str):
+                raise InputError(f"{at}, field Instructions[{k}]: is {text!r:.40}; allowed: a string")
+            if not isinstance(steps, list):
+                raise InputError(f"{at}, field Golden_Answers[{k}]: is {steps!r:.40}; allowed: a list of steps")
             try:
                 golden = tuple(_call(step, tools) for step in steps)
                 if not golden:
@@ -81,8 +85,8 @@ def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
 
 def _all_steps(row: Any) -> list[dict[str, Any]]:
     answers = row.get("Golden_Answers") if isinstance(row, dict) else None
-    steps = [step for answer in answers for step in answer] if isinstance(answers, list) else []
-    return [step for step in steps if isinstance(step, dict)]
+    lists = [answer for answer in answers if isinstance(answer, list)] if isinstance(answers, list) else []
+    return [step for steps in lists for step in steps if isinstance(step, dict)]
 
 
 def _tool(name: str, text: Any, hidden: frozenset[str], at: str) -> Tool:
@@ -93,9 +97,11 @@ def _tool(name: str, text: Any, hidden: frozenset[str], at: str) -> Tool:
         text.rpartition("Parameters: ") if text.startswith("Parameters: ") else text.partition("\nParameters: ")
     )
     try:
-        listed = json.loads(rest.partition("\nOutput:")[0]) if mark else {}
+        listed = loads(rest.partition("\nOutput:")[0]) if mark else {}
+        if not isinstance(listed, dict):
+            raise ValueError(f"{listed!r:.40} is no object")
     except ValueError as error:
-        raise InputError(f"{at}: its Parameters are not JSON ({error}); give ToolAlpaca's own file") from None
+        raise InputError(f"{at}: its Parameters cannot be read ({error}); give ToolAlpaca's own file") from None
     properties, required = {}, []
     for parameter, words in listed.items():
         if parameter in hidden:
@@ -122,8 +128,8 @@ def _call(step: Any, tools: tuple[Tool, ...]) -> Call:
     if all(tool.name != name for tool in tools):
         raise ValueError(f"{name} is not among the functions")
     try:
-        arguments = json.loads(_BARE.sub(r'\1"${}"', text)) if isinstance(text, str) else None
-    except ValueError:
+        arguments = loads(_BARE.sub(r'\1"${}"', text)) if isinstance(text, str) else None
+    except json.JSONDecodeError:
         raise ValueError(f"the arguments of {name} are not JSON: {text!r:.80}") from None
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of {name} are no object: {text!r:.80}")
