@@ -1,6 +1,7 @@
 """Where dialogues begin: tasks of the toolbox, rows of a benchmark, a file of queries; and whether a task is solved."""
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,11 +154,14 @@ class Solved:
 
 
 def solved(task: Task, state: dict[str, Any], answer: str | None) -> Solved:
-    """`answer` is None where the dialogue has none. It is right where every result that is asked for stands in it."""
-    right = answer is not None and all(_stands_in(result, answer) for result in task.asked)
-    return Solved(state == task.state, right)
+    """`answer` is None where the dialogue has none.
+
+    It is right where it is the results that are asked for and nothing else, with commas between, as in training; their
+    order and the blanks at commas are free. So the query itself is no answer, though it may hold the result.
+    """
+    orders = {_tight(",".join(order)) for order in itertools.permutations(task.asked)}
+    return Solved(state == task.state, answer is not None and _tight(answer) in orders)
 
 
-def _stands_in(result: str, answer: str) -> bool:
-    """As a word or number of its own: 5 does not stand in 15, -5 or 5.1."""
-    return re.search(rf"(?<![\w.-]){re.escape(result)}(?!\w|[.,]\d)", answer) is not None
+def _tight(text: str) -> str:
+    return re.sub(r"\s*,\s*", ",", text.strip())
