@@ -151,14 +151,15 @@ def test_a_worker_ends_with_the_process_that_started_it(user_file, repo, tool):
     """Whatever a tool does then: a loop of Python, of C with Python's lock held, nothing but a process it has left."""
     code = "\n".join(
         [
-            "import os, sys, threading, time",
+            "import os, sys, threading",
             "from tljax.toolbox.worker import Worker",
-            "worker = Worker(sys.argv[1], 2)",
+            "worker = Worker(sys.argv[1], 3)",
             "worker.start()",
             "print(worker.child.pid)",
             "call = lambda: print(worker.execute(sys.argv[2], {}).value)",
-            "threading.Thread(target=call, daemon=True).start()",
-            "time.sleep(0.5)",
+            "thread = threading.Thread(target=call, daemon=True)",
+            "thread.start()",
+            "thread.join(1.5)",
             "sys.stdout.flush()",
             "os.kill(os.getpid(), 9)",
         ]

@@ -178,5 +178,7 @@ def end() -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
-    end()
+    try:
+        serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    finally:
+        end()
