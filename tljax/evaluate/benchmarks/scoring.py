@@ -38,6 +38,7 @@ def run(config: Any) -> None:
 
 def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed, and for files that are not or should not be there."""
+    check_single(config)
     if config.data == "toolbox":
         raise InputError(
             "config.data is 'toolbox', which config.predictions is not for; give the benchmark's file or folder that "
@@ -47,11 +48,20 @@ def check(config: Any) -> None:
     check_range("noise_seed", config.noise_seed, 0)
     if config.out:
         check_new(Path(config.out).expanduser())
-        check_new(plot_file(config))
+        check_new(plot_file(config), "file")
     if config.compare:
         read_report(Path(config.compare).expanduser())
     if config.bfcl_out:
         check_new_folder(Path(config.bfcl_out).expanduser())
+
+
+def check_single(config: Any) -> None:
+    """Raises InputError for tools to be run, which only dialogues do."""
+    if config.tools:
+        raise InputError(
+            f"config.tools is {config.tools!r}, whose functions are called in dialogues alone; give "
+            "--config.turns=multi too, or leave it empty"
+        )
 
 
 def plot_file(config: Any) -> Path:
