@@ -41,8 +41,10 @@ def get_config() -> ConfigDict:
     # or rows of a JSONL file, {"id", "query"} or {"id", "messages"}: either with "tools", for the mock, or with the
     # functions of config.tools, which are run. config.out is the report; NAME.dialogues.jsonl and .txt lie beside it.
     config.turns = "single"  # single: one call a query; multi: dialogues in which calls are run, up to `finish`
-    config.tools = ""  # Python file whose functions are the tools for config.data = queries.jsonl; "": mocked
-    config.tool_seconds = 10.0  # longest call of such a function; each dialogue has a process of its own
+    # Python file whose functions are the tools for config.data = queries.jsonl; "": mocked. Each dialogue has a process
+    # of its own, with what the file imports: as many at once as config.rows.
+    config.tools = ""
+    config.tool_seconds = 10.0  # longest call of such a function
     config.tool_calls = 8  # calls of such functions side by side
     config.finish = "finish"  # tool that ends a dialogue, added where not listed; "": a reply without a call does
     config.max_turns = 10  # most replies of a dialogue

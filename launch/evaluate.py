@@ -1,6 +1,6 @@
 """Scores a model: python launch/evaluate.py --config configs/evaluate.py --config.model.path=HF_DIR_OR_RUN
 
-With --config.predictions=F.jsonl it scores these, without a model.
+With --config.predictions=F.jsonl it scores these, without a model; with --config.turns=multi it holds dialogues.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from tljax.core.command import main
 
 def evaluate(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too; scoring does without it.
-    if config.predictions:
+    if config.predictions and config.turns == "single":
         from tljax.evaluate.benchmarks.scoring import run
     else:
         from tljax.evaluate.run import run

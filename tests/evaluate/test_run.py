@@ -37,6 +37,8 @@ def test_any_model_is_scored(evaluate, trained, tmp_path, capsys):
         (["--config.model.path=base", "--config.dialect=xml"], ["config.dialect", "mae"]),
         (["--config.model.path=base", "--config.queries=0"], ["config.queries is 0", "allowed: 1 to"]),
         (["--config.model.path=base", "--config.rows=12"], ["rows", "12", "8"]),
+        (["--config.model.path=base", "--config.tools=t.py"], ["config.tools is 't.py'", "--config.turns=multi"]),
+        (["--config.predictions=p.jsonl", "--config.data=d", "--config.tools=t.py"], ["config.tools is 't.py'"]),
         (["--config.model.path=base", "--config.out=README.md"], ["README.md is there already"]),
         (["--config.model.path=base", "--config.out=no/such/place.jsonl"], ["there is no folder no/such"]),
     ],

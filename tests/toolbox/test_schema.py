@@ -51,8 +51,14 @@ def test_every_json_type_and_optional_parameters():
         all.
 
         Args:
-            a (str): The first: with a colon.
+            a (str): The first: with a colon,
+                and a second line,
+                note: a third.
             b: The second.
+
+        Returns:
+            d: all of it
+        that goes on.
         """
 
     tool = local_tool(f)
@@ -64,7 +70,8 @@ def test_every_json_type_and_optional_parameters():
     assert parameters["properties"]["e"]["items"] == {"type": "integer"}
     assert parameters["required"] == list("abcdeg")
     assert tool.schema["description"] == "Do it all."
-    assert parameters["properties"]["a"]["description"] == "The first: with a colon."
+    assert parameters["properties"]["a"]["description"] == "The first: with a colon, and a second line, note: a third."
+    assert parameters["properties"]["b"]["description"] == "The second."
     assert parameters["properties"]["c"]["description"] == ""
 
 
@@ -81,6 +88,19 @@ def test_choices_and_parameters_without_annotation():
     tools = {"f": tool}
     assert not execute("f", {"a": [1], "b": "x", "c": 2.5}, tools).error
     assert execute("f", {"a": 1, "b": "z"}, tools).value == "ValueError: f() argument 'b' must be one of 'x', 'y'"
+
+
+def test_optional_choices_and_anything():
+    def f(a: Any | None, b: Literal["x", "y"] | None = "y", c: list[int | None] | None = None, d: int = 7):
+        """Do it."""
+        return [a, b, c, d]
+
+    tools = {"f": local_tool(f)}
+    assert execute("f", {"a": {"k": 1}, "b": "x", "c": [1, None]}, tools).value == '[{"k": 1}, "x", [1, null], 7]'
+    # None stands for the default of what may be left out.
+    assert execute("f", {"a": None, "b": None, "c": None, "d": None}, tools).value == '[null, "y", null, 7]'
+    assert execute("f", {"a": 1, "b": "z"}, tools).value == "ValueError: f() argument 'b' must be one of 'x', 'y'"
+    assert execute("f", {"a": 1, "c": ["x"]}, tools).value == "TypeError: f() argument 'c' item must be int, not str"
 
 
 def test_a_signature_without_json_form_is_refused():

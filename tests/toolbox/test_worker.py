@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +52,20 @@ def child() -> int:
 def beside() -> str:
     import neighbour
     return neighbour.WORD
+def hold() -> int:
+    import ctypes
+    ctypes.PyDLL(None).sleep(60)
+def detach() -> int:
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        time.sleep(20)
+        os._exit(0)
+    open("pid.txt", "w").write(str(pid))
+    time.sleep(60)
+def leave_child() -> int:
+    import subprocess
+    return subprocess.Popen(["sleep", "60"]).pid
 def exits() -> None:
     raise SystemExit("gone")
 """
@@ -107,11 +122,23 @@ def test_what_a_tool_leaves_behind_is_ended_with_it(user_file, monkeypatch):
     with Worker(user_file, time_limit=0.5) as worker:
         assert "took longer" in worker.execute("close_all", {}).value
         assert "took longer" in worker.execute("child", {}).value
-    started = int(Path("pid.txt").read_text())
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and is_running(started):
+    assert ends(int(Path("pid.txt").read_text()))
+
+
+def test_a_worker_does_not_wait_for_what_a_tool_has_detached(user_file, monkeypatch):
+    monkeypatch.chdir(Path(user_file).parent)
+    begin = time.perf_counter()
+    with Worker(user_file, time_limit=0.5) as worker:
+        assert "took longer" in worker.execute("detach", {}).value
+    assert time.perf_counter() - begin < 15
+    os.kill(int(Path("pid.txt").read_text()), signal.SIGKILL)
+
+
+def ends(pid: int) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and is_running(pid):
         time.sleep(0.05)
-    assert not is_running(started)
+    return not is_running(pid)
 
 
 def is_running(pid: int) -> bool:
@@ -119,25 +146,29 @@ def is_running(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_a_worker_ends_with_the_process_that_started_it(user_file, repo):
+@pytest.mark.parametrize("tool", ["spin", "hold", "leave_child"])
+def test_a_worker_ends_with_the_process_that_started_it(user_file, repo, tool):
+    """Whatever a tool does then: a loop of Python, of C with Python's lock held, nothing but a process it has left."""
     code = "\n".join(
         [
-            "import os, sys, threading, time",
+            "import os, sys, threading",
             "from tljax.toolbox.worker import Worker",
-            "worker = Worker(sys.argv[1], 60)",
+            "worker = Worker(sys.argv[1], 3)",
             "worker.start()",
-            "threading.Thread(target=worker.execute, args=('spin', {}), daemon=True).start()",
-            "time.sleep(0.5)",
-            "print(worker.child.pid, flush=True)",
+            "print(worker.child.pid)",
+            "call = lambda: print(worker.execute(sys.argv[2], {}).value)",
+            "thread = threading.Thread(target=call, daemon=True)",
+            "thread.start()",
+            "thread.join(1.5)",
+            "sys.stdout.flush()",
             "os.kill(os.getpid(), 9)",
         ]
     )
     environment = os.environ | {"PYTHONPATH": str(repo)}
-    done = subprocess.run([sys.executable, "-c", code, user_file], env=environment, capture_output=True, check=False)
-    child, deadline = int(done.stdout), time.monotonic() + 20
-    while time.monotonic() < deadline and is_running(child):
-        time.sleep(0.05)
-    assert not is_running(child)
+    command = [sys.executable, "-c", code, user_file, tool]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    started = [int(pid) for pid in done.stdout.split()]
+    assert len(started) == (2 if tool == "leave_child" else 1) and all(map(ends, started))
 
 
 def test_a_worker_refuses_a_broken_file(tmp_path):

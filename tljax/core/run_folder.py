@@ -120,12 +120,12 @@ def _default_folder(name: str, resume: str) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
-    _write_whole(path, [json.dumps(value, indent=2, ensure_ascii=False)])
+    write_whole(path, [json.dumps(value, indent=2, ensure_ascii=False), "\n"])
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
     """Writes JSON lines, all or none."""
-    _write_whole(path, (json.dumps(value, ensure_ascii=False) for value in values))
+    write_whole(path, (f"{json.dumps(value, ensure_ascii=False)}\n" for value in values))
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -135,11 +135,11 @@ def read_lines(path: Path) -> list[Any]:
         return [json.loads(line) for line in file]
 
 
-def _write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Writes to a temporary name, then renames."""
+def write_whole(path: Path, texts: Iterable[str]) -> None:
+    """Writes texts one after the other, all or none: to a temporary name, which is renamed then."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{line}\n" for line in lines)
+        file.writelines(texts)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

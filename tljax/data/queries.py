@@ -55,21 +55,31 @@ def query_from_row(row: Any, file: str, number: int, dialect: str) -> Query:
     at = f"file {file}, row {number}"
     if not isinstance(row, dict):
         raise InputError(f"{at}: is no object; a row is {SCHEMAS}")
-    there = [field for field in ("prompt", "messages") if row.get(field) is not None]
-    if len(there) != 1:
-        what = "prompt and messages are both there" if there else "neither prompt nor messages is there"
-        raise InputError(f"{at}: {what} (fields here: {', '.join(row) or 'none'}); a row is {SCHEMAS}")
+    field = one_of(row, "prompt", "messages", at, SCHEMAS)
     identity = identity_of(row, file, number)
-    if there == ["messages"]:
+    if field == "messages":
         prompt = prompt_of_messages(row, file, number, dialect)
         check_text(prompt, f"{at}, field messages")
         return Query(identity, number, prompt)
     prompt = row["prompt"]
-    if not isinstance(prompt, str) or not prompt:
-        what = "is empty" if prompt == "" else "is no string"
-        raise InputError(f"{at}, field prompt: {what}; give the text that the model is to continue")
+    check_given(prompt, f"{at}, field prompt", "the text that the model is to continue")
     check_text(prompt, f"{at}, field prompt")
     return Query(identity, number, prompt)
+
+
+def one_of(row: dict[str, Any], one: str, other: str, at: str, schemas: str) -> str:
+    """Which of two fields is there. Raises InputError where both are, or none."""
+    there = [field for field in (one, other) if row.get(field) is not None]
+    if len(there) != 1:
+        what = f"{one} and {other} are both there" if there else f"neither {one} nor {other} is there"
+        raise InputError(f"{at}: {what} (fields here: {', '.join(row) or 'none'}); a row is {schemas}")
+    return there[0]
+
+
+def check_given(text: Any, at: str, wanted: str) -> None:
+    """Raises InputError, which asks for `wanted`, for what is no string or an empty one."""
+    if not isinstance(text, str) or not text:
+        raise InputError(f"{at}: {'is empty' if text == '' else 'is no string'}; give {wanted}")
 
 
 def check_text(text: str, at: str) -> None:

@@ -53,7 +53,7 @@ def run(config: Any) -> None:
     model = source.open_model(model_path(config.model.path), "")
     tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
     source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
-    with jax.set_mesh(make_mesh(**config.mesh)), claim(out):
+    with jax.set_mesh(make_mesh(**config.mesh)), claim(out, "file"):
         check_devices(config, model.config)
         prompts = [prompt_of(example, config.dialect) for _, example in asked]
         content = {
@@ -77,7 +77,7 @@ def check_new_predictions(out: Path) -> None:
             f"{out} is there already; score it without a model by --config.predictions={out}, or move it away to ask "
             "again, or name another config.out"
         )
-    check_new(out)
+    check_new(out, "file")
 
 
 def fill(

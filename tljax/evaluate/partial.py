@@ -15,37 +15,37 @@ from tljax.core.errors import InputError
 
 
 @contextlib.contextmanager
-def claim(out: Path) -> Iterator[None]:
-    """Holds `out` and its partial file for this process.
+def claim(out: Path, what: str = "config.out") -> Iterator[None]:
+    """Holds `out`, which messages call `what`, and its partial file for this process.
 
     Raises InputError where `out` is there already, its folder is not or cannot be written, or another process is at it.
     """
     place = out.with_name(f".{out.name}.lock")
     lock = filelock.FileLock(place, timeout=0)
     try:
-        check_new(out)
+        check_new(out, what)
         place.touch()  # as filelock takes some folders that cannot be written for a lock that another holds
         lock.acquire()
     except filelock.Timeout:
         raise InputError(
-            f"config.out {out}: another process is writing it; wait for it, or name another file"
+            f"{what} {out}: another process is writing it; wait for it, or name another config.out"
         ) from None
     except OSError as error:
-        raise InputError(f"config.out {out} cannot be written ({error.strerror}); name another file") from None
+        raise InputError(f"{what} {out} cannot be written ({error.strerror}); name another config.out") from None
     try:
-        check_new(out)  # the process that held it may have finished it
+        check_new(out, what)  # the process that held it may have finished it
         yield
     finally:
         place.unlink(missing_ok=True)
         lock.release()
 
 
-def check_new(out: Path) -> None:
-    """Raises InputError where `out` is there already, or its folder is not."""
+def check_new(out: Path, what: str = "config.out") -> None:
+    """Raises InputError, calling `out` by `what`, where it is there already, or its folder is not."""
     if out.exists():
-        raise InputError(f"config.out {out} is there already; name a new file, or move that one away")
+        raise InputError(f"{what} {out} is there already; name another config.out, or move that file away")
     if not out.parent.is_dir():
-        raise InputError(f"config.out {out}: there is no folder {out.parent}; make it, or name another file")
+        raise InputError(f"{what} {out}: there is no folder {out.parent}; make it, or name another config.out")
 
 
 def _as_it_is(index: int, answer: dict[str, Any]) -> dict[str, Any]:

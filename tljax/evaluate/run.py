@@ -13,6 +13,7 @@ from tljax.data.prompt import DIALECTS
 from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import answers, ask, report
 from tljax.evaluate.agent import run as multi_turn
+from tljax.evaluate.benchmarks.scoring import check_single
 from tljax.evaluate.partial import check_new
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import source
@@ -69,6 +70,7 @@ def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed."""
     if config.data == "toolbox" and (config.noise or config.compare or config.bfcl_out):
         raise InputError("config.noise, compare and bfcl_out are for benchmarks, but config.data is 'toolbox'")
+    check_single(config)
     check_choice("dialect", config.dialect, DIALECTS)
     check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)

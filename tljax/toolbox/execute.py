@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from tljax.toolbox.schema import LocalTool
+from tljax.toolbox.schema import LocalTool, without_none
 
 MAX_STRING = 1000
 MAX_ITEMS = 100
@@ -40,6 +40,7 @@ def execute(
     """Run the tool of this name on a JSON object of arguments. Never raises an Exception.
 
     `tools` are the ones that may be called; any other name is not defined. `state` is the episode's, changed in place.
+    None for a parameter that is not required stands for its default, which documentation writes as None too.
     `bounded` refuses large arguments and results, and values that are no JSON. A worker goes without, since its time
     limit bounds the call: there a long result is cut, and other values are written by `str`.
     """
@@ -51,6 +52,7 @@ def execute(
     problem = binding_error(name, arguments, tool.types, tool.required)
     if problem is not None:
         return failure(problem)
+    arguments = {key: value for key, value in arguments.items() if value is not None or key in tool.required}
     try:
         for parameter, value in arguments.items():
             check_type(value, tool.types[parameter], f"{name}() argument '{parameter}'", bounded)
@@ -123,6 +125,11 @@ def check_type(value: Any, annotation: Any, where: str, bounded: bool) -> None:
 
     An int passes for a float, a bool passes for nothing but a bool; NaN and infinity pass for nothing.
     """
+    inner = without_none(annotation)
+    if inner is not annotation:
+        if value is not None:
+            check_type(value, inner, where, bounded)
+        return
     if annotation is Any:
         return
     base, members = get_origin(annotation) or annotation, get_args(annotation)
@@ -130,11 +137,6 @@ def check_type(value: Any, annotation: Any, where: str, bounded: bool) -> None:
         if not any(value == member and type(value) is type(member) for member in members):
             raise ValueError(f"{where} must be one of {', '.join(map(repr, members))}")
         return
-    if base not in (str, int, float, bool, list, dict):  # a union with None
-        if value is None:
-            return
-        base = next(member for member in members if member is not type(None))
-        base, members = get_origin(base) or base, get_args(base)
     fits = isinstance(value, int | float if base is float else base)
     if not fits or (isinstance(value, bool) and base is not bool):
         raise TypeError(f"{where} must be {base.__name__}, not {type(value).__name__}")

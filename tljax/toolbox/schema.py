@@ -90,10 +90,33 @@ def local_tool(
 
 
 def read_docstring(doc: str) -> tuple[str, dict[str, str]]:
-    """First paragraph in one line, and the `name: text` or `name (type): text` lines below it."""
+    """First paragraph in one line, and the `name: text` or `name (type): text` lines below it.
+
+    A line that is indented more than such a line goes on with its text.
+    """
     head, _, rest = doc.partition("\n\n")
-    lines = re.findall(r"^\s*:?(?:param )?(\w+)(?: ?\([^)]*\))?: *(\S.*)$", rest, flags=re.MULTILINE)
-    return " ".join(head.split()), {name: text.strip() for name, text in lines}
+    documented: dict[str, str] = {}
+    name, depth = None, 0
+    for line in rest.expandtabs().splitlines():
+        indent, text = len(line) - len(line.lstrip()), line.strip()
+        begun = re.fullmatch(r":?(?:param )?(\w+)(?: ?\([^)]*\))?: *(\S.*)", text)
+        if name is not None and text and indent > depth:
+            documented[name] += f" {text}"
+        elif begun:
+            name, depth = begun[1], indent
+            documented[name] = begun[2]
+        else:
+            name = None
+    return " ".join(head.split()), documented
+
+
+def without_none(annotation: Any) -> Any:
+    """T of `T | None`, any other annotation as it is."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        members = [member for member in typing.get_args(annotation) if member is not type(None)]
+        if len(members) == 1:
+            return members[0]
+    return annotation
 
 
 def json_type(annotation: Any, where: str) -> dict[str, Any]:
@@ -101,12 +124,9 @@ def json_type(annotation: Any, where: str) -> dict[str, Any]:
 
     Any, and what has no annotation, is a schema without a type.
     """
+    annotation = without_none(annotation)
     if annotation is Any:
         return {}
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        members = [member for member in typing.get_args(annotation) if member is not type(None)]
-        if len(members) == 1:
-            return json_type(members[0], where)
     base = typing.get_origin(annotation) or annotation
     if base is typing.Literal:
         values = typing.get_args(annotation)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tljax.toolbox.execute import MAX_NAME, Result, execute, failure
 from tljax.toolbox.schema import LocalTool, tools_from_file
 
 START_SECONDS = 60.0
+GRACE_SECONDS = 5.0  # until a child ends itself, which its worker has ended at the limit unless that was killed
 
 
 class Worker:
@@ -48,7 +49,7 @@ class Worker:
         package_root = str(Path(__file__).parents[2])
         paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self.child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tljax.toolbox.worker", self.path, str(os.getpid())],
+            [sys.executable, "-P", "-m", "tljax.toolbox.worker", self.path, str(os.getpid()), str(self.time_limit)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -73,7 +74,12 @@ class Worker:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.child.pid, signal.SIGKILL)
             self.child.kill()
-            self.child.communicate()
+            # Not read to its end, which may never come: what a tool has started in a session of its own holds it too.
+            for pipe in (self.child.stdin, self.child.stdout):
+                with contextlib.suppress(BrokenPipeError):
+                    if pipe is not None:
+                        pipe.close()
+            self.child.wait()
             self.child = None
 
     def execute(self, name: str, arguments: Any) -> Result:
@@ -120,7 +126,7 @@ class Worker:
         return json.loads(line)
 
 
-def serve(path: str, parent: int) -> None:
+def serve(path: str, parent: int, time_limit: float) -> None:
     """The child's loop: one JSON call a line in, one JSON result a line out."""
     # The tools must not write into the protocol, nor read from it.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -132,7 +138,8 @@ def serve(path: str, parent: int) -> None:
     # The file finds what lies beside it, as a script does.
     sys.path.insert(0, str(Path(path).resolve().parent))
     try:
-        tools: Mapping[str, LocalTool] = tools_from_file(path)
+        with alarm(START_SECONDS):
+            tools: Mapping[str, LocalTool] = tools_from_file(path)
     except InputError as error:
         print(json.dumps({"problem": str(error)}), file=answers, flush=True)
         return
@@ -140,16 +147,38 @@ def serve(path: str, parent: int) -> None:
     state: dict[str, Any] = {}
     for line in calls:
         call = json.loads(line)
-        result = execute(call["name"], call["arguments"], tools, state, bounded=False)
+        with alarm(time_limit):
+            result = execute(call["name"], call["arguments"], tools, state, bounded=False)
         print(json.dumps({"value": result.value, "error": result.error}), file=answers, flush=True)
+
+
+@contextlib.contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Ends this process some time after `seconds`: no thread of it can while a tool's C code holds the interpreter."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def end_with(parent: int) -> None:
     """A run that was killed outright must not leave a tool behind that hangs."""
     while os.getppid() == parent:
         time.sleep(1)
+    end()
+
+
+def end() -> None:
+    """Ends this process and what its tools have started, which are a group of their own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    try:
+        serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    finally:
+        end()

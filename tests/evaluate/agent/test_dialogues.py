@@ -7,6 +7,7 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.data.compare import tool_list
 from tljax.evaluate.agent.dialogues import benchmark_dialogues, query_dialogues, toolbox_dialogues, with_finish
+from tljax.evaluate.benchmarks.find import read_sets
 
 TOOL = {"name": "look_up", "description": "Look.", "parameters": {"properties": {"word": {"type": "string"}}}}
 
@@ -38,6 +39,32 @@ def test_sets_made_of_other_sets_are_held_once(shared, tmp_path):
         name = f"BFCL_v3_exec_{part}.json"
         (tmp_path / name).symlink_to(shared / "data/eval/BFCL_v3" / name)
     assert len(benchmark_dialogues(str(tmp_path), "mae", "finish")) == 240
+
+
+def test_a_broken_golden_answer_does_not_matter(shared, make, tmp_path, capsys):
+    """ToolAlpaca's file has golden steps that cannot be read; its dialogues need none."""
+    asked = benchmark_dialogues(str(shared / "data/eval/ToolAlpaca/eval_real.json"), "mae", "finish")
+    (one,) = read_sets(shared / "data/eval/ToolAlpaca/eval_real.json")
+    left_out = {row.index: row.id for row in one.skipped}
+    assert len(asked) == one.rows == 114 and left_out and all(asked[i].id == id for i, id in left_out.items())
+    assert all(asked[i].query and len(asked[i].opening.tools.tools) > 1 for i in left_out)
+    rows = [make.rows[0], make.row("q", make.listed, ["Thought: none"])]
+    asked = benchmark_dialogues(str(make.json(tmp_path / "clean.json", rows)), "mae", "finish")
+    assert len(asked) == 1 and "not asked: set clean, row 1: golden calls cannot be read" in capsys.readouterr().out
+
+
+def test_files_that_ask_the_same_are_refused(shared, tmp_path, capsys):
+    """ToolEyes' zero- and five-shot files differ in what their prompts tell beside tools and query."""
+    rows = json.loads((shared / "data/eval/ToolEyes/scenario_data_zero_processed.json").read_text())[:3]
+    (tmp_path / "zero.json").write_text(json.dumps(rows))
+    for row in rows:
+        row["conversations"][0]["value"] = "Examples. " + row["conversations"][0]["value"]
+    (tmp_path / "five.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=r"five.json and .*zero.json ask the same 3 queries.*; give one of the two"):
+        benchmark_dialogues(str(tmp_path), "mae", "finish")
+    (tmp_path / "five.json").write_text(json.dumps([{"query": "q", "path": "p"}]))
+    assert len(benchmark_dialogues(str(tmp_path), "mae", "finish")) == 3
+    assert "five.json: ToolEyes' raw file has no tool lists" in capsys.readouterr().out
 
 
 def test_queries_with_their_own_tools_and_history(tmp_path):

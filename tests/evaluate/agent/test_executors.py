@@ -8,7 +8,7 @@ from tljax.data.compare import tool_list
 from tljax.evaluate.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, documentation_error, schemas_of
 from tljax.toolbox.execute import Result
 from tljax.toolbox.schema import local_tool
-from tljax.toolbox.tools import FINISH, TOOLS
+from tljax.toolbox.tools import ASK_TO_USER, FINISH, NO_USER, TOOLS
 
 USER_FILE = '''
 import os, time
@@ -91,6 +91,9 @@ def test_the_toolbox_runs_listed_tools_alone_each_dialogue_with_its_state():
     assert not first.error and one.execute(call).value != first.value and two.execute(call) == first
     assert one.execute(Call("add_numbers", {})).value == "name 'add_numbers' is not defined"
     assert one.execute(Call("finish", {"answer": "x"})) == Result("x", False)
+    asking, asked = ToolboxExecutor(["ask_to_user"]), tool_list([ASK_TO_USER.schema])
+    call = Call("ask_to_user", {"question": "Which?"})
+    assert asking.execute(call) == MockExecutor(asked).execute(call) == Result(NO_USER, False)
     assert documentation_error(call, tool_list([TOOLS["add_stock"].schema])) is None
 
 
@@ -107,7 +110,7 @@ def test_a_users_file_in_a_process_of_every_dialogues_own(user_file):
     assert schemas[0]["description"] == "Count calls."
     assert schemas[0]["parameters"]["properties"] == {"step": {"type": "integer", "description": "How far."}}
     own, tools = frozenset(schema["name"] for schema in schemas), tool_list([*schemas, FINISH.schema])
-    one, two = (FileExecutor(user_file, 0.5, tools, own) for _ in range(2))
+    one, two = (FileExecutor(user_file, 0.5, tools, own, "finish") for _ in range(2))
     try:
         assert [one.execute(Call("count", {})).value for _ in range(2)] == ["1", "2"]
         assert two.execute(Call("count", {"step": 5})) == Result("5", False)
@@ -124,6 +127,19 @@ def test_a_users_file_in_a_process_of_every_dialogues_own(user_file):
         two.close()
     assert all(child is None or child.poll() is not None for child in children)
     two.close()
+
+
+def test_an_answer_may_speak_of_errors(tmp_path):
+    (tmp_path / "mytools.py").write_text('def done(text: str) -> str:\n    "End."\n    return f"Error: {text}"\n')
+    file = str(tmp_path / "mytools.py")
+    tools, call = tool_list(schemas_of(file, 5)), Call("done", {"text": "not found"})
+    for ends, error in (("done", False), ("finish", True)):
+        executor = FileExecutor(file, 5, tools, frozenset(["done"]), ends)
+        try:
+            assert executor.execute(call) == Result("Error: not found", error)
+            assert executor.execute(Call("done", {})).error
+        finally:
+            executor.close()
 
 
 def test_a_broken_users_file_is_refused_before_anything_runs(tmp_path):

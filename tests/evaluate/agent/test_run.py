@@ -5,9 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from tljax.core import command
+from tljax.core.errors import InputError
 from tljax.data.tokens import load_tokenizer
 from tljax.evaluate.agent import run as multi_turn
+from tljax.evaluate.agent.files import NoFiles
 from tljax.toolbox.embedded import model_path
+from tljax.toolbox.worker import Worker
 
 TOOLS = '''
 def add(first: int, second: int) -> int:
@@ -107,8 +111,45 @@ def test_a_users_tools_and_a_run_that_was_interrupted(evaluate, place, scripted,
     rows = [json.loads(line) for line in (place / "report.dialogues.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"q{i}" for i in range(11)]
     assert all(row["exchanges"][0]["feedback"] == "3" and row["answer"] == "3" for row in rows)
+    made_with = json.loads((place / "report.json").read_text())["made_with"]
+    wanted = {"dialect": "mae", "new_tokens": 16, "max_turns": 10, "finish": "finish", "model.compute_dtype": "float32"}
+    assert wanted.items() <= made_with.items()
     assert evaluate(*flags) == 2
-    assert "report.dialogues.jsonl is there already" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("error: file report.dialogues.jsonl is there already; name another")
+
+
+def test_tools_end_with_a_run_that_fails(evaluate, place, scripted, monkeypatch):
+    begun, told, start = [], [], Worker.start
+
+    def kept(self):
+        start(self)
+        begun.append(self.child)
+
+    def refuse(self, rows):
+        raise InputError("the disk is full")
+
+    def tell(code, line):  # while the error is handled, which keeps the dialogues
+        told.append((line, [child.poll() is None for child in begun]))
+
+    monkeypatch.setattr(Worker, "start", kept)
+    monkeypatch.setattr(NoFiles, "append", refuse)
+    monkeypatch.setattr(command, "_exit", tell)
+    scripted(["add(first=1, second=2)", 'finish(answer="3")'])
+    evaluate("--config.model.path=base", "--config.data=queries.jsonl", "--config.tools=mytools.py")
+    # One that reads the signatures, and those of the eight dialogues side by side.
+    assert told == [("error: the disk is full", [False] * 9)]
+
+
+def test_dialogues_that_do_not_fit(evaluate, place, scripted, capsys):
+    rows = [{"id": "long", "query": "Add 1 and 2. " * 200}, {"id": "short", "query": "Add 1 and 2."}]
+    (place / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scripted(['finish(answer="3")'])
+    flags = ["--config.model.path=base", "--config.data=long.jsonl", "--config.tools=mytools.py"]
+    assert evaluate(*flags, "--config.max_tokens=200") == 0
+    printed = capsys.readouterr().out
+    assert "length_limit 1" in printed and "end before they begin, over 200 tokens with a reply: 1" in printed
+    assert evaluate(*flags, "--config.max_tokens=20") == 2
+    assert "no dialogue has room for a reply: the shortest begins with" in capsys.readouterr().err
 
 
 def test_other_settings_do_not_go_on_with_a_partial_file(evaluate, place, scripted, capsys):
@@ -138,10 +179,15 @@ def test_tools_that_are_listed_are_mocked(evaluate, place, scripted, capsys):
     [
         (["--config.turns=two"], ["config.turns", "'two'", "'multi'"]),
         (["--config.max_turns=0"], ["config.max_turns is 0"]),
+        (["--config.new_tokens=100000"], ["config.new_tokens and a prompt is 100001"]),
+        (["--config.max_tokens=16"], ["config.max_tokens is 16", "config.new_tokens = 16"]),
+        (["--config.tool_seconds=1e6"], ["config.tool_seconds is 1000000.0", "at most 86,400"]),
         (["--config.max_repeats=1"], ["config.max_repeats is 1", "allowed: 2"]),
         (["--config.tool_seconds=0.0"], ["config.tool_seconds is 0.0", "above 0"]),
         (["--config.tools=mytools.py"], ["config.tools", "'toolbox'"]),
         (["--config.noise=slight"], ["config.noise", "config.turns=single"]),
+        (["--config.predictions=p.jsonl"], ["config.predictions", "config.turns=single"]),
+        (["--config.predictions=p.jsonl", "--config.turns=two"], ["config.turns", "'two'"]),
         (["--config.data=nowhere.jsonl"], ["nowhere.jsonl", "does not exist"]),
         (["--config.data=queries.jsonl"], ["queries.jsonl, row 1, field tools", "config.tools"]),
         (["--config.data=queries.jsonl", "--config.tools=no.py"], ["no.py", "no such file"]),

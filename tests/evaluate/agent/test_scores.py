@@ -7,7 +7,8 @@ import pytest
 from tljax.evaluate.agent.dialogues import solved
 from tljax.evaluate.agent.report import report_of, table, transcript
 from tljax.evaluate.agent.scores import figures_of, is_refusal, outcomes_of
-from tljax.toolbox.tasks import Task
+from tljax.toolbox.tasks import Task, make_task
+from tljax.toolbox.tools import SPLITS
 
 
 @pytest.mark.parametrize(
@@ -36,17 +37,26 @@ def test_refusals(answer, refusal):
     ("asked", "answer", "right"),
     [
         (("5",), "5", True),
-        (("5",), "It makes 5.", True),
-        (("5",), "5, Paris", True),
-        (("5", "Paris"), "Paris and 5", True),
+        (("5",), " 5\n", True),
+        (("5",), "It makes 5.", False),
+        (("5",), "5, Paris", False),
+        (("5", "Paris"), "Paris, 5", True),
+        (("5", "Paris"), "5,Paris", True),
+        (("5", "Paris"), "Paris and 5", False),
         (("5", "Paris"), "5", False),
+        (("5", "5"), "5", False),
+        (("5", "5"), "5, 5", True),
+        (("5", "5"), "5, 5, 5", False),
+        (("New York",), "NewYork", False),
         (("5",), "15", False),
         (("5",), "-5", False),
         (("5",), "5.1", False),
         (("5",), "1.5", False),
         (("5",), "5,000", False),
         (("5",), "five", False),
-        (('["a", "b"]',), 'They are ["a", "b"].', True),
+        (("[1, 2]", "3"), "3, [1,2]", True),
+        (("[1, 2, 3]",), "[1, 3, 2]", False),
+        (("[1, 2]", "[3, 4]"), "[1, 4], [3, 2]", False),
         (("a.c",), "abc", False),
         (("5",), None, False),
         (("5",), "", False),
@@ -57,6 +67,13 @@ def test_answers_of_tasks(asked, answer, right):
     assert solved(task, {"stock": {"lamp": -1}}, answer).answer is right
     assert solved(task, {"stock": {"lamp": -1}}, answer).state
     assert not solved(task, {}, answer).state
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_query_itself_is_no_answer(split):
+    tasks = [make_task(1, split, index) for index in range(200)]
+    assert not any(solved(task, task.state, task.query).answer for task in tasks)
+    assert all(solved(task, task.state, task.answer).answer for task in tasks)
 
 
 def row(calls, de, ce, valid, outcome="finish", **more):
@@ -75,6 +92,27 @@ def test_figures_have_their_own_denominators():
     assert outcomes_of(rows) == {"finish": 2, "format": 1, "loop": 0, "turn_limit": 0, "length_limit": 0}
 
 
+def test_calls_of_one_dialogue_are_not_independent():
+    apart, together = [row(10, 1, 1, True)] * 20, [row(10, 10, 10, True)] * 2 + [row(10, 0, 0, True)] * 18
+    one, other = figures_of(apart)["DE"], figures_of(together)["DE"]
+    assert one[:2] == other[:2] == (20, 200) and one.share.percent == other.share.percent == pytest.approx(10)
+    # Wilson's interval of 2 in 20, as two dialogues of twenty are all that it rests on, and not of 20 in 200.
+    assert (other.share.low, other.share.high) == pytest.approx((2.8, 30.1), abs=0.7)
+    assert one.share.high < 15.1
+
+
+def test_the_state_is_that_of_tasks_that_change_it():
+    def task(right, changes):
+        done = {"success": right, "answer_right": True, "state_right": right, "changes_state": changes}
+        return row(1, 0, 0, True, **done)
+
+    figures = figures_of([task(True, False), task(True, True), task(False, True), task(True, False)])
+    assert (figures["state"][:2], figures["success"][:2]) == ((1, 2), (3, 4))
+    none = [task(True, False)]
+    assert figures_of(none)["state"] == (0, 0, None)
+    assert "no tasks that change the state" in table({"s": none}, [])
+
+
 def test_the_table_and_the_report_say_what_they_count():
     rows = [row(0, 0, 0, False, "format")]
     shown = table({"s": rows}, ["a note"])
@@ -82,7 +120,7 @@ def test_the_table_and_the_report_say_what_they_count():
     assert "DE           -                  no calls" in shown and "0 of 1 queries" in shown
     more = {"success": True, "answer_right": True, "state_right": True, "changes_state": True, "wanted": "a"}
     rows = [row(3, 1, 2, True, tokens=[1], ended=True, **more)]
-    assert "1 of 1 tasks" in table({"s": rows}, []) and "1 of the tasks change the state" in table({"s": rows}, [])
+    assert "1 of 1 tasks" in table({"s": rows}, []) and "1 of 1 tasks that change the state" in table({"s": rows}, [])
     report = json.loads(report_of({"s": rows}, ["a note"], {"model": "m"}))
     (found,) = report["sets"]
     assert (found["name"], found["n"], found["scores"]["DE"]["n"]) == ("s", 1, 3)

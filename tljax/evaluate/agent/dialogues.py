@@ -1,6 +1,7 @@
 """Where dialogues begin: tasks of the toolbox, rows of a benchmark, a file of queries; and whether a task is solved."""
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 from tljax.core.errors import InputError
 from tljax.data.compare import ToolList, tool_list
 from tljax.data.prompt import render_prompt
-from tljax.data.queries import asking_trajectory, check_text, checked_file, distinct, identity_of
+from tljax.data.queries import asking_trajectory, check_given, check_text, checked_file, distinct, identity_of, one_of
 from tljax.data.reader import read_rows
 from tljax.data.trajectory import Turn
 from tljax.evaluate.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, schemas_of
 from tljax.evaluate.agent.loop import Opening
-from tljax.evaluate.benchmarks.find import read_sets
+from tljax.evaluate.benchmarks.find import find_sets
+from tljax.evaluate.benchmarks.sets import EvalSet, Example
 from tljax.evaluate.toolbox import HELD_OUT, SEED
 from tljax.toolbox.tasks import Task, make_task
 from tljax.toolbox.tools import FINISH
@@ -51,22 +53,46 @@ def toolbox_dialogues(n: int, dialect: str) -> list[Asked]:
 
 
 def benchmark_dialogues(path: str, dialect: str, finish: str) -> list[Asked]:
-    """The rows of a benchmark's files; a mock answers their calls.
+    """The rows of a benchmark's files, those with a broken golden answer too; a mock answers their calls.
 
-    finish: the tool that ends a dialogue of a row that names none; see `with_finish`.
+    Prints which files and rows are left out. finish: the tool that ends a dialogue of a row that names none; see
+    `with_finish`. Raises InputError as `find_sets` does, and where two files ask the same.
     """
-    asked = []
-    for one in read_sets(path):
+    found = find_sets(path)
+    for line in found.unread:
+        print(f"not read: {line}")
+    asked, files = [], dict[tuple[str, ...], str]()
+    for one in found.sets:
         if one.parts:  # its rows are those of other sets
             continue
-        for example in one.examples:
-            ends = example.finish or finish
-            tools, ends = with_finish(tool_list(example.tools), ends, f"set {one.name}, row {example.index}")
-            prompt = render_prompt(tools.tools, example.turns, dialect, example.system)
-            opening = Opening(prompt, tools, ends, functools.partial(MockExecutor, tools))
-            query = next((turn.text for turn in example.turns if turn.role == "user"), "")
-            asked.append(Asked(one.name, example.id, query, opening))
+        rows = [_asked(one.name, example, dialect, finish) for example in _examples(one)]
+        if not rows:
+            continue
+        first = files.setdefault(tuple(row.opening.prompt for row in rows), one.file)
+        if first != one.file:
+            raise InputError(
+                f"config.data {path}: {first} and {one.file} ask the same {len(rows):,} queries with the same tools; "
+                "give one of the two files"
+            )
+        asked += rows
     return asked
+
+
+def _examples(one: EvalSet) -> list[Example]:
+    """All rows of a file in its order, as far as they can be asked; prints which cannot."""
+    for row in one.skipped:
+        if row.example is None:
+            print(f"not asked: set {one.name}, row {row.index}: {row.why}")
+    spoilt = [row.example for row in one.skipped if row.example is not None]
+    return sorted([*one.examples, *spoilt], key=lambda example: example.index)
+
+
+def _asked(name: str, example: Example, dialect: str, finish: str) -> Asked:
+    tools, ends = with_finish(tool_list(example.tools), example.finish or finish, f"set {name}, row {example.index}")
+    prompt = render_prompt(tools.tools, example.turns, dialect, example.system)
+    opening = Opening(prompt, tools, ends, functools.partial(MockExecutor, tools))
+    query = next((turn.text for turn in example.turns if turn.role == "user"), "")
+    return Asked(name, example.id, query, opening)
 
 
 def query_dialogues(file: str, dialect: str, finish: str, tools_file: str, seconds: float) -> list[Asked]:
@@ -107,23 +133,18 @@ def query_dialogues(file: str, dialect: str, finish: str, tools_file: str, secon
         if shared is None:
             open_tools = functools.partial(MockExecutor, tools)
         else:
-            open_tools = functools.partial(FileExecutor, tools_file, seconds, tools, own)
+            open_tools = functools.partial(FileExecutor, tools_file, seconds, tools, own, ends)
         query = next((turn.text for turn in reversed(trajectory.turns) if turn.role == "user"), "")
         asked.append(Asked(Path(file).stem, identity, query, Opening(prompt, tools, ends, open_tools)))
     return asked
 
 
 def _messages(row: dict[str, Any], at: str) -> Any:
-    there = [name for name in ("query", "messages") if row.get(name) is not None]
-    if len(there) != 1:
-        what = "query and messages are both there" if there else "neither query nor messages is there"
-        raise InputError(f"{at}: {what} (fields here: {', '.join(row) or 'none'}); a row is {SCHEMAS}")
-    if there == ["messages"]:
+    if one_of(row, "query", "messages", at, SCHEMAS) == "messages":
         return row["messages"]
-    if not isinstance(row["query"], str) or not row["query"].strip():
-        what = "is empty" if isinstance(row["query"], str) else "is no string"
-        raise InputError(f"{at}, field query: {what}; give the user's question")
-    return [{"role": "user", "content": row["query"]}]
+    query = row["query"]
+    check_given(query.strip() if isinstance(query, str) else query, f"{at}, field query", "the user's question")
+    return [{"role": "user", "content": query}]
 
 
 def with_finish(tools: ToolList, finish: str, at: str) -> tuple[ToolList, str | None]:
@@ -153,11 +174,14 @@ class Solved:
 
 
 def solved(task: Task, state: dict[str, Any], answer: str | None) -> Solved:
-    """`answer` is None where the dialogue has none. It is right where every result that is asked for stands in it."""
-    right = answer is not None and all(_stands_in(result, answer) for result in task.asked)
-    return Solved(state == task.state, right)
+    """`answer` is None where the dialogue has none.
+
+    It is right where it is the results that are asked for and nothing else, with commas between, as in training; their
+    order and the blanks at commas are free. So the query itself is no answer, though it may hold the result.
+    """
+    orders = {_tight(",".join(order)) for order in itertools.permutations(task.asked)}
+    return Solved(state == task.state, answer is not None and _tight(answer) in orders)
 
 
-def _stands_in(result: str, answer: str) -> bool:
-    """As a word or number of its own: 5 does not stand in 15, -5 or 5.1."""
-    return re.search(rf"(?<![\w.-]){re.escape(result)}(?!\w|[.,]\d)", answer) is not None
+def _tight(text: str) -> str:
+    return re.sub(r"\s*,\s*", ",", text.strip())

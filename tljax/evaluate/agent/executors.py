@@ -9,11 +9,10 @@ from tljax.data import mae_default
 from tljax.data.calls import Call
 from tljax.data.compare import ToolList
 from tljax.toolbox.execute import Result, binding_error, execute, failure, json_text, undefined, valid_unicode
-from tljax.toolbox.tools import ASK_TO_USER, FINISH, TOOLS
+from tljax.toolbox.tools import ASK_TO_USER, FINISH, NO_USER, TOOLS
 from tljax.toolbox.worker import Worker
 
 _OWN = {FINISH.name: FINISH, ASK_TO_USER.name: ASK_TO_USER}
-_NO_USER = "I have nothing to add; please decide yourself."
 
 
 class Executor(Protocol):
@@ -69,7 +68,7 @@ class MockExecutor:
 
     def _value(self, call: Call) -> str:
         if call.name == ASK_TO_USER.name:
-            return _NO_USER
+            return NO_USER
         if call.name == FINISH.name:
             return ""
         tool = next(tool for tool in self._tools.tools if tool.name == call.name)
@@ -85,7 +84,7 @@ _ANNOUNCED = (
 
 
 def canned_value(name: str, description: str) -> Any:
-    """A JSON value of the type that a tool's name and description announce, saying that it is an example."""
+    """A JSON value of the type that a tool's name and description announce; a text in it says that it is an example."""
     kind = next((value for found, value in _ANNOUNCED if found.search(name) or found.search(description)), None)
     text = f"example result of {name}"
     if kind == []:
@@ -97,17 +96,19 @@ class FileExecutor:
     """The functions of a user's file, in a process of the dialogue's own that its first call starts.
 
     A feedback is an error where the call failed, or where the default MAE rule reads an error in what the tool
-    returned. `finish`, where the file has none, is the toolbox's.
+    returned, unless it is `ends`, the tool that ends the dialogue: an answer may speak of errors. own: the file's
+    functions; `finish`, where it is none of them, is the toolbox's.
     """
 
-    def __init__(self, path: str, time_limit: float, tools: ToolList, own: frozenset[str]):
-        self._worker, self._tools, self._own = Worker(path, time_limit), tools, own
+    def __init__(self, path: str, time_limit: float, tools: ToolList, own: frozenset[str], ends: str | None):
+        self._worker, self._tools, self._own, self._ends = Worker(path, time_limit), tools, own, ends
 
     def execute(self, call: Call) -> Result:
         if call.name not in self._own and call.name in self._tools.schemas:
             return execute(call.name, call.arguments, _OWN)
         result = self._worker.execute(call.name, call.arguments)
-        return Result(result.value, result.error or mae_default.failure(result.value) is not None)
+        told = call.name != self._ends and mae_default.failure(result.value) is not None
+        return Result(result.value, result.error or told)
 
     def close(self) -> None:
         self._worker.close()

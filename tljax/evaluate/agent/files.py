@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax.core.errors import InputError
+from tljax.core.run_folder import write_whole
 from tljax.evaluate.partial import Partial, check_new, claim
 
 
@@ -20,10 +21,10 @@ def check_files(out: Path) -> None:
     A report beside dialogues that are not all written is what an interruption at the very end has left.
     """
     dialogues, transcript = paths_of(out)
-    check_new(dialogues)
+    check_new(dialogues, "file")
     if not _partial_of(dialogues).exists():
         check_new(out)
-        check_new(transcript)
+        check_new(transcript, "file")
 
 
 def _partial_of(dialogues: Path) -> Path:
@@ -88,10 +89,8 @@ class Files:
         """Writes report and transcript, then the dialogues. Raises InputError where the disk refuses."""
         _, text = paths_of(self._out)
         for path, content in ((text, transcript), (self._out, report)):
-            temporary = path.with_name(f".{path.name}.tmp")
             try:
-                temporary.write_text(content, encoding="utf-8")
-                temporary.replace(path)
+                write_whole(path, [content])
             except OSError as error:
                 raise InputError(
                     f"{path}: cannot be written ({error.strerror}); make room, then the same command writes it"
@@ -107,5 +106,5 @@ def open_files(out: Path, fields: dict[str, Any], content: dict[str, str]) -> It
     `Partial` do.
     """
     dialogues, _ = paths_of(out)
-    with claim(dialogues), Partial(dialogues, fields, content) as partial:
+    with claim(dialogues, "file"), Partial(dialogues, fields, content) as partial:
         yield Files(out, partial)

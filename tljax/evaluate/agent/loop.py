@@ -141,10 +141,16 @@ def _begin(number: int, opening: Opening, tokenizer: Tokenizer) -> Dialogue:
     return Dialogue(number, opening, opening.open_tools(), tokenizer.encode(opening.prompt)[0])
 
 
+def fits(tokens: int, limits: Limits) -> bool:
+    """Whether a dialogue of so many tokens has room for a reply."""
+    return tokens + limits.new_tokens <= limits.tokens
+
+
 def _check_length(dialogue: Dialogue, limits: Limits) -> None:
-    length = len(dialogue.tokens) + limits.new_tokens
-    if length > limits.tokens:
-        dialogue.end(LENGTH_LIMIT, f"{length:,} tokens with the next reply, at most {limits.tokens:,} are allowed")
+    length = len(dialogue.tokens)
+    if not fits(length, limits):
+        told = f"{length + limits.new_tokens:,} tokens with the next reply, at most {limits.tokens:,} are allowed"
+        dialogue.end(LENGTH_LIMIT, told)
 
 
 def _take(dialogue: Dialogue, reply: Sampled, tokenizer: Tokenizer, limits: Limits) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tljax.evaluate.agent.loop import FINISH
-from tljax.evaluate.agent.scores import DEFINITIONS, OF_TASKS, Figure, figures_of, outcomes_of
+from tljax.evaluate.agent.scores import DEFINITIONS, Figure, figures_of, outcomes_of
 
-NOTE = "DE, CE, VA by our definitions, as the paper gives none; intervals take a dialogue's calls as independent"
+NOTE = "DE, CE, VA by our definitions, as the paper gives none"
 MOCK = "a mock answers the calls: it checks them against the tool list and runs nothing, so CE is DE"
-UNITS = {"DE": "calls", "CE": "calls", "VA": "queries"} | dict.fromkeys(OF_TASKS, "tasks")
+UNITS = {"DE": "calls", "CE": "calls", "VA": "queries", "success": "tasks", "answer": "tasks"}
+UNITS["state"] = "tasks that change the state"
 
 
 def sets_of(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -29,9 +30,6 @@ def table(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str])
         replies = sum(len(row["exchanges"]) for row in rows)
         lines.append(f"{name}: {len(rows):,} dialogues, {replies / len(rows):.1f} replies each")
         lines += [_line(score, figure) for score, figure in figures.items()]
-        if "success" in figures:
-            changing = sum(row["changes_state"] for row in rows)
-            lines.append(f"    {changing:,} of the tasks change the state")
         ends = ", ".join(f"{outcome} {count:,}" for outcome, count in outcomes_of(rows).items() if count)
         lines.append(f"  ends      {ends}")
     lines += [f"{name:<9}{DEFINITIONS[name]}" for name in names]

@@ -1,5 +1,6 @@
 """The multi-turn run: a model's dialogues with tools that are run, scored, printed, and kept as they end."""
 
+import contextlib
 import hashlib
 import os
 import time
@@ -12,23 +13,23 @@ import jax.numpy as jnp
 
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError
-from tljax.core.mesh import batch_shards, check_one_process, check_rows, make_mesh
+from tljax.core.mesh import batch_shards, make_mesh
 from tljax.core.metrics import say
 from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import DIALECTS
-from tljax.data.reader import read_rows
+from tljax.data.reader import first_of
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.evaluate import answers
 from tljax.evaluate.agent import report as dialogue_report
 from tljax.evaluate.agent.dialogues import Asked, benchmark_dialogues, query_dialogues, toolbox_dialogues
 from tljax.evaluate.agent.files import Files, NoFiles, check_files, open_files
-from tljax.evaluate.agent.loop import Limits, Policy, hold
+from tljax.evaluate.agent.loop import Limits, Policy, fits, hold
 from tljax.evaluate.agent.scores import row_of
-from tljax.evaluate.benchmarks.find import READERS
-from tljax.evaluate.benchmarks.rotbench import is_tooleyes_raw
+from tljax.evaluate.benchmarks.find import is_benchmark
+from tljax.evaluate.generate import check_devices
 from tljax.evaluate.progress import Progress
 from tljax.model import llama, source
-from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+from tljax.model.attention import IMPLEMENTATIONS
 from tljax.model.fingerprint import fingerprint
 from tljax.model.replies import Reply, generate_all
 from tljax.model.sampling import SampleOptions
@@ -36,6 +37,7 @@ from tljax.toolbox.embedded import model_path
 
 # Fields that decide how a dialogue goes; the others may change when a run goes on.
 DECIDING = ("dialect", "new_tokens", "max_turns", "max_tokens", "max_repeats", "finish", "tool_seconds")
+DAY = 86_400  # seconds
 
 
 def run(config: Any) -> None:
@@ -54,8 +56,10 @@ def run(config: Any) -> None:
     model = source.open_model(model_path(config.model.path), "")
     tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
     source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    llama.check_length(model.config, config.new_tokens + 1, "config.new_tokens and a prompt")
     longest = min(config.max_tokens or model.config.max_tokens, model.config.max_tokens)
     limits = Limits(config.max_turns, longest, config.new_tokens, config.max_repeats)
+    check_openings(asked, tokenizer, limits)
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
         options = answers.greedy(
@@ -64,11 +68,12 @@ def run(config: Any) -> None:
             compute_dtype=config.model.compute_dtype,
             attention=config.model.attention,
         )
-        with NoFiles() if out is None else open_files(out, *made_with(config, asked, model, tokenizer)) as files:
+        fields = made_with(config)
+        with NoFiles() if out is None else open_files(out, fields, hashes_of(config, asked, model, tokenizer)) as files:
             converse(config, asked, model, tokenizer, options, limits, files)
             sets = dialogue_report.sets_of(files.rows())
             notes = [dialogue_report.NOTE, *([dialogue_report.MOCK] if is_mock(config) else [])]
-            facts = {"model": config.model.path, "data": config.data, "tools": config.tools}
+            facts = {"model": config.model.path, "data": config.data, "tools": config.tools, "made_with": fields}
             files.finish(dialogue_report.report_of(sets, notes, facts), dialogue_report.transcripts(sets))
     print(dialogue_report.table(sets, notes))
 
@@ -84,23 +89,20 @@ def check(config: Any) -> None:
     for field in ("queries", "new_tokens", "rows", "max_turns", "tool_calls"):
         check_range(field, config[field], 1)
     check_range("max_tokens", config.max_tokens, 0)
+    if 0 < config.max_tokens <= config.new_tokens:
+        raise InputError(
+            f"config.max_tokens is {config.max_tokens}, but a reply may have config.new_tokens = {config.new_tokens} "
+            "tokens and a prompt comes before it; raise max_tokens, or leave it 0 for as many as the model can read"
+        )
     check_range("max_repeats", config.max_repeats, 2)
-    if not 0 < config.tool_seconds < float("inf"):
-        raise InputError(f"config.tool_seconds is {config.tool_seconds}; it must be above 0 and finite")
+    if not 0 < config.tool_seconds <= DAY:
+        raise InputError(f"config.tool_seconds is {config.tool_seconds}; it must be above 0 and at most {DAY:,}, a day")
     if config.data == "toolbox" and (config.tools or config.finish != "finish"):
         field = "tools" if config.tools else "finish"
         raise InputError(
             f"config.{field} is {config[field]!r}, but config.data is 'toolbox', which has its own; name a file of "
             "queries in config.data, or leave the field as it is"
         )
-
-
-def check_devices(config: Any, c: llama.LlamaConfig) -> None:
-    """Raises InputError where rows, model and attention do not fit the current mesh."""
-    check_one_process()
-    check_rows(config.rows, "config.rows")
-    llama.check_mesh(c)
-    choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
 
 
 def read_asked(config: Any) -> list[Asked]:
@@ -113,33 +115,43 @@ def read_asked(config: Any) -> list[Asked]:
     return query_dialogues(config.data, config.dialect, config.finish, tools, config.tool_seconds)
 
 
-def is_benchmark(path: str) -> bool:
-    """Whether a path is a folder, or a file whose first row is a benchmark's."""
-    path = os.path.expanduser(path)
-    if not os.path.isfile(path) or not os.path.getsize(path):
-        return os.path.isdir(path)
-    _, first = next(iter(read_rows(path)))
-    return isinstance(first, dict) and any(
-        is_one(first) for is_one in (*(is_one for is_one, _ in READERS), is_tooleyes_raw)
-    )
-
-
 def is_mock(config: Any) -> bool:
     return config.data != "toolbox" and not config.tools
 
 
-def made_with(
-    config: Any, asked: Sequence[Asked], model: source.Model, tokenizer: Tokenizer
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """What decides the dialogues: fields by their names, and hashes of what was read by the names of that."""
+def check_openings(asked: Sequence[Asked], tokenizer: Tokenizer, limits: Limits) -> None:
+    """Prints which dialogues are too long for a first reply. Raises InputError where all are."""
+    lengths = [len(tokenizer.encode(one.opening.prompt)[0]) for one in asked]
+    long = [
+        f"set {one.set}, {one.id}: {length:,} tokens"
+        for one, length in zip(asked, lengths, strict=True)
+        if not fits(length, limits)
+    ]
+    if long and len(long) == len(asked):
+        raise InputError(
+            f"no dialogue has room for a reply: the shortest begins with {min(lengths):,} tokens, and with "
+            f"config.new_tokens = {limits.new_tokens:,} more they may have {limits.tokens:,} (config.max_tokens, or "
+            "what the model can read); lower new_tokens, or raise max_tokens where it is set"
+        )
+    if long:
+        told = f"dialogues that end before they begin, over {limits.tokens:,} tokens with a reply: {len(long):,}"
+        say("\n".join([told, *first_of(long)]))
+
+
+def made_with(config: Any) -> dict[str, Any]:
+    """The fields that decide the dialogues, by their dotted names."""
+    return {name: config[name] for name in DECIDING} | {"model.compute_dtype": config.model.compute_dtype}
+
+
+def hashes_of(config: Any, asked: Sequence[Asked], model: source.Model, tokenizer: Tokenizer) -> dict[str, str]:
+    """Hashes of what decides the dialogues and was read, by the names of that."""
     digest = hashlib.sha256()
     for one in asked:
         digest.update(repr((one.set, one.id, one.opening.prompt)).encode())
     content = {"model": fingerprint(model), "tokenizer": tokenizer.fingerprint, "content of data": digest.hexdigest()}
     if config.tools:
         content["content of tools"] = hashlib.sha256(Path(config.tools).expanduser().read_bytes()).hexdigest()
-    fields = {name: config[name] for name in DECIDING} | {"model.compute_dtype": config.model.compute_dtype}
-    return fields, content
+    return content
 
 
 def converse(
@@ -171,15 +183,15 @@ def converse(
     with StopRequest() as stop, Progress(len(asked), len(files), "dialogue", "dialogues") as progress:
         policy = policy_of(params, model.config, options, rows, progress)
         rounds = hold(todo, policy, tokenizer, limits, rows=rows, calls_at_once=config.tool_calls)
-        for ended in rounds:
-            files.append([(dialogue.number, row_of(asked[dialogue.number], dialogue)) for dialogue in ended])
-            replies += sum(len(dialogue.exchanges) for dialogue in ended)
-            progress.advance(len(ended))
-            if stop.signal is not None and len(files) < len(asked):
-                rounds.close()
-                progress.close()
-                say(f"stopped by {stop.signal.name} after {len(files):,} of {len(asked):,} dialogues, {files.told}")
-                raise SystemExit(EXIT_CODES[stop.signal])
+        with contextlib.closing(rounds):
+            for ended in rounds:
+                files.append([(dialogue.number, row_of(asked[dialogue.number], dialogue)) for dialogue in ended])
+                replies += sum(len(dialogue.exchanges) for dialogue in ended)
+                progress.advance(len(ended))
+                if stop.signal is not None and len(files) < len(asked):
+                    progress.close()
+                    say(f"stopped by {stop.signal.name} after {len(files):,} of {len(asked):,} dialogues, {files.told}")
+                    raise SystemExit(EXIT_CODES[stop.signal])
     say(f"held {len(todo):,} dialogues with {replies:,} replies in {time.perf_counter() - begin:,.0f} s")
 
 

@@ -9,8 +9,11 @@ here are ours, and figures by them are not the paper's:
   rule takes for an error), of all calls, `finish` included;
 * VA, valid answer: queries whose dialogue ends in `finish` with an answer that is neither empty nor a refusal, of all
   queries;
-* success, in the toolbox: tasks that end in `finish` with every result asked for in the answer, and with the state that
+* success, in the toolbox: tasks that end in `finish` with the results asked for as the answer, and with the state that
   the solution leaves, of all tasks.
+
+`ask_to_user` is a call like others and no error where it is listed; nobody answers, and its feedback says so. Calls of
+one dialogue resemble each other: intervals of DE and CE take dialogues, not calls, as independent.
 """
 
 import re
@@ -20,17 +23,17 @@ from typing import Any, NamedTuple
 from tljax.evaluate.agent.dialogues import Asked, solved
 from tljax.evaluate.agent.executors import ToolboxExecutor
 from tljax.evaluate.agent.loop import FINISH, OUTCOMES, Dialogue, Exchange
+from tljax.evaluate.clustered import Sums
 from tljax.evaluate.score import Share, share_of
 
 DEFINITIONS = {
-    "success": "tasks that end in finish with the results asked for and the state that the solution leaves",
-    "answer": "... with the results asked for in the answer",
-    "state": "... with the state that the solution leaves, after whatever end",
+    "success": "tasks that end in finish with the results asked for, and the state that the solution leaves",
+    "answer": "... with the results asked for",
+    "state": "... with the state that the solution leaves, after whatever end, of tasks that change it",
     "VA": "queries that end in finish with an answer that is neither empty nor a refusal",
     "DE": "calls that contradict the tool list: unknown tool, undocumented parameter, required one missing",
     "CE": "calls whose execution gave an error",
 }
-OF_TASKS = ("success", "answer", "state")
 
 _VERBS = "handle|help|assist|answer|complete|solve|fulfil+|finish|provide|process|perform|do|access"
 _REFUSAL = re.compile(
@@ -87,14 +90,27 @@ def _exchange(one: Exchange) -> dict[str, Any]:
 
 def figures_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     """The scores of one set's rows, by the names in DEFINITIONS; those of tasks where the rows are tasks."""
-    n, calls = len(rows), sum(row["calls"] for row in rows)
-    counts = {"VA": (sum(row["valid"] for row in rows), n)}
-    counts["DE"] = sum(row["documentation_errors"] for row in rows), calls
-    counts["CE"] = sum(row["call_errors"] for row in rows), calls
+    figures = {}
     if rows and "success" in rows[0]:
-        fields = {"success": "success", "answer": "answer_right", "state": "state_right"}
-        counts = {name: (sum(row[field] for row in rows), n) for name, field in fields.items()} | counts
-    return {name: Figure(count, of, share_of(count / of, of) if of else None) for name, (count, of) in counts.items()}
+        changing = [row for row in rows if row["changes_state"]]
+        figures = {"success": _of_dialogues(rows, "success"), "answer": _of_dialogues(rows, "answer_right")}
+        figures["state"] = _of_dialogues(changing, "state_right")
+    figures["VA"] = _of_dialogues(rows, "valid")
+    return figures | {"DE": _of_calls(rows, "documentation_errors"), "CE": _of_calls(rows, "call_errors")}
+
+
+def _of_dialogues(rows: Sequence[Mapping[str, Any]], field: str) -> Figure:
+    count, n = sum(row[field] for row in rows), len(rows)
+    return Figure(count, n, share_of(count / n, n) if n else None)
+
+
+def _of_calls(rows: Sequence[Mapping[str, Any]], field: str) -> Figure:
+    sums = Sums()
+    for row in rows:
+        sums.add(row[field], row["calls"])
+    share = sums.share()
+    count, n = sum(row[field] for row in rows), sum(row["calls"] for row in rows)
+    return Figure(count, n, Share(share.value, share.low, share.high) if share else None)
 
 
 def outcomes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tljax.data.compare import KINDS, Comparison, compare
-from tljax.evaluate.analysis.clustered import Estimate, Sums
 from tljax.evaluate.analysis.golden_steps import GoldenStep
 from tljax.evaluate.analysis.tables import Table
 from tljax.evaluate.analysis.token_classes import CLASSES, NAME_CLASSES
 from tljax.evaluate.analysis.token_scores import TokenScores
+from tljax.evaluate.clustered import Estimate, Sums
 from tljax.evaluate.score import METRICS
 
 NONE, ANY, IN_NAME = "none: the golden reply", "any wrong token", "in the name, all three"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from tljax.data.mae import Rule, load_rule
 from tljax.data.trajectory import Trajectory
 from tljax.evaluate.analysis.call_errors import CALL_ERRORS, call_errors
-from tljax.evaluate.analysis.clustered import Sums
 from tljax.evaluate.analysis.tables import Table
+from tljax.evaluate.clustered import Sums
 
 SHOWN = 20  # steps on which the rules differ that the report lists
 

@@ -8,10 +8,10 @@ from typing import Any
 from tljax.core.errors import InputError
 from tljax.data.compare import KINDS
 from tljax.evaluate.analysis.call_errors import CALL_ERRORS
-from tljax.evaluate.analysis.clustered import Estimate
 from tljax.evaluate.analysis.corrections import ANY, ReplyCounts
 from tljax.evaluate.analysis.feedback_errors import FeedbackCounts
 from tljax.evaluate.analysis.token_losses import RANKS, TokenCounts
+from tljax.evaluate.clustered import Estimate
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart (jfly.uni-koeln.de/color).
 BLUE = "#0072B2"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tljax.evaluate.analysis.clustered import Estimate
+from tljax.evaluate.clustered import Estimate
 
 Cell = str | int | float | Estimate | None
 

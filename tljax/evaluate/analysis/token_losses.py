@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tljax.evaluate.analysis.clustered import Estimate, Sums
 from tljax.evaluate.analysis.golden_steps import GoldenStep
 from tljax.evaluate.analysis.tables import Table
 from tljax.evaluate.analysis.token_classes import CLASSES
 from tljax.evaluate.analysis.token_scores import TokenScores
+from tljax.evaluate.clustered import Estimate, Sums
 
 # Ranks of the golden token that are reported together: the last of each, inclusive.
 RANKS = {"1": 1, "2": 2, "3-5": 5, "6-10": 10, "11-100": 100, "above 100": 2**31 - 1}

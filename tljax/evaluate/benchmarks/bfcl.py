@@ -18,6 +18,7 @@ from tljax.evaluate.benchmarks.sets import (
     ANY_CALL,
     GOLDEN,
     NO_CALL,
+    UNKNOWN,
     EvalSet,
     Example,
     Skipped,
@@ -83,7 +84,8 @@ def read_bfcl(name: str, file: Path, rows: list[Any]) -> EvalSet:
             try:
                 golden = _golden(given, tool_list(tools))
             except ValueError as error:
-                skipped.append(Skipped(index, identity, f"golden answer is broken: {error}"))
+                example = Example(index, identity, tools, turns, system=system, wants=UNKNOWN)
+                skipped.append(Skipped(index, identity, f"golden answer is broken: {error}", example))
                 continue
             remarks += odd_calls(index, golden, tools)
         examples.append(Example(index, identity, tools, turns, golden, system=system, wants=wants))

@@ -6,12 +6,13 @@ They are read as their repositories lay them out, one file or a folder of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tljax.core.errors import InputError
+from tljax.data.reader import read_rows
 from tljax.evaluate.benchmarks import bfcl, rotbench, toolalpaca
 from tljax.evaluate.benchmarks.sets import EvalSet, check_characters, read_json_rows
 
@@ -66,6 +67,20 @@ def find_sets(path: str | Path, field: str = "config.data") -> Found:
     return Found(sets + _executable(sets), unread)
 
 
+def reader_of(row: Any) -> tuple[Callable[[Any], bool], Callable[[str, Path, list[Any]], EvalSet]] | None:
+    """The pair of READERS that a file's first row asks for; None where it is no benchmark's."""
+    return next((pair for pair in READERS if isinstance(row, dict) and pair[0](row)), None)
+
+
+def is_benchmark(path: str | Path) -> bool:
+    """Whether a path is a folder, or a file whose first row is a benchmark's, be it one that is not read."""
+    path = Path(path).expanduser()
+    if not path.is_file() or not path.stat().st_size:
+        return path.is_dir()
+    _, first = next(iter(read_rows(str(path))))
+    return reader_of(first) is not None or rotbench.is_tooleyes_raw(first)
+
+
 def _may_be_set(file: Path, folder: Path) -> bool:
     """Whether a file is none of answers, and in no hidden folder."""
     parts = file.relative_to(folder).parts
@@ -76,12 +91,13 @@ def _read(name: str, file: Path) -> EvalSet | str:
     """The set, or why the file is none."""
     rows = read_json_rows(file)
     first = rows[0] if isinstance(rows, list) and rows else None
-    for is_one, read in READERS:
-        if isinstance(first, dict) and is_one(first):
-            unread = bfcl.why_unread(first) if is_one is bfcl.is_bfcl else None
-            if unread is None:
-                _check_characters(file, rows)
-            return unread or read(name, file, rows)
+    reader = reader_of(first)
+    if reader is not None and isinstance(first, dict):
+        is_one, read = reader
+        unread = bfcl.why_unread(first) if is_one is bfcl.is_bfcl else None
+        if unread is None:
+            _check_characters(file, rows)
+        return unread or read(name, file, rows)
     if rotbench.is_tooleyes_raw(first):
         return "ToolEyes' raw file has no tool lists; give scenario_data_zero_processed.json"
     if isinstance(first, dict):

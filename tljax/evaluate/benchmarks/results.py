@@ -76,7 +76,7 @@ def _set_report(result: Result) -> dict[str, Any]:
         "scores": {p: {metric: s.scores[metric].percent for metric in METRICS} for p, s in summaries.items()},
         "intervals": {p: {metric: list(s.scores[metric][1:]) for metric in METRICS} for p, s in summaries.items()},
         "kinds": {kind: any_.kinds[kind].percent for kind in KINDS},
-        "why_skipped": [row._asdict() for row in one.skipped],
+        "why_skipped": [{"index": row.index, "id": row.id, "why": row.why} for row in one.skipped],
         "remarks": list(one.remarks),
         "unasked": result.unasked,
         "rows": [

@@ -44,6 +44,7 @@ def check(config: Any, begun: bool = False) -> None:
 
     begun: an earlier run was stopped; what it has written of the results may be there, and is written again.
     """
+    check_single(config)
     if config.data == "toolbox":
         raise InputError(
             "config.data is 'toolbox', which config.predictions is not for; give the benchmark's file or folder that "
@@ -71,6 +72,15 @@ def beside(report: str, ending: str) -> Path:
     """Where a file that belongs to a report lies: report.robustness.png for report.json."""
     out = Path(report).expanduser()
     return out.with_name(f"{out.name.removesuffix('.json')}.{ending}")
+
+
+def check_single(config: Any) -> None:
+    """Raises InputError for tools to be run, which only dialogues do."""
+    if config.tools:
+        raise InputError(
+            f"config.tools is {config.tools!r}, whose functions are called in dialogues alone; give "
+            "--config.turns=multi too, or leave it empty"
+        )
 
 
 def load(config: Any) -> list[EvalSet]:

@@ -38,11 +38,15 @@ class Example:
 
 
 class Skipped(NamedTuple):
-    """A row that is left out of the scores, because its golden answer is broken."""
+    """A row that is left out of the scores, because its golden answer is broken.
+
+    example: the row without one, which dialogues do with; None where that cannot be had.
+    """
 
     index: int
     id: str
     why: str
+    example: Example | None = None
 
 
 @dataclass(frozen=True)

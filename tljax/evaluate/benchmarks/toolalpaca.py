@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tljax.core.errors import InputError
 from tljax.data.calls import Call
 from tljax.data.compare import AnyValue
 from tljax.data.trajectory import Tool, Turn
-from tljax.evaluate.benchmarks.sets import EvalSet, Example, Skipped, field, loads
+from tljax.evaluate.benchmarks.sets import GOLDEN, UNKNOWN, EvalSet, Example, Skipped, field, loads
 
 _FIELDS = {"Function_Description", "Instructions", "Golden_Answers"}
 _PARAMETER = re.compile(
@@ -71,14 +72,15 @@ def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
                 raise InputError(f"{at}, field Instructions[{k}]: is {text!r:.40}; allowed: a string")
             if not isinstance(steps, list):
                 raise InputError(f"{at}, field Golden_Answers[{k}]: is {steps!r:.40}; allowed: a list of steps")
+            example = Example(index, identity, tools, (Turn("user", text),), ignored=hidden, wants=UNKNOWN)
             try:
                 golden = tuple(_call(step, tools) for step in steps)
                 if not golden:
                     raise ValueError("it has no step")
             except ValueError as error:
-                skipped.append(Skipped(index, identity, f"golden answer is broken: {error}"))
+                skipped.append(Skipped(index, identity, f"golden answer is broken: {error}", example))
             else:
-                examples.append(Example(index, identity, tools, (Turn("user", text),), golden, hidden))
+                examples.append(replace(example, golden=golden, wants=GOLDEN))
             index += 1
     return EvalSet(name, "toolalpaca", tuple(examples), tuple(skipped), file=str(file))
 

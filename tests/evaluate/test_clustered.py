@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tljax.evaluate.analysis.clustered import Sums
 from tljax.evaluate.analysis.tables import Table, shown
+from tljax.evaluate.clustered import Sums
 
 
 def sums_of(groups):
