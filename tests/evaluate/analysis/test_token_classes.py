@@ -168,8 +168,7 @@ def test_steps_that_do_not_fit_are_left_out_with_their_reason():
     base = load_tokenizer(BASE)
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]
     trajectory = trajectory_from_row({"tools": [{"name": "f"}], "messages": turns}, "test", 1)
-    need = len(steps(base, "mae", [NO_ARGUMENTS])[0].prompt)
-    for most, words in ((need // 2, "too long"), (60, "no room for the model's reply: ")):
+    for most, words in ((20, "too long: 27 tokens"), (60, "no room for the model's reply: ")):
         found, left_out = golden_steps(Data("mae"), Rows([trajectory]), base, (0, [0]), most, 64)
         assert not found and len(left_out) == 1 and words in left_out[0]
 
