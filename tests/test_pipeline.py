@@ -15,6 +15,7 @@ import pytest
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import TIMING_FIELDS
+from tljax.core.run_folder import read_lines
 from tljax.data.tokens import load_tokenizer
 from tljax.model import hf, llama, source
 from tljax.toolbox import trajectories
@@ -47,9 +48,12 @@ def test_every_evaluation_scores_the_same_queries(trained):
     assert list(lines) == steps
     goldens = set()
     for step in steps:
-        rows = [json.loads(line) for line in (trained / "scores" / f"{step}.jsonl").read_text().splitlines()]
+        rows = read_lines(trained / "scores" / f"{step}.jsonl")
         names = ("held_out", "composition", "domain")
-        assert [(row["set"], row["index"]) for row in rows] == [(name, i) for name in names for i in range(3)]
+        assert [row["set"] for row in rows] == [name for name in names for _ in range(3)]
+        # Rows are spread over all that are held out, the toolbox's are the first ones.
+        assert [row["index"] for row in rows[3:]] == [0, 1, 2] * 2
+        assert rows[0]["index"] < rows[1]["index"] < rows[2]["index"]
         goldens.add(tuple(row["golden"] for row in rows))
         for name in names:
             hits = [row["level"] >= 1 for row in rows if row["set"] == name]
@@ -146,6 +150,7 @@ def test_the_exported_chat_template_gives_the_tokens_of_training(trained, repo, 
         assert ids == last["tokens"][: last["reply_start"]]
 
 
+@pytest.mark.whole_run
 def test_a_second_stage_begins_where_the_first_ended(launch, quick, trained, tmp_path):
     """model.path as a run's folder and as its export: the same first loss, near the last one of the run."""
     first = []
@@ -182,6 +187,7 @@ def test_default_folders_never_collide(launch, quick, tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["sft-tiny", "sft-tiny-2"]
 
 
+@pytest.mark.whole_run
 def test_killed_and_stopped_runs_give_the_metrics_of_one_run(repo, quick, tmp_path):
     """kill -9, then SIGTERM, then to the end: every line and every weight as in a run that nothing disturbed."""
     command = [sys.executable, str(repo / "launch" / "train.py"), *quick, "--config.optim.max_steps=9"]
@@ -220,6 +226,7 @@ def test_killed_and_stopped_runs_give_the_metrics_of_one_run(repo, quick, tmp_pa
     assert samples == [json.loads(line)["step"] for line in (whole / "samples.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.whole_run
 def test_a_restart_on_other_rows_is_refused(launch, quick, trained, repo, tmp_path, capsys):
     """The config is the same, the file it names is not: the run would go on with data it never saw."""
     raw, out = tmp_path / "raw.json", tmp_path / "run"

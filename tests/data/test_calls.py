@@ -187,7 +187,8 @@ JSON = st.recursive(
     max_leaves=12,
 )
 PRINTABLE = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=10)
-NAME = PRINTABLE.filter(lambda s: s == s.strip() and "(" not in s)
+# A reply ends at "</s>", in a name too.
+NAME = PRINTABLE.filter(lambda s: s == s.strip() and "(" not in s and "</s>" not in s)
 PLAIN_NAME = NAME.filter(lambda s: not any(c.isspace() for c in s) and s[0] not in ",;[]`" and not s.startswith("Assi"))
 PLAIN_KEY = NAME.filter(lambda s: not any(c in "'\"()[]{},=" for c in s))
 

@@ -27,6 +27,7 @@ def codellama(shared, tmp_path_factory):
     return folder
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("plan", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_three_updates_on_toolalpaca(plan, codellama, shared, launch, repo, tmp_path, capsys):
     flags = {

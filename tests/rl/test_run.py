@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tljax.core.mesh import make_mesh
+from tljax.core.run_folder import read_lines
 from tljax.evaluate.toolbox import held_out_sets
 from tljax.model import hf, source
 from tljax.rl.irm import PARAMETER_REWARDS, REWARDS
@@ -94,7 +95,7 @@ def test_the_table_of_rewards_is_of_the_scored_answers(learned, capsys, launch, 
     out = capsys.readouterr().out
     assert "resumed at update 4 of 4" in out
     sets = held_out_sets(3, "mae")
-    answers = [json.loads(line) for line in (learned / "scores" / "4.jsonl").read_text().splitlines()]
+    answers = read_lines(learned / "scores" / "4.jsonl")
     values = [
         irm_reward(row["prediction"], row["golden"], sets["domain"][row["index"]].tools).value
         for row in answers
@@ -133,6 +134,7 @@ def test_the_export_is_the_actor(learned, trained):
         assert not all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), ours, start)))
 
 
+@pytest.mark.whole_run
 def test_a_killed_run_gives_the_metrics_of_one_run(learned, launch, repo, flags, tmp_path):
     """kill -9 when the third rollout is there and its update is not: that rollout is read, not made again."""
     folder = tmp_path / "run"

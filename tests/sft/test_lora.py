@@ -12,6 +12,7 @@ import pytest
 
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import TIMING_FIELDS
+from tljax.core.run_folder import read_lines
 from tljax.core.state import abstract_state, init_state
 from tljax.model import hf, llama, lora, source
 from tljax.sft.step import make_eval_step, make_sft_step
@@ -145,9 +146,8 @@ def test_a_run_and_its_adapter_answer_as_in_training(name, launch, repo, adapted
     flags = ["--config.queries=3", "--config.rows=8", "--config.new_tokens=16", f"--config.out={out}"]
     config = f"--config={repo / 'configs' / 'evaluate.py'}"
     assert launch("evaluate", config, *flags, f"--config.model.path={adapted / name}") == 0
-    answers = [json.loads(line)["prediction"] for line in out.read_text().splitlines()]
-    last = (adapted / "scores" / "6.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, last) if row["set"] != "held_out"]
+    answers = [row["prediction"] for row in read_lines(out)]
+    rows = [row for row in read_lines(adapted / "scores" / "6.jsonl") if row["set"] != "held_out"]
     assert answers == [row["prediction"] for row in rows]
 
 

@@ -59,6 +59,7 @@ def held_out():
     return own_words(made) - tool_words(FINISH.schema) - tool_words(ASK_TO_USER.schema)
 
 
+@pytest.mark.whole_run
 def test_no_word_of_the_toolbox_is_in_what_the_base_is_trained_on(repo, held_out):
     """Of the very rows of configs/base.py, a sample over all its levels, both seeds of the model card."""
     config = runpy.run_path(str(repo / "configs" / "base.py"))["get_config"]()

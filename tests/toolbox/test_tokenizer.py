@@ -73,6 +73,7 @@ def test_laid_out_as_llama_2(shared):
     assert ours["post_processor"]["single"] == llama["post_processor"]["single"]
 
 
+@pytest.mark.whole_run
 def test_the_command_makes_the_shipped_files_again(tmp_path):
     trainer.write(str(tmp_path))
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -63,7 +63,7 @@ def _benchmarks(path: str, config: Any) -> Sets:
             f"holds out), {TOOLBOX}, a file or a folder of benchmarks"
         )
     found: Sets = {}
-    sets = read_sets(path)
+    sets = read_sets(path, "config.eval.sets")
     parts = {name for one in sets for name, _ in one.parts}
     for one in sets:
         asked = [example for example in one.examples if example.wants != UNKNOWN]

@@ -92,8 +92,8 @@ def test_the_toolbox_runs_listed_tools_alone_each_dialogue_with_its_state():
     assert one.execute(Call("add_numbers", {})).value == "name 'add_numbers' is not defined"
     assert one.execute(Call("finish", {"answer": "x"})) == Result("x", False)
     asking, asked = ToolboxExecutor(["ask_to_user"]), tool_list([ASK_TO_USER.schema])
-    call = Call("ask_to_user", {"question": "Which?"})
-    assert asking.execute(call) == MockExecutor(asked).execute(call) == Result(NO_USER, False)
+    question = Call("ask_to_user", {"question": "Which?"})
+    assert asking.execute(question) == MockExecutor(asked).execute(question) == Result(NO_USER, False)
     assert documentation_error(call, tool_list([TOOLS["add_stock"].schema])) is None
 
 

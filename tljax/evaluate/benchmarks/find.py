@@ -92,7 +92,7 @@ def _read(name: str, file: Path) -> EvalSet | str:
     rows = read_json_rows(file)
     first = rows[0] if isinstance(rows, list) and rows else None
     reader = reader_of(first)
-    if reader is not None and isinstance(first, dict):
+    if isinstance(first, dict) and reader is not None:
         is_one, read = reader
         unread = bfcl.why_unread(first) if is_one is bfcl.is_bfcl else None
         if unread is None:
