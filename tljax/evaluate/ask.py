@@ -34,6 +34,7 @@ def run(config: Any) -> None:
     where a signal stopped it. The replies lie in a partial file until all results are written: wherever it is stopped,
     the same command goes on from there.
     """
+    sets = scoring.load(config)
     if not config.out:
         raise InputError(
             "config.out is empty; name a new report, --config.out=report.json: the replies are kept beside it, and a "
@@ -42,7 +43,6 @@ def run(config: Any) -> None:
     out = scoring.beside(config.out, "predictions.jsonl")
     check_new_predictions(out)
     scoring.check(config, begun=out.with_name(f"{out.name}.partial").exists())
-    sets = scoring.load(config)
     asked = [(one, example) for one in sets if not one.parts for example in one.examples if example.wants != UNKNOWN]
     if not asked:
         raise InputError(

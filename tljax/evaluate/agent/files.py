@@ -7,12 +7,13 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.core.run_folder import write_whole
+from tljax.evaluate.benchmarks.scoring import beside
 from tljax.evaluate.partial import Partial, check_new, claim
 
 
 def paths_of(out: Path) -> tuple[Path, Path]:
     """The dialogues as JSON lines and as a text, beside the report `out`."""
-    return out.with_name(f"{out.stem}.dialogues.jsonl"), out.with_name(f"{out.stem}.dialogues.txt")
+    return beside(str(out), "dialogues.jsonl"), beside(str(out), "dialogues.txt")
 
 
 def check_files(out: Path) -> None:
