@@ -60,7 +60,8 @@ class TokenCounts:
 
     def ranks(self, name: str) -> list[float]:
         """The percentages of RANKS in a class."""
-        return [sums.share().value if sums.count else 0.0 for sums in self._ranks[name].values()]  # pyright: ignore
+        found = [sums.share() for sums in self._ranks[name].values()]
+        return [0.0 if share is None else share.value for share in found]
 
     def names(self) -> list[str]:
         """The classes that occur, in the order of CLASSES."""
