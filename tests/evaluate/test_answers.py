@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tljax.core.mesh import make_mesh
+from tljax.core.run_folder import read_lines
 from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import answers
 from tljax.evaluate.score import Score
@@ -43,7 +44,7 @@ def test_answers_are_kept_and_read_back(found, sets, tmp_path):
         query = sets[row["set"]][row["index"]]
         assert row["golden"].startswith(f"{query.golden.name}(")
         assert row["prediction"] == found[0][row["set"]][row["index"]].text
-    read = answers.read_scores(tmp_path / "a.jsonl")
+    read = answers.scores_in(read_lines(tmp_path / "a.jsonl"))
     for name, scores in answers.scores_of(found[0]).items():
         assert [(s.levels["any"], s.kind, s.detail) for s in scores] == [
             (s.levels["any"], s.kind, s.detail) for s in read[name]

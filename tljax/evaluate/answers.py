@@ -1,14 +1,15 @@
 """A model's greedy replies to held-out queries, scored and kept."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from tljax.core.errors import InputError
-from tljax.core.run_folder import read_lines, write_lines
+from tljax.core.run_folder import write_lines
 from tljax.data.calls import Call
 from tljax.data.prompt import render_call
 from tljax.data.tokens import Tokenizer
@@ -118,17 +119,12 @@ def _golden(query: Query, dialect: str) -> str | None:
     return render_call(Call(query.golden.name, shown), dialect)
 
 
-def read_scores(path: Path) -> dict[str, list[Score]]:
-    """The scores in a file of `write_answers`, by set."""
+def scores_in(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Score]]:
+    """The scores in rows of `write_answers`, by set."""
     scores: dict[str, list[Score]] = {}
-    for row in read_lines(path):
+    for row in rows:
         scores.setdefault(row["set"], []).append(Score({"any": row["level"]}, row["kind"], row["detail"]))
     return scores
-
-
-def asked_of(path: Path) -> list[tuple[str, int]]:
-    """Set and index of every query in a file of `write_answers`, in order."""
-    return [(row["set"], row["index"]) for row in read_lines(path)]
 
 
 def scores_of(answers: Mapping[str, Sequence[Answer]]) -> dict[str, list[Score]]:

@@ -15,16 +15,16 @@ from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import say
 from tljax.data.reader import first_of
-from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.data.tokens import Tokenizer
 from tljax.evaluate.answers import greedy
 from tljax.evaluate.benchmarks import scoring
 from tljax.evaluate.benchmarks.predictions import Replies, has_no_golden, matched
 from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, prompt_of
 from tljax.evaluate.generate import Prompts, answer, check_devices
 from tljax.evaluate.partial import Partial, check_new, claim
+from tljax.evaluate.trained import open_trained
 from tljax.model import source
 from tljax.model.fingerprint import fingerprint
-from tljax.toolbox.embedded import model_path
 
 
 def run(config: Any) -> None:
@@ -50,9 +50,7 @@ def run(config: Any) -> None:
         )
     scoring.check_sets(config, [one for one in sets if not has_no_golden(one)])
     source.check_trained(config.model.path)
-    model = source.open_model(model_path(config.model.path), "")
-    tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
-    source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    model, tokenizer = open_trained(config.model.path, config.tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), claim(out, "file"):
         check_devices(config, model.config)
         prompts = [prompt_of(example, config.dialect) for _, example in asked]

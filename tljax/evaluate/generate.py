@@ -13,22 +13,22 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from tljax.core.config import LARGEST, check_choice, check_range
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, memory_told
 from tljax.core.mesh import batch_shards, check_one_process, check_rows, make_mesh
 from tljax.core.metrics import has_terminal, say
 from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import DIALECTS
 from tljax.data.queries import read_queries
 from tljax.data.reader import first_of
-from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.data.tokens import Tokenizer
 from tljax.evaluate.partial import Partial, check_new, claim
 from tljax.evaluate.progress import Progress
+from tljax.evaluate.trained import open_trained
 from tljax.model import llama, source
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
 from tljax.model.fingerprint import fingerprint
 from tljax.model.replies import ROUND_TO, Reply, generate_batches, padded_width
 from tljax.model.sampling import SampleOptions, check_options
-from tljax.toolbox.embedded import model_path
 
 ON_LONG = ("refuse", "skip")
 
@@ -54,9 +54,7 @@ def run(config: Any) -> None:
     """
     check(config)
     out, file = Path(config.out).expanduser(), Path(config.prompts).expanduser()
-    model = source.open_model(model_path(config.model.path), "")
-    tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
-    source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    model, tokenizer = open_trained(config.model.path, config.tokenizer)
     options = sample_options(config, model.config, tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), claim(out):
         check_devices(config, model.config)
@@ -176,16 +174,12 @@ def answer(
         say(f"resumed: {len(partial):,} of {len(every):,} replies are in {partial.path}")
     if not todo:
         return
-    try:
+    with memory_told(
+        f"with config.rows = {config.rows}; lower it (finished replies are kept, and the command continues), or the "
+        "longest reply's tokens, or spread the model (config.mesh.fsdp)"
+    ):
         params = source.load_attached(model, jnp.dtype(options.compute_dtype), seed=0)
         generate(config, params, model.config, tokenizer, prompts, options, todo, len(every), partial)
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(
-            f"the device is out of memory with config.rows = {config.rows}; lower it (finished replies are kept, and "
-            "the command continues), or the longest reply's tokens, or spread the model (config.mesh.fsdp)"
-        ) from error
 
 
 def generate(

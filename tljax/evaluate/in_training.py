@@ -7,13 +7,14 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.core.metrics import RunLog, say
+from tljax.core.run_folder import read_lines
 from tljax.data.prompt_table import Prompt, PromptTable
 from tljax.data.tokens import Tokenizer
 from tljax.evaluate import answers, report
 from tljax.evaluate.answers import Answer
 from tljax.evaluate.benchmarks.find import read_sets
 from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, prompt_of
-from tljax.evaluate.score import METRICS, Score
+from tljax.evaluate.score import METRICS
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
 from tljax.model import llama
 
@@ -152,23 +153,23 @@ def scores_file(folder: Path, step: int) -> Path:
     return folder / "scores" / f"{step}.jsonl"
 
 
+def kept_answers(folder: Path, step: int, sets: Sets) -> list[dict[str, Any]]:
+    """The rows of OUT/scores/STEP.jsonl, an answer to every query of the sets; nothing where they are to others."""
+    path = scores_file(folder, step)
+    rows = read_lines(path) if path.is_file() else []
+    asked = [(name, query.example.index) for name, queries in sets.items() for query in queries]
+    return rows if [(row["set"], row["index"]) for row in rows] == asked else []
+
+
 def table(sets: Sets, folder: Path, step: int) -> str:
     """The scores after update `step` beside those before the first, as a table with a heading.
 
     Where the run began without scores, or with other queries, those of `step` alone; "" where there are none of them.
     """
-    picks = {name: random_pick_of(queries) for name, queries in sets.items()}
-    before, after = (_scores(scores_file(folder, n), sets) for n in (0, step))
+    before, after = (answers.scores_in(kept_answers(folder, n, sets)) for n in (0, step))
     if not after:
         return ""
+    picks = {name: random_pick_of(queries) for name, queries in sets.items()}
     heading = "greedy answers, called once a query; percent of queries [95 % interval], and of each kind of error"
     body = report.progress_table(before, after, picks) if before else report.score_table(after, picks)
     return f"{heading}\n{body}"
-
-
-def _scores(path: Path, sets: Sets) -> dict[str, list[Score]]:
-    """The scores in a file, where it has answers to all queries of the sets; nothing elsewhere."""
-    asked = [(name, query.example.index) for name, queries in sets.items() for query in queries]
-    if not path.is_file() or answers.asked_of(path) != asked:
-        return {}
-    return answers.read_scores(path)

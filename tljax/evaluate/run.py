@@ -10,15 +10,14 @@ from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError
 from tljax.core.mesh import check_rows, make_mesh
 from tljax.data.prompt import DIALECTS
-from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import answers, ask, report
 from tljax.evaluate.agent import run as multi_turn
 from tljax.evaluate.benchmarks.scoring import check_single
 from tljax.evaluate.partial import check_new
 from tljax.evaluate.toolbox import held_out_sets, random_pick_of
+from tljax.evaluate.trained import open_trained
 from tljax.model import source
 from tljax.model.attention import IMPLEMENTATIONS
-from tljax.toolbox.embedded import model_path
 
 
 def run(config: Any) -> None:
@@ -42,9 +41,7 @@ def run_toolbox(config: Any) -> None:
     if out is not None:
         check_new(out)
     source.check_trained(config.model.path)
-    model = source.open_model(model_path(config.model.path), "")
-    tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
-    source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    model, tokenizer = open_trained(config.model.path, config.tokenizer)
     sets = held_out_sets(config.queries, config.dialect)
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_rows(config.rows, "rows")

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from tljax.data.prompt import render
-from tljax.data.trajectory import Turn, trajectory_from_row
+from tljax.data.trajectory import trajectory_from_row
 from tljax.evaluate.benchmarks.sets import Example, Query
 from tljax.evaluate.score import random_pick
 from tljax.toolbox.tools import FINISH
@@ -29,8 +29,7 @@ def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
         chosen = random.Random(f"query/{SEED}/{split}/{number}").choice(open_)
         golden = calls[chosen]
         assert golden is not None
-        turns = trajectory.turns[: _place_of(trajectory.turns, chosen)]
-        example = Example(number - 1, str(trajectory.id), trajectory.tools, turns, (golden,))
+        example = Example(number - 1, str(trajectory.id), trajectory.tools, (), (golden,))
         queries.append(Query(rendered.text[: rendered.replies[chosen].start], example))
     return queries
 
@@ -43,8 +42,3 @@ def held_out_sets(n: int, dialect: str) -> dict[str, list[Query]]:
 def random_pick_of(queries: Sequence[Query]) -> float:
     """Expected TS in percent of naming a listed tool at random."""
     return random_pick([query.example.golden for query in queries], [query.tools for query in queries])
-
-
-def _place_of(turns: Sequence[Turn], reply: int) -> int:
-    """Where the assistant's turn number `reply`, from 0, stands."""
-    return [place for place, turn in enumerate(turns) if turn.role == "assistant"][reply]

@@ -10,7 +10,6 @@ from tljax.core.mesh import check_one_process, check_rows
 from tljax.core.metrics import check_installed
 from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
-from tljax.evaluate import in_training
 from tljax.model import llama, source
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
 from tljax.model.hf_config import DTYPES
@@ -54,7 +53,6 @@ LEAST = {
 def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
     check_data(config.data)
-    in_training.open_sets(config)
     check_installed(config.log.wandb)
     checks.check_choices(config, CHOICES)
     checks.check_least(config, checks.TRAINING_LEAST | LEAST)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tljax.core.run_folder import read_lines
 from tljax.data.compare import KINDS
 from tljax.data.prompt_table import PromptTable
 from tljax.evaluate import in_training
@@ -37,17 +36,14 @@ def answer_rewards(folder: Path, step: int, sets: in_training.Sets) -> dict[str,
     Rows where a score knows better are left out: with arguments that are not compared, or a renamed finish. Nothing
     where the file there is of other queries.
     """
-    path = in_training.scores_file(folder, step)
-    queries = [(name, query) for name, members in sets.items() for query in members]
-    rows = read_lines(path) if path.is_file() else []
-    if [(row["set"], row["index"]) for row in rows] != [(name, query.example.index) for name, query in queries]:
-        return {}
+    rows = in_training.kept_answers(folder, step, sets)
+    queries = [query for members in sets.values() for query in members] if rows else []
     found: dict[str, list[float]] = {}
-    for row, (name, query) in zip(rows, queries, strict=True):
+    for row, query in zip(rows, queries, strict=True):
         example = query.example
         plain = len(example.golden) == 1 and not example.ignored and example.golden[0].name != example.finish
         if plain and row["golden"] is not None:
-            found.setdefault(name, []).append(reward(row["prediction"], row["golden"], query.tools).value)
+            found.setdefault(row["set"], []).append(reward(row["prediction"], row["golden"], query.tools).value)
     return found
 
 

@@ -14,8 +14,8 @@ from tljax.core.state import abstract_state, init_state
 from tljax.core.stop import StopRequest, leave
 from tljax.data.prompt import chat_template
 from tljax.data.prompt_table import load_prompts
-from tljax.data.tokens import load_tokenizer
 from tljax.evaluate import in_training
+from tljax.evaluate.trained import open_trained
 from tljax.model import cost, llama, lora, source
 from tljax.model.fingerprint import fingerprint
 from tljax.model.sampling import check_options
@@ -29,7 +29,7 @@ from tljax.rl.reward import RewardFunction
 from tljax.rl.roles import Plan
 from tljax.rl.rollout import forget_rollouts
 from tljax.rl.samples import write_samples
-from tljax.toolbox.embedded import model_path, source_file
+from tljax.toolbox.embedded import source_file
 
 
 def run(config: Any) -> None:
@@ -42,9 +42,7 @@ def run(config: Any) -> None:
     sets = in_training.open_sets(config)
     folder = run_folder.choose(config.out, config.name, config.resume)
     run_folder.check_config(folder, config)
-    model = source.open_model(model_path(config.model.path), "")
-    tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder))
-    model = source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
     with reward_function(config.reward) as judge, jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
         file = source_file(config.data.source, config.toolbox, config.data.cache)

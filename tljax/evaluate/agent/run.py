@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from tljax.core.config import check_choice, check_range
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, memory_told
 from tljax.core.mesh import batch_shards, make_mesh
 from tljax.core.metrics import say
 from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import DIALECTS
 from tljax.data.reader import first_of
-from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.data.tokens import Tokenizer
 from tljax.evaluate import answers
 from tljax.evaluate.agent import report as dialogue_report
 from tljax.evaluate.agent.dialogues import Asked, benchmark_dialogues, query_dialogues, toolbox_dialogues
@@ -28,12 +28,12 @@ from tljax.evaluate.agent.scores import row_of
 from tljax.evaluate.benchmarks.find import is_benchmark
 from tljax.evaluate.generate import check_devices
 from tljax.evaluate.progress import Progress
+from tljax.evaluate.trained import open_trained
 from tljax.model import llama, source
 from tljax.model.attention import IMPLEMENTATIONS
 from tljax.model.fingerprint import fingerprint
 from tljax.model.replies import Reply, generate_all
 from tljax.model.sampling import SampleOptions
-from tljax.toolbox.embedded import model_path
 
 # Fields that decide how a dialogue goes; the others may change when a run goes on.
 DECIDING = ("dialect", "new_tokens", "max_turns", "max_tokens", "max_repeats", "finish", "tool_seconds")
@@ -53,9 +53,7 @@ def run(config: Any) -> None:
         check_files(out)
     source.check_trained(config.model.path)
     asked = read_asked(config)
-    model = source.open_model(model_path(config.model.path), "")
-    tokenizer = load_tokenizer(config.tokenizer or str(model.folder))
-    source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+    model, tokenizer = open_trained(config.model.path, config.tokenizer)
     llama.check_length(model.config, config.new_tokens + 1, "config.new_tokens and a prompt")
     longest = min(config.max_tokens or model.config.max_tokens, model.config.max_tokens)
     limits = Limits(config.max_turns, longest, config.new_tokens, config.max_repeats)
@@ -201,16 +199,11 @@ def policy_of(
     """The model's greedy replies, `rows` of them side by side."""
 
     def policy(prompts: list[list[int]]) -> list[Reply]:
-        try:
+        with memory_told(
+            f"with config.rows = {rows} and dialogues of up to {max(map(len, prompts)):,} tokens; lower config.rows or "
+            "config.max_tokens (the latter begins anew), or spread the model over more devices (config.mesh.fsdp)"
+        ):
             replies = generate_all(params, c, prompts, options, key=jax.random.key(0), rows=rows)
-        except RuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise InputError(
-                f"the device is out of memory with config.rows = {rows} and dialogues of up to "
-                f"{max(map(len, prompts)):,} tokens; lower config.rows or config.max_tokens (the latter begins anew), "
-                "or spread the model over more devices (config.mesh.fsdp)"
-            ) from error
         progress.advance(0, sum(len(reply.logprobs) for reply in replies))
         return replies
 

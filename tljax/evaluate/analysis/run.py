@@ -1,6 +1,5 @@
 """The analysis run: trajectories, and a model if there is one, to tables, plots and CSV files in a folder."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from tljax.core.config import check_choices, check_range, field_of
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, memory_told
 from tljax.core.mesh import check_one_process, check_rows, make_mesh
 from tljax.core.metrics import has_terminal, say
 from tljax.data.mae import load_rule
 from tljax.data.reader import Source, first_of, open_source
 from tljax.data.steps import check_data
-from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.data.tokens import Tokenizer
 from tljax.evaluate.analysis import plots
 from tljax.evaluate.analysis.corrections import Judged, Outcome, ReplyCounts, corrected_prompt, first_wrong, judge
 from tljax.evaluate.analysis.feedback_errors import FeedbackCounts, verdicts
@@ -37,11 +36,12 @@ from tljax.evaluate.analysis.token_losses import TokenCounts
 from tljax.evaluate.analysis.token_scores import TokenScores, score_tokens
 from tljax.evaluate.answers import greedy
 from tljax.evaluate.progress import Progress
+from tljax.evaluate.trained import open_trained
 from tljax.model import llama, source
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
 from tljax.model.replies import generate_all
 from tljax.model.sampling import SampleOptions
-from tljax.toolbox.embedded import model_path, source_file
+from tljax.toolbox.embedded import source_file
 
 WINDOW = 8  # batches that are tokenized, and sorted by length, together
 
@@ -76,9 +76,7 @@ def run(config: Any) -> None:
     model = tokenizer = None
     if config.model.path:
         source.check_trained(config.model.path)
-        model = source.open_model(model_path(config.model.path), "")
-        tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder))
-        source.fit_vocabulary(model, "", tokenizer.vocab_size, tokenizer.folder)
+        model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), new_folder(config.out, config.data.source) as (out, folder):
         check_one_process()
         if model is not None:
@@ -156,7 +154,9 @@ def ask_model(
         CsvFile(folder / "tokens.csv", TOKENS) as token_file,
         CsvFile(folder / "replies.csv", REPLIES) as reply_file,
         Progress(total, 0) as progress,
-        _memory_told(config),
+        memory_told(
+            f"with config.rows = {config.rows}; lower it, or config.new_tokens, or spread the model (config.mesh.fsdp)"
+        ),
     ):
         for window in _windows(config, model.config, tokenizer, rows, found, left_out):
             scores, outcomes, generated = ask(params, model.config, tokenizer, window, options, config.rows)
@@ -296,16 +296,3 @@ def _print(facts: Sequence[str], tables: Sequence[Table]) -> None:
     for table in tables:
         say(f"\n{table.text()}")
     say("")
-
-
-@contextlib.contextmanager
-def _memory_told(config: Any) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(
-            f"the device is out of memory with config.rows = {config.rows}; lower it, or config.new_tokens, or spread "
-            "the model (config.mesh.fsdp)"
-        ) from error

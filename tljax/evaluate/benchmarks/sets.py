@@ -73,7 +73,10 @@ class EvalSet:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An example as a model reads it: `prompt` reaches up to and with "Assistant:"."""
+    """An example as a model reads it: `prompt` reaches up to and with "Assistant:".
+
+    Where it did not come from a benchmark, the prompt alone has the dialogue, and the example no turns.
+    """
 
     prompt: str
     example: Example
