@@ -5,6 +5,8 @@ python launch/export_hf.py --config configs/export.py --config.run=runs/sft-tiny
 
 from ml_collections import ConfigDict
 
+from tljax.core.config import processes_block
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
@@ -14,5 +16,6 @@ def get_config() -> ConfigDict:
     config.adapter = False  # of a LoRA run: the adapter alone, in the format of peft, instead of the model with it
     config.dtype = "auto"  # auto (that of the model the run began from) | float32 | bfloat16 | float16
     config.max_shard_bytes = 5_000_000_000
+    config.processes = processes_block()
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
     return config

@@ -11,7 +11,7 @@ run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set: --config.opt
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import data_block, lora_block, options, toolbox_block
+from tljax.core.config import data_block, lora_block, options, processes_block, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -39,6 +39,8 @@ def get_config(arg: str = "") -> ConfigDict:
     model.remat = "full"  # activations kept for the backward pass: none | dots | attention | full (none kept)
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
     model.loss_chunk = 128  # reply tokens a row that pass the head together; logits are [rows, loss_chunk, words]
+
+    config.processes = processes_block()
 
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
 

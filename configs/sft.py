@@ -11,7 +11,7 @@ field can be set: --config.optim.lr=2e-6.
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import data_block, lora_block, options, toolbox_block
+from tljax.core.config import data_block, lora_block, options, processes_block, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -35,6 +35,8 @@ def get_config(arg: str = "") -> ConfigDict:
     model.remat = "full"  # activations kept for the backward pass: none | dots | attention | full (none kept)
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
     model.loss_chunk = 1024  # positions a row that pass the head together; logits are [rows, loss_chunk, words]
+
+    config.processes = processes_block()
 
     mesh = config.mesh = ConfigDict()  # devices along each axis, -1 takes what remains
     mesh.data = 1

@@ -6,6 +6,7 @@ python launch/export_hf.py --config configs/export.py --config.run=runs/sft-tiny
 from pathlib import Path
 from typing import Any
 
+from tljax.core import processes
 from tljax.core.command import main
 from tljax.core.errors import InputError
 
@@ -15,11 +16,12 @@ def export(config: Any) -> None:
     import jax
 
     from tljax.core.mesh import make_mesh
+    from tljax.core.metrics import say
     from tljax.model.source import export_run
 
     if not (config.run and config.out):
         raise InputError("config.run and config.out are needed: the folder of a run, and a new folder for the export")
-    with jax.set_mesh(make_mesh(**config.mesh)):
+    with processes.joined(config), jax.set_mesh(make_mesh(**config.mesh)):
         step, dtype = export_run(
             Path(config.run).expanduser(),
             Path(config.out).expanduser(),
@@ -28,8 +30,7 @@ def export(config: Any) -> None:
             max_shard_bytes=config.max_shard_bytes,
             adapter=config.adapter,
         )
-    if jax.process_index() == 0:
-        print(f"exported step {step} of {config.run} as {dtype}: {config.out}")
+        say(f"exported step {step} of {config.run} as {dtype}: {config.out}")
 
 
 if __name__ == "__main__":

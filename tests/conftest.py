@@ -2,6 +2,8 @@
 
 import os
 import runpy
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -47,6 +49,39 @@ def launch(repo):
         return 0
 
     return run
+
+
+@pytest.fixture
+def start_several(repo, tmp_path):
+    """Starts processes of one run, start_several(count, devices, command...) -> [(process, its log file)].
+
+    Each gets config.processes as its last arguments and its own fake CPU devices; none outlives the test.
+    """
+    started = []
+
+    def start(count: int, devices: int, *command: str) -> list[tuple[subprocess.Popen, Path]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = f"127.0.0.1:{free.getsockname()[1]}"
+        others = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        environment = others | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(repo)}
+        found = []
+        for k in range(count):
+            flags = {"coordinator": place, "count": count, "id": k}
+            own = [f"--config.processes.{name}={value}" for name, value in flags.items()]
+            log = tmp_path / f"{len(started)}.log"
+            with open(log, "wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, *command, *own], stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=repo
+                )
+            started.append(process)
+            found.append((process, log))
+        return found
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ ALLOWED = {
     "tljax.sft.step": ("tljax.sft.loss", "tljax.model", "tljax.core"),
     "tljax.rl.irm": ("tljax.core.errors", "tljax.data"),
     "tljax.rl.workers": ("tljax.rl.irm", "tljax.core.errors", "tljax.data"),
-    "tljax.rl.reward": ("tljax.rl.irm", "tljax.rl.workers", "tljax.core.errors", "tljax.data"),
+    "tljax.rl.reward": ("tljax.rl.irm", "tljax.rl.workers", "tljax.core.errors", "tljax.core.processes", "tljax.data"),
     "tljax.rl.gae": (),
     "tljax.rl.loss": (),
     "tljax.rl": ("tljax.rl", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),

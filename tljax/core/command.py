@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, one_line, verdict
 
 USAGE = "usage: python {script} --config configs/NAME.py[:option,option] [--config.field=value ...]"
 
@@ -64,28 +64,18 @@ def guard(body: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         body()
-    except InputError as error:
-        _exit(2, f"error: {_one_line(error)}")
-    except FloatingPointError as error:
-        _exit(1, f"stopped: {_one_line(error)}")
-    except OSError as error:
-        place = error.filename or ""
-        _exit(2, f"error: {place}{': ' if place else ''}{error.strerror or _one_line(error)}")
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        told = re.search(r"RESOURCE_EXHAUSTED:?\s*([^.\n]*)", str(error))
-        _exit(
-            2,
-            f"error: the device is out of memory ({told.group(1).strip() if told else 'no more known'}); lower "
-            "what it computes side by side (batch.rows; of PPO rollout.rows, eval.rows, or raise ppo.accumulate), or "
-            "spread the model over more devices (mesh.fsdp)",
-        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
         # XLA's threads may still be compiling, and crash while the interpreter is taken down around them.
         os._exit(130)
+    except Exception as error:
+        told = verdict(error)
+        if told is None:
+            raise
+        code, line = told
+        print(line, file=sys.stderr, flush=True)
+        raise SystemExit(code) from error
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -125,11 +115,6 @@ def _config_file() -> str:
     return re.sub(r":[^:/]*$", "", value)
 
 
-def _one_line(error: BaseException) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return re.sub(r"\s+", " ", text).strip() or type(error).__name__
-
-
 def _explain(error: BaseException) -> str:
     """What Python, absl and ml_collections say of a bad command line, in one line."""
     file = _config_file()
@@ -148,7 +133,7 @@ def _explain(error: BaseException) -> str:
         return f"{file}, line {lines[-1] if lines else '?'}: {raised[-1]}"
     line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == file), None)
     if line is not None:
-        return f"{file}, line {line}: {type(error).__name__}: {_one_line(error)}"
+        return f"{file}, line {line}: {type(error).__name__}: {one_line(error)}"
     if "no attribute 'get_config" in text:
         return f"{file}: has no function get_config; a config file must define one that returns a ConfigDict"
     if isinstance(error, AttributeError | KeyError):
@@ -193,8 +178,3 @@ def _without_overrides() -> Any:
         return _load(sys.argv)[1]
     finally:
         sys.argv = before
-
-
-def _exit(code: int, line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-    raise SystemExit(code)

@@ -65,6 +65,16 @@ def lora_block(rank: int) -> ConfigDict:
     return lora
 
 
+def processes_block() -> ConfigDict:
+    """The `processes` fields: where a run's other processes are; found by itself on TPU pods and under SLURM's srun."""
+    processes = ConfigDict()
+    processes.coordinator = ""  # HOST:PORT of process 0, the same on all
+    processes.count = 0  # how many there are
+    processes.id = -1  # which one this is, from 0
+    processes.timeout = 1800.0  # seconds after which one that the others wait for is called stuck, and ends the run
+    return processes
+
+
 def options(arg: str, sizes: Iterable[str], flags_: Iterable[str], default: str) -> tuple[str, set[str]]:
     """The size and the flags in "7b,release".
 
@@ -105,6 +115,14 @@ def field_of(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = config[part]
     return config
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields as {"block.field": value}."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return found
 
 
 def check_choices(config: Any, choices: Mapping[str, Iterable[Any]]) -> None:

@@ -1,6 +1,7 @@
-"""The one exception for what a user can mend, and what becomes one."""
+"""The one exception for what a user can mend, and what a script says and returns of any."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 
@@ -20,3 +21,28 @@ def memory_told(told: str) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(f"the device is out of memory {told}") from error
+
+
+def verdict(error: Exception) -> tuple[int, str] | None:
+    """Exit code and line for what a user can mend, or None."""
+    if isinstance(error, InputError):
+        return 2, f"error: {one_line(error)}"
+    if isinstance(error, FloatingPointError):
+        return 1, f"stopped: {one_line(error)}"
+    if isinstance(error, OSError):
+        place = error.filename or ""
+        return 2, f"error: {place}{': ' if place else ''}{error.strerror or one_line(error)}"
+    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        told = re.search(r"RESOURCE_EXHAUSTED:?\s*([^.\n]*)", str(error))
+        return 2, (
+            f"error: the device is out of memory ({told.group(1).strip() if told else 'no more known'}); lower "
+            "what it computes side by side (batch.rows; of PPO rollout.rows, eval.rows, or raise ppo.accumulate), or "
+            "spread the model over more devices (mesh.fsdp)"
+        )
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, without newlines."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return re.sub(r"\s+", " ", text).strip() or type(error).__name__

@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from tljax.core import processes
 from tljax.core.errors import InputError
 
 P = jax.P
@@ -93,7 +95,15 @@ def check_rows(rows: int, what: str = "batch.rows") -> None:
 def check_one_process() -> None:
     """Raises InputError where the run has several processes."""
     if jax.process_count() > 1:
-        raise InputError("this run has several processes, and runs are of one process so far; start it on one host")
+        raise InputError(
+            "this run has several processes, and runs of this kind are of one process so far; start it on one host"
+        )
+
+
+def check_joined() -> None:
+    """Raises InputError where the run has several processes that do not know each other; see core/processes.py."""
+    if not processes.several():
+        check_one_process()
 
 
 def process_rows(rows: int) -> np.ndarray:
@@ -131,6 +141,26 @@ def global_batch(host_batch: Mapping[str, np.ndarray], *, accumulate: bool = Fal
         return jax.make_array_from_process_local_data(NamedSharding(mesh, spec(*axes)), array)
 
     return {name: place(array) for name, array in host_batch.items()}
+
+
+def to_host(tree: Any) -> Any:
+    """Arrays on the devices of all processes as whole NumPy arrays on each of them; all of them must call it."""
+    return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else jax.device_get(tree)
+
+
+@jax.jit
+def _largest(numbers: jax.Array) -> jax.Array:
+    return numbers.max()
+
+
+def largest_of_processes(number: int) -> jax.Array:
+    """The largest of what the processes of the current mesh give, an int32 scalar that all of them can read.
+
+    All must call it. It returns at once; whoever reads the scalar later does not hold up the devices.
+    """
+    mesh = jax.sharding.get_mesh()
+    everywhere = NamedSharding(mesh, P(AXES))
+    return _largest(jax.make_array_from_callback((mesh.size,), everywhere, lambda _: np.full(1, number, np.int32)))
 
 
 def device_bytes(device: Any) -> int | None:

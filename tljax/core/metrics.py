@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from tljax.core import processes
 from tljax.core.errors import InputError
 
 # Fields that differ between two runs of the same config.
@@ -140,11 +141,13 @@ class RunLog:
             self._finish(*before)
 
     def holds(self, step: int) -> bool:
-        """Whether metrics.jsonl has a line of `step`; on every process but the first: no."""
-        if self._file is None:
-            return False
-        with open(self._path, encoding="utf-8") as lines:
-            return any(json.loads(line)["step"] == step for line in lines)
+        """Whether metrics.jsonl has a line of `step`."""
+
+        def search() -> bool:
+            with open(self._path, encoding="utf-8") as lines:
+                return any(json.loads(line)["step"] == step for line in lines)
+
+        return processes.on_first(search)
 
     def flush(self) -> None:
         """Waits for the last pushed step and writes it.

@@ -11,11 +11,13 @@ from typing import Any
 
 import filelock
 
+from tljax.core import processes
+from tljax.core.config import flat
 from tljax.core.errors import InputError
 
 # What a restarted run may change without becoming another run.
 FREE_FIELDS = (
-    *("out", "resume", "log", "checkpoint", "export", "mesh", "data.cache"),
+    *("out", "resume", "log", "checkpoint", "export", "mesh", "processes", "data.cache"),
     *("eval.every", "eval.samples", "eval.rows"),
     *("batch.accumulate", "model.remat", "model.attention", "model.loss_chunk"),
     *("ppo.accumulate", "rollout.rows", "reward.timeout", "reward.workers"),
@@ -78,10 +80,23 @@ def _updated(metrics: Path) -> bool:
 
 @contextlib.contextmanager
 def claim(folder: Path, config: Any) -> Iterator[bool]:
-    """Makes the folder, holds it for this process, and writes config.json; yields whether the run has begun before.
+    """Makes the folder, holds it for this run, and writes config.json; yields whether the run has begun before.
 
-    Raises InputError where another process holds it, where it has changed since `choose`, or where the disk refuses.
+    Raises InputError where another run holds it, where it has changed since `choose`, where the disk refuses, or where
+    a process of this run does not see it.
     """
+    with contextlib.ExitStack() as held:
+        begun = processes.on_first(lambda: held.enter_context(_claim(folder, config)))
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"config.out {folder}: this process does not find there what process 0 wrote; give a folder on a file "
+                "system that all processes share"
+            )
+        yield begun
+
+
+@contextlib.contextmanager
+def _claim(folder: Path, config: Any) -> Iterator[bool]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / "lock", timeout=0)
@@ -135,6 +150,12 @@ def read_lines(path: Path) -> list[Any]:
         return [json.loads(line) for line in file]
 
 
+def append_lines(path: Path, values: Iterable[Any]) -> None:
+    """Adds JSON lines to a file."""
+    with open(path, "a", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values)
+
+
 def write_whole(path: Path, texts: Iterable[str]) -> None:
     """Writes texts one after the other, all or none: to a temporary name, which is renamed then."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -152,7 +173,7 @@ def check_config(folder: Path, config: Any) -> None:
     """
     if not _used(folder):
         return
-    begun, given = _flat(read_run(folder)), _flat(json.loads(config.to_json_best_effort()))
+    begun, given = flat(read_run(folder)), flat(json.loads(config.to_json_best_effort()))
     names = FREE_FIELDS + (ASKED_FIELDS if given.get("eval.best", "loss") == "loss" else ())
     for field, value in given.items():
         free = any(field == name or field.startswith(f"{name}.") for name in names)
@@ -169,6 +190,11 @@ def begin_once(folder: Path, facts: dict[str, str | int]) -> None:
 
     Raises InputError where a restart finds something else there.
     """
+    processes.check_same({BEGINS_WITH[name][0]: value for name, value in facts.items()})
+    processes.on_first(lambda: _begin_once(folder, facts))
+
+
+def _begin_once(folder: Path, facts: dict[str, str | int]) -> None:
     path = folder / BEGUN
     begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else facts
     for name, value in facts.items():
@@ -195,10 +221,3 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"{folder} is a model, not a run; give the folder of the training run, such as {folder.parent}"
         )
     return config
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat

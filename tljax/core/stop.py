@@ -7,15 +7,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
+
+from tljax.core import processes
+from tljax.core.mesh import largest_of_processes
+
 # What a process returns that was stopped and has saved: the shell's code for Ctrl-C; for SIGTERM, as it was asked, 0.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
 
 
 class StopRequest:
-    """While open, holds the first signal that asked the process to stop; a second one takes its usual course."""
+    """While open, holds the first signal that asked the process to stop; a second one takes its usual course.
+
+    Of a run of several processes any may be asked, and all stop.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._told: jax.Array | None = None  # the largest signal that any process had at the update before
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -26,6 +35,18 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+
+    def after(self, step: int) -> signal.Signals | None:
+        """The signal by which the run stops after update `step`, if any; to be asked after every update.
+
+        Of several processes all stop after the same one, the next but one at most: what they tell each other is read
+        an update late, so that it never holds up the devices.
+        """
+        if not processes.several():
+            return self.signal
+        processes.pass_by(f"update {step}")
+        before, self._told = self._told, largest_of_processes(self.signal or 0)
+        return None if before is None or not int(before) else signal.Signals(int(before))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)

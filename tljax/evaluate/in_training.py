@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tljax.core import processes
 from tljax.core.errors import InputError
 from tljax.core.metrics import RunLog, say
 from tljax.core.run_folder import read_lines
@@ -125,10 +126,14 @@ def score(
     found = answers.answer(params, c, tokenizer, sets, options, config.eval.rows)
     seconds = time.perf_counter() - begin
     path = scores_file(folder, step)
-    path.parent.mkdir(exist_ok=True)
-    answers.write_answers(path, sets, found, config.data.dialect)
+    processes.on_first(lambda: _keep(path, sets, found, config.data.dialect))
     log.say(f"step {step}: {answers.told(found, seconds)}; TS / PI / CF {report.score_line(answers.scores_of(found))}")
     return found
+
+
+def _keep(path: Path, sets: Sets, found: Mapping[str, Sequence[Answer]], dialect: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    answers.write_answers(path, sets, found, dialect)
 
 
 def metrics_of(answered: Mapping[str, Sequence[Answer]]) -> dict[str, float]:

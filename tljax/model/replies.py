@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_rows, global_batch
+from tljax.core.mesh import check_rows, global_batch, process_rows, to_host
 from tljax.model import llama
 from tljax.model.decode import Generated, generate
 from tljax.model.sampling import SampleOptions, check_options
@@ -102,9 +102,10 @@ def generate_batches(
         for row, i in enumerate(batch):
             host["prompts"][row, : len(prompts[i])] = prompts[i]
             host["lengths"][row], host["row_ids"][row] = len(prompts[i]), ids[i]
-        placed = global_batch(host)
+        own = process_rows(rows)
+        placed = global_batch({name: array[own] for name, array in host.items()})
         generated = generate(params, c, placed["prompts"], placed["lengths"], placed["row_ids"], key, options)
-        yield dict(zip(batch, _replies(jax.device_get(generated)), strict=False))
+        yield dict(zip(batch, _replies(to_host(generated)), strict=False))
 
 
 def _check_prompt(c: llama.LlamaConfig, prompt: Sequence[int], index: int, options: SampleOptions) -> None:

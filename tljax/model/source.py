@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax.core import run_folder
+from tljax.core import processes, run_folder
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError
@@ -234,7 +234,7 @@ def export_results(
     """
     lines, target = [], run / "adapter"
     if adapter:
-        if not target.is_dir():
+        if not processes.on_first(target.is_dir):
             export_adapter(run, params, target)
         lines += [
             f"adapter: {target} in the format of peft; use it with",
@@ -243,10 +243,11 @@ def export_results(
     if not model:
         return lines
     target = run / "hf"
-    if adapter and not target.is_dir():
+    there = processes.on_first(target.is_dir)
+    if adapter and not there:
         # Onto the weights as the base has them, which the trunk in the compute dtype may have rounded.
         export_run(run, target, step=0, dtype=dtype, max_shard_bytes=max_shard_bytes)
-    elif not target.is_dir():
+    elif not there:
         export(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
     return [
         *lines,

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from tljax.core import config as checks
-from tljax.core import run_folder
+from tljax.core import processes, run_folder
 from tljax.core.errors import InputError
 from tljax.core.mesh import check_one_process, check_rows
 from tljax.core.metrics import check_installed
@@ -52,6 +52,8 @@ LEAST = {
 
 def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
+    if processes.several():
+        check_one_process()
     check_data(config.data)
     check_installed(config.log.wandb)
     checks.check_choices(config, CHOICES)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tljax.core.mesh import to_host
 from tljax.data.prompt_table import Prompt, Prompts
 from tljax.data.tokens import Tokenizer
 from tljax.evaluate import in_training
@@ -122,7 +123,8 @@ def sample(
 
 def rollout_metrics(rollout: Rollout, logprobs: jax.Array, mask: jax.Array) -> dict[str, float]:
     """What a rollout says by itself, and `sampler_gap`: how far its log-probabilities lie from the scorer's at most."""
-    gap = np.abs(sampled_logprobs(rollout, mask.shape[1]) - np.asarray(logprobs)) * np.asarray(mask)
+    logprobs, mask = to_host((logprobs, mask))
+    gap = np.abs(sampled_logprobs(rollout, mask.shape[1]) - logprobs) * mask
     ended = [reply.ended for reply in rollout.replies]
     lengths = [len(reply.logprobs) for reply in rollout.replies]
     return reward_metrics(rollout.rewards) | {

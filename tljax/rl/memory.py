@@ -75,7 +75,7 @@ def need(config: Any, plan: Plan, longest: int) -> Need:
 def told(config: Any, plan: Plan, longest: int) -> str:
     """The memory plan as a table for people. Raises InputError where weights and moments alone exceed a device."""
     found, mesh = need(config, plan, longest), jax.sharding.get_mesh()
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     room = device_bytes(device)
     held = sum(role.total for role in found.roles)
     if room is not None and held > room:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from tljax.core import processes
 from tljax.core.errors import InputError
 from tljax.data.compare import ToolList
 from tljax.data.prompt_table import Prompt
@@ -33,13 +34,17 @@ class RewardFunction:
         if workers < 1:
             raise InputError(f"config.reward.workers is {workers}; it must be at least 1")
         self._rule, self._clip = _checked(rule), clip
-        self._workers = None if self._rule in RULES else Workers(self._rule, workers, timeout)
+        self._workers = None if self._rule in RULES else self._start(workers, timeout)
 
     def __enter__(self) -> "RewardFunction":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _start(self, workers: int, timeout: float) -> Workers | None:
+        # What a user's function returns may differ from call to call: where a run has several processes, one calls it.
+        return Workers(self._rule, workers, timeout) if processes.first() else None
 
     def close(self) -> None:
         """Ends the processes of a user's function, if there are any."""
@@ -53,17 +58,21 @@ class RewardFunction:
         what is no reward.
         """
         pairs = list(zip(predictions, prompts, strict=True))
-        if self._workers is None:
+        if self._rule in RULES:
             rewards = [reward(prediction, p.golden, p.tools, self._rule) for prediction, p in pairs]
         else:
-            calls = [(prediction, p.golden, _as_json(p.tools)) for prediction, p in pairs]
-            answers = self._workers.call(calls, lambda i: f"prompt {prompts[i].id!r}, step {prompts[i].step}")
+            answers = processes.on_first(lambda: self._ask(pairs))
             rewards = [_complete(*answer, *pair) for answer, pair in zip(answers, pairs, strict=True)]
         if not self._clip:
             return rewards
         return [
             r if abs(r.value) <= self._clip else replace(r, value=math.copysign(self._clip, r.value)) for r in rewards
         ]
+
+    def _ask(self, pairs: Sequence[tuple[str, Prompt]]) -> list[tuple[float, str, str]]:
+        assert self._workers is not None
+        calls = [(prediction, p.golden, _as_json(p.tools)) for prediction, p in pairs]
+        return self._workers.call(calls, lambda i: f"prompt {pairs[i][1].id!r}, step {pairs[i][1].step}")
 
 
 def _checked(rule: Any) -> str:

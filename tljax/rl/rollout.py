@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tljax.core import processes
 from tljax.core.run_folder import read_lines, write_lines
 from tljax.data.prompt_table import Prompt
 from tljax.model.replies import Reply, padded_width
@@ -71,9 +72,8 @@ def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
 
 def write_rollout(folder: Path, step: int, rollout: Rollout) -> None:
     """Writes FOLDER/STEP.jsonl, a reply a line, so that a restart need not sample and reward it again."""
-    folder.mkdir(exist_ok=True)
     rows = zip(rollout.picks, rollout.replies, rollout.texts, rollout.rewards, strict=True)
-    lines = (
+    lines = [
         {
             "prompt": pick,
             "text": text,
@@ -83,14 +83,19 @@ def write_rollout(folder: Path, step: int, rollout: Rollout) -> None:
             "detail": reward.detail,
         }
         for pick, reply, text, reward in rows
-    )
+    ]
+    processes.on_first(lambda: _write(folder, step, lines))
+
+
+def _write(folder: Path, step: int, lines: list[dict[str, Any]]) -> None:
+    folder.mkdir(exist_ok=True)
     write_lines(folder / f"{step}.jsonl", lines)
 
 
 def read_rollout(folder: Path, step: int, picks: list[int]) -> Rollout | None:
     """What `write_rollout` left for this update and these prompts, or None."""
     path = folder / f"{step}.jsonl"
-    if not path.is_file():
+    if not processes.on_first(path.is_file):
         return None
     rows: list[dict[str, Any]] = read_lines(path)
     if [row["prompt"] for row in rows] != picks:

@@ -1,19 +1,23 @@
 """The PPO run: prompts and an SFT model in, a folder of results out. With iteration.py the impure part of the stage."""
 
+import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tljax.core import run_folder
+from tljax.core import processes, run_folder
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import RunLog, cut, due, say
 from tljax.core.state import abstract_state, init_state
 from tljax.core.stop import StopRequest, leave
 from tljax.data.prompt import chat_template
-from tljax.data.prompt_table import load_prompts
+from tljax.data.prompt_table import Prompts, load_prompts
+from tljax.data.tokens import Tokenizer
 from tljax.evaluate import in_training
 from tljax.evaluate.trained import open_trained
 from tljax.model import cost, llama, lora, source
@@ -40,14 +44,12 @@ def run(config: Any) -> None:
     """
     check(config)
     sets = in_training.open_sets(config)
-    folder = run_folder.choose(config.out, config.name, config.resume)
-    run_folder.check_config(folder, config)
+    folder = Path(processes.on_first(lambda: str(run_folder.choose(config.out, config.name, config.resume))))
+    processes.on_first(lambda: run_folder.check_config(folder, config))
     model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
     with reward_function(config.reward) as judge, jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
-        file = source_file(config.data.source, config.toolbox, config.data.cache)
-        limit = config.rollout.max_prompt_tokens
-        prompts = load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
+        prompts = processes.first_then_others(lambda: load(config, tokenizer))
         say(prompts.summary)
         plan = Plan(model.config, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
         say(memory.told(config, plan, prompts.longest))
@@ -61,9 +63,16 @@ def run(config: Any) -> None:
         with run_folder.claim(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
-                source.keep_files(model, tokenizer.folder, template, folder, plan.adapter)
+                processes.on_first(lambda: source.keep_files(model, tokenizer.folder, template, folder, plan.adapter))
             say(describe(stage))
             train(stage, update_options(config, sample), txs)
+
+
+def load(config: Any, tokenizer: Tokenizer) -> Prompts:
+    """The prompts that the config names or that are made for it."""
+    file = source_file(config.data.source, config.toolbox, config.data.cache)
+    limit = config.rollout.max_prompt_tokens
+    return load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
 
 
 def reward_function(reward: Any) -> RewardFunction:
@@ -98,7 +107,7 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
     with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
         state, frozen = begin(stage, txs, checkpoints)
         start = int(state.step)
-        cut(folder / "samples.jsonl", start)
+        processes.on_first(lambda: cut(folder / "samples.jsonl", start))
         log = RunLog(
             folder,
             resume_step=start,
@@ -124,12 +133,13 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
                 badness = None
                 if finished or due(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
                     badness = evaluate(stage, frozen, state, log, n + 1)
-                if planned or stop.signal is not None:
+                stopped_by = stop.after(n + 1)
+                if planned or stopped_by is not None:
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, badness=badness)
                     checkpoints.wait()
-                    forget_rollouts(folder / "rollouts", n + 1)
-                if stop.signal is not None and not finished:
-                    leave(stop.signal, n + 1, total, folder, log.say)
+                    processes.on_first(functools.partial(forget_rollouts, folder / "rollouts", n + 1))
+                if stopped_by is not None and not finished:
+                    leave(stopped_by, n + 1, total, folder, log.say)
             if programs.widths:
                 log.say(told_widths(programs.widths))
         best = checkpoints.best_step()
@@ -160,13 +170,13 @@ def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints) -> tuple
     """The state of the last checkpoint when resuming, else that of update 0, and the frozen weights."""
     plan, dtype = stage.plan, stage.config.model.compute_dtype
     last = checkpoints.latest_step()
-    kl_coef = jnp.float32(stage.config.kl.coef)
+    replicated = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
+    kl_coef = jax.device_put(np.float32(stage.config.kl.coef), replicated)
     if stage.config.resume == "never" or last is None:
         params, critic = plan.first(stage.model, stage.config.seed)
         frozen = plan.frozen(stage.model, dtype, params)
         return _state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef), frozen
     actor, value = plan.abstract()
-    replicated = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
     coef = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated)
     abstract = _state(abstract_state(actor, txs[0]), abstract_state(value, txs[1]) if value else None, coef)
     return checkpoints.restore(last, abstract), plan.frozen(stage.model, dtype)
@@ -194,16 +204,22 @@ def finish(stage: Stage, step: int, params: Any, best: int | None) -> None:
         dtype=config.export.dtype,
         max_shard_bytes=config.export.max_shard_bytes,
     )
-    lines = []
-    if table := in_training.table(stage.sets, folder, step):
-        lines.append(table)
-        before, after = (held_out.answer_rewards(folder, n, stage.sets) for n in (0, step))
-        if before and after:
-            told = "mean reward of the same answers by IRM's table [95 % interval]"
-            lines += [told, held_out.reward_table(before, after)]
+    lines = processes.on_first(lambda: told_scores(stage, step))
     lines.append(f"done:  checkpoints, metrics and samples in {folder}")
     if best is not None and best != step:
         lines.append(
             f"best:  update {best} by eval.best={config.eval.best}; launch/export_hf.py --config.step=-1 exports it"
         )
     say("\n".join([*lines, *exported]))
+
+
+def told_scores(stage: Stage, step: int) -> list[str]:
+    """The tables of the scores and rewards after update `step`, where there are sets to score."""
+    table = in_training.table(stage.sets, stage.folder, step)
+    if not table:
+        return []
+    before, after = (held_out.answer_rewards(stage.folder, n, stage.sets) for n in (0, step))
+    if not before or not after:
+        return [table]
+    told = "mean reward of the same answers by IRM's table [95 % interval]"
+    return [table, told, held_out.reward_table(before, after)]

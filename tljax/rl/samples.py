@@ -1,10 +1,11 @@
 """Sampled replies for people: query, prediction, golden call, reward and the kind of error."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tljax.core import processes
 from tljax.core.metrics import RunLog
+from tljax.core.run_folder import append_lines
 from tljax.data.prompt_table import Prompt
 from tljax.rl.rollout import Rollout
 
@@ -19,8 +20,7 @@ def write_samples(path: Path, step: int, prompts: Sequence[Prompt], rollout: Rol
         what = {"step": step, "id": prompt.id, "of_step": prompt.step, "query": prompt.text[-SHOWN:]}
         what |= {"prediction": text, "golden": prompt.golden, "ended": reply.ended}
         rows.append(what | {"reward": reward.value, "kind": reward.kind, "detail": reward.detail})
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    processes.on_first(lambda: append_lines(path, rows))
     columns = ("query", "prediction", "golden", "reward", "kind", "detail")
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     lines += ["| " + " | ".join(_cell(str(row[column])) for column in columns) + " |" for row in rows]

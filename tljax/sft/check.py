@@ -7,7 +7,7 @@ import jax
 from tljax.core import config as checks
 from tljax.core import run_folder
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_one_process, check_rows, device_bytes
+from tljax.core.mesh import check_joined, check_rows, device_bytes
 from tljax.core.metrics import check_installed
 from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
@@ -65,14 +65,14 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
         check_rows(config.eval.rows, "eval.rows")
     check_state_fits(config, c)
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
-    check_one_process()
+    check_joined()
 
 
 def check_state_fits(config: Any, c: llama.LlamaConfig) -> None:
     """Raises InputError where weights, gradients and moments alone exceed a device of the mesh."""
     mesh = jax.sharding.get_mesh()
     parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    room = device_bytes(mesh.devices.flat[0])
+    room = device_bytes(mesh.local_devices[0])
     options = lora.options_of(config.lora)
     need = cost.state_bytes(c, config.model.compute_dtype, options) / parts
     if room is not None and need > room:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tljax.core import run_folder
+from tljax.core import processes, run_folder
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.mesh import global_batch, make_mesh, process_rows
 from tljax.core.metrics import RunLog, cut, due, say
@@ -42,16 +42,15 @@ def run(config: Any) -> None:
     """
     check(config)
     sets = in_training.open_sets(config)
-    folder = run_folder.choose(config.out, config.name, config.resume)
-    run_folder.check_config(folder, config)
+    folder = Path(processes.on_first(lambda: str(run_folder.choose(config.out, config.name, config.resume))))
+    processes.on_first(lambda: run_folder.check_config(folder, config))
     model = source.open_model(model_path(config.model.path), config.model.preset)
     tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE))
     model = source.fit_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
     mesh = make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
         check_devices(config, model.config)
-        file = source_file(config.data.source, config.toolbox, config.data.cache)
-        examples = load_examples(config.data, file, tokenizer, config.seed)
+        file, examples = processes.first_then_others(lambda: load(config, tokenizer))
         say(examples.summary)
         batches, held_out = make_batches(config, examples)
         if in_training.ROWS in sets:
@@ -62,9 +61,16 @@ def run(config: Any) -> None:
         with run_folder.claim(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
-                source.keep_files(model, tokenizer.folder, template, folder, lora.options_of(config.lora))
+                kept = tokenizer.folder, template, folder, lora.options_of(config.lora)
+                processes.on_first(lambda: source.keep_files(model, *kept))
             say(describe(config, model.config, batches, mesh, folder))
             train(config, model, tokenizer, batches, held_out, sets, tx, examples.content, folder)
+
+
+def load(config: Any, tokenizer: Tokenizer) -> tuple[str, Examples]:
+    """The file of trajectories that the config names or that is made for it, and its rows."""
+    file = source_file(config.data.source, config.toolbox, config.data.cache)
+    return file, load_examples(config.data, file, tokenizer, config.seed)
 
 
 def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | None]:
@@ -142,8 +148,7 @@ def train(
     with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
         state, trunk = begin(config, model, tx, checkpoints)
         start = int(state.step)
-        if jax.process_index() == 0:
-            cut(folder / "samples.jsonl", start)
+        processes.on_first(lambda: cut(folder / "samples.jsonl", start))
         log = RunLog(
             folder,
             resume_step=start,
@@ -170,7 +175,7 @@ def train(
                 batch = put(batches.build, n, config.batch.rows, config.batch.accumulate)
                 state, metrics = update(state, batch, trunk)
                 log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
-                stopped_by = stop.signal
+                stopped_by = stop.after(n + 1)
                 planned = n + 1 == total or due(config.checkpoint.every, n + 1)
                 badness = None
                 # A checkpoint that was not evaluated could never be the best one.
@@ -247,7 +252,7 @@ def evaluate_all(
 def finish(config: Any, sets: in_training.Sets, state: TrainState, folder: Path, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     lines = [f"done:  checkpoints and metrics in {folder}"]
-    if table := in_training.table(sets, folder, int(state.step)):
+    if table := processes.on_first(lambda: in_training.table(sets, folder, int(state.step))):
         lines.insert(0, table)
     if best is not None and best != int(state.step):
         lines.append(

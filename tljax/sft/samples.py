@@ -1,12 +1,13 @@
 """Held-out replies token by token: what each token weighs and how well the model predicts it."""
 
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from tljax.core import processes
+from tljax.core.mesh import to_host
+from tljax.core.run_folder import append_lines
 from tljax.data.rows import KEY_TOKEN, OTHER_TOKEN
 from tljax.data.tokens import Tokenizer
 
@@ -19,7 +20,7 @@ def write_samples(
     batch: host arrays [B, T] of the whole batch; scores: `token_scores` of it, [B, M]. A line holds the update's
     number, the reply's text and a list of [token, weight relative to the reply's lightest, nll in nats, "key" or ""].
     """
-    found = multihost_utils.process_allgather(scores, tiled=True)
+    found = to_host(scores)
     lines = []
     for row, weights in enumerate(batch["weights"]):
         weighted = np.flatnonzero(weights > 0)
@@ -39,6 +40,4 @@ def write_samples(
                     for piece, w, loss, mark in zip(pieces, relative, nll[reply], marks, strict=True)
                 ]
                 lines.append({"step": step, "reply": tokenizer.decode(ids), "tokens": tokens})
-    if jax.process_index() == 0:
-        with open(path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    processes.on_first(lambda: append_lines(path, lines))

@@ -1,0 +1,112 @@
+"""Several real processes: they meet, agree, and end together with the name of the one that failed."""
+
+import time
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from tljax.core import processes
+from tljax.core.config import processes_block
+from tljax.core.errors import InputError
+
+SCRIPT = str(Path(__file__).with_name("one_of_several.py"))
+
+
+@pytest.fixture
+def ended(start_several, tmp_path):
+    """ended(what, count) -> exit code and output of each process."""
+
+    def run(what: str, count: int = 2) -> list[tuple[int, str]]:
+        found = start_several(count, 1, SCRIPT, what, str(tmp_path))
+        until = time.monotonic() + 60
+        codes = [process.wait(timeout=max(1.0, until - time.monotonic())) for process, _ in found]
+        return list(zip(codes, [log.read_text() for _, log in found], strict=True))
+
+    return run
+
+
+def test_processes_agree(ended):
+    """What process 0 does is known to all; what it does first is done before the others begin."""
+    for me, (code, out) in enumerate(ended("agree", 3)):
+        assert code == 0, out
+        assert f"found [0, 'ä', None] made on {me}\n" in out
+
+
+def test_a_config_that_differs_is_refused_by_its_field(ended):
+    for code, out in ended("differ"):
+        assert code == 2
+        assert "process 1 (" in out and "has config.lr = 2.0, process 0 has 1.0" in out
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_killed_process_ends_the_other_with_its_name(ended, dead):
+    """Process 0 takes JAX's coordinator with it, of 1 the signs of life stay away."""
+    found = ended(f"kill-{dead}")
+    assert found[dead][0] == -9
+    code, out = found[1 - dead]
+    assert code == 1
+    last = out.splitlines()[-1]
+    assert last.startswith(f"error: process {dead} (") and "is gone or cannot be reached" in last
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_the_other_with_its_words(ended):
+    (code, out), (own_code, own) = ended("fail")
+    assert own_code == 2 and "error: row 7 is bad" in own.splitlines()
+    assert code == 2 and out.splitlines()[-1].startswith("process 1 (")
+    assert out.rstrip().endswith("ended the run: error: row 7 is bad")
+
+
+@pytest.mark.slow
+def test_a_stuck_process_ends_the_run_with_its_name(ended):
+    for code, out in ended("wait"):
+        assert code == 1
+        assert "error: process 1 (" in out and "has not gone on for 2 seconds after" in out
+
+
+def test_a_process_whose_others_do_not_come_says_so(ended):
+    ((code, out),) = ended("alone", 1)
+    assert code == 1
+    assert out.splitlines()[-1].startswith("error: the processes did not come together; start as many as")
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({"count": 2}, r"needs coordinator \(HOST:PORT of process 0\), count and id together"),
+        ({"coordinator": "a:1", "count": 2, "id": 2}, "count=2, id=2; allowed"),
+        ({"coordinator": "a", "count": 2, "id": 0}, "coordinator='a'"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(given, told):
+    block = processes_block()
+    block.update(given)
+    with pytest.raises(InputError, match=told), processes.joined(ConfigDict({"processes": block})):
+        pass
+
+
+@pytest.mark.parametrize(
+    "environment, several",
+    [
+        ({}, False),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, False),  # srun --pty bash
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, False),  # a batch script that has not called srun
+    ],
+)
+def test_srun_is_noticed(monkeypatch, environment, several):
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processes.in_cluster() is several
+
+
+def test_one_process_does_everything_itself():
+    config = ConfigDict({"processes": processes_block()})
+    with processes.joined(config):
+        assert processes.first() and not processes.several()
+        assert processes.on_first(lambda: {1}) == {1}  # nothing goes through JSON
+        assert processes.first_then_others(lambda: {2}) == {2}
+        processes.check_same({"rows": object()})

@@ -1,0 +1,167 @@
+"""The processes of a run as one of them sees them: what they tell each other, and who is dead or stuck."""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+BEAT = 2.0  # seconds between two signs of life
+SILENCE = 40.0  # seconds without one after which a process counts as dead; JAX would abort all after 100
+DAY = 86_400_000  # milliseconds: JAX's own limits of waiting; ours are SILENCE and processes.timeout
+FAILED = 1
+
+_kept: list[Any] = []  # handlers of `explain_abort`: C does not keep them alive
+
+
+class Group:
+    """The processes of a run as this one sees them. A thread gives signs of life, and ends it when another fails."""
+
+    def __init__(self, client: Any, me: int, count: int, coordinator: str, timeout: float):
+        self.client, self.me, self.count, self.timeout = client, me, count, timeout
+        self.coordinator = coordinator
+        self.ending = False  # this process has an error of its own to tell, or has finished
+        self._turn = 0  # of the exchanges, which all processes make in the same order
+        self._passed, self._place = 0, "its start"
+        self._names = {k: f"process {k}" for k in range(count)}
+        self._seen: dict[int, tuple[Any, float]] = {}  # process -> (last sign of life, when it came)
+        self._behind: dict[int, tuple[int, float]] = {}  # process -> (places passed, since when another is ahead)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def name(self, k: int) -> str:
+        """Process k with its host, as far as it has told."""
+        return self._names[k]
+
+    def pass_by(self, place: str) -> None:
+        """Notes that this process got to a place that all of them pass, for whoever looks for one that is stuck."""
+        self._passed, self._place = self._passed + 1, place
+
+    def why_aborted(self) -> str | None:
+        """The line for an abort, where the coordinator no longer answers."""
+        host, _, port = self.coordinator.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError:
+            return f"error: {lost(self.name(0))}"
+        return None
+
+    def give(self, key: str, value: str) -> None:
+        """Puts a value where every process can read it."""
+        self.client.key_value_set(f"tljax/{key}", value, allow_overwrite=True)
+
+    def given(self, folder: str) -> dict[int, str]:
+        """What the processes gave under FOLDER/PROCESS."""
+        found = self.client.key_value_dir_get(f"tljax/{folder}/")
+        return {int(key.rpartition("/")[2]): value for key, value in found}
+
+    def turn(self) -> int:
+        """A number for an exchange, the same on all processes."""
+        self._turn += 1
+        return self._turn
+
+    def meet(self, place: str) -> None:
+        """Returns when every process is here."""
+        self.pass_by(place)
+        self.client.wait_at_barrier(f"tljax/meet/{self.turn()}", DAY)
+
+    def fail(self, code: int, line: str) -> None:
+        """Tells the others why this process ends, and stays until they know: with process 0 the store would go."""
+        self.ending = True
+        with contextlib.suppress(Exception):
+            self.give(f"ended/{self.me}", json.dumps([code, line]))
+            until = time.monotonic() + 5 * BEAT
+            while len(self.given("ended")) < self.count and time.monotonic() < until:
+                time.sleep(BEAT / 10)
+
+    def _watch(self) -> None:
+        beat = 0
+        while True:
+            beat += 1
+            # Requests to a coordinator that is frozen, or cut off without a word, never come back.
+            patience = threading.Timer(SILENCE, leave, (FAILED, f"error: {lost(self.name(0))}"))
+            patience.daemon = True
+            patience.start()
+            own = [beat, self._passed, self._place, f"{socket.gethostname()}, pid {os.getpid()}"]
+            try:
+                self.give(f"alive/{self.me}", json.dumps(own))
+                alive = {k: json.loads(value) for k, value in self.given("alive").items()}
+                ended = {k: json.loads(value) for k, value in self.given("ended").items()}
+            except Exception as error:
+                if not self.ending:
+                    leave(FAILED, f"error: {lost(self.name(0))} ({str(error).splitlines()[0][:120]})")
+                return
+            finally:
+                patience.cancel()
+            if self.ending:
+                return
+            found = self._judge(alive, ended, time.monotonic())
+            if found is not None:
+                with contextlib.suppress(Exception):
+                    self.give(f"ended/{self.me}", "null")
+                    if self.me == 0:
+                        time.sleep(2 * BEAT)  # the others read the same in its store
+                leave(*found)
+            time.sleep(BEAT)
+
+    def _judge(self, alive: dict[int, list[Any]], ended: dict[int, Any], now: float) -> tuple[int, str] | None:
+        """Exit code and line for the end of this process where another has failed, is silent or is stuck."""
+        first = max((passed for _, passed, *_ in alive.values()), default=0)
+        for k, (beat, passed, _, where) in alive.items():
+            self._names[k] = f"process {k} ({where})"
+            if self._seen.get(k, (None,))[0] != beat:
+                self._seen[k] = beat, now
+            if passed == first or self._behind.get(k, (None,))[0] != passed:
+                self._behind[k] = passed, now
+        for k, told in ended.items():
+            if told is not None and k != self.me:
+                return told[0], f"{self.name(k)} ended the run: {told[1]}"
+        for k in alive:
+            if k != self.me and now - self._seen[k][1] > SILENCE:
+                return FAILED, f"error: {lost(self.name(k))}"
+        for k, (_, passed, place, _) in alive.items():
+            if passed < first and now - self._behind[k][1] > self.timeout:
+                return FAILED, (
+                    f"error: {self.name(k)} has not gone on for {self.timeout:g} seconds after {place}, and the others "
+                    "wait for it; look at what it does there, or raise config.processes.timeout"
+                )
+        return None
+
+
+def lost(name: str) -> str:
+    return (
+        f"{name} is gone or cannot be reached: it was killed, its host stopped, or the network broke; start all "
+        "processes again with --config.resume=auto"
+    )
+
+
+def explain_abort(why: Callable[[], str | None]) -> None:
+    """Lets an abort of this process, as JAX forces it where the coordinator is lost, end in the line `why()`, if any.
+
+    It comes from a thread of C++, at once; a handler of Python's own signal module would never get to run.
+    """
+
+    def explain(_: int) -> None:
+        line = why()
+        if line is not None:
+            leave(FAILED, line)
+
+    _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(explain))
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _kept[-1])
+
+
+def wait_for_watch() -> None:
+    """As long as a watch may take to find a dead process, and to end this one for it."""
+    time.sleep(SILENCE + 3 * BEAT)
+
+
+def leave(code: int, line: str) -> None:
+    """Ends this process at once: JAX's orderly end would wait for the others, in collectives that never come."""
+    sys.stdout.flush()
+    os.write(2, f"{line}\n".encode())
+    os._exit(code)
