@@ -35,6 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # The SFT model, from which actor, critic and reference start: a run's folder, an HF folder, a hub id; or
     # "quickstart": runs/sft-tiny, trained first by configs/sft.py where it is absent.
     model.path = ""
+    model.preset = size  # shape that launch/plan.py plans with where model.path is no folder
     model.compute_dtype = "bfloat16"  # of activations, matrix products and frozen weights; what learns stays float32
     model.remat = "full"  # activations kept for the backward pass: none | dots | attention | full (none kept)
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)

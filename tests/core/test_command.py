@@ -165,3 +165,17 @@ def test_a_defect_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         guard(fail)
+
+
+def test_a_script_may_have_fields_of_its_own(command):
+    found = []
+    own = {"place": "", "search": False}
+
+    def with_flags(*flags):
+        command(":7b", "--config.lr=1", *flags)
+        main(found.append, about="x", needs=("lr",), own=own)
+        return found[-1].place, found[-1].search, found[-1].lr
+
+    assert with_flags("--config.place=here", "--search") == ("here", True, 1.0)
+    assert with_flags("--place", "there") == ("there", False, 1.0)
+    assert with_flags("--config.search=false") == ("", False, 1.0)

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -18,10 +18,13 @@ from tljax.core.errors import InputError, one_line, verdict
 USAGE = "usage: python {script} --config configs/NAME.py[:option,option] [--config.field=value ...]"
 
 
-def main(run: Callable[[Any], None], about: str, needs: Iterable[str]) -> None:
+def main(
+    run: Callable[[Any], None], about: str, needs: Iterable[str], own: Mapping[str, str | bool] | None = None
+) -> None:
     """Parses the command line and calls `run(config)`; bad input prints one line and exits with code 2.
 
-    needs: fields that tell this script's configs from others. A training run that NaN ended exits with code 1, an
+    needs: fields that tell this script's configs from others. own: fields that the script adds to the config, with
+    their defaults, set by --config.NAME=VALUE or --NAME=VALUE. A training run that NaN ended exits with code 1, an
     interrupted one with 130.
     """
     if {"-h", "--help", "--helpfull"} & set(sys.argv[1:]):
@@ -29,13 +32,36 @@ def main(run: Callable[[Any], None], about: str, needs: Iterable[str]) -> None:
         return
 
     def start() -> None:
+        added = _take(own or {})
         config = parse()
         missing = [field for field in needs if field not in config]
         if missing:
             raise InputError(f"this config has no {' and no '.join(missing)}: it is another script's; {about.strip()}")
+        with config.unlocked():
+            config.update(added)
         run(config)
 
     guard(start)
+
+
+def _take(own: Mapping[str, str | bool]) -> dict[str, str | bool]:
+    """The values of a script's own flags, which are taken out of sys.argv: ml_collections would not know them."""
+    values, rest = dict(own), sys.argv[:1]
+    arguments = iter(sys.argv[1:])
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        name = re.sub(r"^--?(config\.)?", "", name) if name.startswith("-") else ""
+        if name not in own:
+            rest.append(argument)
+        elif isinstance(own[name], bool):
+            words = {"true": True, "1": True, "false": False, "0": False}
+            if equals and value.lower() not in words:
+                raise InputError(f"config.{name} is {value!r}; it must be true or false")
+            values[name] = words[value.lower()] if equals else True
+        else:
+            values[name] = value if equals else next(arguments, "")
+    sys.argv[:] = rest
+    return values
 
 
 def parse() -> ConfigDict:

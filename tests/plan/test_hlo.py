@@ -1,0 +1,180 @@
+"""What is read out of compiled programs, on programs whose collectives and loops are known."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tljax.core.mesh import make_mesh
+from tljax.plan.compiled import compile_program, size_in, warnings_in
+from tljax.plan.hlo import Module, bytes_of
+from tljax.plan.movement import Transfer, traffic, transfers
+
+LAYERS = 5
+P = jax.P
+
+
+@pytest.fixture(scope="module")
+def scanned():
+    """A scan over five layers whose weights, float32 [32, 16], are gathered from eight devices; then one sum."""
+    mesh = make_mesh(1, 8, 1, devices=jax.devices()[:8])
+
+    def local(w, x):
+        def layer(x, w):
+            whole = jax.lax.all_gather(w, "fsdp", axis=0, tiled=True)
+            return jnp.tanh(x @ whole @ whole.T), None
+
+        x, _ = jax.lax.scan(layer, x, w)
+        return jax.lax.psum(x, "fsdp")
+
+    with jax.set_mesh(mesh):
+        step = jax.shard_map(local, in_specs=(P(None, "fsdp"), P()), out_specs=P(), check_vma=False)
+        w = jax.ShapeDtypeStruct((LAYERS, 32, 16), jnp.float32, sharding=jax.NamedSharding(mesh, P(None, "fsdp")))
+        x = jax.ShapeDtypeStruct((4, 32), jnp.float32, sharding=jax.NamedSharding(mesh, P()))
+        return Module(jax.jit(step).lower(w, x).compile().as_text())
+
+
+def test_collectives_are_counted_by_place_and_times(scanned):
+    found = {t.kind: t for t in transfers(scanned, LAYERS)}
+    assert found == {
+        "all-gather": Transfer("all-gather", 32 * 16 * 4, group=8, times=LAYERS, in_layers=True),
+        "all-reduce": Transfer("all-reduce", 4 * 32 * 4, group=8, times=1, in_layers=False),
+    }
+    assert found["all-gather"].received == 32 * 16 * 4 * 7 / 8
+    assert found["all-reduce"].received == 2 * 4 * 32 * 4 * 7 / 8
+
+
+def test_a_loop_of_other_length_is_not_that_over_the_layers(scanned):
+    assert not any(t.in_layers for t in transfers(scanned, LAYERS + 1))
+
+
+@pytest.mark.parametrize(("axis", "group"), [("data", 2), ("fsdp", 4), (("data", "fsdp"), 8)])
+def test_a_group_is_as_large_as_its_axes(axis, group):
+    mesh = make_mesh(2, 4, 1, devices=jax.devices()[:8])
+    with jax.set_mesh(mesh):
+        summed = jax.shard_map(lambda x: jax.lax.psum(x, axis), in_specs=P(), out_specs=P(), check_vma=False)
+        x = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=jax.NamedSharding(mesh, P()))
+        module = Module(jax.jit(summed).lower(x).compile().as_text())
+    assert [(t.kind, t.group, t.size) for t in transfers(module, LAYERS)] == [("all-reduce", group, 32.0)]
+
+
+def test_traffic_counts_slices_and_not_what_they_are_cut_from():
+    """Adding up 64 rows reads each of them once; the whole array at every turn would be 64 times as much."""
+    rows = jax.ShapeDtypeStruct((64, 4096), jnp.float32)
+    lowered = jax.jit(lambda x: jax.lax.scan(lambda s, row: (s + jnp.sin(row), None), jnp.zeros(4096), x)[0]).lower(
+        rows
+    )
+    array = 64 * 4096 * 4
+    assert array < traffic(Module(lowered.compile().as_text()), layers=0) < 6 * array
+
+
+def test_traffic_of_a_product_is_what_goes_in_and_out():
+    a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 512), (512, 128)))
+    module = Module(jax.jit(jnp.matmul).lower(a, b).compile().as_text())
+    least = 4 * (256 * 512 + 512 * 128 + 256 * 128)
+    assert least <= traffic(module, layers=0) <= 2 * least
+
+
+# As libtpu writes a gather that runs beside products: one collective in three kernels, results partly on the chip.
+TPU = """\
+HloModule jit_step, is_scheduled=true, num_partitions=16
+
+%begin (p.1: bf16[1,256,64]) -> bf16[1,4096,64] {
+  %p.1 = bf16[1,256,64]{2,1,0:T(8,128)(2,1)S(1)} parameter(0)
+  ROOT %all-gather.1 = bf16[1,4096,64]{2,1,0:T(8,128)(2,1)} all-gather(%p.1), channel_id=53, \
+replica_groups=mesh['axis_0'=16,'axis_1'=1] {'axis_0'}, dimensions={1}, use_global_device_ids=true
+}
+
+%end (p.2: bf16[1,256,64]) -> bf16[1,4096,64] {
+  %p.2 = bf16[1,256,64]{2,1,0:T(8,128)(2,1)S(1)} parameter(0)
+  ROOT %all-gather.2 = bf16[1,4096,64]{2,1,0:T(8,128)(2,1)S(1)} all-gather(%p.2), channel_id=53, \
+replica_groups=mesh['axis_0'=16,'axis_1'=1] {'axis_0'}, dimensions={1}, use_global_device_ids=true
+}
+
+%body (s.1: (s32[], bf16[1,256,64])) -> (s32[], bf16[1,256,64]) {
+  %s.1 = (s32[]{:T(128)}, bf16[1,256,64]{2,1,0:T(8,128)(2,1)S(1)}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%s.1), index=0
+  %w.1 = bf16[1,256,64]{2,1,0:T(8,128)(2,1)S(1)} get-tuple-element(%s.1), index=1
+  %fusion.1 = bf16[1,4096,64]{2,1,0:T(8,128)(2,1)} fusion(%w.1), kind=kCustom, calls=%begin
+  %fusion.2 = bf16[1,4096,64]{2,1,0:T(8,128)(2,1)S(1)} fusion(%w.1), kind=kCustom, calls=%end
+  ROOT %t.1 = (s32[]{:T(128)}, bf16[1,256,64]{2,1,0:T(8,128)(2,1)S(1)}) tuple(%i.1, %w.1)
+}
+
+%condition (s.2: (s32[], bf16[1,256,64])) -> pred[] {
+  %n.1 = s32[]{:T(128)} constant(32)
+  %s.2 = (s32[]{:T(128)}, bf16[1,256,64]{2,1,0:T(8,128)(2,1)S(1)}) parameter(0)
+  %i.2 = s32[]{:T(128)} get-tuple-element(%s.2), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%i.2, %n.1), direction=LT
+}
+
+ENTRY %main (s.3: (s32[], bf16[1,256,64])) -> (s32[], bf16[1,256,64]) {
+  %s.3 = (s32[]{:T(128)}, bf16[1,256,64]{2,1,0:T(8,128)(2,1)S(1)}) parameter(0)
+  ROOT %while.1 = (s32[]{:T(128)}, bf16[1,256,64]{2,1,0:T(8,128)(2,1)S(1)}) while(%s.3), condition=%condition, \
+body=%body
+}
+"""
+
+
+def test_a_collective_spread_over_kernels_counts_once():
+    assert transfers(Module(TPU), 32) == [Transfer("all-gather", 4096 * 64 * 2, group=16, times=32, in_layers=True)]
+
+
+@pytest.mark.parametrize(
+    ("groups", "group"),
+    [
+        ("{}", 16),
+        ("{{0,2,4,6},{1,3,5,7}}", 4),
+        ("[8,2]<=[16]", 2),
+        ("[2,8]<=[8,2]T(1,0)", 8),
+        ("mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", 4),
+        ("mesh['axis_0'=8,'axis_1'=2] {'axis_0','axis_1'}", 16),
+        ("mesh['axis_0'=16] {'axis_0':(2)4}", 4),
+    ],
+)
+def test_every_way_to_write_groups(groups, group):
+    """As XLA writes them: counted, listed, iota, and named by the axes of a mesh."""
+    shape = "f32[8]{0:T(128)}"
+    text = (
+        "HloModule jit_f, num_partitions=16\n\nENTRY %main (p: f32[8]) -> f32[8] {\n"
+        f"  %p = {shape} parameter(0)\n"
+        f"  ROOT %r = {shape} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add\n}}\n"
+    )
+    assert [t.group for t in transfers(Module(text), 4)] == [group]
+
+
+def test_sizes_of_shapes():
+    assert bytes_of("(f32[2,3]{1,0}, bf16[4]{0:T(128)}, pred[5]{0}, s32[]{:T(128)}, u4[6]{0}, f8e4m3fn[7]{0})") == 51
+    assert bytes_of("(f32[2]{0:S(1)}, f32[3]{0:T(8)})", memory=True) == 12
+
+
+def test_sizes_in_the_compilers_words():
+    told = "the total memory required for HLO temporaries (29.79G) exceeds available HBM (15.75G)."
+    assert size_in(told) == 29.79 * 1024**3
+    assert size_in("no size") == 0
+
+
+def test_involuntary_rematerialisation_is_read_from_the_log():
+    log = (
+        "W1122 spmd_partitioner.cc:656] Involuntary full rematerialization. The compiler cannot go from sharding "
+        "{devices=[2,4,1]<=[8]} to {devices=[1,1,8]<=[8]} efficiently for HLO operation %param = f32[32,16,64]{2,1,0} "
+        'parameter(0), sharding={devices=[2,4,1]<=[8]}, metadata={op_name="x"}. As the last resort, SPMD will replicate'
+    )
+    assert warnings_in(f"{log}\n{log}\nanother line") == ("%param = f32[32,16,64] parameter(0) of x",)
+    assert warnings_in("nothing") == ()
+
+
+def test_involuntary_rematerialisation_is_heard(capfd):
+    """A resharding that XLA cannot do but by replication; what it says reaches the plan and not the screen."""
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:8])
+
+    def sharding(*axes):
+        return jax.NamedSharding(mesh, P(*axes))
+
+    x = jax.ShapeDtypeStruct((64, 64, 64), jnp.float32, sharding=sharding("a", "b", None))
+
+    def program(to):
+        return jax.jit(lambda x: jax.lax.with_sharding_constraint(jnp.sin(x), to)).lower(x)
+
+    found = compile_program(lambda: program(sharding(None, None, ("a", "b"))), layers=1)
+    assert any("32,16,64" in text for text in found.warnings)
+    assert compile_program(lambda: program(sharding("a", None, None)), layers=1).warnings == ()
+    assert "Involuntary" not in capfd.readouterr().err

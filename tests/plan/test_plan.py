@@ -1,0 +1,200 @@
+"""Plans as a user makes them, and the numbers they are made of."""
+
+import runpy
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from tljax.core.errors import InputError
+from tljax.core.mesh import make_mesh
+from tljax.model import llama
+from tljax.plan import search as search_module
+from tljax.plan.bound import Bound, bound
+from tljax.plan.fitting import divisible, rows_of, with_rows
+from tljax.plan.measure import measure
+from tljax.plan.movement import Transfer
+from tljax.plan.search import search, told
+from tljax.plan.topology import Chip, Topology, fewest_links, open_topology
+
+WEIGHTS, NORMS = 6_738_546_688, 65 * 4096  # of CodeLLaMA-7B, as transformers counts them
+CHIP = Chip("chip", memory=16e9, flops=100e12, memory_rate=1e12, link_rate=50e9)
+
+
+@pytest.fixture(scope="module")
+def config_of(repo):
+    """A fresh config of a file: config_of("sft", "7b")."""
+    return lambda name, options="": runpy.run_path(str(repo / "configs" / f"{name}.py"))["get_config"](options)
+
+
+@pytest.fixture
+def plan(launch, repo, capsys):
+    """Runs launch/plan.py: exit code, what it printed, what it said went wrong."""
+
+    def run(config, *flags):
+        capsys.readouterr()
+        code = launch("plan", f"--config={repo / 'configs' / config}", *flags)
+        out = capsys.readouterr()
+        return code, out.out, out.err.strip()
+
+    return run
+
+
+def test_a_model_on_gpus_by_arithmetic(plan):
+    """Over 8 GPUs a weight takes 4 bytes, and its moments twice that; norms are on every one of them."""
+    code, out, _ = plan("sft.py:7b", "--config.topology=gpu:8x80GB")
+    assert code == 0, out
+    assert "weights    3.37 GB" in out and "optimizer  6.74 GB" in out
+    assert "fits: step takes" in out and "by compute" in out
+    # 8 rows of 8,192 tokens; 6 operations for every weight of a product, and causal attention.
+    products = WEIGHTS - NORMS - 32016 * 4096
+    assert f"model {8 * 8192 * (6 * products + 6 * 32 * 4096 * 8192) / 1e12:,.1f} TFLOP" in out
+
+
+def test_a_model_that_does_not_fit(plan):
+    code, out, _ = plan("sft.py:70b", "--config.topology=gpu:8x80GB")
+    assert code == 1 and "DOES NOT FIT" in out and "use more devices" in out
+
+
+def test_ppo_counts_all_its_programs(plan):
+    code, out, _ = plan("ppo.py:7b,lora", "--topology=gpu:8x80GB")
+    assert code == 0, out
+    assert all(f"\n{name}\n" in out for name in ("update", "experience", "rollout"))
+    assert f"frozen weights  {2 * ((WEIGHTS - NORMS) / 8 + NORMS) / 1e9:.2f} GB" in out
+
+
+def test_rows_that_do_not_divide_are_raised_with_a_note(plan):
+    code, out, _ = plan("sft.py:7b", "--config.topology=gpu:8x80GB", "--config.batch.rows=12")
+    assert code == 0 and "note: batch.rows = 12" in out and "--config.batch.rows=16" in out
+
+
+BAD = {
+    "no topology": ([], ["no topology", "--config.topology="]),
+    "no such kind": (["--config.topology=v9:2x2"], ["'v9:2x2'", "v5e"]),
+    "no shape": (["--config.topology=v5e"], ["'v5e'", "AxB"]),
+    "no GPUs": (["--config.topology=gpu:0x80GB"], ["gpu:0x80GB", "1 to 1024"]),
+    "a field of no config": (["--config.topology=gpu:8x80GB", "--config.topo=1"], ["--config.topo", "no such field"]),
+    "search is no number": (["--config.topology=gpu:8x80GB", "--search=maybe"], ["config.search", "true or false"]),
+    "a model that does not divide": (["--config.topology=gpu:8x80GB", "--config.mesh.tensor=7"], ["mesh", "8 devices"]),
+    "rows longer than the model": (
+        ["--config.topology=gpu:8x80GB", "--config.data.max_tokens=32768", "--config.batch.tokens=32768"],
+        ["data.max_tokens is 32768", "16384"],
+    ),
+    "no size": (["--config.topology=gpu:8x80GB", "--config.model.preset=tiny"], ["model.preset is 'tiny'", "7b"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_mistakes_get_one_line(plan, name):
+    flags, words = BAD[name]
+    code, _, error = plan("sft.py:7b", *flags)
+    assert code == 2 and error.startswith("error: ") and "\n" not in error, error
+    assert all(word in error for word in words), error
+
+
+def test_a_tpu_needs_its_compiler(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'tljax\[tpu\]'"):
+        open_topology("v5e:4x4")
+
+
+def test_the_step_on_these_devices(config_of):
+    """The real step, compiled: what stays by the number of weights, and weights gathered within the layer loop."""
+    config = config_of("sft")
+    config.batch.tokens = config.data.max_tokens = 256
+    topology = Topology("here", CHIP, jax.devices()[:8], links=2, compiles=True)
+    c = llama.preset("tiny", vocab_size=512)
+    with jax.set_mesh(make_mesh(1, 8, 1, devices=topology.devices)):
+        plan = measure(config, c, topology)
+    norms = 9 * 128  # replicated
+    split = 2 * 512 * 128 + 4 * (4 * 128 * 128 + 3 * 128 * 384)
+    assert plan.kept["weights"] == 4 * (norms + split // 8)
+    assert plan.kept["optimizer"] - 2 * plan.kept["weights"] < 64  # counts of updates
+    part = plan.parts[0]
+    assert plan.fits and part.gradients == plan.kept["weights"] and part.work > 0
+    inside = [t for t in part.compiled.transfers if t.in_layers and t.kind == "all-gather"]
+    assert inside and {t.times % 4 for t in inside} == {0} and {t.group for t in inside} == {8}
+    # Every matrix of a layer is gathered for the forward pass at least, and for the backward pass.
+    assert sum(t.size * t.times for t in inside) >= 4 * 4 * (4 * 128 * 128 + 3 * 128 * 384)
+
+
+def test_bounds_by_hand():
+    found = bound(flops=400e12, traffic=2e12, moved=300e9, chip=CHIP, devices=4, links=2)
+    assert found == Bound(compute=1.0, memory=2.0, links=3.0)
+    assert (found.seconds, found.by) == (3.0, "links")
+    assert bound(1e12, 1, 1, Chip("?", 1, 0, 0, 0), 4, 1) == Bound(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bytes_received"),
+    [("all-gather", 14), ("reduce-scatter", 14), ("all-reduce", 28), ("collective-permute", 16)],
+)
+def test_what_a_ring_of_eight_must_receive(kind, bytes_received):
+    assert Transfer(kind, 16, group=8, times=3, in_layers=False).received == bytes_received
+
+
+@pytest.mark.parametrize(
+    ("sides", "ring", "links"),
+    [([4, 4], 16, 2), ([16, 16], 16, 4), ([1, 1], 16, 1), ([2, 2, 1], 4, 2), ([4, 4, 4], 4, 6), ([2, 2, 4], 4, 3)],
+)
+def test_links_of_a_corner(sides, ring, links):
+    assert fewest_links(sides, ring) == links
+
+
+@pytest.fixture
+def on_eight():
+    with jax.set_mesh(make_mesh(1, 8, 1, devices=jax.devices()[:8])):
+        yield
+
+
+def test_rows_are_raised_as_little_as_divides(config_of, on_eight):
+    config = config_of("sft", "7b")
+    config.batch.rows, config.batch.accumulate = 9, 2
+    found, notes = divisible(config)
+    assert (found.batch.rows, len(notes), config.batch.rows) == (16, 1, 9)
+    config = config_of("ppo", "7b,lora")  # 64 replies in 16 parts, where 8 places have a row each in 8
+    found, notes = divisible(config)
+    assert (found.rollout.prompts, found.ppo.accumulate) == (64, 8) and len(notes) == 1
+    assert rows_of(found) == 1 and rows_of(with_rows(found, 4)) == 4
+
+
+def test_a_search_finds_the_edge(config_of, monkeypatch):
+    """Memory grows with rows and with what is kept; speed with rows, and where less is computed again."""
+    topology = Topology("here", CHIP, jax.devices()[:8], links=1, compiles=True)
+    gigabytes = {"none": 30, "dots": 6, "attention": 3, "full": 1}
+
+    def guess(config, c):
+        return 2e9 + 1e9 * gigabytes[config.model.remat] * rows_of(config)
+
+    tried = []
+
+    def fake(config, c, topology, only):
+        remat, rows = config.model.remat, rows_of(config)
+        tried.append((remat, rows))
+        again = {"none": 0, "dots": 0, "attention": 0.5, "full": 1}[remat]
+        program = SimpleNamespace(flops=3.0 * rows)
+        part = SimpleNamespace(program=program, total=guess(config, c), bound=Bound(rows * (3 + again) + 1, 0, 0))
+        shape = {"tensor": config.mesh.tensor}
+        return SimpleNamespace(parts=(part,), fits=part.total <= CHIP.memory, shape=shape, topology=topology)
+
+    monkeypatch.setattr(search_module, "guess", guess)
+    monkeypatch.setattr(search_module, "measure", fake)
+    found = search(config_of("sft", "7b"), llama.preset("7b"), topology)
+    fitting = {(x.config.model.remat, x.rows) for x in found if x.plan.fits}
+    # 2 + 6 x 2 = 14 GB, 2 + 3 x 4 = 14, 2 + 1 x 8 = 10, each doubled is over 16; "none" never fits.
+    assert {("dots", 2), ("attention", 4), ("full", 8)} <= fitting
+    assert len(tried) == len(set(tried)) and not any(remat == "none" for remat, _ in tried)
+    assert (found[0].config.model.remat, found[0].rows) == ("dots", 2)
+    assert found[0].config.batch.rows == 16 and "--config.batch.rows=16" in told(found)
+    with pytest.raises(InputError, match="nothing fits"):
+        told([x for x in found if not x.plan.fits])
+
+
+@pytest.mark.slow
+def test_a_step_compiles_for_a_tpu(plan):
+    """The small model for four chips of v5e by the TPU's own compiler; runs where libtpu is installed."""
+    pytest.importorskip("libtpu")
+    code, out, error = plan("sft.py", "--config.topology=v5e:2x2", "--config.batch.tokens=4096")
+    assert code == 0, error
+    assert "4 x TPU v5e" in out and "inside the layer loop" in out and "Pallas kernels in" in out
+    assert "rematerialisation" not in out and "fits: step takes" in out

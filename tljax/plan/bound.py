@@ -1,0 +1,47 @@
+"""How fast a program could run at best: by its operations, its memory and the links between devices."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from tljax.plan.movement import Transfer
+from tljax.plan.topology import Chip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bound:
+    """Seconds that a program takes at least, by each of three limits, were it held up by that one alone."""
+
+    compute: float
+    memory: float
+    links: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute, self.memory, self.links)
+
+    @property
+    def by(self) -> str:
+        named = {"compute": self.compute, "memory": self.memory, "links": self.links}
+        return max(named, key=lambda name: named[name])
+
+
+def received(transfers: Iterable[Transfer]) -> float:
+    """Bytes that one device receives from others in one run of a program."""
+    return sum(transfer.received * transfer.times for transfer in transfers)
+
+
+def bound(flops: float, traffic: float, moved: float, chip: Chip, devices: int, links: int) -> Bound:
+    """The bound of a program of `flops` operations over all devices, recomputed ones included.
+
+    traffic: bytes that one device reads and writes in its memory; moved: bytes that one receives, over `links` links.
+    A chip whose peaks are not known gives 0.
+    """
+
+    def over(work: float, rate: float) -> float:
+        return work / rate if rate else 0.0
+
+    return Bound(
+        compute=over(flops, chip.flops * devices),
+        memory=over(traffic, chip.memory_rate),
+        links=over(moved, chip.link_rate * links),
+    )

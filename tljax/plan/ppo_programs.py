@@ -1,0 +1,117 @@
+"""What PPO and its relatives compile: update, experience and rollout."""
+
+import dataclasses
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from tljax.core.mesh import check_rows
+from tljax.core.state import TrainState
+from tljax.data.tokens import Tokenizer
+from tljax.model import cost, decode, llama, lora
+from tljax.model.replies import padded_width
+from tljax.plan.programs import UPDATES, Program, Work, array, recomputed, state_of
+from tljax.rl.options import optimizers, sample_options, update_options
+from tljax.rl.ppo import Experience, PPOState, Rows, make_experience, make_update
+from tljax.rl.roles import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class _EndToken:
+    """What a plan need know of a tokenizer."""
+
+    eos_id: int = 2
+
+
+def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
+    """PPO and its relatives: rollout, experience and update for the longest prompts and replies allowed.
+
+    Raises InputError where model and rows do not fit the mesh.
+    """
+    llama.check_mesh(c)
+    block = config.rollout
+    llama.check_length(c, block.max_prompt_tokens + block.max_new_tokens, "rollout.max_prompt_tokens + max_new_tokens")
+    count, group = block.prompts * block.group, config.ppo.minibatches * config.ppo.accumulate
+    check_rows(block.rows, "rollout.rows")
+    check_rows(count // group, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
+    dtype = jnp.dtype(config.model.compute_dtype)
+    plan = Plan(c, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
+    sample = sample_options(config, cast(Tokenizer, _EndToken()))
+    options = update_options(config, sample)
+    tx, critic_tx = optimizers(config, UPDATES + config.optim.warmup_steps)
+    frozen = llama.abstract_params(c, dtype)
+    actor, critic = plan.abstract()
+    state = _ppo_state(state_of(actor, tx), state_of(critic, critic_tx) if plan.has_critic else None)
+    prompt, reply = padded_width(block.max_prompt_tokens, block.round_to), block.max_new_tokens
+    width = padded_width(block.max_prompt_tokens + reply, block.round_to)
+    rows, key = _rows(count, width, reply), array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
+    scores = [array((count, reply), jnp.float32) for _ in range(5)]
+    experience = Experience(rows, *scores)
+    asked = (
+        array((block.rows, prompt), jnp.int32, "batch", None),
+        array((block.rows,), jnp.int32, "batch"),
+        array((block.rows,), jnp.int32, "batch"),
+    )
+    policy = plan.actor(frozen, actor) if plan.adapter is None else _attached(frozen, actor)
+    update, judge = make_update(plan, tx, critic_tx, options), make_experience(plan, options)
+    context, learners = float(width), 1 + plan.has_critic
+    trained = cost.flops_per_token(c, context, plan.adapter)
+    forward = cost.flops_per_token(c, context) / 3
+    seen = count * width * config.ppo.epochs
+    programs = (
+        Program(
+            "update",
+            lambda: update.lower(state, frozen, experience, key),
+            learners * seen * trained,
+            learners * seen * recomputed(c, context, config.model.remat),
+            (actor, critic) if plan.has_critic else (actor,),
+            experience,
+        ),
+        Program(
+            "experience",
+            lambda: judge.lower(state, frozen, rows),
+            (2 + plan.has_critic) * count * width * forward,
+            0.0,
+            (),
+            rows,
+        ),
+        Program(
+            "rollout",
+            lambda: decode.generate.lower(policy, c, *asked, key, sample),
+            block.rows * (prompt + reply) * forward,
+            0.0,
+            (),
+            asked,
+        ),
+    )
+    kept = {"weights": (state.params, state.critic), "optimizer": (state.opt_state, state.critic_opt_state)}
+    says = f"{count} replies of {reply} to prompts of {prompt} tokens, sampled {block.rows} at a time, learned from "
+    says += f"{count // group} at a time, remat {config.model.remat}"
+    return Work(programs, kept | {"frozen weights": frozen}, says)
+
+
+def _attached(frozen: Any, adapter: Any) -> Any:
+    """The shapes of frozen weights with an adapter beside them, whose scale is folded into one half."""
+    return frozen | {"layers": frozen["layers"] | adapter}
+
+
+def _rows(count: int, width: int, reply: int) -> Rows:
+    return Rows(
+        tokens=array((count, width), jnp.int32),
+        starts=array((count,), jnp.int32),
+        replies=array((count, reply), jnp.int32),
+        mask=array((count, reply), jnp.bool_),
+        scores=array((count,), jnp.float32),
+    )
+
+
+def _ppo_state(actor: TrainState, critic: TrainState | None) -> PPOState:
+    return PPOState(
+        step=actor.step,
+        params=actor.params,
+        opt_state=actor.opt_state,
+        critic={} if critic is None else critic.params,
+        critic_opt_state=() if critic is None else critic.opt_state,
+        kl_coef=array((), jnp.float32),
+    )

@@ -1,0 +1,97 @@
+"""A plan as text for people."""
+
+from collections.abc import Iterable
+
+from tljax.plan.bound import received
+from tljax.plan.compiled import Compiled
+from tljax.plan.measure import Measured, Part
+from tljax.plan.movement import Transfer
+
+
+def report(plan: Measured, name: str) -> str:
+    """The whole plan; name: of the model, as it was found."""
+    topology, chip = plan.topology, plan.topology.chip
+    axes = " x ".join(f"{axis} {size}" for axis, size in plan.shape.items())
+    lines = [
+        f"plan: {plan.config.run} of {name} on {topology.name}, {len(topology.devices)} x {chip.name} ({axes})",
+        f"      {plan.says}",
+    ]
+    if not topology.compiles:
+        lines.append("      by arithmetic, within about a third; the compiler of TPUs gives exact figures for theirs")
+    lines.append(f"memory of each device, {size(chip.memory)} for a program")
+    lines += table([[what, size(count)] for what, count in plan.kept.items() if count])
+    for part in plan.parts:
+        lines += _part(plan, part)
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    needs = f"{plan.worst.program.name} takes {size(plan.worst.total)} of {size(chip.memory)} on each device"
+    lines.append(f"{verdict}: {needs}")
+    return "\n".join(lines)
+
+
+def _part(plan: Measured, part: Part) -> list[str]:
+    compiled = part.compiled
+    told = f", compiled in {compiled.seconds:.0f} s" if compiled is not None else ""
+    kernels = f", Pallas kernels in {compiled.kernels} places" if compiled is not None and compiled.kernels else ""
+    lines = [f"{part.program.name}{told}{kernels}"]
+    if compiled is not None and compiled.refused:
+        return [*lines, f"  does not fit: {compiled.refused}"]
+    rows = [["inputs", size(part.inputs)]]
+    rows += [["gradients", size(part.gradients)]] if part.gradients else []
+    rows += [["activations and work space", size(part.work)]]
+    peak = f", in use at once {size(compiled.peak)}" if compiled is not None and compiled.peak else ""
+    rows += [["total with what stays", size(part.total) + peak]]
+    lines += table(rows)
+    if compiled is not None:
+        lines += _transfers(compiled)
+        lines += [
+            f"  WARNING: involuntary full rematerialisation of {text}; the array is held whole on every device"
+            for text in compiled.warnings
+        ]
+    return lines + _time(plan, part)
+
+
+def _transfers(compiled: Compiled) -> list[str]:
+    """What devices send each other in one run of the program, a line for every kind and place."""
+    if not compiled.transfers:
+        return ["  no collectives"]
+    groups: dict[tuple[bool, str], list[Transfer]] = {}
+    for transfer in compiled.transfers:
+        groups.setdefault((transfer.in_layers, transfer.kind), []).append(transfer)
+    lines = []
+    for (inside, kind), found in sorted(groups.items(), reverse=True):
+        moved, runs = sum(t.size * t.times for t in found), sum(t.times for t in found)
+        place = "inside the layer loop" if inside else "outside the layer loop"
+        lines.append(["", place, f"{runs:,} x {kind}", f"of {size(moved)} in all", f"{size(received(found))} received"])
+    return table(lines)
+
+
+def _time(plan: Measured, part: Part) -> list[str]:
+    flops, again, bound = part.program.flops, part.program.again, part.bound
+    lines = [f"  model {flops / 1e12:,.1f} TFLOP, computed again {again / 1e12:,.1f} TFLOP"]
+    if not bound.compute:
+        return [*lines, "  no time: the peaks of this device are not known"]
+    limits = {"compute": bound.compute, "memory": bound.memory, "links": bound.links}
+    told = ", ".join(f"{name} {seconds(value)}" for name, value in limits.items() if value)
+    mfu = flops / (plan.topology.chip.flops * len(plan.topology.devices)) / bound.seconds
+    lines.append(f"  at best {seconds(bound.seconds)}, by {bound.by} ({told}); MFU at most {100 * mfu:.0f} %")
+    return lines
+
+
+def table(rows: Iterable[list[str]]) -> list[str]:
+    """Lines of cells under each other."""
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of ten."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:,.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def seconds(value: float) -> str:
+    """A duration for people."""
+    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.1f} ms"
