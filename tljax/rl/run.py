@@ -2,7 +2,6 @@
 
 import functools
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,8 +43,8 @@ def run(config: Any) -> None:
     """
     check(config)
     sets = in_training.open_sets(config)
-    folder = Path(processes.on_first(lambda: str(run_folder.choose(config.out, config.name, config.resume))))
-    processes.on_first(lambda: run_folder.check_config(folder, config))
+    folder = run_folder.choose(config.out, config.name, config.resume)
+    run_folder.check_config(folder, config)
     model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
     with reward_function(config.reward) as judge, jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
