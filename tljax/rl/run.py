@@ -132,8 +132,9 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
                 badness = None
                 if finished or due(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
                     badness = evaluate(stage, frozen, state, log, n + 1)
-                stopped_by = stop.after(n + 1)
+                stopped_by = stop.after(n + 1, waits=True)
                 if planned or stopped_by is not None:
+                    log.flush()
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, badness=badness)
                     checkpoints.wait()
                     processes.on_first(functools.partial(forget_rollouts, folder / "rollouts", n + 1))
