@@ -17,16 +17,8 @@ def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
     """
     if program == "rollout":
         return _rollout(config, c)
-    if program == "step":
-        rows, tokens = config.batch.rows // config.batch.accumulate, sft_tokens(config)
-        targets = tokens
-    else:
-        block, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
-        rows = block.prompts * block.group // parts
-        targets = block.max_new_tokens
-        tokens = padded_width(block.max_prompt_tokens + targets, block.round_to)
+    rows, tokens, targets = _batch(config)
     learns = program != "experience"
-    rows /= batch_shards()
     tensor, width = jax.sharding.get_mesh().shape["tensor"], jnp.dtype(config.model.compute_dtype).itemsize
     layer = _layer(c, tensor, width)
     kept = {"full": c.d_model * width, "attention": 2 * c.d_model * width}
@@ -35,7 +27,9 @@ def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
     saved = rows * tokens * c.num_layers * kept[config.model.remat] if learns else 0.0
     logits = rows * min(config.model.loss_chunk, targets) * c.vocab_size * 4 / tensor
     weights = cost.count_weights(c) - 2 * c.vocab_size * c.d_model
-    gathered = 2 * weights / c.num_layers * width / tensor
+    # Two layers' weights at a time; all of them where a backward pass finds them kept.
+    gathered = (c.num_layers if learns and config.model.remat == "none" else 2) * weights / c.num_layers
+    gathered *= width / tensor
     # The embedding in float32 and its gradient, whole; the head in the compute dtype.
     table = c.vocab_size * c.d_model * (8 if learns and not config.lora.rank else width)
     return saved + 2 * rows * tokens * layer + 3 * logits + gathered + table
@@ -56,12 +50,26 @@ def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, fl
         block = config.rollout
         cache = block.rows / batch_shards() * (block.max_prompt_tokens + block.max_new_tokens / 2) * token
         return block.max_new_tokens * (whole / fsdp + cache) + 2 * whole, away
-    models = 1 if program == "step" else 1 + (config.algorithm == "ppo")
+    passes = (1 if program == "step" else 1 + (config.algorithm == "ppo")) * _parts(config)
+    rows, tokens, _ = _batch(config)
+    # Attention and feed-forward each end in a sum over "tensor", and begin with one in a backward pass.
+    summed = 2 * c.num_layers * rows * tokens * c.d_model * width * 2 * (tensor - 1) / tensor
     if program == "experience":
-        models += 1
-        return models * _parts(config) * 2 * whole, models * _parts(config) * away
+        passes += _parts(config)
+        return passes * 2 * whole, passes * (away + summed)
     reduced = 0.0 if config.lora.rank else 2 * away
-    return models * _parts(config) * 6 * whole, models * _parts(config) * (2 * away + reduced)
+    again = config.model.remat in ("full", "attention")
+    return passes * 6 * whole, passes * (2 * away + reduced + (2 + again) * summed)
+
+
+def _batch(config: Any) -> tuple[float, int, int]:
+    """Rows that a device of the current mesh computes side by side where it learns, their tokens and their targets."""
+    if config.run == "sft":
+        tokens = sft_tokens(config)
+        return config.batch.rows / config.batch.accumulate / batch_shards(), tokens, tokens
+    block, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
+    tokens = padded_width(block.max_prompt_tokens + block.max_new_tokens, block.round_to)
+    return block.prompts * block.group / parts / batch_shards(), tokens, block.max_new_tokens
 
 
 def _parts(config: Any) -> int:

@@ -48,6 +48,7 @@ def transfers(module: Module, layers: int) -> list[Transfer]:
             group = _group(i, module.partitions) if kind in COLLECTIVES else 1
             if group == 1:
                 continue
+            kind = "reduce-scatter" if place.fused and kind == "all-reduce" and _scatters(i, computation) else kind
             into = sum(bytes_of(computation[name].shape) for name in i.operands if name in computation)
             # Begun apart from its end, it also gives back what went in.
             out = bytes_of(i.shape) - (into if i.shape.startswith("((") or i.opcode == "all-gather-start" else 0)
@@ -129,6 +130,18 @@ def _used(module: Module, inner: dict[str, Instruction], name: str) -> float:
 def _plain(array: str) -> str:
     """An array without its layout."""
     return array.partition("{")[0]
+
+
+def _scatters(i: Instruction, computation: dict[str, Instruction]) -> bool:
+    """Whether all that is used of an all-reduce is each device's own slice.
+
+    Within one kernel, "all-reduce-scatter", that is how the TPU compiler writes a reduce-scatter; outside one it sums
+    everything everywhere all the same.
+    """
+    parts = (x.name for x in computation.values() if x.opcode == "get-tuple-element" and i.name in x.operands)
+    names = {i.name, *parts}
+    users = [x for x in computation.values() if x.name not in names and names & set(x.operands)]
+    return bool(users) and all(x.opcode == "dynamic-slice" for x in users)
 
 
 def _group(i: Instruction, partitions: int) -> int:
