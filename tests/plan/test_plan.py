@@ -1,5 +1,6 @@
 """Plans as a user makes them, and the numbers they are made of."""
 
+import dataclasses
 import runpy
 from types import SimpleNamespace
 
@@ -122,6 +123,8 @@ def test_bounds_by_hand():
     found = bound(flops=400e12, traffic=2e12, moved=300e9, chip=CHIP, devices=4, links=2)
     assert found == Bound(compute=1.0, memory=2.0, links=3.0)
     assert (found.seconds, found.by) == (3.0, "links")
+    far = bound(400e12, 0, 0, dataclasses.replace(CHIP, network_rate=5e9), devices=4, links=2, far=20e9)
+    assert (far.network, far.seconds, far.by) == (4.0, 4.0, "network")
     assert bound(1e12, 1, 1, Chip("?", 1, 0, 0, 0), 4, 1) == Bound(0, 0, 0)
 
 

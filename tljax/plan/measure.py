@@ -94,7 +94,8 @@ def _part(config: Any, c: llama.LlamaConfig, topology: Topology, program: Progra
     say(f"compiling the {program.name} for {devices} x {topology.chip.name}")
     found = compile_program(program.lower, c.num_layers)
     work = max(0.0, found.temporaries + found.results + found.code - gradients)
-    best = bound(flops, found.traffic, received(found.transfers), topology.chip, devices, topology.links)
+    near, far = (received(found.transfers, network) for network in (False, True))
+    best = bound(flops, found.traffic, near, topology.chip, devices, topology.links, far)
     return Part(program, held, inputs, gradients, work, found, best)
 
 

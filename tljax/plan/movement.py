@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from tljax.plan.hlo import Instruction, Module, arrays_in, bytes_of, called
+from tljax.plan.hlo import Executed, Instruction, Module, arrays_in, bytes_of, called
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 # What names memory and touches none, or whose work is counted where it is begun.
@@ -17,7 +17,8 @@ SLICES = ("dynamic-slice", "slice", "gather")
 class Transfer:
     """A collective of the program. size: bytes on one device of the larger of what goes in and what comes out.
 
-    group: devices that take part together; times: how often it runs; in_layers: within the loop over the layers.
+    group: devices that take part together; times: how often it runs; in_layers: within the loop over the layers;
+    network: over the network between slices, where `group` counts these.
     """
 
     kind: str
@@ -25,6 +26,7 @@ class Transfer:
     group: int
     times: int
     in_layers: bool
+    network: bool = False
 
     @property
     def received(self) -> float:
@@ -44,6 +46,9 @@ def transfers(module: Module, layers: int) -> list[Transfer]:
     for place in module.executed(layers):
         computation = module.computations.get(place.name, {})
         for i in computation.values():
+            between = _between_slices(i, place)
+            if between is not None:
+                found[f"{place.name}/{i.name}", "recv", place.in_layers] = between
             kind = i.opcode.removesuffix("-start")
             group = _group(i, module.partitions) if kind in COLLECTIVES else 1
             if group == 1:
@@ -57,6 +62,18 @@ def transfers(module: Module, layers: int) -> list[Transfer]:
             if key not in found or max(into, out) > found[key].size:
                 found[key] = Transfer(kind, max(into, out), group, place.times, place.in_layers)
     return list(found.values())
+
+
+def _between_slices(i: Instruction, place: Executed) -> Transfer | None:
+    """The collective between slices whose result an instruction receives: the host of a TPU sends it for the device."""
+    slices = re.search(r'_xla_megascale_target="\{([^}]*)\}', i.rest)
+    if i.opcode != "recv" or not slices:
+        return None
+    group = sum(int(last or first) - int(first) + 1 for first, last in re.findall(r"(\d+)(?::(\d+))?", slices.group(1)))
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', i.rest)
+    name = kind.group(1).lower().replace("_", "-") if kind else "all-reduce"
+    size = bytes_of(arrays_in(i.shape)[0])
+    return Transfer(name, size, group, place.times, place.in_layers, network=True)
 
 
 def traffic(module: Module, layers: int) -> float:

@@ -1,5 +1,6 @@
 """A plan as text for people."""
 
+import dataclasses
 from collections.abc import Iterable
 
 from tljax.plan.bound import received
@@ -54,14 +55,15 @@ def _transfers(compiled: Compiled) -> list[str]:
     """What devices send each other in one run of the program, a line for every kind and place."""
     if not compiled.transfers:
         return ["  no collectives"]
-    groups: dict[tuple[bool, str], list[Transfer]] = {}
+    groups: dict[tuple[bool, bool, str], list[Transfer]] = {}
     for transfer in compiled.transfers:
-        groups.setdefault((transfer.in_layers, transfer.kind), []).append(transfer)
+        groups.setdefault((not transfer.network, transfer.in_layers, transfer.kind), []).append(transfer)
     lines = []
-    for (inside, kind), found in sorted(groups.items(), reverse=True):
+    for (near, inside, kind), found in sorted(groups.items(), reverse=True):
         moved, runs = sum(t.size * t.times for t in found), sum(t.times for t in found)
         place = "inside the layer loop" if inside else "outside the layer loop"
-        lines.append(["", place, f"{runs:,} x {kind}", f"of {size(moved)} in all", f"{size(received(found))} received"])
+        told = [f"{runs:,} x {kind}", f"of {size(moved)} in all", f"{size(received(found, not near))} received"]
+        lines.append(["", place if near else f"{place}, between slices", *told])
     return table(lines)
 
 
@@ -70,7 +72,7 @@ def _time(plan: Measured, part: Part) -> list[str]:
     lines = [f"  model {flops / 1e12:,.1f} TFLOP, computed again {again / 1e12:,.1f} TFLOP"]
     if not bound.compute:
         return [*lines, "  no time: the peaks of this device are not known"]
-    limits = {"compute": bound.compute, "memory": bound.memory, "links": bound.links}
+    limits = dataclasses.asdict(bound)
     told = ", ".join(f"{name} {seconds(value)}" for name, value in limits.items() if value)
     mfu = flops / (plan.topology.chip.flops * len(plan.topology.devices)) / bound.seconds
     lines.append(f"  at best {seconds(bound.seconds)}, by {bound.by} ({told}); MFU at most {100 * mfu:.0f} %")
