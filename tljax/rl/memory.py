@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import batch_shards, device_bytes
+from tljax.core.mesh import batch_shards, device_bytes, shards, weight_shards
 from tljax.model import cost
 from tljax.model.replies import padded_width
 from tljax.rl.roles import Plan
@@ -48,8 +48,7 @@ def need(config: Any, plan: Plan, longest: int) -> Need:
     one layer with its gradient, and the logits of one chunk with theirs. Of adapters and norms, small parts that the
     mesh does not divide count as if it did.
     """
-    mesh, c = jax.sharding.get_mesh().shape, plan.config
-    parts, tensor = mesh["fsdp"] * mesh["tensor"], mesh["tensor"]
+    parts, tensor, c = weight_shards(), shards("heads"), plan.config
     width = jnp.dtype(config.model.compute_dtype).itemsize
     roles = tuple(
         Role(name, trained * 4 / parts, trained * 4 / parts, trained * 8 / parts)
@@ -65,7 +64,7 @@ def need(config: Any, plan: Plan, longest: int) -> Need:
     copy = cost.count_weights(c) * width / parts
     here = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
     here /= batch_shards()
-    tokens = here * padded_width(longest + config.rollout.max_new_tokens, config.rollout.round_to)
+    tokens = here * padded_width(longest + config.rollout.max_new_tokens, config.rollout.round_to) / shards("positions")
     kept = {"full": c.d_model * width, "attention": 2 * c.d_model * width}
     saved = tokens * c.num_layers * (kept[config.model.remat] if config.model.remat in kept else layer)
     logits = here * min(config.model.loss_chunk, config.rollout.max_new_tokens) * c.vocab_size * 4 / tensor
