@@ -15,7 +15,7 @@ from tljax.plan.bound import Bound, bound
 from tljax.plan.fitting import divisible, flags, rows_of, with_rows
 from tljax.plan.measure import measure
 from tljax.plan.movement import Transfer
-from tljax.plan.search import search, told
+from tljax.plan.search import COMPILES, search, told
 from tljax.plan.topology import Chip, Topology, fewest_links, open_topology
 
 WEIGHTS, NORMS = 6_738_546_688, 65 * 4096  # of CodeLLaMA-7B, as transformers counts them
@@ -186,9 +186,8 @@ def searched(config_of, monkeypatch):
             order.append((config.model.remat, rows_of(config)))
             program = SimpleNamespace(flops=3.0 * rows_of(config))
             part = SimpleNamespace(program=program, total=memory(config), bound=Bound(time(config), 0, 0))
-            shape = {"tensor": config.mesh.tensor}
             fits = part.total <= CHIP.memory
-            return SimpleNamespace(config=config, parts=(part,), fits=fits, shape=shape, topology=topology)
+            return SimpleNamespace(config=config, parts=(part,), fits=fits, mesh="", topology=topology)
 
         monkeypatch.setattr(search_module, "guess", lambda x, c, t: (low * memory(x), 3 * rows_of(x) / time(x)))
         monkeypatch.setattr(search_module, "measure", measure)
@@ -222,9 +221,9 @@ def test_a_search_goes_on_where_arithmetic_says_too_much(searched):
 
 
 def test_a_search_ends(searched, monkeypatch):
-    """Where nothing fits the smallest of each tensor axis is compiled; never more than COMPILES."""
+    """Where nothing fits the smallest of each mesh is compiled; never more than COMPILES."""
     order, found = searched(1.0, kept=15.5e9)
-    assert set(order) == {("full", 1)} and len(order) == 4 and not any(x.plan.fits for x in found)
+    assert set(order) == {("full", 1)} and len(order) == COMPILES and not any(x.plan.fits for x in found)
     monkeypatch.setattr(search_module, "COMPILES", 2)
     assert len(searched(1.0, kept=15.5e9)[1]) == 2
     assert searched(1.0, kept=60e9) == ([], [])

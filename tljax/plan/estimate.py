@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from tljax.core.mesh import batch_shards
+from tljax.core.mesh import batch_shards, shards, weight_shards
 from tljax.model import cost, llama
 from tljax.model.replies import padded_width
 
@@ -19,11 +18,12 @@ def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
         return _rollout(config, c)
     rows, tokens, targets = _batch(config)
     learns = program != "experience"
-    tensor, width = jax.sharding.get_mesh().shape["tensor"], jnp.dtype(config.model.compute_dtype).itemsize
+    tensor, width = shards("heads"), jnp.dtype(config.model.compute_dtype).itemsize
     layer = _layer(c, tensor, width)
     kept = {"full": c.d_model * width, "attention": 2 * c.d_model * width}
-    # Dots keep what the matrix products give, about half of what a layer computes.
-    kept |= {"dots": layer / 2, "none": layer}
+    # The layer's input, what its products give, and what attention does.
+    products = 3 * c.d_model + 2 * ((c.num_heads + c.num_kv_heads) * c.head_dim + c.d_ff) / tensor
+    kept |= {"dots": products * width, "none": layer}
     saved = rows * tokens * c.num_layers * kept[config.model.remat] if learns else 0.0
     logits = rows * min(config.model.loss_chunk, targets) * c.vocab_size * 4 / tensor
     weights = cost.count_weights(c) - 2 * c.vocab_size * c.d_model
@@ -38,22 +38,24 @@ def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
 def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, float]:
     """Bytes that one device reads and writes in its memory, and that it receives from others, in a program; at least.
 
-    Where weights are split over "fsdp", every pass gathers them, written once and read once, and a backward pass
-    reduces their gradients. A rollout reads a device's own share of the weights, and half the cache, at every token.
+    Where weights are split, every pass gathers them, written once and read once, and a backward pass reduces their
+    gradients; where rows are, every layer gathers keys and values, and reduces their gradients. A rollout reads a
+    device's own share of the weights, and half the cache, at every token.
     """
-    mesh, width = jax.sharding.get_mesh().shape, jnp.dtype(config.model.compute_dtype).itemsize
-    fsdp, tensor = mesh["fsdp"], mesh["tensor"]
+    parts, tensor, width = shards("embed"), shards("heads"), jnp.dtype(config.model.compute_dtype).itemsize
     whole = cost.count_weights(c) * width / tensor
-    away = whole * (fsdp - 1) / fsdp
+    away = whole * (parts - 1) / parts
     if program == "rollout":
         token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
         block = config.rollout
         cache = block.rows / batch_shards() * (block.max_prompt_tokens + block.max_new_tokens / 2) * token
-        return block.max_new_tokens * (whole / fsdp + cache) + 2 * whole, away
+        return block.max_new_tokens * (whole / parts + cache) + 2 * whole, away
     passes = (1 if program == "step" else 1 + (config.algorithm == "ppo")) * _parts(config)
     rows, tokens, _ = _batch(config)
     # Attention and feed-forward each end in a sum over "tensor", and begin with one in a backward pass.
     summed = 2 * c.num_layers * rows * tokens * c.d_model * width * 2 * (tensor - 1) / tensor
+    keys = 2 * c.num_layers * rows * tokens * c.num_kv_heads * c.head_dim * width / tensor
+    summed += keys * (shards("positions") - 1)
     if program == "experience":
         passes += _parts(config)
         return passes * 2 * whole, passes * (away + summed)
@@ -63,13 +65,14 @@ def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, fl
 
 
 def _batch(config: Any) -> tuple[float, int, int]:
-    """Rows that a device of the current mesh computes side by side where it learns, their tokens and their targets."""
+    """Of a device of the current mesh where it learns: rows side by side, tokens of each and targets of each."""
+    places = shards("positions")
     if config.run == "sft":
-        tokens = sft_tokens(config)
+        tokens = sft_tokens(config) // places
         return config.batch.rows / config.batch.accumulate / batch_shards(), tokens, tokens
     block, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
     tokens = padded_width(block.max_prompt_tokens + block.max_new_tokens, block.round_to)
-    return block.prompts * block.group / parts / batch_shards(), tokens, block.max_new_tokens
+    return block.prompts * block.group / parts / batch_shards(), tokens // places, block.max_new_tokens
 
 
 def _parts(config: Any) -> int:
@@ -91,9 +94,9 @@ def _layer(c: llama.LlamaConfig, tensor: int, width: int) -> float:
 
 def _rollout(config: Any, c: llama.LlamaConfig) -> float:
     """The weights in the compute dtype once more, the cache, and one layer's results over the prompts."""
-    mesh, block = jax.sharding.get_mesh().shape, config.rollout
-    tensor, width = mesh["tensor"], jnp.dtype(config.model.compute_dtype).itemsize
+    block, tensor = config.rollout, shards("heads")
+    width = jnp.dtype(config.model.compute_dtype).itemsize
     rows, prompt = block.rows / batch_shards(), padded_width(block.max_prompt_tokens, block.round_to)
     token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
-    copy = cost.count_weights(c) * width / (mesh["fsdp"] * tensor)
+    copy = cost.count_weights(c) * width / weight_shards()
     return copy + rows * ((prompt + block.max_new_tokens) * token + prompt * _layer(c, tensor, width))

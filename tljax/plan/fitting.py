@@ -62,7 +62,8 @@ def rows_of(config: Any) -> int:
 
 def flags(config: Any) -> str:
     """What a search chooses, as flags of launch/train.py."""
-    fields = ["mesh.tensor", "model.remat"]
+    fields = ["mesh.sequence"] if config.mesh.sequence > 1 else []
+    fields += ["mesh.tensor", "model.remat"]
     fields += ["batch.rows"] if config.run == "sft" else ["rollout.prompts", "rollout.rows", "ppo.accumulate"]
     values = ((field, *field.split(".")) for field in fields)
     return " ".join(f"--config.{field}={config[block][name]}" for field, block, name in values)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from tljax.core.mesh import describe_mesh
 from tljax.core.metrics import say
 from tljax.model import llama
 from tljax.plan import estimate
@@ -39,7 +40,7 @@ class Measured:
 
     config: Any
     topology: Topology
-    shape: dict[str, int]  # of the mesh
+    mesh: str
     says: str
     kept: dict[str, int]  # bytes on one device, by name
     parts: tuple[Part, ...]
@@ -66,7 +67,7 @@ def measure(
     kept = {name: bytes_on_device(tree) for name, tree in work.kept.items()}
     held = sum(kept.values())
     parts = tuple(_part(config, c, topology, program, held) for program in work.programs[len(known) : only])
-    return Measured(config, topology, dict(jax.sharding.get_mesh().shape), work.says, kept, (*known, *parts))
+    return Measured(config, topology, describe_mesh(jax.sharding.get_mesh()), work.says, kept, (*known, *parts))
 
 
 def guess(config: Any, c: llama.LlamaConfig, topology: Topology) -> tuple[float, float]:

@@ -12,9 +12,8 @@ from tljax.plan.movement import Transfer
 def report(plan: Measured, name: str) -> str:
     """The whole plan; name: of the model, as it was found."""
     topology, chip = plan.topology, plan.topology.chip
-    axes = " x ".join(f"{axis} {size}" for axis, size in plan.shape.items())
     lines = [
-        f"plan: {plan.config.run} of {name} on {topology.name}, {len(topology.devices)} x {chip.name} ({axes})",
+        f"plan: {plan.config.run} of {name} on {topology.name}, {len(topology.devices)} x {chip.name} ({plan.mesh})",
         f"      {plan.says}",
     ]
     if not topology.compiles:

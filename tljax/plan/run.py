@@ -28,7 +28,7 @@ def run(config: Any) -> None:
     Raises InputError for what the user can mend, and SystemExit with code 1 where the plan does not fit.
     """
     check_choice("run", config.run, RUNS)
-    topology = open_topology(config.topology)
+    topology = open_topology(config.topology, config.mesh.slices)
     name, c = shape_of(config.model)
     check(config)
     with jax.set_mesh(make_mesh(**config.mesh, devices=topology.devices)):

@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 
-from tljax.core.mesh import make_mesh
+from tljax.core.errors import InputError
+from tljax.core.mesh import check_tokens, make_mesh
 from tljax.core.metrics import say
 from tljax.model import llama
+from tljax.plan.estimate import sft_tokens
 from tljax.plan.fitting import divisible, flags, rows_of, with_rows
 from tljax.plan.measure import Measured, guess, measure
 from tljax.plan.report import seconds, size, table
@@ -20,6 +22,8 @@ COMPILES = 6  # of the program that learns; a 7B step takes two to five minutes 
 # What the compiler takes, of what arithmetic says: at first, and the least that is still tried where nothing fits.
 FIRST, LEAST = 1.07, 0.75
 
+Axes = dict[str, int]  # of config.mesh, those that a search sets
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -28,22 +32,23 @@ class Candidate:
 
     config: Any
     rows: int
+    mesh: int  # number of its mesh among those of `meshes`
     memory: float
     rate: float
 
     @property
     def order(self) -> tuple[int, int, int, int]:
-        """The best first: the smallest tensor axis, then the rate, where within 2 % more rows and less computed again.
+        """The best first: the first mesh, then the rate, where within 2 % more rows and less computed again.
 
-        A bound takes all transfers to hide behind computing, which the sums over "tensor" between two products cannot.
+        A bound takes all transfers to hide behind computing, which those of other meshes, amid a layer, cannot.
         """
         remat = REMATS.index(self.config.model.remat)
-        return (self.config.mesh.tensor, -_level(self.rate), -self.rows, remat)
+        return (self.mesh, -_level(self.rate), -self.rows, remat)
 
     def at_most(self, other: "Candidate") -> bool:
         """Whether it needs no more memory than another one for sure."""
         return (
-            self.config.mesh.tensor == other.config.mesh.tensor
+            self.mesh == other.mesh
             and self.rows <= other.rows
             and REMATS.index(self.config.model.remat) >= REMATS.index(other.config.model.remat)
         )
@@ -63,12 +68,12 @@ class Tried:
         return part.program.flops / part.bound.seconds if self.plan.fits and part.bound.seconds else 0.0
 
 
-def candidates(config: Any, c: llama.LlamaConfig, topology: Topology, tensors: list[int]) -> list[Candidate]:
-    """All meshes, remats and rows whose memory by arithmetic is not hopeless, the best first."""
+def candidates(config: Any, c: llama.LlamaConfig, topology: Topology, tried: list[Axes]) -> list[Candidate]:
+    """All remats and rows on these meshes whose memory by arithmetic is not hopeless, the best first."""
     found = []
-    for tensor in tensors:
+    for number, axes in enumerate(tried):
         meshed = config.copy_and_resolve_references()
-        meshed.mesh.tensor = tensor
+        meshed.mesh.update(axes)
         with jax.set_mesh(make_mesh(**meshed.mesh, devices=topology.devices)):
             for remat in REMATS:
                 meshed.model.remat = remat
@@ -79,7 +84,7 @@ def candidates(config: Any, c: llama.LlamaConfig, topology: Topology, tensors: l
                     memory, rate = guess(chosen, c, topology)
                     if LEAST * memory > topology.chip.memory:
                         break
-                    found.append(Candidate(chosen, rows, memory, rate))
+                    found.append(Candidate(chosen, rows, number, memory, rate))
     return sorted(found, key=lambda x: x.order)
 
 
@@ -90,7 +95,7 @@ def search(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Tried]
     The fastest that should fit is compiled next, until the fastest of all that should has been; where none should, the
     smallest. Only the program that learns is compiled.
     """
-    left = candidates(config, c, topology, _tensors(config, c, topology))
+    left = candidates(config, c, topology, meshes(config, c, topology))
     how = f"at most {COMPILES} are compiled, minutes each" if topology.compiles else "none can be compiled"
     say(f"search: {len(left)} configs, the fastest by arithmetic first; {how}")
     room, scale, tried = topology.chip.memory, FIRST, list[Tried]()
@@ -101,7 +106,7 @@ def search(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Tried]
         if best is not None and not ahead:
             break
         # Where nothing should fit, what takes the least tells whether anything does.
-        chosen = ahead[0] if ahead else min(left, key=lambda x: (x.config.mesh.tensor, x.memory))
+        chosen = ahead[0] if ahead else min(left, key=lambda x: (x.mesh, x.memory))
         left.remove(chosen)
         with jax.set_mesh(make_mesh(**chosen.config.mesh, devices=topology.devices)):
             found = Tried(chosen, measure(chosen.config, c, topology, only=1))
@@ -150,23 +155,37 @@ def _rollout(config: Any, rows: int) -> Any:
     return config
 
 
-def _tensors(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[int]:
-    """Sizes of the tensor axis to try, the config's first."""
-    own = int(config.mesh.tensor)
-    if config.mesh.fsdp != -1 or own == -1:
-        return [own]
-    whole = (c.num_heads, c.num_kv_heads, c.d_ff, c.vocab_size, len(topology.devices))
-    return [own, *(size for size in (2, 4, 8) if size > own and all(number % size == 0 for number in whole))]
+def meshes(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Axes]:
+    """Meshes to try: the config's; where its fsdp takes what remains also such as split rows, then layers' widths."""
+    own = {axis: int(config.mesh[axis]) for axis in ("sequence", "tensor")}
+    found = [own]
+    if config.mesh.fsdp == -1:
+        found += [own | {"sequence": size} for size in (2, 4, 8) if size > own["sequence"] and config.run == "sft"]
+        found += [own | {"tensor": size} for size in (2, 4, 8) if size > own["tensor"]]
+
+    def possible(axes: Axes) -> bool:
+        mesh = config.mesh.copy_and_resolve_references()
+        mesh.update(axes)
+        try:
+            with jax.set_mesh(make_mesh(**mesh, devices=topology.devices)):
+                llama.check_mesh(c)
+                if config.run == "sft":
+                    check_tokens(sft_tokens(config))
+        except InputError:
+            return False
+        return True
+
+    return [axes for axes in found if axes == own or possible(axes)]
 
 
 def told(found: list[Tried]) -> str:
     """All that was tried, the best first."""
-    rows = [["tensor", "remat", "rows a device", "memory", "TFLOP/s a device at best", "held up by"]]
+    rows = [["mesh", "remat", "rows side by side", "memory", "TFLOP/s a device at best", "held up by"]]
     for x in found:
-        part, shape = x.plan.parts[0], x.plan.shape
+        part = x.plan.parts[0]
         rate = f"{x.rate / len(x.plan.topology.devices) / 1e12:.0f}" if x.rate else "does not fit"
         by = f"{part.bound.by}, {seconds(part.bound.seconds)}" if x.rate else ""
-        cells = [str(shape["tensor"]), x.candidate.config.model.remat, str(x.candidate.rows)]
+        cells = [x.plan.mesh, x.candidate.config.model.remat, str(x.candidate.rows)]
         rows.append([*cells, size(part.total), rate, by])
     return "\n".join(table(rows))
 
@@ -181,7 +200,7 @@ def hint(plan: Measured, c: llama.LlamaConfig) -> str:
     if learns.compiled is not None:
         scale = learns.total / guess(config, c, topology)[0]
         scale = max(scale, 1.01) if learns.compiled.refused else scale
-    for x in candidates(config, c, topology, [config.mesh.tensor]):
+    for x in candidates(config, c, topology, [{}]):
         if scale * x.memory < topology.chip.memory:
             return f"by arithmetic the fastest that fits on this mesh: {flags(x.config)} (--search compiles)"
-    return "by arithmetic nothing fits on this mesh; use more devices, mesh.tensor=2 (--search tries it), or lora"
+    return "by arithmetic nothing fits on this mesh; use more devices, another mesh (--search tries some), or lora"
