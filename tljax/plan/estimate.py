@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from tljax.core.mesh import batch_shards, shards, weight_shards
 from tljax.model import cost, llama
+from tljax.model.activations import Activations
 from tljax.model.replies import padded_width
 
 
@@ -14,25 +15,17 @@ def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
 
     program: "step", "update", "experience" or "rollout". Within a third of what the TPU compiler finds.
     """
+    width, block = jnp.dtype(config.model.compute_dtype).itemsize, config.get("rollout")
+    of = Activations(c, shards("heads"), width)
     if program == "rollout":
-        return _rollout(config, c)
+        prompt = padded_width(block.max_prompt_tokens, block.round_to)
+        return of.replying(block.rows / batch_shards(), prompt, block.max_new_tokens, weight_shards())
     rows, tokens, targets = _batch(config)
-    learns = program != "experience"
-    tensor, width = shards("heads"), jnp.dtype(config.model.compute_dtype).itemsize
-    layer = _layer(c, tensor, width)
-    kept = {"full": c.d_model * width, "attention": 2 * c.d_model * width}
-    # The layer's input, what its products give, and what attention does.
-    products = 3 * c.d_model + 2 * ((c.num_heads + c.num_kv_heads) * c.head_dim + c.d_ff) / tensor
-    kept |= {"dots": products * width, "none": layer}
-    saved = rows * tokens * c.num_layers * kept[config.model.remat] if learns else 0.0
-    logits = rows * min(config.model.loss_chunk, targets) * c.vocab_size * 4 / tensor
-    weights = cost.count_weights(c) - 2 * c.vocab_size * c.d_model
-    # Two layers' weights at a time; all of them where a backward pass finds them kept.
-    gathered = (c.num_layers if learns and config.model.remat == "none" else 2) * weights / c.num_layers
-    gathered *= width / tensor
-    # The embedding in float32 and its gradient, whole; the head in the compute dtype.
-    table = c.vocab_size * c.d_model * (8 if learns and not config.lora.rank else width)
-    return saved + 2 * rows * tokens * layer + 3 * logits + gathered + table
+    chunk = min(config.model.loss_chunk, targets)
+    if program == "experience":
+        return of.judging(rows, tokens, chunk)
+    # A trained embedding is gathered in float32, as is its gradient.
+    return of.learning(rows, tokens, chunk, config.model.remat, width if config.lora.rank else 8)
 
 
 def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, float]:
@@ -46,16 +39,14 @@ def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, fl
     whole = cost.count_weights(c) * width / tensor
     away = whole * (parts - 1) / parts
     if program == "rollout":
-        token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
-        block = config.rollout
+        block, token = config.rollout, Activations(c, tensor, width).cache()
         cache = block.rows / batch_shards() * (block.max_prompt_tokens + block.max_new_tokens / 2) * token
         return block.max_new_tokens * (whole / parts + cache) + 2 * whole, away
     passes = (1 if program == "step" else 1 + (config.algorithm == "ppo")) * _parts(config)
     rows, tokens, _ = _batch(config)
     # Attention and feed-forward each end in a sum over "tensor", and begin with one in a backward pass.
     summed = 2 * c.num_layers * rows * tokens * c.d_model * width * 2 * (tensor - 1) / tensor
-    keys = 2 * c.num_layers * rows * tokens * c.num_kv_heads * c.head_dim * width / tensor
-    summed += keys * (shards("positions") - 1)
+    summed += rows * tokens * Activations(c, tensor, width).cache() * (shards("positions") - 1)
     if program == "experience":
         passes += _parts(config)
         return passes * 2 * whole, passes * (away + summed)
@@ -85,18 +76,3 @@ def _parts(config: Any) -> int:
 def sft_tokens(config: Any, round_to: int = 128) -> int:
     """The length of a packed row; where the config leaves it to the data, the longest that it allows."""
     return config.batch.tokens or -(-config.data.max_tokens // round_to) * round_to
-
-
-def _layer(c: llama.LlamaConfig, tensor: int, width: int) -> float:
-    """Bytes that one token's results within a layer take."""
-    return (8 * c.d_model + (3 * c.d_ff + 2 * c.num_heads * c.head_dim) / tensor) * width
-
-
-def _rollout(config: Any, c: llama.LlamaConfig) -> float:
-    """The weights in the compute dtype once more, the cache, and one layer's results over the prompts."""
-    block, tensor = config.rollout, shards("heads")
-    width = jnp.dtype(config.model.compute_dtype).itemsize
-    rows, prompt = block.rows / batch_shards(), padded_width(block.max_prompt_tokens, block.round_to)
-    token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
-    copy = cost.count_weights(c) * width / weight_shards()
-    return copy + rows * ((prompt + block.max_new_tokens) * token + prompt * _layer(c, tensor, width))
