@@ -10,7 +10,7 @@ that is stopped keeps nothing, so give config.limit where a model has many steps
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import data_block, toolbox_block
+from tljax.core.config import data_block, mesh_block, toolbox_block
 
 
 def get_config() -> ConfigDict:
@@ -34,5 +34,5 @@ def get_config() -> ConfigDict:
     model.compute_dtype = "float32"  # float32 | bfloat16, which takes half the memory; weights are held in it
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
+    config.mesh = mesh_block()
     return config

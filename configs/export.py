@@ -5,7 +5,7 @@ python launch/export_hf.py --config configs/export.py --config.run=runs/sft-tiny
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import processes_block
+from tljax.core.config import mesh_block, processes_block
 
 
 def get_config() -> ConfigDict:
@@ -17,5 +17,5 @@ def get_config() -> ConfigDict:
     config.dtype = "auto"  # auto (that of the model the run began from) | float32 | bfloat16 | float16
     config.max_shard_bytes = 5_000_000_000
     config.processes = processes_block()
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
+    config.mesh = mesh_block()
     return config

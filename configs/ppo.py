@@ -11,7 +11,7 @@ run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set: --config.opt
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import data_block, lora_block, options, processes_block, toolbox_block
+from tljax.core.config import data_block, lora_block, mesh_block, options, processes_block, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.processes = processes_block()
 
-    config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
+    config.mesh = mesh_block()
 
     rollout = config.rollout = ConfigDict()
     rollout.prompts = 64  # of one update

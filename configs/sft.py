@@ -11,7 +11,7 @@ field can be set: --config.optim.lr=2e-6.
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import data_block, lora_block, options, processes_block, toolbox_block
+from tljax.core.config import data_block, lora_block, mesh_block, options, processes_block, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -38,10 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.processes = processes_block()
 
-    mesh = config.mesh = ConfigDict()  # devices along each axis, -1 takes what remains
-    mesh.data = 1
-    mesh.fsdp = -1  # weights, gradients and moments are split over it
-    mesh.tensor = 1  # heads, feed-forward and vocabulary are split over it
+    config.mesh = mesh_block()
 
     batch = config.batch = ConfigDict()
     batch.rows = 8  # packed rows of one update, over all devices

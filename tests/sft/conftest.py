@@ -1,6 +1,7 @@
 """A small model and a batch of every kind of row, shared by the tests of the step."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +65,8 @@ def place(host_batch):
 
 @pytest.fixture(scope="session")
 def mesh_of():
-    def make(data, fsdp, tensor):
-        return make_mesh(data, fsdp, tensor, devices=jax.devices()[: data * fsdp * tensor])
+    def make(*shape, slices=1):
+        return make_mesh(*shape, slices=slices, devices=jax.devices()[: math.prod(shape) * slices])
 
     return make
 

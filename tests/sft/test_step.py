@@ -82,7 +82,9 @@ def test_accumulation_changes_nothing(config, options, load, place, mesh_of, ref
         assert_same(run_step(config, options, load, place(accumulate)), reference)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 1), (1, 4, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "shape", [(2, 1, 1), (1, 4, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 1, 2), (1, 2, 2, 2), (2, 1, 1, 4)]
+)
 def test_devices_and_mesh_change_nothing(config, options, load, place, mesh_of, reference, shape):
     with jax.set_mesh(mesh_of(*shape)):
         assert_same(run_step(config, options, load, place()), reference)

@@ -75,6 +75,17 @@ def processes_block() -> ConfigDict:
     return processes
 
 
+def mesh_block() -> ConfigDict:
+    """The `mesh` fields: devices along each axis within a slice; one may be -1 and takes what remains."""
+    mesh = ConfigDict()
+    mesh.data = 1  # rows are split over it, weights are not: each place holds all of them
+    mesh.fsdp = -1  # rows are split over it, and weights, gradients and moments (ZeRO 3, arXiv 1910.02054)
+    mesh.tensor = 1  # heads, feed-forward and vocabulary are split over it
+    mesh.sequence = 1  # the tokens of each row are split over it, and weights as over fsdp: for rows of 16k and more
+    mesh.slices = 0  # TPU slices, each with a mesh as above and all weights; 0: as many as the devices say
+    return mesh
+
+
 def options(arg: str, sizes: Iterable[str], flags_: Iterable[str], default: str) -> tuple[str, set[str]]:
     """The size and the flags in "7b,release".
 

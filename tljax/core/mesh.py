@@ -6,57 +6,93 @@ part of every array's type and an ambiguous one is an error where it is written.
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from tljax.core import processes
 from tljax.core.errors import InputError
+from tljax.core.mesh_shape import Shape, nearest, resolve, told
 
 P = jax.P
 
-AXES = ("data", "fsdp", "tensor")
+# By rising traffic: the last axis has the devices that are nearest to each other.
+AXES = ("data", "fsdp", "sequence", "tensor")
 
-# Logical axis of an array -> the mesh axes it is sharded over.
+# Logical axis of an array -> the mesh axes it is sharded over. Weights are split over "sequence" as well as "fsdp":
+# devices that share a row hold the same weights otherwise, and their gradients are summed over both axes in any case,
+# so that this saves memory and costs no more than a larger "fsdp" would.
 RULES: dict[str, str | tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
-    "embed": "fsdp",
+    "positions": "sequence",
+    "embed": ("fsdp", "sequence"),
     "heads": "tensor",
     "mlp": "tensor",
     "vocab": "tensor",
 }
 
 
-def _nearest(wanted: Sequence[int], devices: int) -> tuple[int, int, int]:
-    """The mesh of `devices` places whose axis sizes differ from the wanted ones by the smallest factors."""
-    divisors = [n for n in range(1, devices + 1) if devices % n == 0]
-    shapes = [(a, b, devices // (a * b)) for a in divisors for b in divisors if devices % (a * b) == 0]
-    return min(shapes, key=lambda shape: sum(abs(math.log(n / w)) for n, w in zip(shape, wanted, strict=True)))
-
-
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(
+    data: int = 1,
+    fsdp: int = -1,
+    tensor: int = 1,
+    sequence: int = 1,
+    slices: int = 0,
+    devices: Sequence[Any] | None = None,
+) -> Mesh:
     """A mesh over `devices` (default: all) with explicit axes; one axis may be -1 and takes the devices that remain.
 
-    Raises InputError where the axes do not multiply to the number of devices.
+    The four sizes are those within a slice, whose devices are linked to each other. The places of "data" are those of
+    the first slice, then those of the second, ...: weights are split within a slice and held by each, so that what
+    crosses the network between slices is a sum of gradients. slices: 0 takes as many as the devices say, which a TPU's
+    do; of others equal parts in the order of their processes stand for slices where more than 1 is asked for.
+
+    Raises InputError where the axes do not multiply to the number of devices, and for other slices than there are.
     """
-    count = jax.device_count() if devices is None else len(devices)
-    sizes = [data, fsdp, tensor]
-    asked = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
-    if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-        raise InputError(f"mesh {asked}: every axis is a positive number, and at most one is -1 (takes what remains)")
-    given = math.prod(size for size in sizes if size != -1)
-    shape = [max(1, count // given) if size == -1 else size for size in sizes]
-    if math.prod(shape) != count:
-        possible = ", ".join(f"{name}={size}" for name, size in zip(AXES, _nearest(shape, count), strict=True))
+    devices = list(jax.devices() if devices is None else devices)
+    asked = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
+    parts = _slices(devices)
+    counted = devices[0].platform == "tpu"
+    if counted and slices not in (0, len(parts)):
         raise InputError(
-            f"mesh {asked} does not fit {count} device{'s' * (count > 1)}: the axes must multiply to {count}; "
-            f"the nearest possible mesh is {possible}"
+            f"mesh.slices is {slices}, but the devices are of {len(parts)} slice{'s' * (len(parts) > 1)}; use "
+            f"mesh.slices={len(parts)}, or 0, which takes what there is"
         )
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Explicit,) * len(AXES), devices=devices)
+    slices, shape = resolve(asked, slices or len(parts), len(devices), counted)
+    if not counted:
+        parts = np.array_split(np.array(devices, object), slices)
+    places = [
+        # Whole sides of a torus are preferred; where the axes ask for less, sides are split.
+        mesh_utils.create_device_mesh([shape[axis] for axis in AXES], list(part), allow_split_physical_axes=True)
+        for part in parts
+    ]
+    return Mesh(np.concatenate(places), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def _slices(devices: Sequence[Any]) -> list[list[Any]]:
+    """Devices by the slice that they say they belong to; those of a GPU's host that call it a slice are not asked."""
+    indices = [getattr(device, "slice_index", 0) if device.platform == "tpu" else 0 for device in devices]
+    return [[d for d, own in zip(devices, indices, strict=True) if own == index] for index in sorted(set(indices))]
+
+
+def nearest_mesh(fits: Callable[[Shape], bool]) -> str:
+    """The mesh of the current one's devices that fits and is nearest to it, as config fields; "" where none fits.
+
+    fits: whether sizes of AXES will do. "data" stays as it is where anything else can be changed instead.
+    """
+    mesh = jax.sharding.get_mesh()
+    here, slices = dict(mesh.shape), len(_slices(list(mesh.devices.flat)))
+
+    def whole(shape: Shape) -> bool:
+        return shape["data"] % slices == 0 and fits(shape)
+
+    found = nearest(here, mesh.size, lambda shape: shape["data"] == here["data"] and whole(shape))
+    found = found or nearest(here, mesh.size, whole)
+    return "" if found is None else told(found | {"data": found["data"] // slices}, here)
 
 
 def spec(*axes: str | None) -> P:
@@ -74,21 +110,61 @@ def spec(*axes: str | None) -> P:
     return P(*mesh_axes)
 
 
+def shards(*axes: str) -> int:
+    """Over how many places of the current mesh these logical axes are spread; under jit or not."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[axis] for axis in jax.tree.leaves(tuple(spec(*axes))))
+
+
 def batch_shards() -> int:
     """Over how many places of the current mesh the rows of a batch are spread."""
-    shape = jax.sharding.get_mesh().shape
-    return math.prod(shape[axis] for axis in RULES["batch"])
+    return shards("batch")
+
+
+def weight_shards() -> int:
+    """In how many parts the current mesh holds the large weights."""
+    return shards("embed", "heads")
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """The mesh for people, such as "2 slices x fsdp 8 x sequence 2"; axes of 1 are left out."""
+    slices = len(_slices(list(mesh.devices.flat)))
+    sizes = dict(mesh.shape)
+    sizes["data"] //= slices
+    words = [f"{slices} slices"] * (slices > 1) + [f"{axis} {size}" for axis, size in sizes.items() if size > 1]
+    return " x ".join(words or ["one device"])
 
 
 def check_rows(rows: int, what: str = "batch.rows") -> None:
     """Raises InputError unless `rows`, counted over all processes, divide evenly over the current mesh."""
-    shards = batch_shards()
-    if rows < 1 or rows % shards:
-        above = max(1, math.ceil(rows / shards)) * shards
-        nearest = f"{above - shards} or {above}" if above > shards else f"{above}"
+    places = batch_shards()
+    if rows < 1 or rows % places:
+        above = max(1, math.ceil(rows / places)) * places
+        near = f"{above - places} or {above}" if above > places else f"{above}"
+        tensor = shards("heads")
+        # Several devices to a row do for any model; more of "tensor" may not.
+        other = nearest_mesh(lambda m: m["tensor"] == tensor and max(1, rows) % (m["data"] * m["fsdp"]) == 0)
         raise InputError(
-            f"{what} is {rows}, which does not divide over the data x fsdp = {shards} places of the mesh; "
-            f"use a multiple of {shards}, such as {nearest}, or another mesh"
+            f"{what} is {rows}, which does not divide over the data x fsdp = {places} places of the mesh; "
+            f"use a multiple of {places}, such as {near}, or the mesh {other or 'of another number of devices'}"
+        )
+
+
+def row_parts() -> int:
+    """Into how many equal parts the current mesh cuts the positions of a row; each device of "sequence" has two."""
+    places = shards("positions")
+    return 1 if places == 1 else 2 * places
+
+
+def check_tokens(tokens: int, what: str = "batch.tokens") -> None:
+    """Raises InputError unless rows of `tokens` divide over the current mesh's "sequence"."""
+    parts = row_parts()
+    if tokens % parts:
+        above = math.ceil(tokens / parts) * parts
+        near = f"{above - parts} or {above}" if above > parts else f"{above}"
+        raise InputError(
+            f"{what} is {tokens}, which does not divide into the 2 x sequence = {parts} parts that the mesh cuts rows "
+            f"into; use a multiple of {parts}, such as {near}, or another mesh.sequence"
         )
 
 
@@ -109,7 +185,7 @@ def check_joined() -> None:
 def process_rows(rows: int) -> np.ndarray:
     """Which rows of a global batch of `rows` this process must build: int64 indices, ascending.
 
-    Processes whose devices differ only along "tensor" own the same rows.
+    Processes whose devices differ only along "sequence" or "tensor" own the same rows.
     """
     check_rows(rows)
     sharding = NamedSharding(jax.sharding.get_mesh(), spec("batch"))

@@ -5,10 +5,11 @@ stands in column P + t, whatever the row's own length, so that every step writes
 a row's length and P nothing is visible. The last token of a prompt is fed by step 0, not by the prefill.
 
 While it decodes, a mesh moves activations and never weights: the rows of a step are spread over "data" alone and their
-D over "fsdp", as the weights' is. A device then reads its own 1 / (fsdp x tensor) of the weights at every step, where
+D over "fsdp" and "sequence", as the weights' is. A device then reads its own part of the weights at every step, where
 gathering them would move 13.5 GB a token for 7B in bfloat16 and hold as much. Attention alone spreads its rows over
 "fsdp" too, as the cache is. What this costs: one copy of the weights in the compute dtype, sharded as they are, beside
-the cache of 2 L K H numbers a token (0.5 MB for 7B).
+the cache of 2 L K H numbers a token (0.5 MB for 7B). Prompts and cache are whole on every device of "sequence", which
+all compute the same: a rollout gains nothing by that axis, but needs no other mesh than the update.
 """
 
 import jax
@@ -69,9 +70,10 @@ def generate(
     prompts = jnp.where(jnp.arange(P)[None] < lengths[:, None], prompts, 0)
     weights = _cast(params, c, dtype)
     # Gathered over "tensor", for a lookup that communicates nothing.
-    table = jax.reshard(weights["embed"], jax.P(None, "fsdp"))
+    table = jax.reshard(weights["embed"], spec(None, "embed"))
     columns = jnp.arange(P + M)[None]
     last = lengths - 1
+    one = jax.P("data", None, *spec("embed"))  # of the single token that a step feeds
 
     def running(state: _State) -> jax.Array:
         return (state.step < M) & ~jnp.all(state.generated.ended)
@@ -79,7 +81,7 @@ def generate(
     def step(state: _State) -> _State:
         t = state.step
         visible = (columns < last[:, None]) | ((columns >= P) & (columns <= P + t))
-        x = table.at[jax.reshard(state.token, jax.P("data"))[:, None]].get(out_sharding=jax.P("data", None, "fsdp"))
+        x = table.at[jax.reshard(state.token, jax.P("data"))[:, None]].get(out_sharding=one)
         positions = jax.reshard(jnp.maximum(last, 0) + t, jax.P("data"))[:, None]
         angles = rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
         cache = []

@@ -6,19 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax.core.mesh import spec
 from tljax.model import llama
-
-
-def take(array: jax.Array, order: jax.Array) -> jax.Array:
-    """array[b, order[b, m]] of array [B, T, ...]; on each device its own rows, so the gather never communicates."""
-    tail = (None,) * (array.ndim - 2)
-    rows, index = spec("batch", None, *tail), spec("batch", None)
-
-    def local(array, order):
-        return jax.vmap(lambda row, picks: row[picks])(array, order)
-
-    return jax.shard_map(local, in_specs=(rows, index), out_specs=rows)(array, order)
 
 
 def chunked_head(
@@ -31,8 +19,8 @@ def chunked_head(
 ) -> Any:
     """score(logits, targets) of `chunk` positions a row at a time; the backward pass recomputes logits.
 
-    hidden [B, M, D], targets int32 [B, M], M a multiple of `chunk`. `score` gets float32 [B, chunk, V] and int32
-    [B, chunk] and gives arrays [B, chunk]; here they are [B, M].
+    hidden [B, M, D], targets int32 [B, M], M a multiple of `chunk` on every device that it is split over. `score` gets
+    float32 [B, chunk, V] and int32 [B, chunk] and gives arrays [B, chunk]; here they are [B, M].
     """
 
     @jax.checkpoint
@@ -47,12 +35,21 @@ def chunked_head(
 
 
 def _split(array: jax.Array, chunk: int) -> jax.Array:
-    """[B, M, ...] -> [M / chunk, B, chunk, ...]."""
-    shape = (array.shape[0], array.shape[1] // chunk, chunk, *array.shape[2:])
-    return jnp.moveaxis(array.reshape(shape, out_sharding=spec("batch", *[None] * (len(shape) - 1))), 1, 0)
+    """[B, M, ...] -> [M / chunk, B, chunk, ...], where M is split over devices as many positions of each at a time."""
+    own = jax.typeof(array).sharding.spec[:2]
+    tail = (None,) * (array.ndim - 2)
+
+    def local(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(x.shape[0], x.shape[1] // chunk, chunk, *x.shape[2:]), 1, 0)
+
+    return jax.shard_map(local, in_specs=jax.P(*own, *tail), out_specs=jax.P(None, *own, *tail))(array)
 
 
 def _join(array: jax.Array) -> jax.Array:
-    """[n, B, chunk] -> [B, n * chunk]."""
-    array = jnp.moveaxis(array, 0, 1)
-    return array.reshape(array.shape[0], -1, out_sharding=spec("batch", None))
+    """[n, B, chunk] -> [B, n * chunk], undoing `_split`."""
+    own = jax.typeof(array).sharding.spec[1:3]
+
+    def local(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
+
+    return jax.shard_map(local, in_specs=jax.P(None, *own), out_specs=jax.P(*own))(array)

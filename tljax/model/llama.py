@@ -6,17 +6,18 @@ H head dimension, F feed-forward, V vocabulary, L layers.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import spec
+from tljax.core.mesh import nearest_mesh, spec
 from tljax.model import attention as attention_lib
 from tljax.model.remat import remat_policy
 from tljax.model.rope import RopeScaling, apply_rope, rope_angles
+from tljax.model.sequence import spread
 
 Params = dict[str, Any]
 Angles = tuple[jax.Array, jax.Array]
@@ -160,20 +161,21 @@ def map_table(f: Callable[[Param], Any], c: LlamaConfig) -> dict[str, Any]:
 def check_mesh(c: LlamaConfig) -> None:
     """Raises InputError where a weight does not divide over the current mesh, which names the axis and the size."""
     mesh = jax.sharding.get_abstract_mesh().shape
-    sizes = {
-        "embed": {"d_model": c.d_model},
-        "heads": {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads},
-        "mlp": {"d_ff": c.d_ff},
-        "vocab": {"vocab_size": c.vocab_size},
-    }
-    for axis, fields in sizes.items():
-        (mesh_axis,) = jax.tree.leaves(tuple(spec(axis)))
-        for field, size in fields.items():
-            if size % mesh[mesh_axis]:
-                raise InputError(
-                    f"the mesh has {mesh_axis}={mesh[mesh_axis]}, over which the model's {field} = {size} does not "
-                    f"divide; use a {mesh_axis} that divides {size}"
-                )
+    tensor = {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads, "d_ff": c.d_ff, "vocab_size": c.vocab_size}
+
+    def fits(shape: Mapping[str, int]) -> bool:
+        whole = c.d_model % (shape["fsdp"] * shape["sequence"]) == 0
+        return whole and not any(size % shape["tensor"] for size in tensor.values())
+
+    if fits(mesh):
+        return
+    field, size = next(((f, n) for f, n in tensor.items() if n % mesh["tensor"]), ("d_model", c.d_model))
+    axes = ("fsdp", "sequence") if field == "d_model" else ("tensor",)
+    own = " x ".join(f"{axis}={mesh[axis]}" for axis in axes if mesh[axis] > 1)
+    raise InputError(
+        f"the mesh has {own}, over which the model's {field} = {size} does not divide; the nearest possible mesh is "
+        f"{nearest_mesh(fits)}"
+    )
 
 
 def check_length(c: LlamaConfig, tokens: int, what: str = "data.max_tokens") -> None:
@@ -232,7 +234,7 @@ def layer_axes(table: dict[str, Param], name: str) -> tuple[str | None, ...]:
 
 
 def layer_weights(weights: Params, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
-    """One layer's weights in the compute dtype, gathered over "fsdp": cast first, so half the bytes travel."""
+    """One layer's weights in the compute dtype, gathered over "embed": cast first, so that half the bytes travel."""
     table = params_table(c)["layers"]
 
     def gather(name: str, weight: jax.Array) -> jax.Array:
@@ -283,11 +285,11 @@ def block(x: jax.Array, w: Params, c: LlamaConfig, angles: Angles, attend: Atten
 
 
 def embed(params: Params, tokens: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """[B, T, D] of tokens int32 [B, T], in `dtype`."""
+    """[B, T, D] of tokens int32 [B, T], in `dtype` and laid out as they are."""
     # Gathered first: of a lookup in a table sharded on both axes XLA makes an "involuntary full rematerialization".
     # In the table's own float32: a gradient summed over tokens in bfloat16 stops growing after some 256 equal terms.
     table = jax.reshard(params["embed"], spec(None, None))
-    return table.at[tokens].get(out_sharding=spec("batch", None, None)).astype(dtype)
+    return table.at[tokens].get(out_sharding=jax.P(*jax.typeof(tokens).sharding.spec[:2], None)).astype(dtype)
 
 
 def forward(
@@ -301,14 +303,14 @@ def forward(
     remat: str,
     attention: str,
 ) -> jax.Array:
-    """Hidden states after the final norm, [B, T, D] in the compute dtype.
+    """Hidden states after the final norm, [B, T, D] in the compute dtype, in the devices' order (sequence.py).
 
     tokens, positions, segments: int32 [B, T], rows packed: attention stays within a segment, positions restart in each,
     and segment 0 is padding, whose hidden states mean nothing. The layers run as a scan; `remat` names what it keeps.
     Segments longer than `c.max_tokens` are the caller's to refuse (`check_length`): a packed row may be longer.
-    Raises InputError for unknown names of `remat` and `attention`.
+    Raises InputError for unknown names of `remat` and `attention`, and for a T that "sequence" does not divide.
     """
-    tokens, positions, segments = (jax.reshard(x, spec("batch", None)) for x in (tokens, positions, segments))
+    tokens, positions, segments = (spread(x) for x in (tokens, positions, segments))
     x = embed(params, tokens, compute_dtype)
     angles = rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
 

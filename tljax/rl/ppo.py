@@ -12,8 +12,9 @@ from flax import struct
 from tljax.core.mesh import spec
 from tljax.core.state import accumulate
 from tljax.model import llama
-from tljax.model.head import chunked_head, take
+from tljax.model.head import chunked_head
 from tljax.model.sampling import SampleOptions, chosen_logprobs
+from tljax.model.sequence import take
 from tljax.model.value import values
 from tljax.rl.advantage import AdvantageOptions, advantages_and_returns
 from tljax.rl.loss import kl_sums, policy_sums, value_sums

@@ -7,7 +7,7 @@ import jax
 from tljax.core import config as checks
 from tljax.core import run_folder
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_joined, check_rows, device_bytes
+from tljax.core.mesh import check_joined, check_rows, check_tokens, device_bytes, weight_shards
 from tljax.core.metrics import check_installed
 from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
@@ -61,6 +61,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     llama.check_mesh(c)
     llama.check_length(c, config.data.max_tokens)
     check_rows(config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
+    check_tokens(config.batch.tokens)  # 0, where the data decides, always divides
     if config.eval.sets:
         check_rows(config.eval.rows, "eval.rows")
     check_state_fits(config, c)
@@ -71,7 +72,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
 def check_state_fits(config: Any, c: llama.LlamaConfig) -> None:
     """Raises InputError where weights, gradients and moments alone exceed a device of the mesh."""
     mesh = jax.sharding.get_mesh()
-    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    parts = weight_shards()
     room = device_bytes(mesh.local_devices[0])
     options = lora.options_of(config.lora)
     need = cost.state_bytes(c, config.model.compute_dtype, options) / parts

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import optax
 
 from tljax.core import processes, run_folder
 from tljax.core.checkpoint import Checkpoints
-from tljax.core.mesh import global_batch, make_mesh, process_rows
+from tljax.core.mesh import describe_mesh, global_batch, make_mesh, process_rows, row_parts
 from tljax.core.metrics import RunLog, cut, due, say
 from tljax.core.state import TrainState, abstract_state, init_state, make_optimizer, make_schedule
 from tljax.core.stop import StopRequest, leave
@@ -78,7 +79,8 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
     longest = max(examples.train["length"])
     if examples.held_out is not None:
         longest = max(longest, *examples.held_out["length"])
-    tokens = config.batch.tokens or -(-longest // ROUND_TO) * ROUND_TO
+    unit = math.lcm(ROUND_TO, row_parts())
+    tokens = config.batch.tokens or -(-longest // unit) * unit
     shape = {"rows": config.batch.rows, "tokens": tokens, "packed": config.batch.pack}
     epochs = config.optim.epochs
     seed = config.seed if config.batch.shuffle else None
@@ -99,13 +101,12 @@ def describe(config: Any, c: llama.LlamaConfig, batches: Batches, mesh: jax.shar
     """What is about to run, in two lines."""
     scratch = config.model.path == source.SCRATCH
     name = f"{config.model.preset} from scratch" if scratch else config.model.path
-    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     devices = mesh.devices.flat
     options = lora.options_of(config.lora)
     trained = "" if options is None else f" frozen, {cost.count_adapter(c, options) / 1e6:,.1f} M trained"
     return (
         f"model: {name}, {cost.count_weights(c) / 1e6:,.1f} M weights{trained}, "
-        f"on {mesh.size} x {devices[0].device_kind} ({shape}), {config.model.compute_dtype}\n"
+        f"on {mesh.size} x {devices[0].device_kind} ({describe_mesh(mesh)}), {config.model.compute_dtype}\n"
         f"train: {total_steps(config, batches):,} updates of {batches.rows} rows x {batches.tokens} tokens, in {folder}"
     )
 

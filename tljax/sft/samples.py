@@ -23,10 +23,11 @@ def write_samples(
     found = to_host(scores)
     lines = []
     for row, weights in enumerate(batch["weights"]):
-        weighted = np.flatnonzero(weights > 0)
-        in_reply = batch["kinds"][row][weighted] >= OTHER_TOKEN
-        places = weighted[in_reply]
-        nll = -np.asarray(found["logprobs"][row][: len(weighted)], np.float32)[in_reply]
+        places = np.flatnonzero((weights > 0) & (batch["kinds"][row] >= OTHER_TOKEN))
+        weighted = found["weights"][row] > 0
+        nll_at = np.zeros(len(weights), np.float32)
+        nll_at[found["columns"][row][weighted]] = -found["logprobs"][row][weighted]
+        nll = nll_at[places]
         # A reply's end token is followed by the next reply only after a gap of at least the newline.
         for reply in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) > 1) + 1):
             at = places[reply]

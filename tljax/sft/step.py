@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tljax.core.mesh import shards, spec
 from tljax.core.state import TrainState, accumulate
 from tljax.model import llama
-from tljax.model.head import chunked_head, take
+from tljax.model.head import chunked_head
 from tljax.model.lora import LoraOptions, with_adapter
+from tljax.model.sequence import spread, weighted_first
 from tljax.sft.loss import mean_nll_at, weighted_nll
 
 Batch = dict[str, jax.Array]
@@ -26,7 +28,7 @@ class StepOptions:
     """What of the config shapes the compiled program."""
 
     max_targets: int  # weighted positions a packed row has room for; Batches.max_targets
-    loss_chunk: int  # positions a row that pass the head together; bounds logits to [B, loss_chunk, V]
+    loss_chunk: int  # positions a row and device that pass the head together; bounds logits to [B, loss_chunk, V]
     compute_dtype: str
     remat: str
     attention: str
@@ -37,8 +39,9 @@ def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: Step
     """Log-probabilities of the targets, only where a position carries weight.
 
     batch: tokens, targets, positions, segments int32 [B, T], weights float32 [B, T], kinds int8 [B, T]. Returns
-    logprobs, weights float32 [B, M], hits bool [B, M] (the target is the most likely token), kinds int8 [B, M], with
-    M = max_targets rounded up to whole chunks.
+    logprobs, weights float32 [B, M], hits bool [B, M] (the target is the most likely token), kinds int8 [B, M], and
+    columns int32 [B, M], which of the T each is. M has room for max_targets in whole chunks, on each of the devices
+    that a row is split over.
     """
     hidden = llama.forward(
         params,
@@ -50,17 +53,18 @@ def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: Step
         remat=options.remat,
         attention=options.attention,
     )
-    chunk = min(options.loss_chunk, options.max_targets)
-    room = -(-options.max_targets // chunk) * chunk
-    # Weighted positions first, in order; a row without enough of them fills up with positions of weight 0.
-    order = jnp.argsort(batch["weights"] <= 0, axis=1, stable=True)
-    order = jnp.pad(order, ((0, 0), (0, max(room - order.shape[1], 0))))[:, :room]
-    inside = jnp.arange(room)[None, :] < batch["weights"].shape[1]
-    picked = {name: take(batch[name], order) for name in ("targets", "weights", "kinds")}
-    picked["weights"] = jnp.where(inside, picked["weights"], 0.0)
-    picked["kinds"] = jnp.where(picked["weights"] > 0, picked["kinds"], jnp.int8(0))
-    logprobs, hits = chunked_head(params, c, take(hidden, order), picked["targets"], chunk, _logprobs_and_hits)
-    return {"logprobs": logprobs, "hits": hits, "weights": picked["weights"], "kinds": picked["kinds"]}
+    shape = batch["weights"].shape
+    # No device has more weighted positions than the row, nor than positions.
+    most = min(options.max_targets, shape[1] // shards("positions"))
+    chunk = min(options.loss_chunk, most)
+    room = -(-most // chunk) * chunk
+    columns = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32)[None], shape, out_sharding=spec("batch", None))
+    along = (spread(x) for x in (batch["weights"], batch["targets"], batch["kinds"], columns))
+    # A row without enough weighted positions fills up with positions of weight 0.
+    weights, targets, kinds, columns, hidden = weighted_first(room, *along, hidden)
+    logprobs, hits = chunked_head(params, c, hidden, targets, chunk, _logprobs_and_hits)
+    kinds = jnp.where(weights > 0, kinds, jnp.int8(0))
+    return {"logprobs": logprobs, "hits": hits, "weights": weights, "kinds": kinds, "columns": columns}
 
 
 def _logprobs_and_hits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
