@@ -8,7 +8,7 @@ python launch/evaluate.py --config configs/evaluate.py --config.predictions=F.js
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import mesh_block
+from tljax.core.config import mesh_block, processes_block
 
 
 def get_config() -> ConfigDict:
@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     model.compute_dtype = "float32"  # float32 | bfloat16
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 
+    config.processes = processes_block()
     config.mesh = mesh_block()
 
     # turns = "multi" holds dialogues. They begin with the toolbox's tasks; a benchmark's rows, whose calls are mocked;

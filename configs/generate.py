@@ -12,7 +12,7 @@ tokens sampled, the end token's included, and whether it ended before max_new_to
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import mesh_block
+from tljax.core.config import mesh_block, processes_block
 
 
 def get_config() -> ConfigDict:
@@ -37,5 +37,6 @@ def get_config() -> ConfigDict:
     model.compute_dtype = "float32"  # float32 | bfloat16, which takes half the memory; weights are held in it
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 
+    config.processes = processes_block()
     config.mesh = mesh_block()
     return config

@@ -5,6 +5,7 @@ With --config.predictions=F.jsonl it scores these, without a model; with --confi
 
 from typing import Any
 
+from tljax.core import processes
 from tljax.core.command import main
 
 
@@ -12,9 +13,13 @@ def evaluate(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too; scoring does without it.
     if config.predictions and config.turns == "single":
         from tljax.evaluate.benchmarks.scoring import run
+
+        run(config)
     else:
         from tljax.evaluate.run import run
-    run(config)
+
+        with processes.joined(config):
+            run(config)
 
 
 if __name__ == "__main__":

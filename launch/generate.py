@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from tljax.core import processes
 from tljax.core.command import main
 
 
@@ -10,7 +11,8 @@ def generate(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
     from tljax.evaluate.generate import run
 
-    run(config)
+    with processes.joined(config):
+        run(config)
 
 
 if __name__ == "__main__":
