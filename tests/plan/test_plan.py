@@ -28,19 +28,6 @@ def config_of(repo):
     return lambda name, options="": runpy.run_path(str(repo / "configs" / f"{name}.py"))["get_config"](options)
 
 
-@pytest.fixture
-def plan(launch, repo, capsys):
-    """Runs launch/plan.py: exit code, what it printed, what it said went wrong."""
-
-    def run(config, *flags):
-        capsys.readouterr()
-        code = launch("plan", f"--config={repo / 'configs' / config}", *flags)
-        out = capsys.readouterr()
-        return code, out.out, out.err.strip()
-
-    return run
-
-
 def test_a_model_on_gpus_by_arithmetic(plan):
     """Over 8 GPUs a weight takes 4 bytes, and its moments twice that; norms are on every one of them."""
     code, out, _ = plan("sft.py:7b", "--config.topology=gpu:8x80GB")
@@ -227,13 +214,3 @@ def test_a_search_ends(searched, monkeypatch):
     monkeypatch.setattr(search_module, "COMPILES", 2)
     assert len(searched(1.0, kept=15.5e9)[1]) == 2
     assert searched(1.0, kept=60e9) == ([], [])
-
-
-@pytest.mark.slow
-def test_a_step_compiles_for_a_tpu(plan):
-    """The small model for four chips of v5e by the TPU's own compiler; runs where libtpu is installed."""
-    pytest.importorskip("libtpu")
-    code, out, error = plan("sft.py", "--config.topology=v5e:2x2", "--config.batch.tokens=4096")
-    assert code == 0, error
-    assert "4 x TPU v5e" in out and "inside the layer loop" in out and "Pallas kernels in" in out
-    assert "rematerialisation" not in out and "fits: step takes" in out
