@@ -202,5 +202,6 @@ def hint(plan: Measured, c: llama.LlamaConfig) -> str:
         scale = max(scale, 1.01) if learns.compiled.refused else scale
     for x in candidates(config, c, topology, [{}]):
         if scale * x.memory < topology.chip.memory:
-            return f"by arithmetic the fastest that fits on this mesh: {flags(x.config)} (--search compiles)"
+            more = " (--search compiles it)" if topology.compiles else ""
+            return f"by arithmetic the fastest that fits on this mesh: {flags(x.config)}{more}"
     return "by arithmetic nothing fits on this mesh; use more devices, another mesh (--search tries some), or lora"
