@@ -156,6 +156,38 @@ def test_an_all_reduce_of_which_a_kernel_keeps_a_slice_is_a_reduce_scatter():
     assert [t.kind for t in transfers(Module(apart), 32)] == ["all-reduce"]
 
 
+# As libtpu writes a gather over three sides of a torus: zeros, into which every device has written its part, added up.
+SUMMED = """\
+HloModule jit_step, is_scheduled=true, num_partitions=64
+
+%fill (f.1: bf16[4096,64], f.2: bf16[64,64], f.3: u32[]) -> bf16[4096,64] {
+  %f.1 = bf16[4096,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %f.2 = bf16[64,64]{1,0:T(8,128)(2,1)} parameter(1)
+  %f.3 = u32[]{:T(128)S(6)} parameter(2)
+  %c.1 = u32[]{:T(128)} constant(0)
+  ROOT %f.4 = bf16[4096,64]{1,0:T(8,128)(2,1)} dynamic-update-slice(%f.1, %f.2, %f.3, %c.1)
+}
+
+ENTRY %main (p.1: bf16[4096,64], p.2: bf16[64,64], p.3: u32[]) -> bf16[4096,64] {
+  %p.1 = bf16[4096,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %p.2 = bf16[64,64]{1,0:T(8,128)(2,1)} parameter(1)
+  %p.3 = u32[]{:T(128)S(6)} parameter(2)
+  %own = bf16[4096,64]{1,0:T(8,128)(2,1)} fusion(%p.1, %p.2, %p.3), kind=kLoop, calls=%fill
+  ROOT %r.1 = bf16[4096,64]{1,0:T(8,128)(2,1)} all-reduce(%own), channel_id=1, replica_groups=[1,64]<=[64], \
+to_apply=%add
+}
+"""
+
+
+def test_a_gather_written_as_a_sum_is_told_apart_and_costs_as_much_as_one():
+    (found,) = transfers(Module(SUMMED), 32)
+    assert (found.kind, found.group) == ("all-gather as all-reduce", 64)
+    assert found.received == 2 * 63 / 64 * 4096 * 64 * 2
+    assert [t.kind for t in transfers(Module(SUMMED.replace("all-reduce(%own)", "all-reduce(%p.1)")), 32)] == [
+        "all-reduce"
+    ]
+
+
 # As libtpu writes a sum over four slices: each device sends its own part through its host, and receives the sum.
 SLICES = """\
 HloModule jit_step, is_scheduled=true, num_partitions=16

@@ -6,6 +6,8 @@ import re
 
 from tljax.plan.hlo import Executed, Instruction, Module, arrays_in, bytes_of, called
 
+# A gather over three sides of a torus: the TPU compiler adds up arrays in which every device has filled its own part.
+AS_SUM = "all-gather as all-reduce"
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 # What names memory and touches none, or whose work is counted where it is begun.
 FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all"}
@@ -33,7 +35,7 @@ class Transfer:
         """Bytes that one device receives at least, each time: of an all-reduce each part twice."""
         if self.kind == "collective-permute":
             return self.size
-        return self.size * (self.group - 1) / self.group * (2 if self.kind == "all-reduce" else 1)
+        return self.size * (self.group - 1) / self.group * (2 if self.kind in ("all-reduce", AS_SUM) else 1)
 
 
 def transfers(module: Module, layers: int) -> list[Transfer]:
@@ -53,7 +55,10 @@ def transfers(module: Module, layers: int) -> list[Transfer]:
             group = _group(i, module.partitions) if kind in COLLECTIVES else 1
             if group == 1:
                 continue
-            kind = "reduce-scatter" if place.fused and kind == "all-reduce" and _scatters(i, computation) else kind
+            if kind == "all-reduce" and place.fused and _scatters(i, computation):
+                kind = "reduce-scatter"
+            elif kind == "all-reduce" and _gathers(module, i, computation):
+                kind = AS_SUM
             into = sum(bytes_of(computation[name].shape) for name in i.operands if name in computation)
             # Begun apart from its end, it also gives back what went in.
             out = bytes_of(i.shape) - (into if i.shape.startswith("((") or i.opcode == "all-gather-start" else 0)
@@ -159,6 +164,19 @@ def _scatters(i: Instruction, computation: dict[str, Instruction]) -> bool:
     names = {i.name, *parts}
     users = [x for x in computation.values() if x.name not in names and names & set(x.operands)]
     return bool(users) and all(x.opcode == "dynamic-slice" for x in users)
+
+
+def _gathers(module: Module, i: Instruction, computation: dict[str, Instruction]) -> bool:
+    """Whether an all-reduce adds up zeros, but for a part of its own that each device has written into them."""
+
+    def filled(name: str) -> bool:
+        given = computation.get(name)
+        if given is None or given.opcode != "fusion":
+            return given is not None and given.opcode == "dynamic-update-slice"
+        inner = list(module.computations.get(called(given, "calls"), {}).values())
+        return bool(inner) and inner[-1].opcode == "dynamic-update-slice"
+
+    return bool(i.operands) and all(filled(name) for name in i.operands)
 
 
 def _group(i: Instruction, partitions: int) -> int:

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_tokens, make_mesh
+from tljax.core.mesh import batch_shards, check_tokens, make_mesh
 from tljax.core.metrics import say
 from tljax.model import llama
 from tljax.plan.estimate import sft_tokens
-from tljax.plan.fitting import divisible, flags, rows_of, with_rows
+from tljax.plan.fitting import flags, rows_of, with_rows
 from tljax.plan.measure import Measured, guess, measure
 from tljax.plan.report import seconds, size, table
 from tljax.plan.topology import Topology
@@ -142,17 +142,13 @@ def whole(best: Tried, c: llama.LlamaConfig, topology: Topology) -> Measured:
     while True:
         with jax.set_mesh(make_mesh(**plan.config.mesh, devices=topology.devices)):
             plan = measure(plan.config, c, topology, known=best.plan.parts)
-            rows = plan.config.rollout.rows // 2 if plan.config.run == "ppo" else 0
-            if plan.fits or plan.worst.program.name != "rollout" or divisible(_rollout(plan.config, rows))[1]:
+            if plan.fits or plan.worst.program.name != "rollout" or plan.config.rollout.rows % (2 * batch_shards()):
                 return plan
+        rows = plan.config.rollout.rows // 2
         say(f"the rollout does not fit, {size(plan.worst.total)}; once more with --config.rollout.rows={rows}")
-        plan = dataclasses.replace(plan, config=_rollout(plan.config, rows))
-
-
-def _rollout(config: Any, rows: int) -> Any:
-    config = config.copy_and_resolve_references()
-    config.rollout.rows = rows
-    return config
+        config = plan.config.copy_and_resolve_references()
+        config.rollout.rows = rows
+        plan = dataclasses.replace(plan, config=config)
 
 
 def meshes(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Axes]:
@@ -202,5 +198,6 @@ def hint(plan: Measured, c: llama.LlamaConfig) -> str:
         scale = max(scale, 1.01) if learns.compiled.refused else scale
     for x in candidates(config, c, topology, [{}]):
         if scale * x.memory < topology.chip.memory:
-            return f"by arithmetic the fastest that fits on this mesh: {flags(x.config)} (--search compiles)"
+            more = " (--search compiles it)" if topology.compiles else ""
+            return f"by arithmetic the fastest that fits on this mesh: {flags(x.config)}{more}"
     return "by arithmetic nothing fits on this mesh; use more devices, another mesh (--search tries some), or lora"

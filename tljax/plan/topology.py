@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 from typing import Any
@@ -24,6 +25,7 @@ class Chip:
     memory_rate: float
     link_rate: float  # one way over one link to a neighbour; of GPUs all links together
     ring: int = 0  # devices in a row from which on the last is linked to the first; 0: never
+    sides: int = 2  # of a slice
     network_rate: float = 0.0  # one way over its share of its host's network cards; 0: not known
 
 
@@ -33,11 +35,11 @@ GIB = 1024**3
 TPUS = {
     "v2": Chip("TPU v2", 7.48 * GIB, 22.5e12, 350e9, 62e9),
     "v3": Chip("TPU v3", 15.48 * GIB, 61.5e12, 450e9, 70e9),
-    "v4": Chip("TPU v4", 30.75 * GIB, 275e12, 1228e9, 45e9, ring=4),
+    "v4": Chip("TPU v4", 30.75 * GIB, 275e12, 1228e9, 45e9, ring=4, sides=3),
     "v5e": Chip("TPU v5e", 15.75 * GIB, 197e12, 819e9, 45e9, ring=16, network_rate=3.125e9),
-    "v5p": Chip("TPU v5p", 95.74 * GIB, 459e12, 2765e9, 90e9, ring=4, network_rate=6.25e9),
+    "v5p": Chip("TPU v5p", 95.74 * GIB, 459e12, 2765e9, 90e9, ring=4, sides=3, network_rate=6.25e9),
     "v6e": Chip("TPU v6e", 31.25 * GIB, 918e12, 1640e9, 90e9, ring=16, network_rate=12.5e9),
-    "tpu7x": Chip("TPU7x", 94.75 * GIB, 1153e12, 3690e9, 90e9, ring=4),
+    "tpu7x": Chip("TPU7x", 94.75 * GIB, 1153e12, 3690e9, 90e9, ring=4, sides=3),
 }
 # By memory in GB, as clouds rent them.
 GPUS = {
@@ -76,6 +78,10 @@ def open_topology(name: str, slices: int = 0) -> Topology:
         kinds = ", ".join(TPUS)
         raise InputError(f"config.topology is {name!r}; allowed: KIND:AxB or AxBxC with KIND of {kinds}, {HELP}")
     chip, sides = TPUS[found.group(1)], [int(side) for side in found.group(2).split("x")]
+    if 0 in sides or math.prod(sides[chip.sides :]) > 1:
+        raise InputError(
+            f"config.topology is {name!r}; a slice of {chip.name} has {chip.sides} sides of 1 chip or more, {HELP}"
+        )
     if not 0 <= slices <= MOST_SLICES:
         raise InputError(f"config.mesh.slices is {slices}; a plan is made for 1 to {MOST_SLICES}, or 0, which is 1")
     return Topology(name, chip, _tpus(name, sides, slices), fewest_links(sides, chip.ring), True)

@@ -1,0 +1,87 @@
+"""Plans made with the TPU's own compiler, minutes each. It needs no TPU:
+
+pip install -e '.[test,tpu]' && pytest -m slow tests/plan/test_tpu.py -s [-k small]
+"""
+
+import re
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def compiled(plan, capsys):
+    """Compiles a plan that must fit, hold no array whole against its will, and attend with the TPU's kernel."""
+    pytest.importorskip("libtpu", reason="needs the TPU compiler: pip install 'tljax[tpu]'")
+
+    def run(config, topology, *flags):
+        code, out, error = plan(config, f"--config.topology={topology}", *flags)
+        with capsys.disabled():
+            print(out)
+        assert code == 0, error or out
+        assert "\nfits: " in out and "rematerialisation" not in out and "Pallas kernels in" in out
+        return out
+
+    return run
+
+
+def sft(tokens, rows, remat):
+    shape = {"batch.tokens": tokens, "data.max_tokens": min(tokens, 16384), "batch.rows": rows, "model.remat": remat}
+    return [f"--config.{field}={value}" for field, value in shape.items()]
+
+
+def ppo(remat, **fields):
+    return [f"--config.model.remat={remat}", *(f"--config.{name.replace('__', '.')}={n}" for name, n in fields.items())]
+
+
+# CodeLLaMA on slices that it may be trained on, rows and remat as `--search` finds them or nearly.
+LISTED = {
+    "7b v5e 4k": ("sft.py:7b", "v5e:4x4", sft(4096, 16, "full")),
+    "7b v5e 8k": ("sft.py:7b", "v5e:4x4", sft(8192, 16, "attention")),
+    "7b v4 4k": ("sft.py:7b", "v4:2x2x4", sft(4096, 16, "dots")),
+    "7b v4 8k": ("sft.py:7b", "v4:2x2x4", sft(8192, 32, "attention")),
+    "7b v6e 4k": ("sft.py:7b", "v6e:2x4", sft(4096, 8, "dots")),
+    "7b v6e 8k": ("sft.py:7b", "v6e:2x4", sft(8192, 16, "attention")),
+    "7b v5p 4k": ("sft.py:7b", "v5p:2x2x2", sft(4096, 32, "dots")),
+    "7b v5p 8k": ("sft.py:7b", "v5p:2x2x2", sft(8192, 16, "dots")),
+    "13b v5e": ("sft.py:13b", "v5e:4x8", sft(4096, 32, "full")),
+    "34b v5p": ("sft.py:34b", "v5p:2x4x4", sft(4096, 64, "dots")),
+    "34b v6e": ("sft.py:34b", "v6e:8x8", sft(4096, 64, "attention")),
+    "70b v5p": ("sft.py:70b", "v5p:4x4x4", sft(4096, 256, "attention")),
+    "7b long": ("sft.py:7b", "v5e:4x4", [*sft(32768, 4, "full"), "--config.mesh.sequence=4"]),
+    "7b two slices": ("sft.py:7b", "v5e:4x4", [*sft(4096, 32, "full"), "--config.mesh.slices=2"]),
+    "7b ppo": ("ppo.py:7b", "v5p:2x2x2", ppo("attention", ppo__accumulate=2)),
+    "7b ppo lora": (
+        "ppo.py:7b,lora",
+        "v5e:2x2",
+        ppo("attention", ppo__accumulate=16, rollout__rows=4, eval__rows=4, rollout__max_prompt_tokens=3584),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_codellama(compiled, name):
+    config, topology, flags = LISTED[name]
+    out = compiled(config, topology, *flags)
+    # A loop over the layers that gathers one layer's weights at a time, for the forward and for the backward pass.
+    gathers = re.findall(r"inside the layer loop +([\d,]+) x all-gather", out)
+    assert gathers and int(gathers[0].replace(",", "")) >= 2 * 32
+
+
+def test_small_step(compiled):
+    out = compiled("sft.py", "v5e:2x2", "--config.batch.tokens=4096")
+    assert "4 x TPU v5e (fsdp 4)" in out and "inside the layer loop" in out
+
+
+def test_small_step_on_two_slices(compiled):
+    """Only gradients cross between slices, and those in the parts that a slice's devices have of them."""
+    out = compiled("sft.py", "v5e:2x2", "--config.batch.tokens=4096", "--config.mesh.slices=2")
+    assert "8 x TPU v5e (2 slices x fsdp 4)" in out and "all-reduce" in out
+    far = [line for line in out.splitlines() if "between slices" in line]
+    assert far and all("all-reduce" in line for line in far) and "network" in out
+
+
+def test_small_step_on_split_rows(compiled):
+    flags = ["--config.batch.tokens=16384", "--config.mesh.sequence=2", "--config.batch.rows=2"]
+    assert "(fsdp 2 x sequence 2)" in compiled("sft.py", "v5e:2x2", *flags)
