@@ -63,6 +63,12 @@ def test_a_run_with_split_rows_goes_on_without(launch, quick, trained, tmp_path)
     assert_same_run(out, trained)
 
 
+def test_weights_are_split_over_the_devices_of_a_row(load, mesh_of):
+    with jax.set_mesh(mesh_of(1, 2, 1, 4)):
+        gate = load()["layers"]["gate"]
+    assert 8 * gate.addressable_shards[0].data.size == gate.size
+
+
 def test_scores_name_the_column_that_each_is_of(config, options, host_batch, load, place, mesh_of):
     """Whatever order the positions are computed in, with less room than the row has positions."""
     with jax.set_mesh(mesh_of(1, 1, 1, 4)):
