@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from tljax.core.mesh import make_mesh
+from tljax.plan.bound import received
 from tljax.plan.compiled import compile_program, size_in, warnings_in
 from tljax.plan.hlo import Module, bytes_of
 from tljax.plan.movement import Transfer, traffic, transfers
@@ -116,6 +117,69 @@ body=%body
 
 def test_a_collective_spread_over_kernels_counts_once():
     assert transfers(Module(TPU), 32) == [Transfer("all-gather", 4096 * 64 * 2, group=16, times=32, in_layers=True)]
+
+
+# As libtpu writes a reduce-scatter: an all-reduce and this device's slice of it, in one kernel.
+SCATTER = """\
+HloModule jit_step, is_scheduled=true, num_partitions=8
+
+%all-reduce-scatter.1 (p.1: bf16[4096,64], p.2: bf16[8,64]) -> (bf16[512,64], bf16[1,64]) {
+  %p.1 = bf16[4096,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %p.2 = bf16[8,64]{1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %all-reduce.6 = (bf16[4096,64]{1,0:T(8,128)(2,1)}, bf16[8,64]{1,0:T(8,128)(2,1)}) all-reduce(%p.1, %p.2), \
+channel_id=1, replica_groups={{0,1,2,3,4,5,6,7}}, use_global_device_ids=true, to_apply=%add
+  %a.1 = bf16[4096,64]{1,0:T(8,128)(2,1)} get-tuple-element(%all-reduce.6), index=0
+  %b.1 = bf16[8,64]{1,0:T(8,128)(2,1)} get-tuple-element(%all-reduce.6), index=1
+  %zero = u32[] constant(0)
+  %me = u32[] partition-id()
+  %a.2 = bf16[512,64]{1,0:T(8,128)(2,1)S(1)} dynamic-slice(%a.1, %me, %zero), dynamic_slice_sizes={512,64}
+  %b.2 = bf16[1,64]{1,0:T(8,128)(2,1)S(1)} dynamic-slice(%b.1, %me, %zero), dynamic_slice_sizes={1,64}
+  ROOT %both = (bf16[512,64]{1,0:T(8,128)(2,1)S(1)}, bf16[1,64]{1,0:T(8,128)(2,1)S(1)}) tuple(%a.2, %b.2)
+}
+
+ENTRY %main (s.1: bf16[4096,64], s.2: bf16[8,64]) -> (bf16[512,64], bf16[1,64]) {
+  %s.1 = bf16[4096,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %s.2 = bf16[8,64]{1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %f = (bf16[512,64]{1,0:T(8,128)(2,1)S(1)}, bf16[1,64]{1,0:T(8,128)(2,1)S(1)}) fusion(%s.1, %s.2), \
+kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_an_all_reduce_of_which_a_kernel_keeps_a_slice_is_a_reduce_scatter():
+    size = (4096 + 8) * 64 * 2
+    assert transfers(Module(SCATTER), 32) == [Transfer("reduce-scatter", size, group=8, times=1, in_layers=False)]
+    # Whole, where something else reads it too, or where the slice is taken by the next kernel.
+    used = SCATTER.replace("tuple(%a.2, %b.2)", "tuple(%a.1, %b.2)")
+    assert [t.kind for t in transfers(Module(used), 32)] == ["all-reduce"]
+    apart = SCATTER.replace("fusion(%s.1, %s.2), kind=kCustom, calls=", "call(%s.1, %s.2), to_apply=")
+    assert [t.kind for t in transfers(Module(apart), 32)] == ["all-reduce"]
+
+
+# As libtpu writes a sum over four slices: each device sends its own part through its host, and receives the sum.
+SLICES = """\
+HloModule jit_step, is_scheduled=true, num_partitions=16
+
+ENTRY %main (p.1: bf16[256,8]) -> bf16[256,8] {
+  %p.1 = bf16[256,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %after.1 = token[] after-all()
+  %send.1 = (bf16[256,8]{1,0:T(8,128)(2,1)}, u32[], token[]) send(%p.1, %after.1), channel_id=2, \
+is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",\
+_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv.1 = (bf16[256,8]{1,0:T(8,128)(2,1)}, u32[], token[]) recv(%after.1), channel_id=1, \
+is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",\
+_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %done.1 = (bf16[256,8]{1,0:T(8,128)(2,1)}, token[]) recv-done(%recv.1), channel_id=1, is_host_transfer=true
+  ROOT %r.1 = bf16[256,8]{1,0:T(8,128)(2,1)} get-tuple-element(%done.1), index=0
+}
+"""
+
+
+def test_what_moves_between_slices_is_told_apart():
+    size = 256 * 8 * 2
+    found = transfers(Module(SLICES), 32)
+    assert found == [Transfer("all-reduce", size, group=4, times=1, in_layers=False, network=True)]
+    assert (received(found), received(found, network=True)) == (0, 1.5 * size)
 
 
 @pytest.mark.parametrize(

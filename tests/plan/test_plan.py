@@ -1,5 +1,6 @@
 """Plans as a user makes them, and the numbers they are made of."""
 
+import dataclasses
 import runpy
 from types import SimpleNamespace
 
@@ -11,10 +12,10 @@ from tljax.core.mesh import make_mesh
 from tljax.model import llama
 from tljax.plan import search as search_module
 from tljax.plan.bound import Bound, bound
-from tljax.plan.fitting import divisible, rows_of, with_rows
+from tljax.plan.fitting import divisible, flags, rows_of, with_rows
 from tljax.plan.measure import measure
 from tljax.plan.movement import Transfer
-from tljax.plan.search import search, told
+from tljax.plan.search import COMPILES, search, told
 from tljax.plan.topology import Chip, Topology, fewest_links, open_topology
 
 WEIGHTS, NORMS = 6_738_546_688, 65 * 4096  # of CodeLLaMA-7B, as transformers counts them
@@ -122,6 +123,8 @@ def test_bounds_by_hand():
     found = bound(flops=400e12, traffic=2e12, moved=300e9, chip=CHIP, devices=4, links=2)
     assert found == Bound(compute=1.0, memory=2.0, links=3.0)
     assert (found.seconds, found.by) == (3.0, "links")
+    far = bound(400e12, 0, 0, dataclasses.replace(CHIP, network_rate=5e9), devices=4, links=2, far=20e9)
+    assert (far.network, far.seconds, far.by) == (4.0, 4.0, "network")
     assert bound(1e12, 1, 1, Chip("?", 1, 0, 0, 0), 4, 1) == Bound(0, 0, 0)
 
 
@@ -158,36 +161,72 @@ def test_rows_are_raised_as_little_as_divides(config_of, on_eight):
     assert rows_of(found) == 1 and rows_of(with_rows(found, 4)) == 4
 
 
-def test_a_search_finds_the_edge(config_of, monkeypatch):
-    """Memory grows with rows and with what is kept; speed with rows, and where less is computed again."""
-    topology = Topology("here", CHIP, jax.devices()[:8], links=1, compiles=True)
-    gigabytes = {"none": 30, "dots": 6, "attention": 3, "full": 1}
+GIGABYTES = {"none": 30, "dots": 6, "attention": 3, "full": 1}  # of a row
+AGAIN = {"none": 0, "dots": 0, "attention": 0.5, "full": 1}
 
-    def guess(config, c):
-        return 2e9 + 1e9 * gigabytes[config.model.remat] * rows_of(config)
 
-    tried = []
+@pytest.fixture
+def searched(config_of, monkeypatch):
+    """A search in a world where memory and speed are known: searched(low, kept) -> what was tried, in order, and found.
 
-    def fake(config, c, topology, only):
-        remat, rows = config.model.remat, rows_of(config)
-        tried.append((remat, rows))
-        again = {"none": 0, "dots": 0, "attention": 0.5, "full": 1}[remat]
-        program = SimpleNamespace(flops=3.0 * rows)
-        part = SimpleNamespace(program=program, total=guess(config, c), bound=Bound(rows * (3 + again) + 1, 0, 0))
-        shape = {"tensor": config.mesh.tensor}
-        return SimpleNamespace(parts=(part,), fits=part.total <= CHIP.memory, shape=shape, topology=topology)
+    low: what arithmetic says of the memory that a program takes; kept: bytes that do not grow with rows.
+    """
 
-    monkeypatch.setattr(search_module, "guess", guess)
-    monkeypatch.setattr(search_module, "measure", fake)
-    found = search(config_of("sft", "7b"), llama.preset("7b"), topology)
-    fitting = {(x.config.model.remat, x.rows) for x in found if x.plan.fits}
-    # 2 + 6 x 2 = 14 GB, 2 + 3 x 4 = 14, 2 + 1 x 8 = 10, each doubled is over 16; "none" never fits.
-    assert {("dots", 2), ("attention", 4), ("full", 8)} <= fitting
-    assert len(tried) == len(set(tried)) and not any(remat == "none" for remat, _ in tried)
-    assert (found[0].config.model.remat, found[0].rows) == ("dots", 2)
-    assert found[0].config.batch.rows == 16 and "--config.batch.rows=16" in told(found)
-    with pytest.raises(InputError, match="nothing fits"):
-        told([x for x in found if not x.plan.fits])
+    def run(low, kept=2e9):
+        topology = Topology("here", CHIP, jax.devices()[:8], links=1, compiles=True)
+        order = []
+
+        def memory(config):
+            return kept + 1e9 * GIGABYTES[config.model.remat] * rows_of(config)
+
+        def time(config):
+            return rows_of(config) * (3 + AGAIN[config.model.remat]) + 1
+
+        def measure(config, c, topology, only):
+            order.append((config.model.remat, rows_of(config)))
+            program = SimpleNamespace(flops=3.0 * rows_of(config))
+            part = SimpleNamespace(program=program, total=memory(config), bound=Bound(time(config), 0, 0))
+            fits = part.total <= CHIP.memory
+            return SimpleNamespace(config=config, parts=(part,), fits=fits, mesh="", topology=topology)
+
+        monkeypatch.setattr(search_module, "guess", lambda x, c, t: (low * memory(x), 3 * rows_of(x) / time(x)))
+        monkeypatch.setattr(search_module, "measure", measure)
+        return order, search(config_of("sft", "7b"), llama.preset("7b"), topology)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("low", "tried"),
+    [
+        # "dots" takes 2 + 6 x 2 = 14 GB for two rows, the fastest that fit, and 26 for four.
+        (1.0, [("dots", 2)]),
+        (0.8, [("dots", 2)]),
+        (0.55, [("dots", 4), ("dots", 2)]),
+    ],
+)
+def test_a_search_compiles_the_fastest_that_should_fit(searched, low, tried):
+    order, found = searched(low)
+    assert order == tried
+    best = found[0]
+    assert best.plan.fits and (best.candidate.config.model.remat, best.candidate.rows) == ("dots", 2)
+    assert flags(best.candidate.config) == "--config.mesh.tensor=1 --config.model.remat=dots --config.batch.rows=16"
+    assert len(told(found).splitlines()) == 1 + len(tried)
+
+
+def test_a_search_goes_on_where_arithmetic_says_too_much(searched):
+    """Three quarters of what arithmetic says: the first that fits tells that there is room for more."""
+    order, found = searched(1.33)
+    assert order[0] != ("dots", 2) and order[-1] == ("dots", 2) and found[0].candidate.rows == 2
+
+
+def test_a_search_ends(searched, monkeypatch):
+    """Where nothing fits the smallest of each mesh is compiled; never more than COMPILES."""
+    order, found = searched(1.0, kept=15.5e9)
+    assert set(order) == {("full", 1)} and len(order) == COMPILES and not any(x.plan.fits for x in found)
+    monkeypatch.setattr(search_module, "COMPILES", 2)
+    assert len(searched(1.0, kept=15.5e9)[1]) == 2
+    assert searched(1.0, kept=60e9) == ([], [])
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def test_a_killed_run_gives_the_metrics_of_one_run(learned, launch, repo, flags,
     """kill -9 when the third rollout is there and its update is not: that rollout is read, not made again."""
     folder = tmp_path / "run"
     command = [sys.executable, str(repo / "launch" / "train.py"), *flags, f"--config.out={folder}"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
     with open(tmp_path / "out.txt", "w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     rollout = folder / "rollouts" / "2.jsonl"

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from tljax.core.mesh import batch_shards
+from tljax.core.mesh import batch_shards, shards, weight_shards
 from tljax.model import cost, llama
+from tljax.model.activations import Activations
 from tljax.model.replies import padded_width
 
 
@@ -15,53 +15,55 @@ def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
 
     program: "step", "update", "experience" or "rollout". Within a third of what the TPU compiler finds.
     """
+    width, block = jnp.dtype(config.model.compute_dtype).itemsize, config.get("rollout")
+    of = Activations(c, shards("heads"), width)
     if program == "rollout":
-        return _rollout(config, c)
-    if program == "step":
-        rows, tokens = config.batch.rows // config.batch.accumulate, sft_tokens(config)
-        targets = tokens
-    else:
-        block, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
-        rows = block.prompts * block.group // parts
-        targets = block.max_new_tokens
-        tokens = padded_width(block.max_prompt_tokens + targets, block.round_to)
-    learns = program != "experience"
-    rows /= batch_shards()
-    tensor, width = jax.sharding.get_mesh().shape["tensor"], jnp.dtype(config.model.compute_dtype).itemsize
-    layer = _layer(c, tensor, width)
-    kept = {"full": c.d_model * width, "attention": 2 * c.d_model * width}
-    # Dots keep what the matrix products give, about half of what a layer computes.
-    kept |= {"dots": layer / 2, "none": layer}
-    saved = rows * tokens * c.num_layers * kept[config.model.remat] if learns else 0.0
-    logits = rows * min(config.model.loss_chunk, targets) * c.vocab_size * 4 / tensor
-    weights = cost.count_weights(c) - 2 * c.vocab_size * c.d_model
-    gathered = 2 * weights / c.num_layers * width / tensor
-    # The embedding in float32 and its gradient, whole; the head in the compute dtype.
-    table = c.vocab_size * c.d_model * (8 if learns and not config.lora.rank else width)
-    return saved + 2 * rows * tokens * layer + 3 * logits + gathered + table
+        prompt = padded_width(block.max_prompt_tokens, block.round_to)
+        return of.replying(block.rows / batch_shards(), prompt, block.max_new_tokens, weight_shards())
+    rows, tokens, targets = _batch(config)
+    chunk = min(config.model.loss_chunk, targets)
+    if program == "experience":
+        return of.judging(rows, tokens, chunk)
+    # A trained embedding is gathered in float32, as is its gradient.
+    return of.learning(rows, tokens, chunk, config.model.remat, width if config.lora.rank else 8)
 
 
 def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, float]:
     """Bytes that one device reads and writes in its memory, and that it receives from others, in a program; at least.
 
-    Where weights are split over "fsdp", every pass gathers them, written once and read once, and a backward pass
-    reduces their gradients. A rollout reads a device's own share of the weights, and half the cache, at every token.
+    Where weights are split, every pass gathers them, written once and read once, and a backward pass reduces their
+    gradients; where rows are, every layer gathers keys and values, and reduces their gradients. A rollout reads a
+    device's own share of the weights, and half the cache, at every token.
     """
-    mesh, width = jax.sharding.get_mesh().shape, jnp.dtype(config.model.compute_dtype).itemsize
-    fsdp, tensor = mesh["fsdp"], mesh["tensor"]
+    parts, tensor, width = shards("embed"), shards("heads"), jnp.dtype(config.model.compute_dtype).itemsize
     whole = cost.count_weights(c) * width / tensor
-    away = whole * (fsdp - 1) / fsdp
+    away = whole * (parts - 1) / parts
     if program == "rollout":
-        token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
-        block = config.rollout
+        block, token = config.rollout, Activations(c, tensor, width).cache()
         cache = block.rows / batch_shards() * (block.max_prompt_tokens + block.max_new_tokens / 2) * token
-        return block.max_new_tokens * (whole / fsdp + cache) + 2 * whole, away
-    models = 1 if program == "step" else 1 + (config.algorithm == "ppo")
+        return block.max_new_tokens * (whole / parts + cache) + 2 * whole, away
+    passes = (1 if program == "step" else 1 + (config.algorithm == "ppo")) * _parts(config)
+    rows, tokens, _ = _batch(config)
+    # Attention and feed-forward each end in a sum over "tensor", and begin with one in a backward pass.
+    summed = 2 * c.num_layers * rows * tokens * c.d_model * width * 2 * (tensor - 1) / tensor
+    summed += rows * tokens * Activations(c, tensor, width).cache() * (shards("positions") - 1)
     if program == "experience":
-        models += 1
-        return models * _parts(config) * 2 * whole, models * _parts(config) * away
+        passes += _parts(config)
+        return passes * 2 * whole, passes * (away + summed)
     reduced = 0.0 if config.lora.rank else 2 * away
-    return models * _parts(config) * 6 * whole, models * _parts(config) * (2 * away + reduced)
+    again = config.model.remat in ("full", "attention")
+    return passes * 6 * whole, passes * (2 * away + reduced + (2 + again) * summed)
+
+
+def _batch(config: Any) -> tuple[float, int, int]:
+    """Of a device of the current mesh where it learns: rows side by side, tokens of each and targets of each."""
+    places = shards("positions")
+    if config.run == "sft":
+        tokens = sft_tokens(config) // places
+        return config.batch.rows / config.batch.accumulate / batch_shards(), tokens, tokens
+    block, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
+    tokens = padded_width(block.max_prompt_tokens + block.max_new_tokens, block.round_to)
+    return block.prompts * block.group / parts / batch_shards(), tokens // places, block.max_new_tokens
 
 
 def _parts(config: Any) -> int:
@@ -74,18 +76,3 @@ def _parts(config: Any) -> int:
 def sft_tokens(config: Any, round_to: int = 128) -> int:
     """The length of a packed row; where the config leaves it to the data, the longest that it allows."""
     return config.batch.tokens or -(-config.data.max_tokens // round_to) * round_to
-
-
-def _layer(c: llama.LlamaConfig, tensor: int, width: int) -> float:
-    """Bytes that one token's results within a layer take."""
-    return (8 * c.d_model + (3 * c.d_ff + 2 * c.num_heads * c.head_dim) / tensor) * width
-
-
-def _rollout(config: Any, c: llama.LlamaConfig) -> float:
-    """The weights in the compute dtype once more, the cache, and one layer's results over the prompts."""
-    mesh, block = jax.sharding.get_mesh().shape, config.rollout
-    tensor, width = mesh["tensor"], jnp.dtype(config.model.compute_dtype).itemsize
-    rows, prompt = block.rows / batch_shards(), padded_width(block.max_prompt_tokens, block.round_to)
-    token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
-    copy = cost.count_weights(c) * width / (mesh["fsdp"] * tensor)
-    return copy + rows * ((prompt + block.max_new_tokens) * token + prompt * _layer(c, tensor, width))

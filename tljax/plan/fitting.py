@@ -58,3 +58,12 @@ def rows_of(config: Any) -> int:
         return config.batch.rows // config.batch.accumulate // batch_shards()
     parts = config.ppo.minibatches * config.ppo.accumulate
     return config.rollout.prompts * config.rollout.group // parts // batch_shards()
+
+
+def flags(config: Any) -> str:
+    """What a search chooses, as flags of launch/train.py."""
+    fields = ["mesh.sequence"] if config.mesh.sequence > 1 else []
+    fields += ["mesh.tensor", "model.remat"]
+    fields += ["batch.rows"] if config.run == "sft" else ["rollout.prompts", "rollout.rows", "ppo.accumulate"]
+    values = ((field, *field.split(".")) for field in fields)
+    return " ".join(f"--config.{field}={config[block][name]}" for field, block, name in values)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from tljax.core.mesh import describe_mesh
 from tljax.core.metrics import say
 from tljax.model import llama
 from tljax.plan import estimate
@@ -39,7 +40,7 @@ class Measured:
 
     config: Any
     topology: Topology
-    shape: dict[str, int]  # of the mesh
+    mesh: str
     says: str
     kept: dict[str, int]  # bytes on one device, by name
     parts: tuple[Part, ...]
@@ -54,24 +55,30 @@ class Measured:
         return not _refused(self.worst) and self.worst.total <= self.topology.chip.memory
 
 
-def measure(config: Any, c: llama.LlamaConfig, topology: Topology, only: int | None = None) -> Measured:
+def measure(
+    config: Any, c: llama.LlamaConfig, topology: Topology, only: int | None = None, known: tuple[Part, ...] = ()
+) -> Measured:
     """Lowers and compiles what the config's run compiles on the current mesh, or of GPUs counts it.
 
-    only: so many of its programs, those that learn coming first; None: all. Raises InputError where model, rows and
-    mesh do not fit each other.
+    only: so many of its programs, the one that learns coming first; None: all. known: the first of them, where they
+    were measured before. Raises InputError where model, rows and mesh do not fit each other.
     """
     work = work_of(config, c)
     kept = {name: bytes_on_device(tree) for name, tree in work.kept.items()}
-    parts = tuple(_part(config, c, topology, program, sum(kept.values())) for program in work.programs[:only])
-    return Measured(config, topology, dict(jax.sharding.get_mesh().shape), work.says, kept, parts)
+    held = sum(kept.values())
+    parts = tuple(_part(config, c, topology, program, held) for program in work.programs[len(known) : only])
+    return Measured(config, topology, describe_mesh(jax.sharding.get_mesh()), work.says, kept, (*known, *parts))
 
 
-def guess(config: Any, c: llama.LlamaConfig) -> float:
-    """Bytes that the program which learns takes on a device of the current mesh, by arithmetic alone."""
+def guess(config: Any, c: llama.LlamaConfig, topology: Topology) -> tuple[float, float]:
+    """By arithmetic alone, of the program that learns on the current mesh: bytes on a device, and operations a second
+    of the model at best, 0 where the device's peaks are not known."""
     work = work_of(config, c)
     learns = work.programs[0]
     kept = sum(bytes_on_device(tree) for tree in work.kept.values())
-    return kept + _gradients(learns) + bytes_on_device(learns.inputs) + estimate.work_space(config, c, learns.name)
+    memory = kept + _gradients(learns) + bytes_on_device(learns.inputs)
+    best = _counted(config, c, topology, learns).seconds
+    return memory + estimate.work_space(config, c, learns.name), learns.flops / best if best else 0.0
 
 
 def work_of(config: Any, c: llama.LlamaConfig) -> Work:
@@ -84,13 +91,19 @@ def _part(config: Any, c: llama.LlamaConfig, topology: Topology, program: Progra
     devices, flops = len(topology.devices), program.flops + program.again
     if not topology.compiles:
         work = estimate.work_space(config, c, program.name)
-        read, moved = estimate.movement(config, c, program.name)
-        return Part(program, held, inputs, gradients, work, None, bound(flops, read, moved, topology.chip, devices, 1))
+        return Part(program, held, inputs, gradients, work, None, _counted(config, c, topology, program))
     say(f"compiling the {program.name} for {devices} x {topology.chip.name}")
     found = compile_program(program.lower, c.num_layers)
     work = max(0.0, found.temporaries + found.results + found.code - gradients)
-    best = bound(flops, found.traffic, received(found.transfers), topology.chip, devices, topology.links)
+    near, far = (received(found.transfers, network) for network in (False, True))
+    best = bound(flops, found.traffic, near, topology.chip, devices, topology.links, far)
     return Part(program, held, inputs, gradients, work, found, best)
+
+
+def _counted(config: Any, c: llama.LlamaConfig, topology: Topology, program: Program) -> Bound:
+    read, moved = estimate.movement(config, c, program.name)
+    flops, devices = program.flops + program.again, len(topology.devices)
+    return bound(flops, read, moved, topology.chip, devices, topology.links)
 
 
 def _gradients(program: Program) -> int:

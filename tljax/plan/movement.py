@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from tljax.plan.hlo import Instruction, Module, arrays_in, bytes_of, called
+from tljax.plan.hlo import Executed, Instruction, Module, arrays_in, bytes_of, called
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 # What names memory and touches none, or whose work is counted where it is begun.
@@ -17,7 +17,8 @@ SLICES = ("dynamic-slice", "slice", "gather")
 class Transfer:
     """A collective of the program. size: bytes on one device of the larger of what goes in and what comes out.
 
-    group: devices that take part together; times: how often it runs; in_layers: within the loop over the layers.
+    group: devices that take part together; times: how often it runs; in_layers: within the loop over the layers;
+    network: over the network between slices, where `group` counts these.
     """
 
     kind: str
@@ -25,6 +26,7 @@ class Transfer:
     group: int
     times: int
     in_layers: bool
+    network: bool = False
 
     @property
     def received(self) -> float:
@@ -44,10 +46,14 @@ def transfers(module: Module, layers: int) -> list[Transfer]:
     for place in module.executed(layers):
         computation = module.computations.get(place.name, {})
         for i in computation.values():
+            between = _between_slices(i, place)
+            if between is not None:
+                found[f"{place.name}/{i.name}", "recv", place.in_layers] = between
             kind = i.opcode.removesuffix("-start")
             group = _group(i, module.partitions) if kind in COLLECTIVES else 1
             if group == 1:
                 continue
+            kind = "reduce-scatter" if place.fused and kind == "all-reduce" and _scatters(i, computation) else kind
             into = sum(bytes_of(computation[name].shape) for name in i.operands if name in computation)
             # Begun apart from its end, it also gives back what went in.
             out = bytes_of(i.shape) - (into if i.shape.startswith("((") or i.opcode == "all-gather-start" else 0)
@@ -56,6 +62,18 @@ def transfers(module: Module, layers: int) -> list[Transfer]:
             if key not in found or max(into, out) > found[key].size:
                 found[key] = Transfer(kind, max(into, out), group, place.times, place.in_layers)
     return list(found.values())
+
+
+def _between_slices(i: Instruction, place: Executed) -> Transfer | None:
+    """The collective between slices whose result an instruction receives: the host of a TPU sends it for the device."""
+    slices = re.search(r'_xla_megascale_target="\{([^}]*)\}', i.rest)
+    if i.opcode != "recv" or not slices:
+        return None
+    group = sum(int(last or first) - int(first) + 1 for first, last in re.findall(r"(\d+)(?::(\d+))?", slices.group(1)))
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', i.rest)
+    name = kind.group(1).lower().replace("_", "-") if kind else "all-reduce"
+    size = bytes_of(arrays_in(i.shape)[0])
+    return Transfer(name, size, group, place.times, place.in_layers, network=True)
 
 
 def traffic(module: Module, layers: int) -> float:
@@ -129,6 +147,18 @@ def _used(module: Module, inner: dict[str, Instruction], name: str) -> float:
 def _plain(array: str) -> str:
     """An array without its layout."""
     return array.partition("{")[0]
+
+
+def _scatters(i: Instruction, computation: dict[str, Instruction]) -> bool:
+    """Whether all that is used of an all-reduce is each device's own slice.
+
+    Within one kernel, "all-reduce-scatter", that is how the TPU compiler writes a reduce-scatter; outside one it sums
+    everything everywhere all the same.
+    """
+    parts = (x.name for x in computation.values() if x.opcode == "get-tuple-element" and i.name in x.operands)
+    names = {i.name, *parts}
+    users = [x for x in computation.values() if x.name not in names and names & set(x.operands)]
+    return bool(users) and all(x.opcode == "dynamic-slice" for x in users)
 
 
 def _group(i: Instruction, partitions: int) -> int:

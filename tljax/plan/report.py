@@ -1,5 +1,6 @@
 """A plan as text for people."""
 
+import dataclasses
 from collections.abc import Iterable
 
 from tljax.plan.bound import received
@@ -11,9 +12,8 @@ from tljax.plan.movement import Transfer
 def report(plan: Measured, name: str) -> str:
     """The whole plan; name: of the model, as it was found."""
     topology, chip = plan.topology, plan.topology.chip
-    axes = " x ".join(f"{axis} {size}" for axis, size in plan.shape.items())
     lines = [
-        f"plan: {plan.config.run} of {name} on {topology.name}, {len(topology.devices)} x {chip.name} ({axes})",
+        f"plan: {plan.config.run} of {name} on {topology.name}, {len(topology.devices)} x {chip.name} ({plan.mesh})",
         f"      {plan.says}",
     ]
     if not topology.compiles:
@@ -54,14 +54,15 @@ def _transfers(compiled: Compiled) -> list[str]:
     """What devices send each other in one run of the program, a line for every kind and place."""
     if not compiled.transfers:
         return ["  no collectives"]
-    groups: dict[tuple[bool, str], list[Transfer]] = {}
+    groups: dict[tuple[bool, bool, str], list[Transfer]] = {}
     for transfer in compiled.transfers:
-        groups.setdefault((transfer.in_layers, transfer.kind), []).append(transfer)
+        groups.setdefault((not transfer.network, transfer.in_layers, transfer.kind), []).append(transfer)
     lines = []
-    for (inside, kind), found in sorted(groups.items(), reverse=True):
+    for (near, inside, kind), found in sorted(groups.items(), reverse=True):
         moved, runs = sum(t.size * t.times for t in found), sum(t.times for t in found)
         place = "inside the layer loop" if inside else "outside the layer loop"
-        lines.append(["", place, f"{runs:,} x {kind}", f"of {size(moved)} in all", f"{size(received(found))} received"])
+        told = [f"{runs:,} x {kind}", f"of {size(moved)} in all", f"{size(received(found, not near))} received"]
+        lines.append(["", place if near else f"{place}, between slices", *told])
     return table(lines)
 
 
@@ -70,7 +71,7 @@ def _time(plan: Measured, part: Part) -> list[str]:
     lines = [f"  model {flops / 1e12:,.1f} TFLOP, computed again {again / 1e12:,.1f} TFLOP"]
     if not bound.compute:
         return [*lines, "  no time: the peaks of this device are not known"]
-    limits = {"compute": bound.compute, "memory": bound.memory, "links": bound.links}
+    limits = dataclasses.asdict(bound)
     told = ", ".join(f"{name} {seconds(value)}" for name, value in limits.items() if value)
     mfu = flops / (plan.topology.chip.flops * len(plan.topology.devices)) / bound.seconds
     lines.append(f"  at best {seconds(bound.seconds)}, by {bound.by} ({told}); MFU at most {100 * mfu:.0f} %")

@@ -10,10 +10,10 @@ from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import say
 from tljax.model import llama, source
-from tljax.plan.fitting import divisible
+from tljax.plan.fitting import divisible, flags
 from tljax.plan.measure import Measured, measure
 from tljax.plan.report import report
-from tljax.plan.search import hint, search, told
+from tljax.plan.search import hint, search, told, whole
 from tljax.plan.topology import open_topology
 from tljax.rl import check as rl_check
 from tljax.sft import check as sft_check
@@ -28,7 +28,7 @@ def run(config: Any) -> None:
     Raises InputError for what the user can mend, and SystemExit with code 1 where the plan does not fit.
     """
     check_choice("run", config.run, RUNS)
-    topology = open_topology(config.topology)
+    topology = open_topology(config.topology, config.mesh.slices)
     name, c = shape_of(config.model)
     check(config)
     with jax.set_mesh(make_mesh(**config.mesh, devices=topology.devices)):
@@ -39,10 +39,14 @@ def run(config: Any) -> None:
         if not config.search:
             return show(measure(config, c, topology), c, name)
     found = search(config, c, topology)
-    say(told(found))
-    best = found[0].config
-    with jax.set_mesh(make_mesh(**best.mesh, devices=topology.devices)):
-        show(measure(best, c, topology), c, name)
+    if found:
+        say(told(found))
+    if not found or not found[0].plan.fits:
+        say("nothing fits on this topology, however few rows; use more devices, lora, or shorter rows")
+        raise SystemExit(1)
+    plan = whole(found[0], c, topology)
+    show(plan, c, name)
+    say(f"flags: {flags(plan.config)}")
 
 
 def show(plan: Measured, c: llama.LlamaConfig, name: str) -> None:

@@ -1,31 +1,64 @@
-"""Which config fits best: over meshes, what is kept for the backward pass, and rows; each candidate compiled."""
+"""Which config fits best: over meshes, what is kept for the backward pass, and rows; the likeliest are compiled."""
 
 import dataclasses
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import jax
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import make_mesh
+from tljax.core.mesh import check_tokens, make_mesh
 from tljax.core.metrics import say
 from tljax.model import llama
-from tljax.plan.fitting import rows_of, with_rows
+from tljax.plan.estimate import sft_tokens
+from tljax.plan.fitting import divisible, flags, rows_of, with_rows
 from tljax.plan.measure import Measured, guess, measure
 from tljax.plan.report import seconds, size, table
 from tljax.plan.topology import Topology
 
 REMATS = ("none", "dots", "attention", "full")  # from the least that is computed again
 MOST = 64  # rows of one device
-SURE, HOPELESS = 0.8, 1.5  # of the memory, by arithmetic, which may be a third wrong
+COMPILES = 6  # of the program that learns; a 7B step takes two to five minutes on two cores
+# What the compiler takes, of what arithmetic says: at first, and the least that is still tried where nothing fits.
+FIRST, LEAST = 1.07, 0.75
+
+Axes = dict[str, int]  # of config.mesh, those that a search sets
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A config that was tried, with as many rows on a device side by side."""
+    """A config that may be tried, with as many rows on a device side by side. By arithmetic alone: bytes on a device
+    while it learns, and operations a second of the model at best."""
 
     config: Any
     rows: int
+    mesh: int  # number of its mesh among those of `meshes`
+    memory: float
+    rate: float
+
+    @property
+    def order(self) -> tuple[int, int, int, int]:
+        """The best first: the first mesh, then the rate, where within 2 % more rows and less computed again.
+
+        A bound takes all transfers to hide behind computing, which those of other meshes, amid a layer, cannot.
+        """
+        remat = REMATS.index(self.config.model.remat)
+        return (self.mesh, -_level(self.rate), -self.rows, remat)
+
+    def at_most(self, other: "Candidate") -> bool:
+        """Whether it needs no more memory than another one for sure."""
+        return (
+            self.mesh == other.mesh
+            and self.rows <= other.rows
+            and REMATS.index(self.config.model.remat) >= REMATS.index(other.config.model.remat)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """A candidate that was compiled."""
+
+    candidate: Candidate
     plan: Measured
 
     @property
@@ -35,91 +68,139 @@ class Candidate:
         return part.program.flops / part.bound.seconds if self.plan.fits and part.bound.seconds else 0.0
 
 
-def search(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Candidate]:
-    """All that was tried, the best first: what fits by its rate, then by rows.
-
-    The mesh is the config's; where nothing fits on it and its fsdp is -1, tensor grows until something does. The
-    program that learns is compiled for each candidate, unless it is far too large by arithmetic; of the best one, all
-    programs are.
-    """
-    found: list[Candidate] = []
-    for tensor in _tensors(config, c, topology):
+def candidates(config: Any, c: llama.LlamaConfig, topology: Topology, tried: list[Axes]) -> list[Candidate]:
+    """All remats and rows on these meshes whose memory by arithmetic is not hopeless, the best first."""
+    found = []
+    for number, axes in enumerate(tried):
         meshed = config.copy_and_resolve_references()
-        meshed.mesh.tensor = tensor
+        meshed.mesh.update(axes)
         with jax.set_mesh(make_mesh(**meshed.mesh, devices=topology.devices)):
             for remat in REMATS:
                 meshed.model.remat = remat
-                found += _largest(meshed, c, topology)
-            found.sort(key=lambda x: (x.plan.fits, x.rate, x.rows), reverse=True)
-            if found and found[0].plan.fits:
-                return found
-    return found
+                for rows in (2**power for power in range(MOST.bit_length())):
+                    chosen = with_rows(meshed, rows)
+                    if rows_of(chosen) != rows:
+                        break  # an update has no more replies
+                    memory, rate = guess(chosen, c, topology)
+                    if LEAST * memory > topology.chip.memory:
+                        break
+                    found.append(Candidate(chosen, rows, number, memory, rate))
+    return sorted(found, key=lambda x: x.order)
 
 
-def _largest(config: Any, c: llama.LlamaConfig, topology: Topology) -> Iterator[Candidate]:
-    """Candidates of one mesh and remat: rows from what should fit by arithmetic, doubled or halved up to the edge."""
-    room = topology.chip.memory
-    if guess(with_rows(config, 1), c) > HOPELESS * room:
-        return
-    rows = 1
-    while rows < MOST and guess(with_rows(config, 2 * rows), c) < SURE * room:
-        rows *= 2
-    tried: set[int] = set()
-    while 1 <= rows <= MOST and rows not in tried:
-        chosen = with_rows(config, rows)
-        if rows_of(chosen) != rows:
-            return  # an update has no more replies
-        tried.add(rows)
-        plan = measure(chosen, c, topology, only=1)
-        say(f"tried: {flags(chosen)}: {size(plan.parts[0].total)}, {'fits' if plan.fits else 'does not fit'}")
-        yield Candidate(chosen, rows, plan)
-        rows = rows * 2 if plan.fits else rows // 2
+def search(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Tried]:
+    """All that was compiled, the best first: what fits by its rate, then by rows. At most COMPILES of them.
+
+    By arithmetic every candidate has a rate and a memory, which is scaled by what the compiler said of the last one.
+    The fastest that should fit is compiled next, until the fastest of all that should has been; where none should, the
+    smallest. Only the program that learns is compiled.
+    """
+    left = candidates(config, c, topology, meshes(config, c, topology))
+    how = f"at most {COMPILES} are compiled, minutes each" if topology.compiles else "none can be compiled"
+    say(f"search: {len(left)} configs, the fastest by arithmetic first; {how}")
+    room, scale, tried = topology.chip.memory, FIRST, list[Tried]()
+    while left and len(tried) < COMPILES:
+        best = max((x for x in tried if x.plan.fits), key=_worth, default=None)
+        fitting = [x for x in left if scale * x.memory <= room]
+        ahead = [x for x in fitting if best is None or x.order < best.candidate.order]
+        if best is not None and not ahead:
+            break
+        # Where nothing should fit, what takes the least tells whether anything does.
+        chosen = ahead[0] if ahead else min(left, key=lambda x: (x.mesh, x.memory))
+        left.remove(chosen)
+        with jax.set_mesh(make_mesh(**chosen.config.mesh, devices=topology.devices)):
+            found = Tried(chosen, measure(chosen.config, c, topology, only=1))
+        tried.append(found)
+        say(f"tried {len(tried)}: {_line(found)}")
+        total = found.plan.parts[0].total
+        scale = total / chosen.memory
+        if not found.plan.fits:
+            # Refused, a program may tell of less than it takes.
+            scale = max(scale, 1.01 * room / chosen.memory)
+            left = [x for x in left if not chosen.at_most(x)]
+    return sorted(tried, key=lambda x: (x.plan.fits, *_worth(x)), reverse=True)
 
 
-def _tensors(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[int]:
-    """Sizes of the tensor axis to try, the config's first."""
-    own = int(config.mesh.tensor)
-    if config.mesh.fsdp != -1 or own == -1:
-        return [own]
-    whole = (c.num_heads, c.num_kv_heads, c.d_ff, c.vocab_size, len(topology.devices))
-    return [own, *(size for size in (2, 4, 8) if size > own and all(number % size == 0 for number in whole))]
+def _worth(tried: Tried) -> tuple[int, int]:
+    return _level(tried.rate), tried.candidate.rows
 
 
-def told(found: list[Candidate]) -> str:
-    """All candidates, and the flags of the best. Raises InputError where none fits."""
-    if not found or not found[0].plan.fits:
-        raise InputError("nothing fits on this topology, however few rows; use more devices, lora, or shorter rows")
-    rows = [["tensor", "remat", "rows a device", "memory", "TFLOP/s a device at best", "held up by"]]
+def _level(rate: float) -> int:
+    return round(50 * math.log(rate)) if rate else 0
+
+
+def _line(tried: Tried) -> str:
+    part = tried.plan.parts[0]
+    if not tried.plan.fits:
+        return f"{flags(tried.candidate.config)}: does not fit, {size(part.total)}"
+    return f"{flags(tried.candidate.config)}: {size(part.total)}, at best {seconds(part.bound.seconds)}"
+
+
+def whole(best: Tried, c: llama.LlamaConfig, topology: Topology) -> Measured:
+    """The plan of the best one with all its programs. Of PPO the rows of a rollout are halved until it fits."""
+    plan = best.plan
+    while True:
+        with jax.set_mesh(make_mesh(**plan.config.mesh, devices=topology.devices)):
+            plan = measure(plan.config, c, topology, known=best.plan.parts)
+            rows = plan.config.rollout.rows // 2 if plan.config.run == "ppo" else 0
+            if plan.fits or plan.worst.program.name != "rollout" or divisible(_rollout(plan.config, rows))[1]:
+                return plan
+        say(f"the rollout does not fit, {size(plan.worst.total)}; once more with --config.rollout.rows={rows}")
+        plan = dataclasses.replace(plan, config=_rollout(plan.config, rows))
+
+
+def _rollout(config: Any, rows: int) -> Any:
+    config = config.copy_and_resolve_references()
+    config.rollout.rows = rows
+    return config
+
+
+def meshes(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Axes]:
+    """Meshes to try: the config's; where its fsdp takes what remains also such as split rows, then layers' widths."""
+    own = {axis: int(config.mesh[axis]) for axis in ("sequence", "tensor")}
+    found = [own]
+    if config.mesh.fsdp == -1:
+        found += [own | {"sequence": size} for size in (2, 4, 8) if size > own["sequence"] and config.run == "sft"]
+        found += [own | {"tensor": size} for size in (2, 4, 8) if size > own["tensor"]]
+
+    def possible(axes: Axes) -> bool:
+        mesh = config.mesh.copy_and_resolve_references()
+        mesh.update(axes)
+        try:
+            with jax.set_mesh(make_mesh(**mesh, devices=topology.devices)):
+                llama.check_mesh(c)
+                if config.run == "sft":
+                    check_tokens(sft_tokens(config))
+        except InputError:
+            return False
+        return True
+
+    return [axes for axes in found if axes == own or possible(axes)]
+
+
+def told(found: list[Tried]) -> str:
+    """All that was tried, the best first."""
+    rows = [["mesh", "remat", "rows side by side", "memory", "TFLOP/s a device at best", "held up by"]]
     for x in found:
-        part, shape = x.plan.parts[0], x.plan.shape
+        part = x.plan.parts[0]
         rate = f"{x.rate / len(x.plan.topology.devices) / 1e12:.0f}" if x.rate else "does not fit"
         by = f"{part.bound.by}, {seconds(part.bound.seconds)}" if x.rate else ""
-        rows.append([str(shape["tensor"]), x.config.model.remat, str(x.rows), size(part.total), rate, by])
-    return "\n".join([*table(rows), f"best: {flags(found[0].config)}"])
-
-
-def flags(config: Any) -> str:
-    """What a search chooses, as flags of launch/train.py."""
-    fields = ["mesh.tensor", "model.remat"]
-    fields += ["batch.rows"] if config.run == "sft" else ["rollout.prompts", "rollout.rows", "ppo.accumulate"]
-    values = ((field, *field.split(".")) for field in fields)
-    return " ".join(f"--config.{field}={config[block][name]}" for field, block, name in values)
+        cells = [x.plan.mesh, x.candidate.config.model.remat, str(x.candidate.rows)]
+        rows.append([*cells, size(part.total), rate, by])
+    return "\n".join(table(rows))
 
 
 def hint(plan: Measured, c: llama.LlamaConfig) -> str:
-    """The least remat with the most rows that should fit on the current mesh: by arithmetic, scaled to the plan."""
-    config, room = plan.config, plan.topology.chip.memory
+    """The fastest on the current mesh that should fit: by arithmetic, scaled to the plan."""
+    config, topology = plan.config, plan.topology
     learns, worst = plan.parts[0], plan.worst
     if not plan.fits and worst is not learns:
         return f"{worst.program.name} takes the most: lower rollout.rows, or use more devices"
-    known = learns.compiled is not None and not learns.compiled.refused
-    factor = learns.total / guess(config, c) if known else 1.1
-    for remat in REMATS:
-        chosen = config.copy_and_resolve_references()
-        chosen.model.remat = remat
-        sizes = (2**power for power in range(MOST.bit_length()))
-        fitting = [rows for rows in sizes if factor * guess(with_rows(chosen, rows), c) < room]
-        if fitting:
-            least = with_rows(chosen, fitting[-1])
-            return f"by arithmetic the least remat and most rows that fit: {flags(least)} (--search compiles them)"
-    return "by arithmetic nothing fits on this mesh; use more devices, mesh.tensor=2 (--search tries it), or lora"
+    scale = FIRST
+    if learns.compiled is not None:
+        scale = learns.total / guess(config, c, topology)[0]
+        scale = max(scale, 1.01) if learns.compiled.refused else scale
+    for x in candidates(config, c, topology, [{}]):
+        if scale * x.memory < topology.chip.memory:
+            return f"by arithmetic the fastest that fits on this mesh: {flags(x.config)} (--search compiles)"
+    return "by arithmetic nothing fits on this mesh; use more devices, another mesh (--search tries some), or lora"

@@ -10,6 +10,7 @@ import jax
 
 from tljax.core.errors import InputError
 
+MOST_SLICES = 256
 HELP = "such as v5e:4x4, v4:2x2x4, v5p:2x2x2, v6e:2x4, or gpu:8x80GB"
 
 
@@ -23,6 +24,7 @@ class Chip:
     memory_rate: float
     link_rate: float  # one way over one link to a neighbour; of GPUs all links together
     ring: int = 0  # devices in a row from which on the last is linked to the first; 0: never
+    network_rate: float = 0.0  # one way over its share of its host's network cards; 0: not known
 
 
 GIB = 1024**3
@@ -32,9 +34,9 @@ TPUS = {
     "v2": Chip("TPU v2", 7.48 * GIB, 22.5e12, 350e9, 62e9),
     "v3": Chip("TPU v3", 15.48 * GIB, 61.5e12, 450e9, 70e9),
     "v4": Chip("TPU v4", 30.75 * GIB, 275e12, 1228e9, 45e9, ring=4),
-    "v5e": Chip("TPU v5e", 15.75 * GIB, 197e12, 819e9, 45e9, ring=16),
-    "v5p": Chip("TPU v5p", 95.74 * GIB, 459e12, 2765e9, 90e9, ring=4),
-    "v6e": Chip("TPU v6e", 31.25 * GIB, 918e12, 1640e9, 90e9, ring=16),
+    "v5e": Chip("TPU v5e", 15.75 * GIB, 197e12, 819e9, 45e9, ring=16, network_rate=3.125e9),
+    "v5p": Chip("TPU v5p", 95.74 * GIB, 459e12, 2765e9, 90e9, ring=4, network_rate=6.25e9),
+    "v6e": Chip("TPU v6e", 31.25 * GIB, 918e12, 1640e9, 90e9, ring=16, network_rate=12.5e9),
     "tpu7x": Chip("TPU7x", 94.75 * GIB, 1153e12, 3690e9, 90e9, ring=4),
 }
 # By memory in GB, as clouds rent them.
@@ -57,8 +59,8 @@ class Topology:
     compiles: bool
 
 
-def open_topology(name: str) -> Topology:
-    """The topology of a name, "v5e:4x4" as libtpu spells it or "gpu:8x80GB".
+def open_topology(name: str, slices: int = 0) -> Topology:
+    """The topology of a name, "v5e:4x4" as libtpu spells it or "gpu:8x80GB"; of a TPU so many of it, if not 0.
 
     Raises InputError for a name that is none, and for a TPU's where libtpu is not installed.
     """
@@ -74,7 +76,9 @@ def open_topology(name: str) -> Topology:
         kinds = ", ".join(TPUS)
         raise InputError(f"config.topology is {name!r}; allowed: KIND:AxB or AxBxC with KIND of {kinds}, {HELP}")
     chip, sides = TPUS[found.group(1)], [int(side) for side in found.group(2).split("x")]
-    return Topology(name, chip, _tpus(name, sides), fewest_links(sides, chip.ring), True)
+    if not 0 <= slices <= MOST_SLICES:
+        raise InputError(f"config.mesh.slices is {slices}; a plan is made for 1 to {MOST_SLICES}, or 0, which is 1")
+    return Topology(name, chip, _tpus(name, sides, slices), fewest_links(sides, chip.ring), True)
 
 
 def fewest_links(sides: list[int], ring: int) -> int:
@@ -102,8 +106,8 @@ def _gpus(name: str, count: int, memory: int) -> Topology:
     return Topology(name, chip, devices[:count], 1, False)
 
 
-def _tpus(name: str, sides: list[int]) -> list[Any]:
-    """libtpu's devices of a topology."""
+def _tpus(name: str, sides: list[int], slices: int) -> list[Any]:
+    """libtpu's devices of so many slices of a topology."""
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
             f"config.topology is {name!r}, which needs the TPU compiler libtpu: pip install 'tljax[tpu]' (no TPU is "
@@ -121,7 +125,7 @@ def _tpus(name: str, sides: list[int]) -> list[Any]:
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if any(side % 2 for side in sides[:2]):
         options["chips_per_host_bounds"] = (1, 1, 1)  # hosts of 2 x 2 chips are assumed otherwise
     if name.startswith("v4:"):

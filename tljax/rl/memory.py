@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tljax.core.errors import InputError
 from tljax.core.mesh import batch_shards, device_bytes, shards, weight_shards
-from tljax.model import cost
+from tljax.model.activations import Activations
 from tljax.model.replies import padded_width
 from tljax.rl.roles import Plan
 
@@ -43,10 +43,8 @@ class Need:
 def need(config: Any, plan: Plan, longest: int) -> Need:
     """The bytes on one device of the current mesh for prompts of at most `longest` tokens; activations are estimated.
 
-    Rollout: the weights in the compute dtype once more, the cache of the longest prompts with their replies, and the
-    working set of one layer over the prompts. Update: what `model.remat` keeps of one part's rows, the working set of
-    one layer with its gradient, and the logits of one chunk with theirs. Of adapters and norms, small parts that the
-    mesh does not divide count as if it did.
+    Those are what is in use at once (model/activations.py). Of adapters and norms, small parts that the mesh does not
+    divide count as if it did.
     """
     parts, tensor, c = weight_shards(), shards("heads"), plan.config
     width = jnp.dtype(config.model.compute_dtype).itemsize
@@ -56,19 +54,16 @@ def need(config: Any, plan: Plan, longest: int) -> Need:
         else Role(name, frozen * width / parts)
         for name, trained, frozen in plan.sizes()
     )
-    layer = (8 * c.d_model + (3 * c.d_ff + 2 * c.num_heads * c.head_dim) / tensor) * width  # of one token
+    of = Activations(c, tensor, width)
     prompt = padded_width(longest, config.rollout.round_to)
     rows = max(config.rollout.rows, config.eval.rows) / batch_shards()
-    token = 2 * c.num_layers * c.num_kv_heads * c.head_dim * width / tensor
-    cache = rows * (prompt + max(config.rollout.max_new_tokens, config.eval.new_tokens)) * token
-    copy = cost.count_weights(c) * width / parts
+    rollout = of.replying(rows, prompt, max(config.rollout.max_new_tokens, config.eval.new_tokens), parts)
     here = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
-    here /= batch_shards()
-    tokens = here * padded_width(longest + config.rollout.max_new_tokens, config.rollout.round_to) / shards("positions")
-    kept = {"full": c.d_model * width, "attention": 2 * c.d_model * width}
-    saved = tokens * c.num_layers * (kept[config.model.remat] if config.model.remat in kept else layer)
-    logits = here * min(config.model.loss_chunk, config.rollout.max_new_tokens) * c.vocab_size * 4 / tensor
-    return Need(roles, copy + cache + rows * prompt * layer, saved + 2 * tokens * layer + 3 * logits)
+    tokens = padded_width(longest + config.rollout.max_new_tokens, config.rollout.round_to) / shards("positions")
+    chunk = min(config.model.loss_chunk, config.rollout.max_new_tokens)
+    table = 8 if plan.adapter is None else width  # a trained embedding is gathered in float32, as is its gradient
+    update = of.learning(here / batch_shards(), tokens, chunk, config.model.remat, table)
+    return Need(roles, rollout, update)
 
 
 def told(config: Any, plan: Plan, longest: int) -> str:
