@@ -96,6 +96,17 @@ def test_another_model_is_refused_before_and_after_the_first_checkpoint(learned,
         assert "the run began with other weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_rows_split_over_devices_give_the_same_metrics(learned, launch, flags, tmp_path):
+    """Replies are sampled alike on every mesh, and scored alike up to the rounding of sums."""
+    out = tmp_path / "run"
+    assert launch("train", *flags, "--config.mesh.sequence=2", f"--config.out={out}") == 0
+    for ours, theirs in zip(lines_of(out), lines_of(learned), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=1e-3, abs=1e-4), (theirs["step"], name)
+
+
 def test_the_export_is_the_actor(learned, trained):
     with jax.set_mesh(make_mesh(1, 8, 1)):
         model = source.open_model(str(learned), "")
