@@ -6,6 +6,7 @@ With --config.predictions=F.jsonl it scores these, without a model; with --confi
 from typing import Any
 
 from tljax.core.command import main
+from tljax.core.remote import brought
 
 
 def evaluate(config: Any) -> None:
@@ -14,7 +15,8 @@ def evaluate(config: Any) -> None:
         from tljax.evaluate.benchmarks.scoring import run
     else:
         from tljax.evaluate.run import run
-    run(config)
+    with brought(config, reads=("data", "predictions", "compare", "tools"), writes=("out", "bfcl_out")):
+        run(config)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@
 from typing import Any
 
 from tljax.core.command import main
+from tljax.core.remote import brought
 
 
 def generate(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
     from tljax.evaluate.generate import run
 
-    run(config)
+    with brought(config, reads=("prompts",), writes=("out",)):
+        run(config)
 
 
 if __name__ == "__main__":
