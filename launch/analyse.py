@@ -4,13 +4,15 @@
 from typing import Any
 
 from tljax.core.command import main
+from tljax.core.remote import brought
 
 
 def analyse(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
     from tljax.evaluate.analysis.run import run
 
-    run(config)
+    with brought(config, reads=(), writes=("out",)):
+        run(config)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,21 @@ from typing import Any
 
 from tljax.core import processes
 from tljax.core.command import main
+from tljax.core.remote import brought
 
 
 def evaluate(config: Any) -> None:
+    given = brought(config, reads=("data", "predictions", "compare", "tools"), writes=("out", "bfcl_out"))
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too; scoring does without it.
     if config.predictions and config.turns == "single":
         from tljax.evaluate.benchmarks.scoring import run
 
-        run(config)
+        with given:
+            run(config)
     else:
         from tljax.evaluate.run import run
 
-        with processes.joined(config):
+        with processes.joined(config), given:
             run(config)
 
 

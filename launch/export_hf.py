@@ -3,7 +3,6 @@
 python launch/export_hf.py --config configs/export.py --config.run=runs/sft-tiny --config.out=my-model
 """
 
-from pathlib import Path
 from typing import Any
 
 from tljax.core import processes
@@ -17,14 +16,14 @@ def export(config: Any) -> None:
 
     from tljax.core.mesh import make_mesh
     from tljax.core.metrics import say
-    from tljax.model.source import export_run
+    from tljax.model.source import export_run, place_of
 
     if not (config.run and config.out):
         raise InputError("config.run and config.out are needed: the folder of a run, and a new folder for the export")
     with processes.joined(config), jax.set_mesh(make_mesh(**config.mesh)):
         step, dtype = export_run(
-            Path(config.run).expanduser(),
-            Path(config.out).expanduser(),
+            place_of(config.run),
+            place_of(config.out),
             step=config.step,
             dtype=config.dtype,
             max_shard_bytes=config.max_shard_bytes,

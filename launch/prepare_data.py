@@ -4,6 +4,7 @@ from typing import Any
 
 from tljax.core.command import main
 from tljax.core.errors import InputError
+from tljax.core.remote import brought
 
 
 def prepare(config: Any) -> None:
@@ -16,8 +17,11 @@ def prepare(config: Any) -> None:
         raise InputError("config.data.tokenizer is empty; name the folder or the hub id of the model to train")
     tokenizer = load_tokenizer(config.data.tokenizer or str(BASE))
     file = source_file(config.data.source, config.toolbox, config.data.cache)
-    print(prepare_data(config.data, file, tokenizer, config.out))
-    print(f"written       {config.out}")
+    out = config.out
+    with brought(config, reads=(), writes=("out",)):
+        print(prepare_data(config.data, file, tokenizer, config.out))
+    if out == config.out:
+        print(f"written       {out}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import pytest
 # Folder or module -> the prefixes of ours that it may import.
 ALLOWED = {
     "tljax.core": ("tljax.core",),
-    "tljax.data": ("tljax.core.errors", "tljax.core.hub", "tljax.data"),
-    "tljax.toolbox": ("tljax.core.errors", "tljax.data", "tljax.toolbox"),
+    "tljax.data": ("tljax.core.errors", "tljax.core.hub", "tljax.core.remote", "tljax.data"),
+    "tljax.toolbox": ("tljax.core.errors", "tljax.core.remote", "tljax.data", "tljax.toolbox"),
     "tljax.model": ("tljax.core", "tljax.model"),
     "tljax.sft.loss": (),
     "tljax.sft.step": ("tljax.sft.loss", "tljax.model", "tljax.core"),

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from tljax.core import run_folder
 from tljax.core.errors import InputError
+from tljax.core.place import RunFolder
 
 
 def config(**fields):
@@ -19,7 +20,7 @@ def config(**fields):
 
 def begun(folder, **fields):
     """A folder in which a run has written something."""
-    with run_folder.claim(folder, config(**fields)):
+    with run_folder.claim(RunFolder(folder), config(**fields)):
         (folder / "metrics.jsonl").write_text("{}\n")
     return folder
 
@@ -30,7 +31,7 @@ def test_default_folders_are_numbered_and_the_last_is_resumed(tmp_path, monkeypa
     for _ in range(3):
         folder = run_folder.choose("", "sft-tiny", "never")
         names.append(folder.name)
-        begun(folder)
+        begun(folder.desk)
     assert names == ["sft-tiny", "sft-tiny-2", "sft-tiny-3"]
     begun(tmp_path / "runs" / "sft-tiny-big")
     assert run_folder.choose("", "sft-tiny", "auto").name == "sft-tiny-3"
@@ -41,18 +42,29 @@ def test_a_folder_in_use_is_refused(tmp_path):
     folder = begun(tmp_path / "run")
     with pytest.raises(InputError, match=r"not empty.*resume=auto"):
         run_folder.choose(str(folder), "x", "never")
-    assert run_folder.choose(str(folder), "x", "auto") == folder
+    assert run_folder.choose(str(folder), "x", "auto").desk == folder
 
 
 def test_a_run_that_never_began_can_be_started_again_with_another_config(tmp_path):
     folder = tmp_path / "run"
-    with run_folder.claim(folder, config()):
+    with run_folder.claim(RunFolder(folder), config()):
         (folder / "model").mkdir()
         (folder / "checkpoints").mkdir()
         (folder / "metrics.jsonl").write_text("")
     for resume in run_folder.RESUME:
-        assert run_folder.choose(str(folder), "x", resume) == folder
-        run_folder.check_config(folder, config(optim={"lr": 2.0}))
+        assert run_folder.choose(str(folder), "x", resume).desk == folder
+        run_folder.check_config(RunFolder(folder), config(optim={"lr": 2.0}))
+
+
+def test_what_a_kill_left_half_written_is_no_use_of_a_folder(tmp_path):
+    """The temporary name of the first file that a run writes, and nothing else."""
+    for name in (".config.json.tmp", ".hf.partial-12", "metrics.jsonl.tmp", ".model.tmp"):
+        (tmp_path / name).write_text("{")
+    assert run_folder.choose(str(tmp_path), "x", "auto").desk == tmp_path
+    assert run_folder.choose(str(tmp_path), "x", "never").desk == tmp_path
+    (tmp_path / ".thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="not empty"):
+        run_folder.choose(str(tmp_path), "x", "never")
 
 
 def test_a_folder_of_other_files_is_no_run(tmp_path):
@@ -63,12 +75,12 @@ def test_a_folder_of_other_files_is_no_run(tmp_path):
 
 def test_a_restart_may_change_only_what_cannot_change_the_result(tmp_path):
     folder = begun(tmp_path / "run")
-    run_folder.check_config(folder, config())
-    run_folder.check_config(folder, config(out="elsewhere", log={"every": 5}))
+    run_folder.check_config(RunFolder(folder), config())
+    run_folder.check_config(RunFolder(folder), config(out="elsewhere", log={"every": 5}))
     with pytest.raises(InputError, match=r"optim.lr is 2.0.*began with 1.0"):
-        run_folder.check_config(folder, config(optim={"lr": 2.0}))
+        run_folder.check_config(RunFolder(folder), config(optim={"lr": 2.0}))
     with pytest.raises(InputError, match=r"config.seed is 1"):
-        run_folder.check_config(folder, config(seed=1))
+        run_folder.check_config(RunFolder(folder), config(seed=1))
 
 
 def test_a_models_folder_is_no_run(tmp_path):
@@ -82,25 +94,21 @@ def test_one_process_at_a_time(tmp_path):
     code = f"""
 from pathlib import Path
 from ml_collections import ConfigDict
+from tljax.core.place import RunFolder
 from tljax.core.run_folder import claim
-with claim(Path({str(tmp_path)!r}), ConfigDict({{"run": "sft", "resume": "never"}})): pass
+with claim(RunFolder(Path({str(tmp_path)!r})), ConfigDict({{"run": "sft", "resume": "never"}})): pass
 """
 
     def other():
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
 
-    with run_folder.claim(tmp_path, config()) as begun:
+    with run_folder.claim(RunFolder(tmp_path), config()) as begun:
         assert not begun and "another process is training there" in other()
         (tmp_path / "metrics.jsonl").write_text("{}\n")
     assert "not empty" in other()
-    with run_folder.claim(tmp_path, config(resume="auto")) as begun:
+    with run_folder.claim(RunFolder(tmp_path), config(resume="auto")) as begun:
         assert begun
     assert not (tmp_path / "lock").exists()
-
-
-def test_a_remote_folder_is_refused():
-    with pytest.raises(InputError, match="gs://bucket/run"):
-        run_folder.choose("gs://bucket/run", "x", "never")
 
 
 def test_places_that_cannot_hold_a_run(tmp_path):
@@ -109,34 +117,34 @@ def test_places_that_cannot_hold_a_run(tmp_path):
     for place in (file, file / "run"):
         with pytest.raises(InputError, match="is a file"):
             run_folder.choose(str(place), "x", "never")
-    with pytest.raises(InputError, match="cannot be written"), run_folder.claim(file / "run", config()):
+    with pytest.raises(InputError, match="cannot be written"), run_folder.claim(RunFolder(file / "run"), config()):
         pass
 
 
 def test_a_restart_begins_with_what_the_run_began_with(tmp_path):
     facts: dict[str, str | int] = {"rows": "a", "updates": 3}
-    with run_folder.claim(tmp_path, config()):
-        run_folder.begin_once(tmp_path, facts)
+    with run_folder.claim(RunFolder(tmp_path), config()):
+        run_folder.begin_once(RunFolder(tmp_path), facts)
         (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
-    with run_folder.claim(tmp_path, config(resume="auto")):
-        run_folder.begin_once(tmp_path, facts)
+    with run_folder.claim(RunFolder(tmp_path), config(resume="auto")):
+        run_folder.begin_once(RunFolder(tmp_path), facts)
         for name, told in (("rows", "other training rows"), ("updates", "other numbers of updates")):
             with pytest.raises(InputError, match=told):
-                run_folder.begin_once(tmp_path, facts | {name: "b"})
+                run_folder.begin_once(RunFolder(tmp_path), facts | {name: "b"})
 
 
 def test_what_ended_before_its_first_update_does_not_bind_the_next_run(tmp_path):
     (tmp_path / "rollouts").mkdir()
     (tmp_path / "rollouts" / "0.jsonl").write_text("{}\n")
-    with run_folder.claim(tmp_path, config()):
-        run_folder.begin_once(tmp_path, {"rows": "a"})
-    with run_folder.claim(tmp_path, config()):
-        run_folder.begin_once(tmp_path, {"rows": "b"})
+    with run_folder.claim(RunFolder(tmp_path), config()):
+        run_folder.begin_once(RunFolder(tmp_path), {"rows": "a"})
+    with run_folder.claim(RunFolder(tmp_path), config()):
+        run_folder.begin_once(RunFolder(tmp_path), {"rows": "b"})
     assert json.loads((tmp_path / "begun.json").read_text()) == {"rows": "b"}
     assert not (tmp_path / "rollouts").exists()
     # Nor do the scores before it.
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval_domain_TS": 50.0}\n')
-    with run_folder.claim(tmp_path, config(seed=1)):
+    with run_folder.claim(RunFolder(tmp_path), config(seed=1)):
         assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -145,16 +153,16 @@ def test_what_is_asked_is_free_while_it_decides_nothing(tmp_path):
         return config(eval={"best": best, "queries": queries}, **more)
 
     folder = begun(tmp_path / "run")  # by a version that had no eval.best
-    run_folder.check_config(folder, asking("loss", 3))
+    run_folder.check_config(RunFolder(folder), asking("loss", 3))
     for best in ("loss", "domain_CF"):
         folder = tmp_path / best
-        with run_folder.claim(folder, asking(best, 3)):
+        with run_folder.claim(RunFolder(folder), asking(best, 3)):
             (folder / "metrics.jsonl").write_text('{"step": 1}\n')
         if best == "loss":
-            run_folder.check_config(folder, asking(best, 4, resume="auto"))
+            run_folder.check_config(RunFolder(folder), asking(best, 4, resume="auto"))
         else:
             with pytest.raises(InputError, match=r"eval.queries is 4.*began with 3"):
-                run_folder.check_config(folder, asking(best, 4, resume="auto"))
+                run_folder.check_config(RunFolder(folder), asking(best, 4, resume="auto"))
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -15,21 +16,33 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, one_line
 
 STATE, METADATA = "state", "metadata"
+# Packages whose exceptions say that a store of objects did not do what it was asked, and words of its answers.
+STORES = ("gcsfs", "google", "aiohttp", "requests")
+STORE_ANSWERS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|NOT_FOUND|DEADLINE_EXCEEDED|ABORTED)\b")
 
 
 class Checkpoints:
     """The checkpoints in one folder: the newest `keep`, and besides them the `keep_best` of lowest badness.
 
     folder: local path or gs:// address. read_only leaves the folder as it is and needs it to exist; without it the
-    folder is made, and what a killed save left behind is deleted. Every process of a run makes the same calls.
+    folder is made, and what a killed save left behind is deleted. before_commit: called beside each save, in a thread;
+    the checkpoint counts once it has returned. Every process of a run makes the same calls.
 
     Raises InputError where the folder is missing (read_only) or cannot be made.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 1, keep_best: int = 1, read_only: bool = False):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int = 1,
+        keep_best: int = 1,
+        read_only: bool = False,
+        before_commit: Callable[[], None] = lambda: None,
+    ):
         _silence_orbax()
         self.folder = epath.Path(folder) if "://" in str(folder) else epath.Path(os.path.abspath(folder))
         if keep < 1 or keep_best < 0:
@@ -52,7 +65,7 @@ class Checkpoints:
         tree = ocp.PyTreeCheckpointHandler()
         handlers.add(STATE, ocp.args.PyTreeSave, tree)
         handlers.add(STATE, ocp.args.PyTreeRestore, tree)
-        text = ocp.JsonCheckpointHandler()
+        text = _Metadata(before_commit)
         handlers.add(METADATA, ocp.args.JsonSave, text)
         handlers.add(METADATA, ocp.args.JsonRestore, text)
         try:
@@ -193,6 +206,22 @@ class Checkpoints:
             ) from error
 
 
+class _Metadata(ocp.JsonCheckpointHandler):
+    """Writes the metadata, and holds the commit until `before_commit` has returned."""
+
+    def __init__(self, before_commit: Callable[[], None]):
+        super().__init__()
+        self._before_commit = before_commit
+        self._thread = ThreadPoolExecutor(max_workers=1)
+
+    async def async_save(self, directory: Any, item: Any = None, args: Any = None) -> list[Any]:
+        return [*(await super().async_save(directory, item, args) or ()), self._thread.submit(self._before_commit)]
+
+    def close(self) -> None:
+        super().close()
+        self._thread.shutdown()
+
+
 def _badness(metrics: dict[str, float]) -> float:
     return metrics.get("badness", math.inf)
 
@@ -212,10 +241,12 @@ def _reason(error: BaseException) -> str | None:
     while seen is not None:
         if isinstance(seen, OSError):
             return seen.strerror or str(seen).splitlines()[0]
-        # TensorStore raises ValueError with the system's error number in its text.
+        # TensorStore raises ValueError with the system's error number in its text, or a store's answer.
         told = re.search(r"\[os_error_code='(\d+)'\]|\[OS error (\d+)", str(seen))
         if told:
             return os.strerror(int(told[1] or told[2]))
+        if type(seen).__module__.partition(".")[0] in STORES or STORE_ANSWERS.search(str(seen)):
+            return one_line(seen)[:200]
         seen = seen.__cause__ or seen.__context__
     return None
 

@@ -23,6 +23,15 @@ def memory_told(told: str) -> Iterator[None]:
         raise InputError(f"the device is out of memory {told}") from error
 
 
+@contextlib.contextmanager
+def disk_told(path: object, remedy: str = "make room, then the same command goes on") -> Iterator[None]:
+    """Raises InputError, naming `path` and what the system said, where the disk refuses what the body writes there."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or one_line(error)}); {remedy}") from error
+
+
 def verdict(error: Exception) -> tuple[int, str] | None:
     """Exit code and line for what a user can mend, or None."""
     if isinstance(error, InputError):

@@ -5,13 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tljax.core.errors import InputError
+from tljax.core.remote import fetched, is_remote
 
 
 def local_or_hub(path: str, what: str, patterns: Sequence[str]) -> Path:
-    """The folder `path`, or a local copy of the hub's model of that name, its files of `patterns` only.
+    """The folder `path`, or a copy here of that at an address, or of the hub's model of that name; files of `patterns`.
 
     `what` names the setting in the InputError that a path gets which is neither.
     """
+    if is_remote(path):
+        copy = fetched(path, what, patterns)
+        if not copy.is_dir():
+            raise InputError(f"{what} {path}: is a file; give a folder")
+        return copy
     local = Path(path).expanduser()
     if path and local.is_dir():
         return local

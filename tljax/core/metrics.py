@@ -1,5 +1,6 @@
 """Numbers of a run: metrics.jsonl, TensorBoard, Weights & Biases, a progress line; speed as a share of the peak."""
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -18,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tljax.core import processes
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, disk_told
 
 # Fields that differ between two runs of the same config.
 TIMING_FIELDS = ("seconds", "tokens_per_second", "mfu", "time")
@@ -187,9 +188,13 @@ class RunLog:
         try:
             self.flush()
         finally:
-            for thing in (self._file, self._events, self._bar):
+            for thing in (self._file, self._bar):
                 if thing is not None:
                     thing.close()
+            # metrics.jsonl has every number; a disk that refuses has been told of.
+            with contextlib.suppress(OSError):
+                if self._events is not None:
+                    self._events.close()
             if self._wandb is not None:
                 self._wandb.finish()
             self._file = self._events = self._wandb = self._bar = None
@@ -235,9 +240,10 @@ class RunLog:
             raise self._refused(error) from error
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "time")}
         if self._events is not None:
-            for name, value in numbers.items():
-                self._events.add_scalar(name, value, step)
-            self._events.flush()
+            with disk_told(self._path.with_name("events")):
+                for name, value in numbers.items():
+                    self._events.add_scalar(name, value, step)
+                self._events.flush()
         if self._wandb is not None:
             self._wandb.log({"step": step, **numbers})
 
@@ -274,7 +280,8 @@ def cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     partial = path.with_name(path.name + ".tmp")
-    with open(path, encoding="utf-8", errors="replace") as old, open(partial, "w", encoding="utf-8") as new:
+    old = open(path, encoding="utf-8", errors="replace")
+    with disk_told(path), old, open(partial, "w", encoding="utf-8") as new:
         for number, line in enumerate(old, 1):
             try:
                 keep = json.loads(line)["step"] <= step and line.endswith("\n")

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from tljax.core import processes
 from tljax.core.config import flat
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, disk_told
+from tljax.core.place import RunFolder, folder_of
+from tljax.core.remote import is_remote
+from tljax.core.remote import told as remote_told
 
 # What a restarted run may change without becoming another run.
 FREE_FIELDS = (
@@ -35,43 +36,52 @@ RESUME = ("never", "auto")
 # Names that a run gives to its files.
 OWN = {"config.json", "model", ".model.tmp", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
 OWN |= {"adapter", BEGUN, "rollouts", "scores", "wandb", "wandb_id"}
+# What a killed process leaves that was writing one of them.
+TEMPORARY = re.compile(r"\.[\w.]+\.(tmp|partial-\d+)|metrics\.jsonl\.tmp|samples\.jsonl\.tmp")
 
 
-def choose(out: str, name: str, resume: str) -> Path:
-    """The folder a run will use, the same on all its processes; nothing is made.
+def choose(out: str, name: str, resume: str) -> RunFolder:
+    """The folder a run will use, the same on all its processes; nothing is made, but for the desk of an address.
 
-    out: the folder, or "" for runs/NAME, or the first free of runs/NAME-2, runs/NAME-3, ...; with resume "auto" the
-    last of those. Raises InputError for a folder that is in use (resume "never"), is no run's (resume "auto"), or
-    cannot be written.
+    out: the folder, or an address such as gs://BUCKET/RUN; "" for runs/NAME, or the first free of runs/NAME-2, ...;
+    with resume "auto" the last of those. Raises InputError for a folder that is in use (resume "never"), is no run's
+    (resume "auto"), or cannot be written.
     """
-    return Path(processes.on_first(lambda: str(_choose(out, name, resume))))
+    return folder_of(processes.on_first(lambda: str(_choose(out, name, resume))))
 
 
-def _choose(out: str, name: str, resume: str) -> Path:
-    if "://" in out:
-        raise InputError(f"config.out is {out!r}; a run needs a folder of this machine's file system")
-    folder = Path(out).expanduser() if out else _default_folder(name, resume)
+def _choose(out: str, name: str, resume: str) -> RunFolder:
+    place = out if is_remote(out) else str(Path(out).expanduser() if out else _default_folder(name, resume))
+    folder = folder_of(place)
+    if folder.address:
+        folder.fetch()
+    _check_free(folder, resume)
+    return folder
+
+
+def _check_free(folder: RunFolder, resume: str) -> None:
     if _used(folder):
         if resume == "never":
             raise InputError(
                 f"config.out {folder} is not empty; give another folder, or --config.resume=auto to continue its run"
             )
-        read_run(folder)
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        read_run(folder.desk)
+    there = next(p for p in (folder.desk, *folder.desk.absolute().parents) if p.exists())
     if not there.is_dir():
         raise InputError(f"config.out {folder}: {there} is a file; give a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"config.out {folder}: {there} cannot be written; give another folder")
-    return folder
 
 
-def _used(folder: Path) -> bool:
+def _used(folder: RunFolder) -> bool:
     """Whether a folder holds more than a run leaves that ended before its first update: results, or a user's files."""
-    if not folder.is_dir():
-        return False
-    results = [folder / "hf", folder / "adapter", *(folder / "checkpoints").glob("[0-9]*")]
-    written = any(path.exists() for path in results) or _updated(folder / "metrics.jsonl")
-    return written or any(path.name not in OWN for path in folder.iterdir())
+    with remote_told(str(folder), "config.out") if folder.address else contextlib.nullcontext():
+        if not folder.kept.is_dir():
+            return False
+        results = [folder.kept / "hf", folder.kept / "adapter", *(folder.kept / "checkpoints").glob("[0-9]*")]
+        names = {path.name for path in folder.kept.iterdir()}
+        written = any(path.exists() for path in results) or _updated(folder / "metrics.jsonl")
+    return written or any(name not in OWN and not TEMPORARY.fullmatch(name) for name in names)
 
 
 def _updated(metrics: Path) -> bool:
@@ -83,7 +93,7 @@ def _updated(metrics: Path) -> bool:
 
 
 @contextlib.contextmanager
-def claim(folder: Path, config: Any) -> Iterator[bool]:
+def claim(folder: RunFolder, config: Any) -> Iterator[bool]:
     """Makes the folder, holds it for this run, and writes config.json; yields whether the run has begun before.
 
     Raises InputError where another run holds it, where it has changed since `choose`, where the disk refuses, or where
@@ -91,27 +101,23 @@ def claim(folder: Path, config: Any) -> Iterator[bool]:
     """
     with contextlib.ExitStack() as held:
         begun = processes.on_first(lambda: held.enter_context(_claim(folder, config)))
-        if not (folder / "config.json").is_file():
+        if not folder.address and not (folder / "config.json").is_file():
             raise InputError(
                 f"config.out {folder}: this process does not find there what process 0 wrote; give a folder on a file "
-                "system that all processes share"
+                "system that all processes share, or an address such as gs://BUCKET/RUN"
             )
         yield begun
 
 
 @contextlib.contextmanager
-def _claim(folder: Path, config: Any) -> Iterator[bool]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / "lock", timeout=0)
-        lock.acquire()
-    except filelock.Timeout:
-        told = "another process is training there; wait for it, or give another --config.out"
-        raise InputError(f"config.out {folder}: {told}") from None
-    except OSError as error:
-        raise InputError(f"config.out {folder} cannot be written ({error.strerror}); give another folder") from None
-    try:
-        _choose(str(folder), "", config.resume)
+def _claim(folder: RunFolder, config: Any) -> Iterator[bool]:
+    with contextlib.ExitStack() as held:
+        try:
+            folder.desk.mkdir(parents=True, exist_ok=True)
+            held.enter_context(folder.lock())
+        except OSError as error:
+            raise InputError(f"config.out {folder} cannot be written ({error.strerror}); give another folder") from None
+        _check_free(folder, config.resume)
         _check_config(folder, config)
         begun = _used(folder)
         if not begun:  # what a run left that ended before its first update
@@ -120,10 +126,13 @@ def _claim(folder: Path, config: Any) -> Iterator[bool]:
             for name in ("rollouts", "scores", "events"):
                 shutil.rmtree(folder / name, ignore_errors=True)
         write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
-        yield begun
-    finally:
-        (folder / "lock").unlink(missing_ok=True)
-        lock.release()
+        try:
+            yield begun
+        except BaseException:
+            with contextlib.suppress(InputError):
+                folder.mirror()
+            raise
+        folder.mirror()
 
 
 def _default_folder(name: str, resume: str) -> Path:
@@ -155,22 +164,31 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def append_lines(path: Path, values: Iterable[Any]) -> None:
-    """Adds JSON lines to a file."""
-    with open(path, "a", encoding="utf-8", newline="\n") as file:
+    """Adds JSON lines to a file. Raises InputError where the disk refuses."""
+    with disk_told(path), open(path, "a", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values)
 
 
 def write_whole(path: Path, texts: Iterable[str]) -> None:
-    """Writes texts one after the other, all or none: to a temporary name, which is renamed then."""
+    """Writes texts one after the other, all or none: to a temporary name, which is renamed then.
+
+    Raises InputError where the disk refuses; what was there before remains.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(texts)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with disk_told(path):
+        try:
+            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(texts)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
-def check_config(folder: Path, config: Any) -> None:
+def check_config(folder: RunFolder, config: Any) -> None:
     """Raises InputError naming the first field in which a restart differs from the run in `folder`.
 
     Fields that cannot change the result may differ.
@@ -178,10 +196,10 @@ def check_config(folder: Path, config: Any) -> None:
     processes.on_first(lambda: _check_config(folder, config))
 
 
-def _check_config(folder: Path, config: Any) -> None:
+def _check_config(folder: RunFolder, config: Any) -> None:
     if not _used(folder):
         return
-    begun, given = flat(read_run(folder)), flat(json.loads(config.to_json_best_effort()))
+    begun, given = flat(read_run(folder.desk)), flat(json.loads(config.to_json_best_effort()))
     names = FREE_FIELDS + (ASKED_FIELDS if given.get("eval.best", "loss") == "loss" else ())
     for field, value in given.items():
         free = any(field == name or field.startswith(f"{name}.") for name in names)
@@ -193,16 +211,17 @@ def _check_config(folder: Path, config: Any) -> None:
             )
 
 
-def begin_once(folder: Path, facts: dict[str, str | int]) -> None:
+def begin_once(folder: RunFolder, facts: dict[str, str | int]) -> None:
     """Keeps in OUT/begun.json what a run begins with and no restart may change, by the names in `BEGINS_WITH`.
 
     Raises InputError where a restart finds something else there.
     """
     processes.check_same({BEGINS_WITH[name][0]: value for name, value in facts.items()})
     processes.on_first(lambda: _begin_once(folder, facts))
+    folder.share()
 
 
-def _begin_once(folder: Path, facts: dict[str, str | int]) -> None:
+def _begin_once(folder: RunFolder, facts: dict[str, str | int]) -> None:
     path = folder / BEGUN
     begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else facts
     for name, value in facts.items():
@@ -215,8 +234,8 @@ def _begin_once(folder: Path, facts: dict[str, str | int]) -> None:
     write_json(path, facts)
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """The config of the run in `folder`. Raises InputError where there is none."""
+def read_run(folder: Any) -> dict[str, Any]:
+    """The config of the run in `folder`, a Path or one of gs://. Raises InputError where there is none."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())

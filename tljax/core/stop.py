@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -63,7 +62,7 @@ class StopRequest:
         self._before = {}
 
 
-def leave(number: signal.Signals, step: int, total: int, folder: Path, say: Callable[[str], None]) -> None:
+def leave(number: signal.Signals, step: int, total: int, folder: object, say: Callable[[str], None]) -> None:
     """Says how to go on with the run in `folder` and raises SystemExit with the signal's code."""
     flags = f"--config.out={folder} --config.resume=auto"
     say(f"stopped by {number.name} after update {step} of {total}, saved; continue with {flags}")

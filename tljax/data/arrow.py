@@ -10,10 +10,13 @@ import datasets.config
 from datasets.exceptions import DatasetGenerationError
 
 from tljax.core.errors import InputError
+from tljax.core.remote import is_remote
 
 
 def cache_folder(cache: str) -> Path:
     """The folder that a config's data.cache names; "" is the cache of the datasets library."""
+    if is_remote(cache):
+        raise InputError(f"config.data.cache is {cache!r}; prepared rows are mapped into memory: give a folder here")
     return Path(cache).expanduser() if cache else Path(datasets.config.HF_DATASETS_CACHE)
 
 

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 
 from tljax.core.errors import InputError
+from tljax.core.remote import local
 from tljax.data.mae import load_rule
 from tljax.data.reader import Source, first_of, open_source
 from tljax.data.rows import content_hash, held_out, prepare_rows
@@ -74,7 +75,7 @@ def code_hash(rule: str) -> str:
         package = Path(root).name == "__init__.py"
         files += sorted(Path(root).parent.rglob("*.py") if package else Path(module.__file__).parent.glob("*.py"))
     if rule.endswith(".txt"):
-        files.append(Path(rule).expanduser())
+        files.append(local(rule, "config.data.mae"))
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 

@@ -9,9 +9,9 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tljax.core.errors import InputError
+from tljax.core.remote import local
 from tljax.data import mae_default
 from tljax.data.calls import Call
 from tljax.data.trajectory import Trajectory
@@ -146,7 +146,7 @@ def _json_patterns(text: str) -> list[str]:
 
 def _file_patterns(file: str) -> list[tuple[str, str]]:
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = local(file, "config.data.mae").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"data.mae: cannot read {file} ({error}); allowed: a UTF-8 text file with one regular expression a line"

@@ -8,6 +8,8 @@ from typing import Any
 from tljax.core import processes
 from tljax.core.errors import InputError
 from tljax.core.metrics import RunLog, say
+from tljax.core.place import RunFolder
+from tljax.core.remote import EVERY, local
 from tljax.core.run_folder import read_lines
 from tljax.data.prompt_table import Prompt, PromptTable
 from tljax.data.tokens import Tokenizer
@@ -59,13 +61,14 @@ def open_sets(config: Any) -> Sets:
 
 
 def _benchmarks(path: str, config: Any) -> Sets:
-    if not Path(path).expanduser().exists():
+    place = local(path, "config.eval.sets", EVERY)
+    if not place.exists():
         raise InputError(
             f"config.eval.sets names {path!r}; allowed, separated by commas: {ROWS} (rows that data.eval_fraction "
             f"holds out), {TOOLBOX}, a file or a folder of benchmarks"
         )
     found: Sets = {}
-    sets = read_sets(path, "config.eval.sets")
+    sets = read_sets(place, "config.eval.sets")
     parts = {name for one in sets for name, _ in one.parts}
     for one in sets:
         asked = [example for example in one.examples if example.wants != UNKNOWN]
@@ -110,7 +113,7 @@ def score(
     params: llama.Params,
     tokenizer: Tokenizer,
     step: int,
-    folder: Path,
+    folder: RunFolder,
     log: RunLog,
 ) -> dict[str, list[Answer]]:
     """Answers all sets on the current mesh, tells their scores and writes OUT/scores/STEP.jsonl."""
@@ -153,12 +156,12 @@ def badness(config: Any, metrics: Mapping[str, float], answered: Mapping[str, Se
     return -metrics_of(answered)[f"eval_{config.eval.best}"]
 
 
-def scores_file(folder: Path, step: int) -> Path:
+def scores_file(folder: RunFolder, step: int) -> Path:
     """Where the answers of an update are kept."""
     return folder / "scores" / f"{step}.jsonl"
 
 
-def kept_answers(folder: Path, step: int, sets: Sets) -> list[dict[str, Any]]:
+def kept_answers(folder: RunFolder, step: int, sets: Sets) -> list[dict[str, Any]]:
     """The rows of OUT/scores/STEP.jsonl, an answer to every query of the sets; nothing where they are to others."""
     path = scores_file(folder, step)
     rows = read_lines(path) if path.is_file() else []
@@ -166,7 +169,7 @@ def kept_answers(folder: Path, step: int, sets: Sets) -> list[dict[str, Any]]:
     return rows if [(row["set"], row["index"]) for row in rows] == asked else []
 
 
-def table(sets: Sets, folder: Path, step: int) -> str:
+def table(sets: Sets, folder: RunFolder, step: int) -> str:
     """The scores after update `step` beside those before the first, as a table with a heading.
 
     Where the run began without scores, or with other queries, those of `step` alone; "" where there are none of them.

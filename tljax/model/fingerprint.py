@@ -1,7 +1,12 @@
 """What tells one model's weights from another's, without reading gigabytes."""
 
 import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
 
+from tljax.core import remote
+from tljax.core.remote import is_remote
 from tljax.model import hf_adapter
 from tljax.model.source import Model
 
@@ -18,25 +23,38 @@ def fingerprint(model: Model) -> str:
     """
     assert model.folder is not None
     home = model.adapter or model.folder
+    root, sizes = home, {}
     if model.checkpoint is None:
-        root = home
-        files = sorted(path for path in root.iterdir() if path.suffix in WEIGHTS)
+        sizes = {path.name: path.stat().st_size for path in root.iterdir() if path.suffix in WEIGHTS}
     else:
         run, step = model.checkpoint
         root = run / "checkpoints" / str(step)
-        files = sorted(path for path in root.rglob("*") if path.is_file())
+        if is_remote(root):
+            sizes = remote.sizes(str(root), "config.model.path")
+        else:
+            files = (path for path in root.rglob("*") if path.is_file())
+            sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
     name = "config.json" if model.adapter is None else hf_adapter.CONFIG
     digest = hashlib.sha256((home / name).read_bytes())
     if model.base is not None:
         digest.update(fingerprint(model.base).encode())
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(root)} {size}\n".encode())
-        with open(path, "rb") as file:
-            if size <= WHOLE:
-                digest.update(file.read())
-                continue
-            for i in range(BLOCKS):
-                file.seek(i * (size - BLOCK) // (BLOCKS - 1))
-                digest.update(file.read(BLOCK))
+    for name in sorted(sizes, key=lambda name: PurePosixPath(name).parts):
+        size = sizes[name]
+        digest.update(f"{name} {size}\n".encode())
+        starts, length = [0], size
+        if size > WHOLE:
+            starts, length = [i * (size - BLOCK) // (BLOCKS - 1) for i in range(BLOCKS)], BLOCK
+        for block in _blocks(root / name, starts, length):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def _blocks(path: Any, starts: Sequence[int], length: int) -> Iterable[bytes]:
+    """`length` bytes of a file from each start on."""
+    if is_remote(path):
+        yield from remote.read_blocks(str(path), starts, length, "config.model.path")
+        return
+    with open(path, "rb") as file:
+        for start in starts:
+            file.seek(start)
+            yield file.read(length)

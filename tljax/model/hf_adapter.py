@@ -62,7 +62,7 @@ def _module(hf_name: str) -> str:
 
 
 def export_adapter(
-    folder: str | Path,
+    folder: Any,
     adapter: Adapter,
     c: LlamaConfig,
     options: LoraOptions,
@@ -78,7 +78,7 @@ def export_adapter(
     tensors = hf_export.tensors_of(adapter_table(c, options))
     arrays = hf_export.gather(adapter, tensors, "float32")
 
-    def fill(partial: Path) -> None:
+    def fill(partial: Any) -> None:
         hf_export.write_json(partial / CONFIG, config_of(options, c, base_model))
         if tokenizer_folder is not None:
             hf_export.write_tokenizer(partial, tokenizer_folder, dialect_template)

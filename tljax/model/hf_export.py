@@ -13,12 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
+from etils import epath
 
+from tljax.core import remote
 from tljax.core.errors import InputError
+from tljax.core.remote import EVERY, is_remote, listing, told
 from tljax.model.hf_config import DTYPES, read_json, write_config
 from tljax.model.llama import LlamaConfig, Param, Params, is_param, params_table
 
 _SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+UNFINISHED = "UNFINISHED"  # an object beside those of an export that is not complete
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -155,7 +160,7 @@ def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str)
     tokenizer_config = _read_if_there(tokenizer_folder / "tokenizer_config.json")
     for name in _TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
-            shutil.copyfile(tokenizer_folder / name, folder / name)
+            (folder / name).write_bytes((tokenizer_folder / name).read_bytes())
     write_json(folder / "tokenizer_config.json", tokenizer_config | {"chat_template": dialect_template})
     (folder / "chat_template.jinja").write_text(dialect_template, encoding="utf-8")
     return _special_ids(tokenizer_folder, tokenizer_config)
@@ -165,8 +170,17 @@ def _read_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def check_target(folder: str | Path) -> None:
-    """Raises InputError where an export could not go: a file, a folder that is not empty, no right to write."""
+def check_target(folder: Any) -> None:
+    """Raises InputError where an export could not go: a file, a folder that is not empty, no right to write.
+
+    At an address, what an export left there that was not finished counts as nothing.
+    """
+    if is_remote(folder):
+        with told(str(folder), "export to"):
+            there = listing(str(folder), EVERY)
+        if there and UNFINISHED not in there:
+            raise InputError(f"{folder}: is not empty, and exports never overwrite; name a new folder")
+        return
     path = Path(folder).absolute()
     if path.exists() and not path.is_dir():
         raise InputError(f"{folder}: is a file; name a new folder for the export")
@@ -178,7 +192,7 @@ def check_target(folder: str | Path) -> None:
 
 
 def export(
-    folder: str | Path,
+    folder: Any,
     params: Params,
     c: LlamaConfig,
     *,
@@ -188,7 +202,7 @@ def export(
     max_shard_bytes: float = 5e9,
     source_config: dict[str, Any] | None = None,
 ) -> None:
-    """Writes a Hugging Face checkpoint with its tokenizer into `folder`, which appears when complete.
+    """Writes a Hugging Face checkpoint with its tokenizer into `folder` (a path or address), which appears complete.
 
     dtype: "float32", "bfloat16" or "float16". `source_config` is the config.json the model came with, whose fields
     are kept. Every process must call it, on the mesh of `params`; process 0 writes. Raises InputError for a folder that
@@ -210,16 +224,25 @@ def export(
     write_whole(folder, fill, arrays)
 
 
-def write_whole(folder: str | Path, fill: Callable[[Path], None], arrays: Iterator[np.ndarray]) -> None:
+def is_there(folder: Any) -> bool:
+    """Whether a finished export lies in a folder, a Path or one of gs://."""
+    return folder.is_dir() and not (folder / UNFINISHED).exists()
+
+
+def write_whole(folder: Any, fill: Callable[[Any], None], arrays: Iterator[np.ndarray]) -> None:
     """Makes `folder` complete or not at all: fill(a temporary folder), which writes `arrays`, then a rename.
+
+    At an address, where nothing can be renamed, an object UNFINISHED is there until all others are.
 
     Every process must call it; process 0 writes, the others take part in gathering. Raises InputError for a folder that
     is not empty, and where the disk is full or read-only; then nothing is left behind.
     """
-    target = Path(folder).absolute()
     if jax.process_index() != 0:
         collections.deque(arrays, maxlen=0)
         return
+    if is_remote(folder):
+        return _write_remote(str(folder), fill, arrays)
+    target = Path(folder).absolute()
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         check_target(target)
@@ -239,5 +262,19 @@ def write_whole(folder: str | Path, fill: Callable[[Path], None], arrays: Iterat
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         # The other processes wait in the gather of every tensor that is left.
+        if jax.process_count() > 1:
+            collections.deque(arrays, maxlen=0)
+
+
+def _write_remote(address: str, fill: Callable[[Any], None], arrays: Iterator[np.ndarray]) -> None:
+    try:
+        check_target(address)
+        remote.remove(address, "export to")
+        with told(address, "export to"):
+            folder = epath.Path(address)
+            (folder / UNFINISHED).write_text("this export was not finished; run the same command again\n")
+            fill(folder)
+            (folder / UNFINISHED).unlink()
+    finally:
         if jax.process_count() > 1:
             collections.deque(arrays, maxlen=0)

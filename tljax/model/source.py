@@ -3,6 +3,7 @@
 A folder may hold an adapter (of a run, or as `peft` writes it), which names the model that it belongs to, its base.
 """
 
+import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from tljax.core import processes, run_folder
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.config import check_choice, check_range
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, disk_told
 from tljax.core.hub import local_or_hub
+from tljax.core.place import RunFolder
+from tljax.core.remote import fetched, is_remote, told
 from tljax.model import hf, hf_adapter, hf_config, hf_export, llama, lora
 
 SCRATCH = "scratch"  # as model.path: no checkpoint, random weights
@@ -26,15 +30,16 @@ HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model", "*.jinja", "
 class Model:
     """A model before its weights are read.
 
-    name: absolute folder or hub id; folder: where its tokenizer lies, beside config.json or an adapter, None from
-    scratch; checkpoint: (run folder, step) where the weights are a run's; hf_config: config.json as it came; dtype: of
-    the weights where they come from. Of an adapter all but name, folder and checkpoint are the base's.
+    name: absolute folder, address or hub id; folder: where its tokenizer lies, beside config.json or an adapter, None
+    from scratch; checkpoint: (run folder, a Path or one of gs://, and step) where the weights are a run's; hf_config:
+    config.json as it came; dtype: of the weights where they come from. Of an adapter all but name, folder and
+    checkpoint are the base's.
     """
 
     name: str
     config: llama.LlamaConfig
     folder: Path | None
-    checkpoint: tuple[Path, int] | None
+    checkpoint: tuple[Any, int] | None
     hf_config: dict[str, Any] | None
     dtype: str
     adapter: Path | None = None  # folder of adapter_config.json
@@ -54,12 +59,15 @@ def open_model(path: str, preset: str, what: str = "config.model.path") -> Model
         )
     if path == SCRATCH:
         return Model(SCRATCH, llama.preset(preset), None, None, None, "float32")
-    folder = local_or_hub(path, what, HUB_FILES)
-    name = str(folder.absolute()) if Path(path).expanduser().is_dir() else path
-    checkpoint = None
-    if (folder / "checkpoints").is_dir():
-        checkpoint = (folder, checkpoint_step(folder))
-        folder = folder / "model"
+    run, checkpoint = place_of(path), None
+    with told(path, what) if is_remote(path) else contextlib.nullcontext():
+        is_run = (run / "checkpoints").is_dir()
+    if is_run:
+        checkpoint = (run, checkpoint_step(run))
+        name, folder = str(run if is_remote(path) else run.absolute()), texts_of(run)
+    else:
+        folder = local_or_hub(path, what, HUB_FILES)
+        name = path if is_remote(path) or not run.is_dir() else str(folder.absolute())
     if hf_adapter.is_adapter(folder):
         return _open_adapter(name, folder, checkpoint)
     found = hf_config.read_json(folder / "config.json")
@@ -68,6 +76,18 @@ def open_model(path: str, preset: str, what: str = "config.model.path") -> Model
         hf.check_checkpoint(folder, config)
         return Model(name, config, folder, None, found, hf.checkpoint_dtype(folder))
     return Model(name, config, folder, checkpoint, found, _dtype_of(found))
+
+
+def place_of(path: str) -> Any:
+    """A folder by its path or address, of which parts can be named and looked at: a Path or one of gs://."""
+    return epath.Path(path.rstrip("/")) if is_remote(path) else Path(path).expanduser()
+
+
+def texts_of(run: Any) -> Path:
+    """RUN/model, what a run has of its model beside the weights; a copy where the run is at an address."""
+    if isinstance(run, RunFolder):
+        return run / "model"
+    return fetched(f"{run}/model", "run") if is_remote(run) else run / "model"
 
 
 def check_trained(path: str) -> None:
@@ -94,7 +114,7 @@ def _dtype_of(config: dict[str, Any]) -> str:
     return str(config.get("torch_dtype") or config.get("dtype"))
 
 
-def checkpoint_step(run: Path, best: bool = False) -> int:
+def checkpoint_step(run: Any, best: bool = False) -> int:
     """The step of a run's newest checkpoint, or of the best one by its eval.best.
 
     Raises InputError where there is none.
@@ -163,7 +183,7 @@ def load_attached(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama
 
 
 def keep_files(
-    model: Model, tokenizer_folder: str, chat_template: str, run: Path, options: lora.LoraOptions | None = None
+    model: Model, tokenizer_folder: str, chat_template: str, run: RunFolder, options: lora.LoraOptions | None = None
 ) -> None:
     """Writes RUN/model: config.json, tokenizer and chat template, all that an export needs beside the weights.
 
@@ -172,6 +192,14 @@ def keep_files(
     target, partial = run / "model", run / ".model.tmp"
     for stale in (target, partial):
         shutil.rmtree(stale, ignore_errors=True)
+    with disk_told(target):
+        _write_files(model, tokenizer_folder, chat_template, partial, options)
+        partial.rename(target)
+
+
+def _write_files(
+    model: Model, tokenizer_folder: str, chat_template: str, partial: Path, options: lora.LoraOptions | None
+) -> None:
     partial.mkdir()
     hf_export.write_texts(
         partial,
@@ -181,15 +209,14 @@ def keep_files(
     )
     if options is not None:
         hf_export.write_json(partial / hf_adapter.CONFIG, hf_adapter.config_of(options, model.config, model.name))
-    partial.rename(target)
 
 
-def export(run: Path, params: llama.Params, target: str | Path, *, dtype: str, max_shard_bytes: float) -> str:
+def export(run: Any, params: llama.Params, target: Any, *, dtype: str, max_shard_bytes: float) -> str:
     """Writes params as a Hugging Face folder with what RUN/model holds; dtype "auto" is that of the model begun from.
 
     Returns the dtype written. Raises InputError as hf.export does.
     """
-    folder = run / "model"
+    folder = texts_of(run)
     found = hf_config.read_json(folder / "config.json")
     config = hf_config.parse_config(found, str(folder / "config.json"))
     dtype = _dtype_of(found) if dtype == "auto" else dtype
@@ -206,35 +233,35 @@ def export(run: Path, params: llama.Params, target: str | Path, *, dtype: str, m
     return dtype
 
 
-def export_adapter(run: Path, adapter: lora.Adapter, target: str | Path) -> None:
+def export_adapter(run: Any, adapter: lora.Adapter, target: Any) -> None:
     """Writes a run's adapter and tokenizer in the format of `peft`. Raises InputError as that export does.
 
     Where the adapter belongs to another run, whose checkpoint `peft` cannot read, it names that run's export, if any.
     """
-    folder = run / "model"
+    folder = texts_of(run)
     options, base = hf_adapter.read_adapter_config(folder)
-    exported = Path(base) / "hf"
+    home = place_of(base)
     hf_adapter.export_adapter(
         target,
         adapter,
         hf_config.read_config(folder),
         options,
-        str(exported) if (Path(base) / "checkpoints").is_dir() and exported.is_dir() else base,
+        str(home / "hf") if (home / "checkpoints").is_dir() and hf_export.is_there(home / "hf") else base,
         folder,
         (folder / "chat_template.jinja").read_text(encoding="utf-8"),
     )
 
 
 def export_results(
-    run: Path, params: Any, *, adapter: bool, model: bool, dtype: str, max_shard_bytes: float
+    run: RunFolder, params: Any, *, adapter: bool, model: bool, dtype: str, max_shard_bytes: float
 ) -> list[str]:
     """Writes what a finished run leaves, where it is not there: RUN/adapter if params are one, and RUN/hf if `model`.
 
     Returns lines that say how to use them. Raises InputError as the exports do.
     """
-    lines, target = [], run / "adapter"
+    lines, target = [], run.kept / "adapter"
     if adapter:
-        if not processes.on_first(target.is_dir):
+        if not processes.on_first(lambda: hf_export.is_there(target)):
             export_adapter(run, params, target)
         lines += [
             f"adapter: {target} in the format of peft; use it with",
@@ -242,11 +269,11 @@ def export_results(
         ]
     if not model:
         return lines
-    target = run / "hf"
-    there = processes.on_first(target.is_dir)
+    target = run.kept / "hf"
+    there = processes.on_first(lambda: hf_export.is_there(target))
     if adapter and not there:
         # Onto the weights as the base has them, which the trunk in the compute dtype may have rounded.
-        export_run(run, target, step=0, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        export_run(run.kept, target, step=0, dtype=dtype, max_shard_bytes=max_shard_bytes)
     elif not there:
         export(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
     return [
@@ -257,7 +284,7 @@ def export_results(
 
 
 def export_run(
-    run: Path, target: Path, *, step: int, dtype: str, max_shard_bytes: float, adapter: bool = False
+    run: Any, target: Any, *, step: int, dtype: str, max_shard_bytes: float, adapter: bool = False
 ) -> tuple[int, str]:
     """Exports a run's checkpoint on the current mesh; returns its step and the dtype written.
 

@@ -3,13 +3,13 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from tljax.core.mesh import to_host
+from tljax.core.place import RunFolder
 from tljax.data.prompt_table import Prompt, Prompts
 from tljax.data.tokens import Tokenizer
 from tljax.evaluate import in_training
@@ -34,7 +34,7 @@ class Stage:
     prompts: Prompts
     sets: in_training.Sets
     judge: RewardFunction
-    folder: Path
+    folder: RunFolder
     total: int
 
 

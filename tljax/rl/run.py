@@ -103,9 +103,10 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
     run_folder.begin_once(folder, facts)
     kept = facts | {"config": json.loads(config.to_json_best_effort())}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
-    with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
+    place = folder.kept / "checkpoints"
+    with Checkpoints(place, before_commit=folder.mirror, **keep) as checkpoints, StopRequest() as stop:
         state, frozen = begin(stage, txs, checkpoints)
-        start = int(state.step)
+        start = saved = int(state.step)
         processes.on_first(lambda: cut(folder / "samples.jsonl", start))
         log = RunLog(
             folder,
@@ -136,10 +137,14 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
                 if planned or stopped_by is not None:
                     log.flush()
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, badness=badness)
-                    checkpoints.wait()
-                    processes.on_first(functools.partial(forget_rollouts, folder / "rollouts", n + 1))
+                    # By then the save before is committed, and no rollout that led to it is needed again.
+                    processes.on_first(functools.partial(forget_rollouts, folder / "rollouts", saved))
+                    saved = n + 1
                 if stopped_by is not None and not finished:
+                    checkpoints.wait()
                     leave(stopped_by, n + 1, total, folder, log.say)
+            checkpoints.wait()
+            processes.on_first(lambda: forget_rollouts(folder / "rollouts", total))
             if programs.widths:
                 log.say(told_widths(programs.widths))
         best = checkpoints.best_step()

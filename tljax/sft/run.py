@@ -4,7 +4,6 @@ import functools
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from tljax.core import processes, run_folder
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.mesh import describe_mesh, global_batch, make_mesh, process_rows, row_parts
 from tljax.core.metrics import RunLog, cut, due, say
+from tljax.core.place import RunFolder
 from tljax.core.state import TrainState, abstract_state, init_state, make_optimizer, make_schedule
 from tljax.core.stop import StopRequest, leave
 from tljax.data.batch import Batches
@@ -97,7 +97,7 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
     return train, Batches(examples.held_out, epochs=1, seed=None, **shape)
 
 
-def describe(config: Any, c: llama.LlamaConfig, batches: Batches, mesh: jax.sharding.Mesh, folder: Path) -> str:
+def describe(config: Any, c: llama.LlamaConfig, batches: Batches, mesh: jax.sharding.Mesh, folder: RunFolder) -> str:
     """What is about to run, in two lines."""
     scratch = config.model.path == source.SCRATCH
     name = f"{config.model.preset} from scratch" if scratch else config.model.path
@@ -125,7 +125,7 @@ def train(
     sets: in_training.Sets,
     tx: optax.GradientTransformation,
     content: str,
-    folder: Path,
+    folder: RunFolder,
 ) -> None:
     """The loop on the current mesh: restore or begin, update, evaluate, save, export.
 
@@ -146,7 +146,8 @@ def train(
     run_folder.begin_once(folder, facts)
     kept = facts | {"config": json.loads(config.to_json_best_effort())}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
-    with Checkpoints(folder / "checkpoints", **keep) as checkpoints, StopRequest() as stop:
+    place = folder.kept / "checkpoints"
+    with Checkpoints(place, before_commit=folder.mirror, **keep) as checkpoints, StopRequest() as stop:
         state, trunk = begin(config, model, tx, checkpoints)
         start = int(state.step)
         processes.on_first(lambda: cut(folder / "samples.jsonl", start))
@@ -226,7 +227,7 @@ def evaluate_all(
     held_out: Batches,
     tokenizer: Tokenizer,
     log: RunLog,
-    folder: Path,
+    folder: RunFolder,
     step: int,
 ) -> float:
     """Metrics over all held-out rows, logged with the prefix "eval_"; returns the loss.
@@ -250,7 +251,7 @@ def evaluate_all(
     return float(metrics["eval_loss"])
 
 
-def finish(config: Any, sets: in_training.Sets, state: TrainState, folder: Path, best: int | None) -> None:
+def finish(config: Any, sets: in_training.Sets, state: TrainState, folder: RunFolder, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     lines = [f"done:  checkpoints and metrics in {folder}"]
     if table := processes.on_first(lambda: in_training.table(sets, folder, int(state.step))):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tljax.core.remote import EVERY, is_remote, local
 from tljax.data.arrow import cache_folder
 from tljax.toolbox import trajectories
 from tljax.toolbox.invented import pretraining
@@ -22,13 +23,13 @@ def model_path(path: str) -> str:
 
 
 def source_file(source: str, toolbox: Any, cache: str) -> str:
-    """The file that `source` means: itself, or for one of SOURCES raw JSON by a config's `toolbox` block.
+    """The file that `source` means: itself, a copy of an address's, or of SOURCES raw JSON by a `toolbox` block.
 
-    It is written into `cache` ("": that of the datasets library) if new. Raises InputError for settings out of range
+    That is written into `cache` ("": that of the datasets library) if new. Raises InputError for settings out of range
     and where the folder cannot be written.
     """
     if source not in SOURCES:
-        return source
+        return str(local(source, "config.data.source", EVERY)) if is_remote(source) else source
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in CODE)
     digest = hashlib.sha256(f"{source} {json.dumps(toolbox.to_dict())}".encode() + code).hexdigest()[:16]
     file = cache_folder(cache) / "tljax" / f"{source}-{digest}.json"

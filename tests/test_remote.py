@@ -1,0 +1,199 @@
+"""gs:// wherever a path is taken, against a local emulator of Google Cloud Storage."""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tljax.core import remote
+from tljax.core.checkpoint import Checkpoints
+from tljax.core.errors import InputError
+from tljax.core.mesh import make_mesh
+from tljax.core.metrics import TIMING_FIELDS
+from tljax.model import hf_export, source
+from tljax.model.fingerprint import fingerprint
+from tljax.toolbox import trajectories
+from tljax.toolbox.embedded import BASE
+
+BUCKET = "gs://bucket"
+# aiohttp, of what gcsfs sends it.
+pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """A server with one empty bucket, and the variables by which the libraries find it; objects by name."""
+    for name in ("gcsfs", "gcp_storage_emulator"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed; pip install 'tljax[test]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        address = f"http://127.0.0.1:{port}"
+        patch.setenv("STORAGE_EMULATOR_HOST", address)  # gcsfs and google-cloud-storage
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks for the kind of a bucket in ways it has not
+        patch.setenv("GOOGLE_CLOUD_PROJECT", "tljax")
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setattr("huggingface_hub.constants.HF_HOME", os.environ["HF_HOME"])
+        import gcsfs
+        from gcp_storage_emulator.server import create_server
+
+        server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+        server.start()
+        yield gcsfs.GCSFileSystem(token="anon")
+        server.stop()
+
+
+def test_a_copy_is_made_once_and_again_where_the_object_changed(store, capsys):
+    store.pipe("bucket/a/rows.jsonl", b"one")
+    store.pipe("bucket/a/more/x.txt", b"x")
+    file = remote.fetched(f"{BUCKET}/a/rows.jsonl", "config.x")
+    assert file.read_bytes() == b"one" and file.name == "rows.jsonl"
+    file.write_bytes(b"ONE")  # by hand: who reads it again gets it as it is here
+    assert remote.fetched(f"{BUCKET}/a/rows.jsonl", "config.x").read_bytes() == b"ONE"
+    store.pipe("bucket/a/rows.jsonl", b"two")
+    assert remote.fetched(f"{BUCKET}/a/rows.jsonl", "config.x").read_bytes() == b"two"
+    folder = remote.fetched(f"{BUCKET}/a/", "config.x", remote.EVERY)
+    assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name[0] != "."} == {
+        "rows.jsonl",
+        "more/x.txt",
+    }
+    store.rm("bucket/a/more/x.txt")
+    assert not list(remote.fetched(f"{BUCKET}/a", "config.x", remote.EVERY).rglob("x.txt"))
+
+
+def test_what_cannot_be_read_or_written_is_one_line(store, monkeypatch):
+    def refused(*_, **__):
+        raise OSError("Forbidden: https://storage.googleapis.com\nAnonymous caller does not have storage.objects.list")
+
+    cases = [
+        (f"{BUCKET}/none.json", "config.data.source gs://bucket/none.json: there is no such bucket, folder or file"),
+        ("gs://another/none.json", "there is no such bucket"),
+        ("nowhere://bucket/x", "nowhere:// are not known; give gs://"),
+        ("s3://bucket/x", "s3:// need a package that is not installed"),
+    ]
+    for address, told in cases:
+        with pytest.raises(InputError, match=told) as caught:
+            remote.fetched(address, "config.data.source")
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(remote._open(BUCKET)[0], "find", refused)
+    with pytest.raises(InputError, match=r"no permission \(Forbidden.*gcloud auth application-default login"):
+        remote.fetched(f"{BUCKET}/rows.json", "config.data.source")
+
+
+def upload(store, folder, address):
+    for path in filter(Path.is_file, Path(folder).rglob("*")):
+        store.pipe(f"{address}/{path.relative_to(folder)}".removeprefix("gs://"), path.read_bytes())
+
+
+def test_a_model_at_an_address(store):
+    """The copy is the same model as the folder it came from."""
+    upload(store, BASE, f"{BUCKET}/base")
+    model = source.open_model(f"{BUCKET}/base", "")
+    assert model.name == f"{BUCKET}/base"
+    assert fingerprint(model) == fingerprint(source.open_model(BASE, ""))
+
+
+def updates_of(text):
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in lines if "loss" in line]
+
+
+@pytest.mark.whole_run
+def test_a_run_at_an_address_goes_on_from_another_machine(store, launch, quick, trained, capsys, monkeypatch, tmp_path):
+    """Stopped after a checkpoint, then to its end where no file of it is: as the run in a folder, `trained`."""
+    where = "bucket/runs/one"
+    less = (
+        "--config.eval.sets=",
+        "--config.eval.best=loss",
+        "--config.eval.every=0",
+        "--config.checkpoint.keep_best=0",
+    )
+    command = ("train", *quick, *less, f"--config.out=gs://{where}")
+    save = Checkpoints.save
+
+    def stop(self, step, *rest, **more):
+        save(self, step, *rest, **more)
+        if step == 4:
+            raise InputError("enough")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop)
+        assert launch(*command) == 2
+    store.invalidate_cache()
+    assert store.exists(f"{where}/checkpoints/4/commit_success.txt")
+    assert not store.exists(f"{where}/hf")
+    capsys.readouterr()
+    assert launch(*command) == 2
+    assert f"config.out gs://{where} is not empty" in capsys.readouterr().err
+    shutil.rmtree(remote.cache())
+    assert launch(*command, "--config.resume=auto") == 0
+    said = capsys.readouterr().out
+    assert "resumed at update 4 of 6" in said and f"model: gs://{where}/hf in Hugging Face format" in said
+    store.invalidate_cache()
+    assert updates_of(store.cat(f"{where}/metrics.jsonl").decode()) == updates_of(
+        (trained / "metrics.jsonl").read_text()
+    )
+    for file in (trained / "hf").iterdir():
+        assert store.cat(f"{where}/hf/{file.name}") == file.read_bytes()
+    steps = {name.split("/")[-1] for name in store.ls(f"{where}/checkpoints")}
+    assert steps >= {"4", "6"} and "2" not in steps
+    # The run as a model: its weights straight from there, and told from others as its copy here is.
+    model, copy = source.open_model(f"gs://{where}", ""), tmp_path / "copy"
+    store.get(where, str(copy), recursive=True)
+    assert model.checkpoint is not None and fingerprint(model) == fingerprint(source.open_model(str(copy), ""))
+    with jax.set_mesh(make_mesh(1, 8, 1)):
+        ours = source.load_params(model, jnp.float32, 0)
+        theirs = source.load_params(source.open_model(str(trained), ""), jnp.float32, 0)
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, ours, theirs))
+
+
+def test_an_export_that_was_not_finished_is_begun_again(store, tmp_path):
+    """At an address nothing can be renamed: until the last object is there, one says so."""
+    address = f"{BUCKET}/exports/one"
+
+    def fill(folder):
+        (folder / "model.safetensors").write_bytes(b"weights")
+        if not (tmp_path / "again").exists():
+            raise OSError("the machine was taken away")
+        (folder / "config.json").write_text("{}")
+
+    with pytest.raises(InputError, match="the machine was taken away"):
+        hf_export.write_whole(address, fill, iter(()))
+    store.pipe("bucket/exports/one/model-00002-of-00002.safetensors", b"of other sizes")
+    store.invalidate_cache()
+    assert not hf_export.is_there(source.place_of(address))
+    (tmp_path / "again").touch()
+    hf_export.write_whole(address, fill, iter(()))
+    store.invalidate_cache()
+    assert hf_export.is_there(source.place_of(address))
+    assert sorted(store.ls("bucket/exports/one")) == [
+        f"bucket/exports/one/{n}" for n in ("config.json", "model.safetensors")
+    ]
+    with pytest.raises(InputError, match="is not empty, and exports never overwrite"):
+        hf_export.write_whole(address, fill, iter(()))
+
+
+def test_what_a_command_writes_is_put_at_its_address(store, launch, repo):
+    """Steps prepared from rows at an address, to one."""
+    rows = remote.cache() / "rows.json"
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    trajectories.write_raw(rows, seed=3, n=4, error_share=0.0, split="train")
+    store.pipe("bucket/data/rows.json", rows.read_bytes())
+    here, there = rows.with_name("steps.jsonl"), f"{BUCKET}/made/steps.jsonl"
+    flags = (f"--config={repo / 'configs' / 'data.py'}", f"--config.data.tokenizer={BASE}")
+    assert launch("prepare_data", *flags, f"--config.data.source={rows}", f"--config.out={here}") == 0
+    command = ("prepare_data", *flags, f"--config.data.source={BUCKET}/data/rows.json", f"--config.out={there}")
+    assert launch(*command) == 0
+    store.invalidate_cache()
+    assert store.cat("bucket/made/steps.jsonl") == here.read_bytes()
+    assert store.ls("bucket/made") == ["bucket/made/steps.jsonl"]
+    assert launch(*command) == 2

@@ -1,0 +1,269 @@
+"""Files and folders at addresses such as gs://BUCKET/NAME, through fsspec: copied here to be read, put there when made.
+
+A store of objects can neither append nor rename: an object is there whole or not at all, and a folder is what some
+names begin with. Copies lie under $HF_HOME/tljax, by their address, and are made again only where that has changed.
+"""
+
+import contextlib
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from tljax.core import processes
+from tljax.core.errors import InputError, disk_told, one_line
+
+# What an object's listing may say of its content; each store has its own words.
+STAMPS = ("size", "generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "created")
+PACKAGES = {"gs": "gcs", "gcs": "gcs"}  # extras of tljax by the scheme that needs them
+CACHE_FULL = "make room, or set HF_HOME to a folder on a larger disk"
+SHOWN = 2**28  # bytes from which a copy is told of
+
+
+EVERY = ("**",)  # as patterns: all files, those of folders within too
+
+
+def is_remote(path: object) -> bool:
+    """Whether a path is an address of another machine."""
+    return "://" in str(path)
+
+
+def cache() -> Path:
+    """The folder of this machine that copies, and working folders of runs, lie in."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME).expanduser() / "tljax"
+
+
+def place_of(address: str, kind: str) -> Path:
+    """Where something of `kind` with this address lies in the cache."""
+    scheme, _, rest = address.partition("://")
+    return cache() / kind / scheme / rest.strip("/")
+
+
+def local(path: str, what: str, patterns: Sequence[str] = ("*",)) -> Path:
+    """A path of this machine for `path`, which `what` holds: itself, or a copy of what is at that address.
+
+    patterns: of a folder's files, those that are needed, such as "*.json". Raises InputError where nothing is there, or
+    it may not be read, and where the cache cannot be written; a path of this machine is not looked at.
+    """
+    return fetched(path, what, patterns) if is_remote(path) else Path(path).expanduser()
+
+
+def fetched(address: str, what: str, patterns: Sequence[str] = ("*",)) -> Path:
+    """The copy of a file or folder, made where there is none of its content: whole or not at all."""
+    target = place_of(address, "copies")
+    with told(address, what):
+        there = listing(address, EVERY)
+        found = {name: stamp for name, stamp in there.items() if name == "" or any(_fits(name, p) for p in patterns)}
+        if not found:
+            raise FileNotFoundError(address)
+    with disk_told(target, CACHE_FULL):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(target.with_name(f".{target.name}.lock")):
+            _copy(address, what, found, there, target)
+    return target
+
+
+def listing(address: str, patterns: Sequence[str] = ("*",)) -> dict[str, dict[str, Any]]:
+    """The objects at an address by their names below it, "" for the one that has it, with what tells of their content.
+
+    Raises what the store's library raises; to be called inside `told`.
+    """
+    fs, root = _open(address)
+    fs.invalidate_cache()
+    root = root.rstrip("/")
+    infos = fs.find(root, detail=True)
+    found = {name[len(root) :].strip("/"): info for name, info in infos.items() if info["type"] == "file"}
+    if "" in found:
+        found = {"": found[""]}
+    wanted = {name: info for name, info in found.items() if name == "" or any(_fits(name, p) for p in patterns)}
+    return {name: {word: str(info[word]) for word in STAMPS if word in info} for name, info in wanted.items()}
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a file's name below its folder is one of a pattern; "*" stands for no "/"."""
+    return pattern == "**" or (name.count("/") == pattern.count("/") and fnmatch.fnmatch(name, pattern))
+
+
+def _copy(
+    address: str, what: str, found: Mapping[str, dict[str, str]], there: Mapping[str, dict[str, str]], target: Path
+) -> None:
+    record = target.with_name(f".{target.name}.copied.json")
+    have = json.loads(record.read_text()) if record.is_file() and target.exists() else {}
+    if have.items() >= found.items() and have.keys() <= there.keys():
+        return
+    if target.is_dir() == ("" in found):
+        have = {}
+        shutil.rmtree(target, ignore_errors=True)
+        target.unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
+    for name in have.keys() - there.keys():
+        (target / name).unlink(missing_ok=True)
+    missing = [name for name, stamp in found.items() if have.get(name) != stamp]
+    size = sum(int(found[name].get("size", 0)) for name in missing)
+    if size >= SHOWN:
+        print(f"copying {address}, {size / 1e9:,.1f} GB, to {target}", file=sys.stderr, flush=True)
+    _get(address, {name: target / name if name else target for name in missing}, what)
+    record.write_text(json.dumps({name: stamp for name, stamp in have.items() if name in there} | dict(found)))
+
+
+def get(address: str, target: Path, patterns: Sequence[str], what: str) -> None:
+    """Copies what is at an address into a folder; nothing where nothing is there."""
+    with told(address, what):
+        found = listing(address, patterns)
+    _get(address, {name: target / name for name in found}, what)
+
+
+def sizes(address: str, what: str) -> dict[str, int]:
+    """The bytes of every object at an address, by its name below it."""
+    with told(address, what):
+        return {name: int(stamp["size"]) for name, stamp in listing(address, EVERY).items()}
+
+
+def read_blocks(address: str, starts: Sequence[int], length: int, what: str) -> list[bytes]:
+    """`length` bytes of an object from each start on, read side by side."""
+    if not length:
+        return [b""] * len(starts)
+    with told(address, what):
+        fs, path = _open(address)
+        return fs.cat_ranges([path] * len(starts), list(starts), [start + length for start in starts], on_error="raise")
+
+
+def _get(address: str, places: Mapping[str, Path], what: str) -> None:
+    parts = [place.with_name(f".{place.name}.part") for place in places.values()]
+    for part in parts:
+        part.parent.mkdir(parents=True, exist_ok=True)
+    fs, root = _open(address)
+    with told(address, what):
+        fs.get([f"{root.rstrip('/')}/{name}".rstrip("/") for name in places], [str(part) for part in parts])
+    for part, place in zip(parts, places.values(), strict=True):
+        os.replace(part, place)
+
+
+def put(files: Mapping[str, Path], what: str) -> None:
+    """Writes files of this machine to addresses, side by side; each is there whole or not at all.
+
+    Raises InputError where one cannot be written.
+    """
+    if not files:
+        return
+    first = next(iter(files))
+    with told(first, what):
+        fs, _ = _open(first)
+        fs.put([str(path) for path in files.values()], [fs._strip_protocol(address) for address in files])
+
+
+def remove(address: str, what: str) -> None:
+    """Removes what is at an address, if anything."""
+    with told(address, what):
+        fs, root = _open(address)
+        fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(root, recursive=True)
+
+
+@contextlib.contextmanager
+def told(address: str, what: str) -> Iterator[None]:
+    """Raises InputError, in one line, for what stores and their libraries raise in the body."""
+    try:
+        yield
+    except InputError:
+        raise
+    # Every store has exceptions of its own, and their libraries let those of HTTP and of credentials through.
+    except Exception as error:
+        raise InputError(f"{what} {address}: {_why(address, error)}") from error
+
+
+def _why(address: str, error: Exception) -> str:
+    scheme = address.partition("://")[0]
+    text = one_line(error)[:200]
+    if isinstance(error, ImportError):
+        extra = PACKAGES.get(scheme)
+        cure = f"pip install 'tljax[{extra}]'" if extra else "install the package that it names"
+        return f"addresses of {scheme}:// need a package that is not installed ({text}); {cure}"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such bucket, folder or file, or you may not see it; check the address and gcloud auth list"
+    code = str(getattr(error, "code", "") or getattr(error, "status", ""))
+    refused = ("forbidden", "permission", "unauthorized", "anonymous caller", "invalid credentials", "credentials were")
+    if isinstance(error, PermissionError) or code in ("401", "403") or any(word in text.lower() for word in refused):
+        return (
+            f"no permission ({text}); run gcloud auth application-default login, or give the machine's service account "
+            "the role Storage Object User on the bucket"
+        )
+    if "protocol not known" in text.lower():
+        return f"addresses of {scheme}:// are not known; give gs://BUCKET/NAME or a path of this machine"
+    return f"could not be reached ({type(error).__name__}: {text}); check the address and the network, then try again"
+
+
+def _open(address: str) -> tuple[Any, str]:
+    """The file system of an address and the path in it."""
+    from fsspec.core import url_to_fs
+
+    return url_to_fs(address)
+
+
+@contextlib.contextmanager
+def brought(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) -> Iterator[None]:
+    """Within, fields of the config that are addresses are paths of this machine: copies of what is read, and for what
+    is written places whose files, and those beside them, are put beside the address at the end.
+
+    What ends in .partial stays here, and the same command goes on from it on this machine. Raises InputError, before
+    anything is computed, where something is there already, or cannot be read.
+    """
+    for field in reads:
+        block, name = _block(config, field)
+        if is_remote(block[name]):
+            block[name] = str(fetched(block[name], f"config.{field}", EVERY))
+    wanted = [(field, config[field]) for field in writes if is_remote(config[field])]
+    for field, address in wanted:
+        processes.on_first(lambda field=field, address=address: _make_desk(field, address))
+        config[field] = str(_desk(address))
+    yield
+    for field, address in wanted:
+        processes.on_first(lambda field=field, address=address: _deliver(field, address))
+
+
+def _make_desk(field: str, address: str) -> None:
+    with told(address, f"config.{field}"):
+        there = listing(address, EVERY)
+    if there:
+        raise InputError(f"config.{field} {address} is there already; name another, or remove it")
+    place = _desk(address)
+    if place.exists():
+        raise InputError(
+            f"config.{field} {address}: an earlier command made it, in {place}, and could not put it there; copy "
+            "it there by hand, or remove it to make it again"
+        )
+    with disk_told(place, CACHE_FULL):
+        place.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _deliver(field: str, address: str) -> None:
+    folder, home = _desk(address).parent, address.rstrip("/").rpartition("/")[0]
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    made = [name for name in names if not name.startswith(".") and not name.endswith(".partial")]
+    put({f"{home}/{name}": folder / name for name in made}, f"config.{field}")
+    print(f"written       {address}", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _block(config: Any, field: str) -> tuple[Any, str]:
+    """The part of a config that has a dotted field, and the field's name in it."""
+    *blocks, name = field.split(".")
+    for block in blocks:
+        config = config[block]
+    return config, name
+
+
+def _desk(address: str) -> Path:
+    """Where what is to be put at an address is made: in a folder of its own."""
+    key = hashlib.sha256(address.encode()).hexdigest()[:16]
+    return cache() / "made" / key / address.rstrip("/").rpartition("/")[2]
