@@ -31,6 +31,7 @@ class Group:
         self.client, self.me, self.count, self.timeout = client, me, count, timeout
         self.coordinator = coordinator
         self.ending = False  # this process has an error of its own to tell, or has finished
+        self._own: tuple[int, str] | None = None  # what it told of that error
         self._beat = 0
         self._turn = 0  # of the exchanges, which all processes make in the same order
         self._passed, self._place = 0, "its start"
@@ -57,13 +58,15 @@ class Group:
         """Notes that this process got to a place that all of them pass, for whoever looks for one that is stuck."""
         self._passed, self._place = self._passed + 1, place
 
-    def why_aborted(self) -> str | None:
-        """The line for an abort, where the coordinator no longer answers."""
+    def why_aborted(self) -> tuple[int, str] | None:
+        """Exit code and line for an abort: this process's own error, or that the coordinator no longer answers."""
+        if self._own is not None:
+            return self._own  # told already: process 0 was the quicker to leave, and took the coordinator along
         host, _, port = self.coordinator.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
         except OSError:
-            return f"error: {lost(self.name(0))}"
+            return LOST, f"error: {lost(self.name(0))}"
         return None
 
     def give(self, key: str, value: str) -> None:
@@ -88,7 +91,7 @@ class Group:
 
     def fail(self, code: int, line: str) -> None:
         """Tells the others why this process ends, and stays until they know: with process 0 the store would go."""
-        self.ending = True
+        self.ending, self._own = True, (code, line)
         with contextlib.suppress(Exception):
             self.give(f"ended/{self.me}", json.dumps([code, line]))
             until = time.monotonic() + 5 * BEAT
@@ -165,16 +168,16 @@ def lost(name: str) -> str:
     )
 
 
-def explain_abort(why: Callable[[], str | None], code: int = FAILED) -> None:
-    """Lets an abort of this process, as JAX forces it where the coordinator is lost, end in the line `why()`, if any.
+def explain_abort(why: Callable[[], tuple[int, str] | None]) -> None:
+    """Lets an abort of this process, as JAX forces it where the coordinator is lost, end in the code and line `why()`.
 
     It comes from a thread of C++, at once; a handler of Python's own signal module would never get to run.
     """
 
     def explain(_: int) -> None:
-        line = why()
-        if line is not None:
-            leave(code, line)
+        told = why()
+        if told is not None:
+            leave(*told)
 
     _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(explain))
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _kept[-1])

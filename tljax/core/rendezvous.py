@@ -12,7 +12,7 @@ from typing import Any
 
 from tljax.core.config import check_range
 from tljax.core.errors import InputError, one_line
-from tljax.core.group import LOST, Group, explain_abort, patiently
+from tljax.core.group import Group, explain_abort, patiently
 
 QUIET = 5.0  # seconds of waiting for the others after which it is said
 BAD_INPUT = 2  # exit code, as of InputError, which names other places that cannot be
@@ -57,7 +57,7 @@ def join(options: Any) -> Group | None:
     # since a TPU numbers its hosts by itself, where the coordinator need not be the first.
     group = Group(state.client, state.process_id, state.num_processes, str(state.coordinator_address), options.timeout)
     if group.me:
-        explain_abort(group.why_aborted, LOST)
+        explain_abort(group.why_aborted)
     return group
 
 
@@ -120,12 +120,12 @@ def _only(line: str, waiting: str) -> Iterator[None]:
     said = threading.Timer(QUIET, os.write, (screen, f"{waiting}\n".encode()))
     said.daemon = True
 
-    def show() -> str:
+    def show() -> tuple[int, str]:
         os.dup2(screen, 2)
-        return line
+        return BAD_INPUT, line
 
     with tempfile.TemporaryFile() as held:
-        explain_abort(show, BAD_INPUT)
+        explain_abort(show)
         os.dup2(held.fileno(), 2)
         said.start()
         try:
