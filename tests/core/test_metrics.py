@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax.core import metrics
+from tljax.core import metrics, processes
 from tljax.core.errors import InputError
 from tljax.core.metrics import TIMING_FIELDS, RunLog, mfu, peak_flops
 
@@ -234,7 +234,7 @@ def test_wandb_gets_the_same_run_after_a_resume(tmp_path, monkeypatch):
 
 
 def test_only_process_0_writes_and_all_check(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(processes, "first", lambda: False)
     log = open_log(tmp_path / "run", tensorboard=True, every=1)
     log.push(1, loss(1), {})
     log.push(2, {"loss": jnp.float32(jnp.nan)}, {})

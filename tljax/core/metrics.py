@@ -106,6 +106,7 @@ class RunLog:
         self._pending: tuple[int, Mapping[str, Any], Mapping[str, Any]] | None = None
         self._durations: deque[float] = deque(maxlen=20)
         self._file = self._events = self._wandb = self._bar = None
+        self._unsynced = False
         check_installed(wandb)
         if processes.first():
             folder = Path(folder)
@@ -158,12 +159,13 @@ class RunLog:
         before, self._pending = self._pending, None
         if before is not None:
             self._finish(*before)
-        if self._file is not None:
+        if self._file is not None and self._unsynced:
             # A machine that stops after the checkpoint would lose the lines of updates that are not made again.
             try:
                 os.fsync(self._file.fileno())
             except OSError as error:
                 raise self._refused(error) from error
+            self._unsynced = False
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a line of its own, for evaluations; the time since flush() counts for no step."""
@@ -238,6 +240,7 @@ class RunLog:
                 raise OSError(28, "No space left on device")
         except OSError as error:
             raise self._refused(error) from error
+        self._unsynced = True
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "time")}
         if self._events is not None:
             with disk_told(self._path.with_name("events")):

@@ -128,16 +128,17 @@ def test_tools_end_with_a_run_that_fails(evaluate, place, scripted, monkeypatch)
     def refuse(self, rows):
         raise InputError("the disk is full")
 
-    def tell(code, line):  # while the error is handled, which keeps the dialogues
-        told.append((line, [child.poll() is None for child in begun]))
+    def tell(error):  # while the error is handled, which keeps the dialogues
+        told.append((str(error), [child.poll() is None for child in begun]))
+        return 2, "error: told"
 
     monkeypatch.setattr(Worker, "start", kept)
     monkeypatch.setattr(NoFiles, "append", refuse)
-    monkeypatch.setattr(command, "_exit", tell)
+    monkeypatch.setattr(command, "verdict", tell)
     scripted(["add(first=1, second=2)", 'finish(answer="3")'])
-    evaluate("--config.model.path=base", "--config.data=queries.jsonl", "--config.tools=mytools.py")
+    assert evaluate("--config.model.path=base", "--config.data=queries.jsonl", "--config.tools=mytools.py") == 2
     # One that reads the signatures, and those of the eight dialogues side by side.
-    assert told == [("error: the disk is full", [False] * 9)]
+    assert told == [("the disk is full", [False] * 9)]
 
 
 def test_dialogues_that_do_not_fit(evaluate, place, scripted, capsys):
