@@ -2,13 +2,15 @@
 
     python launch/interruptible.py [--forward] launch/train.py --config=... --config.out=RUN --config.resume=auto
 
-A training run that SIGTERM ended has saved and returns 0, which a scheduler takes for done; here it becomes 75.
+A training run that SIGTERM ended has saved and returns 0, which a scheduler takes for done; here it becomes 75, also
+where another process of the run got the signal, or this one's script alone.
 --forward passes SIGTERM on: in a container the first process alone is signalled. SLURM and a machine that shuts down
 signal every process, and a second SIGTERM would end the run before it has saved.
 Exit codes: 75 interrupted, start it again; else the script's own (0 done, 2 bad input, 1 stopped by NaN), or 128 and
 the number of the signal that ended it.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -36,14 +38,14 @@ def main(argv: list[str]) -> int:
             process.send_signal(number)
 
     signal.signal(signal.SIGTERM, note)
-    process = subprocess.Popen(["python", *script])
+    process = subprocess.Popen(["python", *script], env=os.environ | {"TLJAX_INTERRUPTED": str(INTERRUPTED)})
     if forward and interrupted:
         process.send_signal(signal.SIGTERM)
     # Ctrl-C reaches the script too, which then ends by itself.
     signal.signal(signal.SIGINT, lambda *_: None)
     code = process.wait()
     # Before the first update, with nothing to save yet, the signal ends it at once.
-    if interrupted and code in (0, -signal.SIGTERM):
+    if code == -signal.SIGTERM or (interrupted and code == 0):
         return INTERRUPTED
     return code if code >= 0 else 128 - code
 

@@ -96,7 +96,12 @@ FLAGS = {
     "attention of another device": (["--config.model.attention=splash"], ["splash", "TPU", "cpu"]),
     "wandb not installed": (["--config.log.wandb=true"], ["wandb", "pip install"]),
     "impossible mesh": (["--config.mesh.fsdp=3"], ["fsdp=3", "8 devices", "nearest"]),
-    "rows that do not divide the mesh": (["--config.batch.rows=12"], ["12", "8"]),
+    "slices that do not divide the devices": (["--config.mesh.slices=3"], ["slices=3", "8 devices", "nearest"]),
+    "rows that do not divide the mesh": (["--config.batch.rows=12"], ["12", "8", "mesh fsdp=4, sequence=2"]),
+    "row length that does not divide": (
+        ["--config.mesh.sequence=4", "--config.batch.tokens=4100"],
+        ["batch.tokens is 4100", "parts", "4096 or 4104"],
+    ),
     "rows that do not divide into parts": (["--config.batch.accumulate=3"], ["batch.rows", "accumulate", "3"]),
     "rows shorter than a step may be": (["--config.batch.tokens=128"], ["batch.tokens", "data.max_tokens"]),
     "prompt trained beside MAE": (["--config.data.prompt_weight=1"], ["data.prompt_weight", "data.mae=none"]),

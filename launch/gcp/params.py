@@ -41,6 +41,7 @@ class Params:
     image: str
     queued: bool
     spot: bool
+    autocheckpoint: bool
     reserved: bool
     wait_hours: int
     network: str
@@ -147,6 +148,10 @@ def check(params: Params) -> None:
     need("/" not in params.bucket, f"bucket is {params.bucket!r}; its bare name is wanted, without gs:// and folders")
     need(
         params.command, "command is empty; a script and its arguments, such as launch/train.py, --config=configs/sft.py"
+    )
+    need(
+        params.one_host or params.bucket or params.command[0] != "launch/train.py",
+        f"{params.type} has several hosts, which write one folder; set bucket, which all of them mount",
     )
     need(
         params.out and not params.out.startswith(("/", "~", "gs:")) and ".." not in params.out,

@@ -22,8 +22,12 @@ SAYS = re.compile(r"^tljax worker=(\d+) says: (.*)$", re.MULTILINE)
 # What a run's last lines say -> what it means and what to do.
 KNOWN = (
     (
-        r"this run has several processes",
-        "the slice has several hosts, and a run is of one process so far: take a type of one host (v5litepod-8, v6e-8)",
+        r"does not find there what process 0 wrote",
+        "the workers have a disk each, and a run one folder: set bucket, which all of them mount",
+    ),
+    (
+        r"did not come together",
+        "not all workers took part, or a firewall rule of the network keeps them apart: launch/gcp/tpu.py run",
     ),
     (
         r"TPU is already in use|libtpu multi-process lockfile|lock file is stale",
@@ -129,8 +133,9 @@ def run(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
 def status_of(gcloud: Gcloud, found: Slice) -> tuple[str, str]:
     """A verdict and a line about it.
 
-    none, running, done, stopped (by `stop`), again (interrupted: start it again), crashed, failed (do not), part (on
-    some workers only), foreign (a process that is not ours has the TPU), silent (a worker does not answer).
+    none, running, done, stopped (by `stop`), again (interrupted: start it again), crashed, failed (do not), ending (on
+    some workers it has), part (on some workers only), foreign (a process that is not ours has the TPU), silent (a
+    worker does not answer).
     """
     result = gcloud.ssh("bash", WORKER, "status")
     if gcloud.dry_run:
@@ -146,6 +151,9 @@ def status_of(gcloud: Gcloud, found: Slice) -> tuple[str, str]:
         by_state.setdefault(reply["state"], []).append(worker)
     report(result)
     states = set(by_state)
+    ended = sorted(w for state in ("failed", "lost", "interrupted") for w in by_state.get(state, []))
+    if "running" in states and ended:
+        return "ending", f"it ended on worker {listed(ended)}, and the others follow within a minute"
     if "failed" in states:
         return failed(by_state["failed"], replies, result.out)
     if "stopped" in states:
@@ -156,7 +164,7 @@ def status_of(gcloud: Gcloud, found: Slice) -> tuple[str, str]:
         return "running", f"running on {plural(len(by_state['running']))}"
     if "running" in states:
         there = by_state["running"]
-        why = "JAX waits until it runs on all workers, for ever"
+        why = "JAX waits until it runs on all workers"
         return "part", f"it runs on worker {listed(there)} only, of {found.workers}: {why}; tpu.py stop, then run"
     held = [w for w, reply in replies.items() if reply.get("held")]
     if states == {"none"} and held:
@@ -170,7 +178,6 @@ def status_of(gcloud: Gcloud, found: Slice) -> tuple[str, str]:
             "crashed",
             f"it ended without a word on worker {listed(by_state['lost'])} (killed, or the VM was restarted)",
         )
-    ended = sorted(set(replies) - set(by_state.get("done", [])))
     return "again", f"it was interrupted on worker {listed(ended)}"
 
 

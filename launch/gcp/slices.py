@@ -135,6 +135,8 @@ def request(gcloud: Gcloud) -> Result:
     for name in ("spot", "reserved", "internal_ips"):
         if getattr(params, name):
             flags.append(f"--{name.replace('_', '-')}")
+    if params.autocheckpoint:
+        flags.append("--autocheckpoint-enabled")
     return gcloud.tpu(*words, *flags, seconds=1800)
 
 

@@ -31,7 +31,8 @@ from slices import create, delete, ready
 from watch import watch
 
 COMMANDS = ("create", "install", "run", "status", "logs", "watch", "stop", "fetch", "ssh", "delete")
-VERDICT_CODES = {"silent": 5, "none": 5, "failed": 6, "crashed": 6, "stopped": 6, "again": 6, "part": 7, "foreign": 7}
+VERDICT_CODES = {"silent": 5, "none": 5, "part": 7, "foreign": 7}
+VERDICT_CODES |= dict.fromkeys(("ending", "failed", "crashed", "stopped", "again"), 6)
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,8 +68,6 @@ def carry_out(options: argparse.Namespace, params: Params, words: list[str]) -> 
     match options.verb:
         case "create":
             create(gcloud)
-            if not params.one_host and not options.dry_run:
-                say(f"{params.type} has several hosts, and a run is of one process so far: it ends there with one line")
         case "install":
             runs.install(gcloud, params)
         case "run":

@@ -8,6 +8,7 @@ from params import Failure, Params
 from slices import create, look
 
 SILENT_LOOKS = 10  # looks in a row at which a worker may fail to answer; a new VM takes a while to
+ENDING_LOOKS = 10  # at which some workers may still run where others have ended; a run ends them itself
 
 
 def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
@@ -19,7 +20,7 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
         attend(gcloud, params, command, "none")
         runs.status_of(gcloud, found)
         return
-    crashes = silent = 0
+    crashes = silent = ending = 0
     seen = False  # there is a run to lose
     before = ""
     while True:
@@ -35,6 +36,8 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
             if text != before:
                 say(text)
             before = text
+            ending = ending + 1 if verdict == "ending" else 0
+            verdict = "part" if ending > ENDING_LOOKS else verdict
             crashes += verdict == "crashed"
             if verdict == "done":
                 return

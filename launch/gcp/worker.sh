@@ -167,7 +167,9 @@ status() {
         state=lost
     fi
     case $state in interrupted | failed | lost) if [ -f "$run/stopped" ]; then state=stopped; fi ;; esac
-    if [ "$state" = failed ] || [ "$state" = lost ]; then
+    if [ "$state" = interrupted ]; then # by whom: a signal, or another worker that is gone
+        tail -n 1 "$run/log" | while IFS= read -r line; do says "$line"; done
+    elif [ "$state" = failed ] || [ "$state" = lost ]; then
         tail -n 12 "$run/log" | while IFS= read -r line; do says "$line"; done
     fi
     answer "state=$state code=$code held=$(holders)"

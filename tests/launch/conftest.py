@@ -36,6 +36,7 @@ trap 'echo "stopped by SIGTERM after update 3 of 9, saved"; exit 0' TERM
 out=$(printf '%s\\n' "$@" | sed -n 's/^--config.out=//p')
 mkdir -p "$out/checkpoints" "$out/hf"
 echo "$*" >>"$out/starts"
+touch started
 [ -e "$FAKE_GCLOUD/finish" ] || { sleep 1000 & wait; }
 echo weights >"$out/hf/model.safetensors"
 echo all updates are done
@@ -108,7 +109,8 @@ class Cloud:
     def tpu(self, *argv: str, **variables: str) -> SimpleNamespace:
         """Runs the command in this process, in the fake's folder."""
         cut = argv.index("--") if "--" in argv else len(argv)
-        words = [argv[0], f"--type={self.state()['type']}", "--poll-seconds=0", *argv[1:cut], *argv[cut:]]
+        bucket = ["--bucket=b"] if self.state()["workers"] > 1 else []
+        words = [argv[0], f"--type={self.state()['type']}", "--poll-seconds=0", *bucket, *argv[1:cut], *argv[cut:]]
         environment = {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin", "FAKE_GCLOUD": str(self.folder)} | variables
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -125,7 +127,7 @@ class Cloud:
         return line.exists() and bool(line.read_bytes())
 
     def started(self, worker: int) -> bool:
-        return (self.home(worker) / "tljax" / "runs" / "tpu" / "starts").exists()
+        return (self.home(worker) / "tljax" / "started").exists()
 
     def end(self, worker: int) -> None:
         """kill -9 of a worker's run."""

@@ -185,6 +185,7 @@ def test_a_slice_created_directly_is_deleted_too(cloud):
         (["create", "--bucket=b", "--disk=projects/p/zones/z/disks/d"], "disk and bucket"),
         (["create", "--disk=d"], "without project"),
         (["create", "--type=v5litepod-16", "--disk=projects/p/zones/z/disks/d"], "several hosts"),
+        (["watch", "--type=v5litepod-16"], "has several hosts, which write one folder; set bucket"),
         (["create", "--spot=true", "--reserved=true"], "spot and reserved"),
         (["run", "--out=/runs"], "a relative folder is wanted"),
         (["run", "--out=gs://b/runs"], "a relative folder is wanted"),
@@ -205,6 +206,10 @@ def test_a_file_of_parameters_needs_only_what_differs(cloud):
     assert cloud.tpu("create", f"--params={mine}", "--zone=us-east5-b").returncode == 0
     (call,) = cloud.calls("create")
     assert "create mine --node-id=mine" in call and "--spot" in call and "--zone=us-east5-b" in call
+    assert "autocheckpoint" not in call
+    cloud.set(node=None, queue=None)
+    assert cloud.tpu("create", "--autocheckpoint=true").returncode == 0
+    assert "--autocheckpoint-enabled" in cloud.calls("create")[-1]
     mine.write_text("spot = 1\n")
     done = cloud.tpu("create", f"--params={mine}")
     assert done.returncode == 2 and "mine.toml, field spot is 1; it must be true or false" in error_of(done)

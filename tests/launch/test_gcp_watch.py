@@ -12,7 +12,7 @@ STATUS = "worker.sh status"
     ("body", "told"),
     [
         ("echo 'error: config.data.source: no such file' >&2; exit 2", "it failed with code 2 on worker 0"),
-        ("echo 'error: this run has several processes, and runs are of one'; exit 2", "take a type of one host"),
+        ("echo 'error: the processes did not come together; start as many'; exit 2", "not all workers took part"),
         ("echo 'ABORTED: The TPU is already in use by process with pid 7.'; exit 1", "which clears a stale lock"),
         ("echo 'OSError: [Errno 28] No space left on device'; exit 1", "set disk or bucket"),
     ],
@@ -35,6 +35,7 @@ def test_crashes_are_started_again_so_often(cloud):
 def test_a_process_that_was_killed_is_started_again(cloud):
     cloud.ready()
     assert cloud.tpu("run").returncode == 0
+    cloud.until(lambda: cloud.started(0))
     cloud.end(0)
     assert "ended without a word on worker 0" in cloud.tpu("status").stdout
     (cloud.folder / "finish").touch()
@@ -91,7 +92,23 @@ def test_a_run_on_some_workers_only_is_started_anew(cloud):
     cloud.end(2)
     (cloud.folder / "train").write_text("exit 0")
     done = cloud.tpu("watch")
-    assert done.returncode == 0 and "runs on worker 0, 1 only, of 3" in done.stdout, done.stderr
+    assert done.returncode == 0 and "it ended on worker 2, and the others follow" in done.stdout, done.stderr
+    assert len(cloud.calls("worker.sh stop")) == 1
+
+
+def test_the_others_of_a_worker_that_failed_are_waited_for(cloud, tpu_script, monkeypatch):
+    """A run that is of several processes ends on all of them when one is killed, within a minute."""
+    cloud.ready(workers=2)
+    assert cloud.tpu("run").returncode == 0
+    cloud.until(lambda: cloud.started(0) and cloud.started(1))
+    cloud.end(1)
+    (cloud.folder / "finish").touch()
+    others = iter([0])
+    monkeypatch.setattr(tpu_script.Gcloud, "wait", lambda *_: [cloud.end(worker) for worker in others])
+    assert cloud.tpu("status").returncode == 6
+    done = cloud.tpu("watch")
+    assert done.returncode == 0 and not cloud.calls("worker.sh stop"), done.stderr
+    assert len(cloud.calls(START)) == 2
 
 
 def test_a_worker_that_is_silent_for_a_while(cloud):

@@ -82,10 +82,10 @@ SHAPES = {
         ("splash", "whole-tiles", (1, 1, 1, 1)),
         ("splash", "padded-gqa", (1, 1, 1, 1)),
         ("splash", "padded-mqa", (1, 1, 1, 1)),
-        ("splash", "split", (1, 2, 1, 2)),
+        pytest.param("splash", "split", (1, 2, 1, 2), marks=pytest.mark.slow),
         ("splash", "padded-gqa", (1, 2, 2, 2)),
         ("splash", "split-in-four", (1, 1, 1, 4)),
-        ("reference", "padded-gqa", (1, 2, 2, 2)),
+        pytest.param("reference", "padded-gqa", (1, 2, 2, 2), marks=pytest.mark.slow),
         ("reference", "split-in-four", (1, 1, 1, 4)),
     ],
 )

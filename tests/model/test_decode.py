@@ -205,7 +205,7 @@ def test_samples_depend_on_key_row_id_and_prompt_alone(one_device):
 
 def test_samples_are_the_same_on_every_mesh():
     results = []
-    for shape in ((1, 1, 1), (2, 2, 2), (1, 8, 1)):
+    for shape in ((1, 1, 1), (2, 2, 2), (1, 2, 2, 2)):
         with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
             results.append(run(make_params(), GQA, SAMPLED))
     for other in results[1:]:

@@ -124,6 +124,17 @@ def test_another_model_is_refused_before_and_after_the_first_checkpoint(learned,
         assert "the run began with other weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_rows_split_over_devices_give_the_same_metrics(learned, launch, flags, tmp_path):
+    """Replies are sampled alike on every mesh, and scored alike up to the rounding of sums."""
+    out = tmp_path / "run"
+    assert launch("train", *flags, "--config.mesh.sequence=2", f"--config.out={out}") == 0
+    for ours, theirs in zip(lines_of(out), lines_of(learned), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=1e-3, abs=1e-4), (theirs["step"], name)
+
+
 def test_the_export_is_the_actor(learned, trained):
     with jax.set_mesh(make_mesh(1, 8, 1)):
         model = source.open_model(str(learned), "")
@@ -139,7 +150,7 @@ def test_a_killed_run_gives_the_metrics_of_one_run(learned, launch, repo, flags,
     """kill -9 when the third rollout is there and its update is not: that rollout is read, not made again."""
     folder = tmp_path / "run"
     command = [sys.executable, str(repo / "launch" / "train.py"), *flags, f"--config.out={folder}"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
     with open(tmp_path / "out.txt", "w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     rollout = folder / "rollouts" / "2.jsonl"

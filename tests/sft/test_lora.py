@@ -47,7 +47,7 @@ def test_only_the_adapter_moves_and_alike_on_every_mesh(adapter_step, mesh_of):
     jax.tree.map(np.testing.assert_array_equal, before, after)
     assert grads.keys() == {"q_a", "q_b", "o_a", "o_b", "up_a", "up_b"}
     assert all(np.abs(g).max() > 1e-4 for g in grads.values())
-    with jax.set_mesh(mesh_of(2, 2, 2)):
+    with jax.set_mesh(mesh_of(1, 2, 2, 2)):
         others = adapter_step(accumulate=2)
     for name, value in metrics.items():
         assert others[0][name] == pytest.approx(value, rel=1e-5, abs=1e-5), name

@@ -83,7 +83,11 @@ def test_accumulation_changes_nothing(config, options, load, place, mesh_of, ref
 
 
 @pytest.mark.parametrize(
-    "shape", [(2, 1, 1), (1, 4, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 1, 2), (1, 2, 2, 2), (2, 1, 1, 4)]
+    "shape",
+    [
+        *((2, 1, 1), (1, 4, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 2, 2), (2, 1, 1, 4)),
+        pytest.param((1, 1, 1, 2), marks=pytest.mark.slow),
+    ],
 )
 def test_devices_and_mesh_change_nothing(config, options, load, place, mesh_of, reference, shape):
     with jax.set_mesh(mesh_of(*shape)):

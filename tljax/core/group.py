@@ -16,6 +16,7 @@ BEAT = 2.0  # seconds between two signs of life
 SILENCE = 40.0  # seconds without one after which a process counts as dead; JAX would abort all after 100
 DAY = 86_400_000  # milliseconds: JAX's own limits of waiting; ours are SILENCE and processes.timeout
 FAILED = 1
+LOST = 75  # EX_TEMPFAIL of sysexits.h, as launch/interruptible.py's: another process is gone, start all again
 
 _kept: list[Any] = []  # handlers of `explain_abort`: C does not keep them alive
 
@@ -84,7 +85,7 @@ class Group:
         while True:
             beat += 1
             # Requests to a coordinator that is frozen, or cut off without a word, never come back.
-            patience = threading.Timer(SILENCE, leave, (FAILED, f"error: {lost(self.name(0))}"))
+            patience = threading.Timer(SILENCE, leave, (LOST, f"error: {lost(self.name(0))}"))
             patience.daemon = True
             patience.start()
             own = [beat, self._passed, self._place, f"{socket.gethostname()}, pid {os.getpid()}"]
@@ -94,7 +95,7 @@ class Group:
                 ended = {k: json.loads(value) for k, value in self.given("ended").items()}
             except Exception as error:
                 if not self.ending:
-                    leave(FAILED, f"error: {lost(self.name(0))} ({str(error).splitlines()[0][:120]})")
+                    leave(LOST, f"error: {lost(self.name(0))} ({str(error).splitlines()[0][:120]})")
                 return
             finally:
                 patience.cancel()
@@ -123,7 +124,7 @@ class Group:
                 return told[0], f"{self.name(k)} ended the run: {told[1]}"
         for k in alive:
             if k != self.me and now - self._seen[k][1] > SILENCE:
-                return FAILED, f"error: {lost(self.name(k))}"
+                return LOST, f"error: {lost(self.name(k))}"
         for k, (_, passed, place, _) in alive.items():
             if passed < first and now - self._behind[k][1] > self.timeout:
                 return FAILED, (
@@ -135,12 +136,12 @@ class Group:
 
 def lost(name: str) -> str:
     return (
-        f"{name} is gone or cannot be reached: it was killed, its host stopped, or the network broke; start all "
-        "processes again with --config.resume=auto"
+        f"{name} is gone or cannot be reached: it was killed or frozen, its host stopped, or the network broke; start "
+        "all processes again with --config.resume=auto"
     )
 
 
-def explain_abort(why: Callable[[], str | None]) -> None:
+def explain_abort(why: Callable[[], str | None], code: int = FAILED) -> None:
     """Lets an abort of this process, as JAX forces it where the coordinator is lost, end in the line `why()`, if any.
 
     It comes from a thread of C++, at once; a handler of Python's own signal module would never get to run.
@@ -149,7 +150,7 @@ def explain_abort(why: Callable[[], str | None]) -> None:
     def explain(_: int) -> None:
         line = why()
         if line is not None:
-            leave(FAILED, line)
+            leave(code, line)
 
     _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(explain))
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _kept[-1])

@@ -66,7 +66,7 @@ def check_installed(wandb: bool) -> None:
 
 def say(text: str) -> None:
     """Prints, on process 0 alone."""
-    if jax.process_index() == 0:
+    if processes.first():
         print(text, flush=True)
 
 
@@ -106,7 +106,7 @@ class RunLog:
         self._durations: deque[float] = deque(maxlen=20)
         self._file = self._events = self._wandb = self._bar = None
         check_installed(wandb)
-        if jax.process_index() == 0:
+        if processes.first():
             folder = Path(folder)
             self._path = folder / "metrics.jsonl"
             try:
@@ -150,13 +150,16 @@ class RunLog:
         return processes.on_first(search)
 
     def flush(self) -> None:
-        """Waits for the last pushed step and writes it.
+        """Waits for the last pushed step and writes it; all lines so far are then safe on the disk.
 
         Raises FloatingPointError, naming the step, where its loss or gradient norm is not finite; the line is written.
         """
         before, self._pending = self._pending, None
         if before is not None:
             self._finish(*before)
+        if self._file is not None:
+            # A machine that stops after the checkpoint would lose the lines of updates that are not made again.
+            os.fsync(self._file.fileno())
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a line of its own, for evaluations; the time since flush() counts for no step."""
@@ -173,7 +176,7 @@ class RunLog:
         """Prints a line without breaking the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
-        elif jax.process_index() == 0:
+        elif processes.first():
             print(text, flush=True)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tljax.core.config import flat
 from tljax.core.errors import InputError, one_line, verdict
-from tljax.core.group import DAY, FAILED, Group, explain_abort, leave, wait_for_watch
+from tljax.core.group import DAY, FAILED, LOST, Group, explain_abort, leave, wait_for_watch
 
 T = TypeVar("T")
 
@@ -80,14 +80,15 @@ def _join(options: Any) -> Group | None:
         found = {"coordinator_address": options.coordinator, "num_processes": options.count, "process_id": options.id}
         found["cluster_detection_method"] = "deactivate"
     elif in_cluster():
-        found = {}
+        found = gpus_of_task()
     else:
         return None
     found["initialization_timeout"] = round(min(options.timeout, 300))
     import jax
     from jax._src import distributed  # the store and its barriers have no public name
 
-    # It takes SIGTERM for itself, and Orbax, which asks it about older updates too, spoils what it agrees on.
+    # It knows of a preemption by SIGTERM alone ("sigterm" is the one notifier that jaxlib has), which it takes for
+    # itself, and Orbax, which asks it about older updates too, spoils what it agrees on. core/stop.py does its work.
     jax.config.update("jax_enable_preemption_service", False)
     apart = (
         "the processes did not come together; start as many as config.processes.count says, all within "
@@ -102,13 +103,15 @@ def _join(options: Any) -> Group | None:
             return None  # a TPU of one host, which nothing describes as a part of more
         raise InputError(f"{apart} ({one_line(error)[:160]})") from error
     explain_abort(lambda: None)
-    if jax.process_count() == 1:
-        return None
     state = distributed.global_state
+    if state.num_processes == 1:
+        return None
+    # These numbers, since jax.process_count() would begin to wait for the others' devices before anyone watches, and
+    # since a TPU numbers its hosts by itself, where the coordinator need not be the first.
     coordinator = str(state.coordinator_address)
-    group = Group(state.client, jax.process_index(), jax.process_count(), coordinator, options.timeout)
+    group = Group(state.client, state.process_id, state.num_processes, coordinator, options.timeout)
     if group.me:
-        explain_abort(group.why_aborted)
+        explain_abort(group.why_aborted, LOST)
     return group
 
 
@@ -118,7 +121,17 @@ def in_cluster() -> bool:
         return True
     if (os.environ.get("JAX_PLATFORMS") or "tpu").partition(",")[0] != "tpu":
         return False
-    return any(Path(device).exists() for device in ("/dev/accel0", "/dev/vfio/0"))
+    return any(found for pattern in ("accel[0-9]*", "vfio/[0-9]*") for found in Path("/dev").glob(pattern))
+
+
+def gpus_of_task() -> dict[str, list[int]]:
+    """The devices of a SLURM task that has its node for itself, as jax.distributed takes them: all of the node's.
+
+    JAX would take the first alone: it counts on a task for every GPU.
+    """
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    return {"local_device_ids": [*range(int(gpus))]} if tasks == "1" and gpus.isdecimal() else {}
 
 
 def versions() -> dict[str, str]:

@@ -38,12 +38,16 @@ OWN |= {"adapter", BEGUN, "rollouts", "scores", "wandb", "wandb_id"}
 
 
 def choose(out: str, name: str, resume: str) -> Path:
-    """The folder a run will use; nothing is made.
+    """The folder a run will use, the same on all its processes; nothing is made.
 
     out: the folder, or "" for runs/NAME, or the first free of runs/NAME-2, runs/NAME-3, ...; with resume "auto" the
     last of those. Raises InputError for a folder that is in use (resume "never"), is no run's (resume "auto"), or
     cannot be written.
     """
+    return Path(processes.on_first(lambda: str(_choose(out, name, resume))))
+
+
+def _choose(out: str, name: str, resume: str) -> Path:
     if "://" in out:
         raise InputError(f"config.out is {out!r}; a run needs a folder of this machine's file system")
     folder = Path(out).expanduser() if out else _default_folder(name, resume)
@@ -107,8 +111,8 @@ def _claim(folder: Path, config: Any) -> Iterator[bool]:
     except OSError as error:
         raise InputError(f"config.out {folder} cannot be written ({error.strerror}); give another folder") from None
     try:
-        choose(str(folder), "", config.resume)
-        check_config(folder, config)
+        _choose(str(folder), "", config.resume)
+        _check_config(folder, config)
         begun = _used(folder)
         if not begun:  # what a run left that ended before its first update
             for name in (BEGUN, "metrics.jsonl", "samples.jsonl"):
@@ -171,6 +175,10 @@ def check_config(folder: Path, config: Any) -> None:
 
     Fields that cannot change the result may differ.
     """
+    processes.on_first(lambda: _check_config(folder, config))
+
+
+def _check_config(folder: Path, config: Any) -> None:
     if not _used(folder):
         return
     begun, given = flat(read_run(folder)), flat(json.loads(config.to_json_best_effort()))

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a request: the run finishes its update, saves and ends, instead of losing what it has done."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -12,14 +13,16 @@ import jax
 from tljax.core import processes
 from tljax.core.mesh import largest_of_processes
 
-# What a process returns that was stopped and has saved: the shell's code for Ctrl-C; for SIGTERM, as it was asked, 0.
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
+# What a process returns that was stopped and has saved: the shell's code for Ctrl-C; for SIGTERM, as it was asked, 0,
+# or what launch/interruptible.py wants to know it by.
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: int(os.environ.get("TLJAX_INTERRUPTED", "0"))}
 
 
 class StopRequest:
     """While open, holds the first signal that asked the process to stop; a second one takes its usual course.
 
-    Of a run of several processes any may be asked, and all stop.
+    Of a run of several processes any may be asked, and all stop after one update: a scheduler signals all of them,
+    Cloud TPU before maintenance (its "autocheckpoint") the process on the host that goes.
     """
 
     def __init__(self) -> None:
@@ -36,16 +39,18 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def after(self, step: int) -> signal.Signals | None:
+    def after(self, step: int, *, waits: bool = False) -> signal.Signals | None:
         """The signal by which the run stops after update `step`, if any; to be asked after every update.
 
         Of several processes all stop after the same one, the next but one at most: what they tell each other is read
-        an update late, so that it never holds up the devices.
+        an update late, so that it never holds up the devices. waits: the devices have nothing to do, and it is read
+        at once.
         """
         if not processes.several():
             return self.signal
         processes.pass_by(f"update {step}")
-        before, self._told = self._told, largest_of_processes(self.signal or 0)
+        told = largest_of_processes(self.signal or 0)
+        before, self._told = (told if waits else self._told), told
         return None if before is None or not int(before) else signal.Signals(int(before))
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -164,18 +164,16 @@ def check_mesh(c: LlamaConfig) -> None:
     tensor = {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads, "d_ff": c.d_ff, "vocab_size": c.vocab_size}
 
     def fits(shape: Mapping[str, int]) -> bool:
-        whole = c.d_model % (shape["fsdp"] * shape["sequence"]) == 0
-        return whole and not any(size % shape["tensor"] for size in tensor.values())
+        wide = c.d_model % (shape["fsdp"] * shape["sequence"])
+        return not (wide or any(size % shape["tensor"] for size in tensor.values()))
 
     if fits(mesh):
         return
     field, size = next(((f, n) for f, n in tensor.items() if n % mesh["tensor"]), ("d_model", c.d_model))
     axes = ("fsdp", "sequence") if field == "d_model" else ("tensor",)
-    own = " x ".join(f"{axis}={mesh[axis]}" for axis in axes if mesh[axis] > 1)
-    raise InputError(
-        f"the mesh has {own}, over which the model's {field} = {size} does not divide; the nearest possible mesh is "
-        f"{nearest_mesh(fits)}"
-    )
+    own, possible = " x ".join(f"{axis}={mesh[axis]}" for axis in axes if mesh[axis] > 1), nearest_mesh(fits)
+    what = f"over which the model's {field} = {size} does not divide"
+    raise InputError(f"the mesh has {own}, {what}; the nearest possible mesh is {possible}")
 
 
 def check_length(c: LlamaConfig, tokens: int, what: str = "data.max_tokens") -> None:
@@ -285,11 +283,12 @@ def block(x: jax.Array, w: Params, c: LlamaConfig, angles: Angles, attend: Atten
 
 
 def embed(params: Params, tokens: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """[B, T, D] of tokens int32 [B, T], in `dtype` and laid out as they are."""
+    """[B, T, D] of tokens int32 [B, T], in `dtype`; T is sharded as theirs."""
     # Gathered first: of a lookup in a table sharded on both axes XLA makes an "involuntary full rematerialization".
     # In the table's own float32: a gradient summed over tokens in bfloat16 stops growing after some 256 equal terms.
     table = jax.reshard(params["embed"], spec(None, None))
-    return table.at[tokens].get(out_sharding=jax.P(*jax.typeof(tokens).sharding.spec[:2], None)).astype(dtype)
+    rows = jax.P(*spec("batch"), jax.typeof(tokens).sharding.spec[1], None)
+    return table.at[tokens].get(out_sharding=rows).astype(dtype)
 
 
 def forward(

@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from tljax.core import config as checks
-from tljax.core import processes, run_folder
+from tljax.core import run_folder
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_one_process, check_rows
+from tljax.core.mesh import check_joined, check_rows
 from tljax.core.metrics import check_installed
 from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
@@ -52,8 +52,6 @@ LEAST = {
 
 def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
-    if processes.several():
-        check_one_process()
     check_data(config.data)
     check_installed(config.log.wandb)
     checks.check_choices(config, CHOICES)
@@ -118,4 +116,4 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     if config.eval.sets:
         check_rows(config.eval.rows, "eval.rows")
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
-    check_one_process()
+    check_joined()

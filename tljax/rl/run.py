@@ -2,7 +2,6 @@
 
 import functools
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,8 +43,8 @@ def run(config: Any) -> None:
     """
     check(config)
     sets = in_training.open_sets(config)
-    folder = Path(processes.on_first(lambda: str(run_folder.choose(config.out, config.name, config.resume))))
-    processes.on_first(lambda: run_folder.check_config(folder, config))
+    folder = run_folder.choose(config.out, config.name, config.resume)
+    run_folder.check_config(folder, config)
     model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
     with reward_function(config.reward) as judge, jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
@@ -133,8 +132,9 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
                 badness = None
                 if finished or due(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
                     badness = evaluate(stage, frozen, state, log, n + 1)
-                stopped_by = stop.after(n + 1)
+                stopped_by = stop.after(n + 1, waits=True)
                 if planned or stopped_by is not None:
+                    log.flush()
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, badness=badness)
                     checkpoints.wait()
                     processes.on_first(functools.partial(forget_rollouts, folder / "rollouts", n + 1))

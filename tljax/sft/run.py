@@ -43,8 +43,8 @@ def run(config: Any) -> None:
     """
     check(config)
     sets = in_training.open_sets(config)
-    folder = Path(processes.on_first(lambda: str(run_folder.choose(config.out, config.name, config.resume))))
-    processes.on_first(lambda: run_folder.check_config(folder, config))
+    folder = run_folder.choose(config.out, config.name, config.resume)
+    run_folder.check_config(folder, config)
     model = source.open_model(model_path(config.model.path), config.model.preset)
     tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE))
     model = source.fit_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)

@@ -42,7 +42,7 @@ def test_they_are_torchs_on_any_mesh(pairs):
 
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype="float32")
     one = scored(pairs, make_mesh(1, 1, 1, devices=jax.devices()[:1]), rows=8)
-    spread = scored(pairs, make_mesh(2, 2, 2), rows=8)
+    spread = scored(pairs, make_mesh(1, 2, 2, 2), rows=8)
     for (prompt, reply), *both in zip(pairs, one, spread, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([[*prompt, *reply]])).logits[0, len(prompt) - 1 : -1]

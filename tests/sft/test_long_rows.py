@@ -1,0 +1,103 @@
+"""Runs whose rows are split over mesh.sequence, or that go on on another mesh: the metrics of one device to a row."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from tljax.core.mesh import make_mesh, spec
+from tljax.core.metrics import TIMING_FIELDS
+from tljax.model import sequence
+from tljax.sft.step import token_scores
+
+
+def lines_of(folder, name="metrics"):
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(found, wanted):
+    """Equal but for the rounding of sums in another order, which six updates of AdamW let grow."""
+    for ours, theirs in zip(lines_of(found), lines_of(wanted), strict=True):
+        assert ours.keys() == theirs.keys()
+        for field in ours.keys() - {name for name in ours if name.removeprefix("eval_") in TIMING_FIELDS}:
+            assert ours[field] == pytest.approx(theirs[field], rel=1e-4, abs=1e-5), field
+    for ours, theirs in zip(lines_of(found, "samples"), lines_of(wanted, "samples"), strict=True):
+        assert ours["reply"] == theirs["reply"]
+        for (piece, weight, nll, mark), same in zip(ours["tokens"], theirs["tokens"], strict=True):
+            assert [piece, weight, mark] == [same[0], same[1], same[3]] and nll == pytest.approx(same[2], abs=1e-3)
+
+
+def test_a_run_goes_on_with_rows_split_over_devices(launch, quick, trained, tmp_path):
+    """From update 4, saved where each row was on one device."""
+    again = tmp_path / "run"
+    shutil.copytree(trained, again)
+    for result in ("hf", "checkpoints/6"):
+        shutil.rmtree(again / result)
+    (again / "scores" / "6.jsonl").unlink()
+    flags = [f"--config.out={again}", "--config.resume=auto", "--config.mesh.sequence=2", "--config.mesh.data=2"]
+    assert launch("train", *quick, *flags) == 0
+    assert_same_run(again, trained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["sequence=4"], ["slices=2"], ["sequence=2", "tensor=2"]], ids=" ".join)
+def test_a_run_on_any_mesh_has_the_same_metrics(flags, launch, quick, trained, tmp_path, capsys):
+    mesh = [f"--config.mesh.{flag}" for flag in flags]
+    assert launch("train", *quick, *mesh, f"--config.out={tmp_path / 'run'}") == 0
+    assert_same_run(tmp_path / "run", trained)
+
+
+@pytest.mark.slow
+def test_a_run_with_split_rows_goes_on_without(launch, quick, trained, tmp_path):
+    out = tmp_path / "run"
+    flags = [f"--config.out={out}", "--config.resume=auto"]
+    assert launch("train", *quick, *flags, "--config.mesh.sequence=2") == 0
+    shutil.rmtree(out / "hf")
+    for step in (4, 6):
+        shutil.rmtree(out / "checkpoints" / str(step), ignore_errors=True)
+    for step in (4, 6):
+        (out / "scores" / f"{step}.jsonl").unlink()
+    assert launch("train", *quick, *flags) == 0
+    assert_same_run(out, trained)
+
+
+def test_weights_are_split_over_the_devices_of_a_row(load, mesh_of):
+    with jax.set_mesh(mesh_of(1, 2, 1, 4)):
+        gate = load()["layers"]["gate"]
+    assert 8 * gate.addressable_shards[0].data.size == gate.size
+
+
+def test_scores_name_the_column_that_each_is_of(config, options, host_batch, load, place, mesh_of):
+    """Whatever order the positions are computed in, with less room than the row has positions."""
+    with jax.set_mesh(mesh_of(1, 1, 1, 4)):
+        batch = jax.tree.map(lambda x: x[0], place())
+        found = jax.device_get(jax.jit(token_scores, static_argnums=(1, 3))(load(), config, batch, options))
+    for row, weights in enumerate(host_batch["weights"]):
+        weighted = found["weights"][row] > 0
+        columns = found["columns"][row][weighted]
+        np.testing.assert_array_equal(np.sort(columns), np.flatnonzero(weights > 0))
+        np.testing.assert_array_equal(found["weights"][row][weighted], weights[columns])
+        np.testing.assert_array_equal(found["kinds"][row][weighted], host_batch["kinds"][row][columns])
+
+
+@pytest.mark.parametrize("places", [2, 3])
+def test_places_of_columns(places):
+    """Each device has an early and a late chunk; `take` finds every column there, and its gradient goes back."""
+    tokens = 4 * places
+    order = sequence.columns(tokens, places)
+    assert sorted(order.ravel()) == list(range(tokens)) and order[0].tolist() == [0, 1, tokens - 2, tokens - 1]
+    rng = np.random.default_rng(0)
+    whole = rng.standard_normal((1, tokens, 5)).astype(np.float32)
+    picks = rng.integers(0, tokens, (1, 7)).astype(np.int32)
+    with jax.set_mesh(make_mesh(1, 1, 1, places, devices=jax.devices()[:places])):
+        mesh = jax.sharding.get_mesh()
+        split = jax.device_put(whole[:, order.ravel()], jax.NamedSharding(mesh, spec("batch", "positions", None)))
+        index = jax.device_put(picks, jax.NamedSharding(mesh, spec("batch", None)))
+        taken, back = jax.vjp(lambda x: sequence.take(x, index), split)
+        (gradient,) = back(taken)
+    np.testing.assert_array_equal(np.asarray(taken)[0], whole[0, picks[0]])
+    wanted = np.zeros_like(whole)
+    np.add.at(wanted[0], picks[0], whole[0, picks[0]])
+    np.testing.assert_allclose(np.asarray(gradient), wanted[:, order.ravel()], rtol=1e-6)
