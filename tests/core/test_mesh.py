@@ -150,6 +150,8 @@ def test_rows_that_do_not_divide_are_refused():
         mesh.check_rows(12)
     with jax.set_mesh(mesh.make_mesh(1, -1, 2)), pytest.raises(InputError, match=r"mesh fsdp=2, sequence=2, tensor=2$"):
         mesh.check_rows(2)
+    with jax.set_mesh(mesh.make_mesh(2)), pytest.raises(InputError, match=r"mesh data=2, fsdp=2, sequence=2$"):
+        mesh.check_rows(4)
 
 
 def test_row_lengths_that_do_not_divide_are_refused():

@@ -292,8 +292,12 @@ def test_presets_have_the_published_sizes():
 
 def test_meshes_that_do_not_divide_the_model_are_refused():
     with jax.set_mesh(make_mesh(1, 1, 8)):
-        with pytest.raises(InputError, match=r"tensor=8.*num_heads = 4 does not divide"):
+        with pytest.raises(InputError, match=r"tensor=8.*num_heads = 4 does not divide; .* mesh is fsdp=4, tensor=2$"):
             llama.abstract_params(C, jnp.float32)
+    wide = dataclasses.replace(C, d_model=36)
+    with jax.set_mesh(make_mesh(1, 2, 1, 4)):
+        with pytest.raises(InputError, match=r"fsdp=2 x sequence=4, .* d_model = 36 .* mesh is fsdp=1, sequence=4, te"):
+            llama.check_mesh(wide)
 
 
 def test_flops_count_what_xla_counts(one_device):

@@ -244,7 +244,7 @@ def test_a_rollout_that_does_not_fit_is_halved(config_of, monkeypatch, gigabytes
 
 @pytest.mark.parametrize(
     ("name", "tokens", "rows", "remat", "compiled", "seconds"),
-    [("v6e:2x4", 4096, 8, "dots", 32.18e9, 0.209)],
+    [("v6e:2x4", 4096, 8, "dots", 32.18e9, 0.209), ("v5p:2x2x2", 4096, 32, "dots", 72.97e9, 1.54)],
 )
 def test_arithmetic_is_near_what_the_tpu_compiler_says(
     config_of, on_eight, name, tokens, rows, remat, compiled, seconds

@@ -41,8 +41,10 @@ def nearest(wanted: Mapping[str, int], devices: int, fits: Callable[[Shape], boo
     """
     found = (dict(zip(wanted, sizes, strict=True)) for sizes in _shapes(devices, len(wanted)))
 
-    def distance(shape: Shape) -> float:
-        return sum(abs(math.log(shape[axis] / size)) for axis, size in wanted.items() if size != -1)
+    def distance(shape: Shape) -> tuple[float, float]:
+        factors = {axis: abs(math.log(shape[axis] / size)) for axis, size in wanted.items() if size != -1}
+        # Of equals the one that leaves rows as they are split.
+        return round(sum(factors.values()), 9), factors.get("sequence", 0.0)
 
     return min(filter(fits, found), key=distance, default=None)
 

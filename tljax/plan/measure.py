@@ -15,6 +15,7 @@ from tljax.plan.ppo_programs import ppo_work
 from tljax.plan.programs import Program, Work, bytes_on_device
 from tljax.plan.sft_programs import sft_work
 from tljax.plan.topology import Topology
+from tljax.plan.units import size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,9 @@ def _part(config: Any, c: llama.LlamaConfig, topology: Topology, program: Progra
     work = max(0.0, found.temporaries + found.results + found.code - gradients)
     near, far = (received(found.transfers, network) for network in (False, True))
     best = bound(flops, found.traffic, near, topology.chip, devices, topology.links, far)
-    return Part(program, held, inputs, gradients, work, found, best)
+    part = Part(program, held, inputs, gradients, work, found, best)
+    say(f"compiled in {found.seconds:.0f} s, {size(part.total)}{' and refused' if found.refused else ''}")
+    return part
 
 
 def _counted(config: Any, c: llama.LlamaConfig, topology: Topology, program: Program) -> Bound:

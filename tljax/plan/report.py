@@ -7,6 +7,7 @@ from tljax.plan.bound import received
 from tljax.plan.compiled import Compiled
 from tljax.plan.measure import Measured, Part
 from tljax.plan.movement import Transfer
+from tljax.plan.units import seconds, size
 
 
 def report(plan: Measured, name: str) -> str:
@@ -83,16 +84,3 @@ def table(rows: Iterable[list[str]]) -> list[str]:
     rows = list(rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
     return ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def size(count: float) -> str:
-    """Bytes for people, in powers of ten."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:,.2f} {unit}"
-    return f"{count:.0f} B"
-
-
-def seconds(value: float) -> str:
-    """A duration for people."""
-    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.1f} ms"

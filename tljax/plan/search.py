@@ -13,8 +13,9 @@ from tljax.model import llama
 from tljax.plan.estimate import sft_tokens
 from tljax.plan.fitting import flags, rows_of, with_rows
 from tljax.plan.measure import Measured, guess, measure
-from tljax.plan.report import seconds, size, table
+from tljax.plan.report import table
 from tljax.plan.topology import Topology
+from tljax.plan.units import seconds, size
 
 REMATS = ("none", "dots", "attention", "full")  # from the least that is computed again
 MOST = 64  # rows of one device
