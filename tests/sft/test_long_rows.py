@@ -52,13 +52,8 @@ def test_a_run_on_any_mesh_has_the_same_metrics(flags, launch, quick, trained, t
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["sequence=8", "slices=2"])
 def test_processes_share_rows_or_are_slices(flag, start_several, quick, trained, repo, tmp_path):
-    """Two processes of four devices: every row on all of them, or each process with all weights and half of the rows."""
-    less = (
-        "--config.eval.sets=",
-        "--config.eval.best=loss",
-        "--config.eval.every=0",
-        "--config.checkpoint.keep_best=0",
-    )
+    """Two processes of four devices: every row on all of them, or each process with all weights, half of the rows."""
+    less = [f"--config.{name}" for name in ("eval.sets=", "eval.best=loss", "eval.every=0", "checkpoint.keep_best=0")]
     folder, script = tmp_path / "run", str(repo / "launch" / "train.py")
     flags = [*quick, *less, f"--config.mesh.{flag}", f"--config.out={folder}"]
     for process, log in start_several(2, 4, script, *flags):
