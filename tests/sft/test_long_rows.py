@@ -50,6 +50,20 @@ def test_a_run_on_any_mesh_has_the_same_metrics(flags, launch, quick, trained, t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("flag", ["sequence=8", "slices=2"])
+def test_processes_share_rows_or_are_slices(flag, start_several, quick, trained, repo, tmp_path):
+    """Two processes of four devices: every row on all of them, or each process with all weights, half of the rows."""
+    less = [f"--config.{name}" for name in ("eval.sets=", "eval.best=loss", "eval.every=0", "checkpoint.keep_best=0")]
+    folder, script = tmp_path / "run", str(repo / "launch" / "train.py")
+    flags = [*quick, *less, f"--config.mesh.{flag}", f"--config.out={folder}"]
+    for process, log in start_several(2, 4, script, *flags):
+        assert process.wait(timeout=600) == 0, log.read_text()[-3000:]
+    ours, theirs = ([line for line in lines_of(run) if "loss" in line] for run in (folder, trained))
+    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-4)
+    assert [line["grad_norm"] for line in ours] == pytest.approx([line["grad_norm"] for line in theirs], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_a_run_with_split_rows_goes_on_without(launch, quick, trained, tmp_path):
     out = tmp_path / "run"
     flags = [f"--config.out={out}", "--config.resume=auto"]
