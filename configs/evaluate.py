@@ -8,6 +8,8 @@ python launch/evaluate.py --config configs/evaluate.py --config.predictions=F.js
 
 from ml_collections import ConfigDict
 
+from tljax.core.config import processes_block
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
@@ -35,6 +37,7 @@ def get_config() -> ConfigDict:
     model.compute_dtype = "float32"  # float32 | bfloat16
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 
+    config.processes = processes_block()
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
 
     # turns = "multi" holds dialogues. They begin with the toolbox's tasks; a benchmark's rows, whose calls are mocked;

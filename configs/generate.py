@@ -12,6 +12,8 @@ tokens sampled, the end token's included, and whether it ended before max_new_to
 
 from ml_collections import ConfigDict
 
+from tljax.core.config import processes_block
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
@@ -35,5 +37,6 @@ def get_config() -> ConfigDict:
     model.compute_dtype = "float32"  # float32 | bfloat16, which takes half the memory; weights are held in it
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 
+    config.processes = processes_block()
     config.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})  # devices along each axis, -1 takes what remains
     return config

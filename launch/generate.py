@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from tljax.core import processes
 from tljax.core.command import main
 from tljax.core.remote import brought
 
@@ -11,7 +12,7 @@ def generate(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
     from tljax.evaluate.generate import run
 
-    with brought(config, reads=("prompts",), writes=("out",)):
+    with processes.joined(config), brought(config, reads=("prompts",), writes=("out",)):
         run(config)
 
 

@@ -64,7 +64,8 @@ def start_several(repo, tmp_path):
             free.bind(("127.0.0.1", 0))
             place = f"127.0.0.1:{free.getsockname()[1]}"
         others = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-        environment = others | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(repo)}
+        paths = [str(repo), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = others | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": os.pathsep.join(paths)}
         found = []
         for k in range(count):
             flags = {"coordinator": place, "count": count, "id": k}
@@ -109,4 +110,37 @@ def trained(launch, quick, tmp_path_factory) -> Path:
     """The folder of one finished run of the quick config."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert launch("train", *quick, f"--config.out={folder}") == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quick_ppo(repo, trained, tmp_path_factory) -> list[str]:
+    """Flags of a PPO run of four updates, eight prompts each, from a model that has seen a few updates of SFT."""
+    return [
+        f"--config={repo / 'configs' / 'ppo.py'}",
+        f"--config.model.path={trained}",
+        f"--config.data.cache={tmp_path_factory.mktemp('cache')}",
+        "--config.toolbox.trajectories=40",
+        "--config.rollout.prompts=8",
+        "--config.rollout.rows=8",
+        "--config.rollout.max_new_tokens=12",
+        "--config.rollout.max_prompt_tokens=256",
+        "--config.rollout.temperature=1.0",
+        "--config.ppo.updates=4",
+        "--config.ppo.minibatches=1",
+        "--config.critic.warmup=0",
+        "--config.eval.queries=3",
+        "--config.eval.rows=8",
+        "--config.eval.new_tokens=16",
+        "--config.eval.every=2",
+        "--config.checkpoint.every=2",
+        "--config.log.every=2",
+    ]
+
+
+@pytest.fixture(scope="session")
+def learned(launch, quick_ppo, tmp_path_factory) -> Path:
+    """The folder of one finished run of the quick PPO config."""
+    folder = tmp_path_factory.mktemp("ppo") / "run"
+    assert launch("train", *quick_ppo, f"--config.out={folder}") == 0
     return folder

@@ -16,7 +16,7 @@ from tljax.core.config import processes_block
 from tljax.core.errors import InputError
 
 WHAT, FOLDER = sys.argv[1], Path(sys.argv[2])
-group.BEAT, group.SILENCE = 0.3, 3.0
+group.BEAT, group.SILENCE = 0.3, 5.0
 
 
 def agree(me: int) -> None:
@@ -46,6 +46,12 @@ def kill(me: int, dead: int) -> None:
     time.sleep(60)
 
 
+def freeze(me: int, frozen: int) -> None:
+    if me == frozen:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)
+
+
 def wait(me: int) -> None:
     """Process 1 never gets to where process 0 waits."""
     if me == 1:
@@ -57,10 +63,13 @@ def wait(me: int) -> None:
 WORK = {
     "agree": agree,
     "differ": agree,
+    "other-code": agree,
     "alone": agree,
     "fail": fail,
     "kill-0": lambda me: kill(me, 0),
     "kill-1": lambda me: kill(me, 1),
+    "freeze-0": lambda me: freeze(me, 0),
+    "freeze-1": lambda me: freeze(me, 1),
     "wait": wait,
 }
 
@@ -72,6 +81,8 @@ def main() -> None:
     me = config.processes.id
     if WHAT == "differ":
         config.lr += me
+    if WHAT == "other-code":
+        processes.versions = lambda: {"code of tljax": f"version {me}"}
     if WHAT == "alone":
         config.processes.update({"count": 2, "timeout": 2.0})
     if WHAT == "wait":

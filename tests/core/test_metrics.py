@@ -48,6 +48,18 @@ def test_lines_are_plain_numbers_step_first(tmp_path):
     assert {"seconds", "time", "tokens_per_second"} <= set(line) & set(TIMING_FIELDS)
 
 
+def test_lines_are_on_the_disk_before_a_checkpoint_follows_them(tmp_path, monkeypatch):
+    """A machine that stops then would lose lines of updates that a resumed run does not make again."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    with open_log(tmp_path) as log:
+        log.push(1, loss(1), {})
+        log.flush()
+        log.log(1, {"eval_loss": 0.25})
+        log.flush()
+        assert synced[-1] == (tmp_path / "metrics.jsonl").stat().st_size > synced[0] > 0
+
+
 def test_float32_values_survive_exactly(tmp_path):
     values = np.random.default_rng(0).normal(size=200).astype(np.float32) * np.float32(10.0) ** np.arange(-20, 20, 0.2)
     values = values.astype(np.float32)

@@ -1,12 +1,13 @@
 """Several real processes: they meet, agree, and end together with the name of the one that failed."""
 
+import socket
 import time
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
-from tljax.core import processes
+from tljax.core import processes, rendezvous
 from tljax.core.config import processes_block
 from tljax.core.errors import InputError
 
@@ -33,10 +34,18 @@ def test_processes_agree(ended):
         assert f"found [0, 'ä', None] made on {me}\n" in out
 
 
-def test_a_config_that_differs_is_refused_by_its_field(ended):
-    for code, out in ended("differ"):
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("differ", "config.lr = 2.0, process 0 has 1.0"),
+        pytest.param("other-code", "code of tljax = 'version 1', process 0 has 'version 0'", marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_differs_is_refused(ended, what, told):
+    for code, out in ended(what):
         assert code == 2
-        assert "process 1 (" in out and "has config.lr = 2.0, process 0 has 1.0" in out
+        (line,) = out.splitlines()
+        assert line.startswith("error: process 1 (") and f") has {told}; start all processes" in line
 
 
 @pytest.mark.parametrize("dead", [0, 1])
@@ -45,7 +54,7 @@ def test_a_killed_process_ends_the_other_with_its_name(ended, dead):
     found = ended(f"kill-{dead}")
     assert found[dead][0] == -9
     code, out = found[1 - dead]
-    assert code == 1
+    assert code == 75
     last = out.splitlines()[-1]
     assert last.startswith(f"error: process {dead} (") and "is gone or cannot be reached" in last
 
@@ -59,6 +68,15 @@ def test_an_error_of_one_process_ends_the_other_with_its_words(ended):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_a_frozen_process_ends_the_other_with_its_name(start_several, tmp_path, frozen):
+    """SIGSTOP: it answers nothing and closes nothing, process 0 as JAX's coordinator neither."""
+    process, log = start_several(2, 1, SCRIPT, f"freeze-{frozen}", str(tmp_path))[1 - frozen]
+    assert process.wait(60) == 75
+    assert log.read_text().splitlines()[-1].startswith(f"error: process {frozen} (")
+
+
+@pytest.mark.slow
 def test_a_stuck_process_ends_the_run_with_its_name(ended):
     for code, out in ended("wait"):
         assert code == 1
@@ -67,8 +85,10 @@ def test_a_stuck_process_ends_the_run_with_its_name(ended):
 
 def test_a_process_whose_others_do_not_come_says_so(ended):
     ((code, out),) = ended("alone", 1)
-    assert code == 1
-    assert out.splitlines()[-1].startswith("error: the processes did not come together; start as many as")
+    assert code == 2
+    *waits, line = out.splitlines()
+    assert all(text.startswith("waits for the run's other processes at 127.0.0.1:") for text in waits)
+    assert line.startswith("error: the processes did not come together at 127.0.0.1:") and "start as many" in line
 
 
 @pytest.mark.parametrize(
@@ -77,6 +97,9 @@ def test_a_process_whose_others_do_not_come_says_so(ended):
         ({"count": 2}, r"needs coordinator \(HOST:PORT of process 0\), count and id together"),
         ({"coordinator": "a:1", "count": 2, "id": 2}, "count=2, id=2; allowed"),
         ({"coordinator": "a", "count": 2, "id": 0}, "coordinator='a'"),
+        ({"coordinator": "a:b", "count": 2, "id": 0}, "coordinator='a:b'"),  # at which JAX would crash
+        ({"coordinator": "a:70000", "count": 2, "id": 1}, "coordinator='a:70000'"),
+        ({"timeout": 0.0}, "processes.timeout is 0"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused(given, told):
@@ -86,8 +109,27 @@ def test_a_place_that_cannot_be_is_refused(given, told):
         pass
 
 
+def test_one_task_a_node_has_all_its_gpus(monkeypatch):
+    """JAX gives a SLURM task the GPU of its number on the node, so that one alone would leave seven of eight."""
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1(x2)")
+    assert rendezvous.gpus_of_task() == {"local_device_ids": [0, 1, 2, 3]}
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2)")
+    assert rendezvous.gpus_of_task() == {}
+
+
+def test_a_port_in_use_is_said():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        block = processes_block()
+        block.update({"coordinator": f"localhost:{port}", "count": 2, "id": 0})
+        told = f"process 0 cannot listen at port {port} \\(Address already in use\\)"
+        with pytest.raises(InputError, match=told), processes.joined(ConfigDict({"processes": block})):
+            pass
+
+
 @pytest.mark.parametrize(
-    "environment, several",
+    ("environment", "several"),
     [
         ({}, False),
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, True),
@@ -100,7 +142,7 @@ def test_srun_is_noticed(monkeypatch, environment, several):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert processes.in_cluster() is several
+    assert rendezvous.in_cluster() is several
 
 
 def test_one_process_does_everything_itself():

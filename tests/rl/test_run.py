@@ -25,36 +25,8 @@ TABLE = {*REWARDS.values(), *PARAMETER_REWARDS.values()}
 
 
 @pytest.fixture(scope="module")
-def flags(repo, trained, tmp_path_factory) -> list[str]:
-    """A run of four updates, eight prompts each, from a model that has seen a few updates of SFT."""
-    return [
-        f"--config={repo / 'configs' / 'ppo.py'}",
-        f"--config.model.path={trained}",
-        f"--config.data.cache={tmp_path_factory.mktemp('cache')}",
-        "--config.toolbox.trajectories=40",
-        "--config.rollout.prompts=8",
-        "--config.rollout.rows=8",
-        "--config.rollout.max_new_tokens=12",
-        "--config.rollout.max_prompt_tokens=256",
-        "--config.rollout.temperature=1.0",
-        "--config.ppo.updates=4",
-        "--config.ppo.minibatches=1",
-        "--config.critic.warmup=0",
-        "--config.eval.queries=3",
-        "--config.eval.rows=8",
-        "--config.eval.new_tokens=16",
-        "--config.eval.every=2",
-        "--config.checkpoint.every=2",
-        "--config.log.every=2",
-    ]
-
-
-@pytest.fixture(scope="module")
-def learned(launch, flags, tmp_path_factory):
-    """The folder of one finished run."""
-    folder = tmp_path_factory.mktemp("ppo") / "run"
-    assert launch("train", *flags, f"--config.out={folder}") == 0
-    return folder
+def flags(quick_ppo) -> list[str]:
+    return quick_ppo
 
 
 def lines_of(folder):

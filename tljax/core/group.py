@@ -10,7 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 BEAT = 2.0  # seconds between two signs of life
 SILENCE = 40.0  # seconds without one after which a process counts as dead; JAX would abort all after 100
@@ -28,12 +31,23 @@ class Group:
         self.client, self.me, self.count, self.timeout = client, me, count, timeout
         self.coordinator = coordinator
         self.ending = False  # this process has an error of its own to tell, or has finished
+        self._beat = 0
         self._turn = 0  # of the exchanges, which all processes make in the same order
         self._passed, self._place = 0, "its start"
         self._names = {k: f"process {k}" for k in range(count)}
         self._seen: dict[int, tuple[Any, float]] = {}  # process -> (last sign of life, when it came)
         self._behind: dict[int, tuple[int, float]] = {}  # process -> (places passed, since when another is ahead)
+        self.sign()
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def sign(self) -> dict[int, list[Any]]:
+        """Gives a sign of life and reads the others': (its number, places passed, the last one, where it runs)."""
+        self._beat += 1
+        own = [self._beat, self._passed, self._place, f"{socket.gethostname()}, pid {os.getpid()}"]
+        self.give(f"alive/{self.me}", json.dumps(own))
+        alive = {k: json.loads(value) for k, value in self.given("alive").items()}
+        self._names |= {k: f"process {k} ({where})" for k, (*_, where) in alive.items()}
+        return alive
 
     def name(self, k: int) -> str:
         """Process k with its host, as far as it has told."""
@@ -69,7 +83,8 @@ class Group:
     def meet(self, place: str) -> None:
         """Returns when every process is here."""
         self.pass_by(place)
-        self.client.wait_at_barrier(f"tljax/meet/{self.turn()}", DAY)
+        key = f"tljax/meet/{self.turn()}"
+        patiently(lambda: self.client.wait_at_barrier(key, DAY))
 
     def fail(self, code: int, line: str) -> None:
         """Tells the others why this process ends, and stays until they know: with process 0 the store would go."""
@@ -81,17 +96,13 @@ class Group:
                 time.sleep(BEAT / 10)
 
     def _watch(self) -> None:
-        beat = 0
         while True:
-            beat += 1
             # Requests to a coordinator that is frozen, or cut off without a word, never come back.
             patience = threading.Timer(SILENCE, leave, (LOST, f"error: {lost(self.name(0))}"))
             patience.daemon = True
             patience.start()
-            own = [beat, self._passed, self._place, f"{socket.gethostname()}, pid {os.getpid()}"]
             try:
-                self.give(f"alive/{self.me}", json.dumps(own))
-                alive = {k: json.loads(value) for k, value in self.given("alive").items()}
+                alive = self.sign()
                 ended = {k: json.loads(value) for k, value in self.given("ended").items()}
             except Exception as error:
                 if not self.ending:
@@ -113,8 +124,7 @@ class Group:
     def _judge(self, alive: dict[int, list[Any]], ended: dict[int, Any], now: float) -> tuple[int, str] | None:
         """Exit code and line for the end of this process where another has failed, is silent or is stuck."""
         first = max((passed for _, passed, *_ in alive.values()), default=0)
-        for k, (beat, passed, _, where) in alive.items():
-            self._names[k] = f"process {k} ({where})"
+        for k, (beat, passed, *_) in alive.items():
             if self._seen.get(k, (None,))[0] != beat:
                 self._seen[k] = beat, now
             if passed == first or self._behind.get(k, (None,))[0] != passed:
@@ -132,6 +142,20 @@ class Group:
                     "wait for it; look at what it does there, or raise config.processes.timeout"
                 )
         return None
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """`call()`, made by another thread: while C++ waits in the main one, Python hears no signal, Ctrl-C among them."""
+    found: Future[T] = Future()
+
+    def make() -> None:
+        try:
+            found.set_result(call())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=make, daemon=True).start()
+    return found.result()
 
 
 def lost(name: str) -> str:

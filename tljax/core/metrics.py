@@ -160,7 +160,10 @@ class RunLog:
             self._finish(*before)
         if self._file is not None:
             # A machine that stops after the checkpoint would lose the lines of updates that are not made again.
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise self._refused(error) from error
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a line of its own, for evaluations; the time since flush() counts for no step."""
@@ -234,7 +237,7 @@ class RunLog:
             if self._file.write(data) != len(data):
                 raise OSError(28, "No space left on device")
         except OSError as error:
-            raise InputError(f"{self._path}: cannot be written ({error.strerror}); make room and resume") from error
+            raise self._refused(error) from error
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "time")}
         if self._events is not None:
             with disk_told(self._path.with_name("events")):
@@ -243,6 +246,9 @@ class RunLog:
                 self._events.flush()
         if self._wandb is not None:
             self._wandb.log({"step": step, **numbers})
+
+    def _refused(self, error: OSError) -> InputError:
+        return InputError(f"{self._path}: cannot be written ({error.strerror}); make room and resume")
 
     def _progress(self, step: int, values: Mapping[str, Any]) -> None:
         told = [f"{name} {values[name]:.4f}" for name in self._shown if name in values]

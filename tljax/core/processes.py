@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from tljax.core.config import flat
 from tljax.core.errors import InputError, one_line, verdict
-from tljax.core.group import DAY, FAILED, LOST, Group, explain_abort, leave, wait_for_watch
+from tljax.core.group import DAY, FAILED, Group, leave, patiently, wait_for_watch
+from tljax.core.rendezvous import join
 
 T = TypeVar("T")
 
@@ -31,12 +32,13 @@ def joined(config: Any) -> Iterator[None]:
     each with the line that names it. Raises InputError where they do not come together, or differ in code or config.
     """
     global _group
-    _group = _join(config.processes)
+    _group = join(config.processes)
     if _group is None:
         yield
         return
     try:
         _group.meet("the meeting of all processes")
+        _group.sign()  # from here on each knows where the others run
         fields = {f"config.{name}": value for name, value in flat(json.loads(config.to_json_best_effort())).items()}
         own = {name: value for name, value in fields.items() if not name.startswith("config.processes.")}
         check_same(own | versions())
@@ -61,79 +63,6 @@ def joined(config: Any) -> Iterator[None]:
         leave(*told)
 
 
-def _join(options: Any) -> Group | None:
-    """The run's processes, None where this is the only one."""
-    given = (options.coordinator != "", options.count != 0, options.id != -1)
-    if any(given) and not all(given):
-        raise InputError(
-            "config.processes needs coordinator (HOST:PORT of process 0), count and id together; leave all three out "
-            "on a TPU pod, under SLURM's srun, and for one process"
-        )
-    if all(given):
-        if options.count < 1 or not 0 <= options.id < options.count or ":" not in options.coordinator:
-            raise InputError(
-                f"config.processes is coordinator={options.coordinator!r}, count={options.count}, id={options.id}; "
-                "allowed: HOST:PORT, 1 or more, 0 to below count"
-            )
-        if options.count == 1:
-            return None
-        found = {"coordinator_address": options.coordinator, "num_processes": options.count, "process_id": options.id}
-        found["cluster_detection_method"] = "deactivate"
-    elif in_cluster():
-        found = gpus_of_task()
-    else:
-        return None
-    found["initialization_timeout"] = round(min(options.timeout, 300))
-    import jax
-    from jax._src import distributed  # the store and its barriers have no public name
-
-    # It knows of a preemption by SIGTERM alone ("sigterm" is the one notifier that jaxlib has), which it takes for
-    # itself, and Orbax, which asks it about older updates too, spoils what it agrees on. core/stop.py does its work.
-    jax.config.update("jax_enable_preemption_service", False)
-    apart = (
-        "the processes did not come together; start as many as config.processes.count says, all within "
-        f"{found['initialization_timeout']} seconds, and see that each can reach the coordinator"
-    )
-    explain_abort(lambda: f"error: {apart}")
-    try:
-        jax.distributed.initialize(**found)
-    except (RuntimeError, ValueError) as error:
-        explain_abort(lambda: None)
-        if not any(given) and isinstance(error, ValueError):
-            return None  # a TPU of one host, which nothing describes as a part of more
-        raise InputError(f"{apart} ({one_line(error)[:160]})") from error
-    explain_abort(lambda: None)
-    state = distributed.global_state
-    if state.num_processes == 1:
-        return None
-    # These numbers, since jax.process_count() would begin to wait for the others' devices before anyone watches, and
-    # since a TPU numbers its hosts by itself, where the coordinator need not be the first.
-    coordinator = str(state.coordinator_address)
-    group = Group(state.client, state.process_id, state.num_processes, coordinator, options.timeout)
-    if group.me:
-        explain_abort(group.why_aborted, LOST)
-    return group
-
-
-def in_cluster() -> bool:
-    """Whether this is one of several SLURM tasks started by srun, or runs on a TPU host."""
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        return True
-    if (os.environ.get("JAX_PLATFORMS") or "tpu").partition(",")[0] != "tpu":
-        return False
-    return any(found for pattern in ("accel[0-9]*", "vfio/[0-9]*") for found in Path("/dev").glob(pattern))
-
-
-def gpus_of_task() -> dict[str, list[int]]:
-    """The devices of a SLURM task that has its node for itself, as jax.distributed takes them: all of the node's.
-
-    JAX would take the first alone: it counts on a task for every GPU.
-    """
-    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]
-    gpus = os.environ.get("SLURM_GPUS_ON_NODE", "")
-    return {"local_device_ids": [*range(int(gpus))]} if tasks == "1" and gpus.isdecimal() else {}
-
-
 def versions() -> dict[str, str]:
     """What must be the same code on all processes."""
     import jax
@@ -151,6 +80,12 @@ def first() -> bool:
 def several() -> bool:
     """Whether the run has more than this process."""
     return _group is not None
+
+
+def check_alone(what: str) -> None:
+    """Raises InputError where this is one of several processes, which `what` cannot be of."""
+    if _group is not None or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise InputError(f"{what}: several processes were started, and it is done by one; start it on one host, as one")
 
 
 def check_same(facts: Mapping[str, Any]) -> None:
@@ -181,7 +116,8 @@ def on_first(make: Callable[[], T]) -> T:
         _group.pass_by("work of process 0 alone")
         return made
     _group.pass_by("work of process 0 alone")
-    return json.loads(_group.client.blocking_key_value_get(f"tljax/{key}", DAY))
+    group = _group
+    return json.loads(patiently(lambda: group.client.blocking_key_value_get(f"tljax/{key}", DAY)))
 
 
 def first_then_others(make: Callable[[], T]) -> T:

@@ -17,6 +17,7 @@ from typing import Any
 
 import filelock
 
+from tljax.core import processes
 from tljax.core.errors import InputError, disk_told, one_line
 
 # What an object's listing may say of its content; each store has its own words.
@@ -212,7 +213,7 @@ def _open(address: str) -> tuple[Any, str]:
 @contextlib.contextmanager
 def brought(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) -> Iterator[None]:
     """Within, fields of the config that are addresses are paths of this machine: copies of what is read, and for what
-    is written places whose files, and those beside them, are put beside the address at the end.
+    is written places whose files, and those beside them, are put beside the address at the end, by process 0.
 
     What ends in .partial stays here, and the same command goes on from it on this machine. Raises InputError, before
     anything is computed, where something is there already, or cannot be read.
@@ -224,7 +225,7 @@ def brought(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) ->
     wanted = [(field, config[field]) for field in writes if is_remote(config.get(field, ""))]
     for field, address in wanted:
         with told(address, f"config.{field}"):
-            there = listing(address, EVERY)
+            there = processes.on_first(lambda address=address: bool(listing(address, EVERY)))
         if there:
             raise InputError(f"config.{field} {address} is there already; name another, or remove it")
         place = _desk(address)
@@ -237,7 +238,7 @@ def brought(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) ->
             place.parent.mkdir(parents=True, exist_ok=True)
         config[field] = str(place)
     yield
-    for field, address in wanted:
+    for field, address in wanted if processes.first() else ():
         folder, home = _desk(address).parent, address.rstrip("/").rpartition("/")[0]
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
         made = [name for name in names if not name.startswith(".") and not name.endswith(".partial")]

@@ -38,16 +38,16 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def after(self, step: int, *, waits: bool = False) -> signal.Signals | None:
+    def after(self, step: int, *, waits: bool = False, what: str = "update") -> signal.Signals | None:
         """The signal by which the run stops after update `step`, if any; to be asked after every update.
 
         Of several processes all stop after the same one, the next but one at most: what they tell each other is read
         an update late, so that it never holds up the devices. waits: the devices have nothing to do, and it is read
-        at once.
+        at once. what: there is one of where there are no updates.
         """
         if not processes.several():
             return self.signal
-        processes.pass_by(f"update {step}")
+        processes.pass_by(f"{what} {step}")
         told = largest_of_processes(self.signal or 0)
         before, self._told = (told if waits else self._told), told
         return None if before is None or not int(before) else signal.Signals(int(before))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from tljax.core import processes
 from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import say
@@ -62,8 +63,7 @@ def run(config: Any) -> None:
         fields = {name: config[name] for name in ("dialect", "new_tokens")}
         with Partial(out, fields | {"model.compute_dtype": config.model.compute_dtype}, content) as partial:
             fill(config, model, tokenizer, asked, prompts, partial)
-            replies, untold = matched(replies_of(asked, partial), sets)
-            scoring.conclude(config, sets, replies, untold)
+            processes.on_first(lambda: scoring.conclude(config, sets, *matched(replies_of(asked, partial), sets)))
             tokens, ended = partial.finish(lambda index, reply: _row(asked[index], reply))
     say(f"answered      {len(asked):,} rows with {tokens:,} tokens, {100 * ended / len(asked):.1f} % ended, in {out}")
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from tljax.core.config import LARGEST, check_choice, check_range
 from tljax.core.errors import InputError, memory_told
-from tljax.core.mesh import batch_shards, check_one_process, check_rows, make_mesh
+from tljax.core.mesh import batch_shards, check_joined, check_rows, make_mesh
 from tljax.core.metrics import has_terminal, say
 from tljax.core.stop import EXIT_CODES, StopRequest
 from tljax.data.prompt import DIALECTS
@@ -94,7 +94,7 @@ def check(config: Any) -> None:
 
 def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     """Raises InputError where rows, model and attention do not fit the current mesh."""
-    check_one_process()
+    check_joined()
     check_rows(config.rows, "config.rows")
     llama.check_mesh(c)
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
@@ -213,11 +213,12 @@ def generate(
             partial.append(answers)
             widths.add(padded_width(max(len(tokens[i]) for i in replies), ROUND_TO))
             progress.add(replies)
-            if stop.signal is not None and len(partial) < total:
+            stopped_by = stop.after(len(partial), waits=True, what="reply")
+            if stopped_by is not None and len(partial) < total:
                 progress.close()
                 told = f"{len(partial):,} of {total:,} replies, kept in {partial.path}"
-                say(f"stopped by {stop.signal.name} after {told}; the same command continues")
-                raise SystemExit(EXIT_CODES[stop.signal])
+                say(f"stopped by {stopped_by.name} after {told}; the same command continues")
+                raise SystemExit(EXIT_CODES[stopped_by])
     say(progress.told(widths))
 
 

@@ -1,5 +1,9 @@
-"""A file of answers that several runs may have to write: OUT.partial grows, OUT appears when nothing is missing."""
+"""A file of answers that several runs may have to write: OUT.partial grows, OUT appears when nothing is missing.
 
+Where a run has several processes, process 0 alone has the files, and all make the same calls.
+"""
+
+import base64
 import contextlib
 import errno
 import json
@@ -10,16 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
+from tljax.core import processes
 from tljax.core.errors import InputError
 
 
 @contextlib.contextmanager
 def claim(out: Path, what: str = "config.out") -> Iterator[None]:
-    """Holds `out`, which messages call `what`, and its partial file for this process.
+    """Holds `out`, which messages call `what`, and its partial file for this run.
 
-    Raises InputError where `out` is there already, its folder is not or cannot be written, or another process is at it.
+    Raises InputError where `out` is there already, its folder is not or cannot be written, or another run is at it.
     """
+    with contextlib.ExitStack() as held:
+        processes.on_first(lambda: held.enter_context(_claim(out, what)))
+        yield
+
+
+@contextlib.contextmanager
+def _claim(out: Path, what: str) -> Iterator[None]:
     place = out.with_name(f".{out.name}.lock")
     lock = filelock.FileLock(place, timeout=0)
     try:
@@ -63,15 +76,19 @@ class Partial:
         """Goes on with OUT.partial, a batch that was not finished cut off; where there is none, `append` makes it.
 
         fields: config fields by their dotted names, content: hashes by the names of what they stand for; both must be
-        those that the file was begun with. Raises InputError naming the first that is not.
+        those that the file was begun with. Raises InputError naming the first that is not, or that differs between
+        processes.
         """
+        processes.check_same(content)
         self.path = out.with_name(f"{out.name}.partial")
         self._out = out
         self._places: dict[int, int] = {}  # index -> where its line begins
         self._header = {"made_with": fields, "content": content}
         self._file: FileIO | None = None
-        if self.path.exists():
-            self._resume()
+        found = processes.on_first(self._begin)
+        if not processes.first():
+            bits = np.unpackbits(np.frombuffer(base64.b64decode(found), np.uint8))
+            self._places = dict.fromkeys(np.flatnonzero(bits).tolist(), 0)
 
     def __enter__(self) -> "Partial":
         return self
@@ -87,6 +104,9 @@ class Partial:
 
     def append(self, answers: Sequence[tuple[int, dict[str, Any]]]) -> None:
         """Adds a batch of (index, answer), safe from then on. Raises InputError where the disk refuses."""
+        if not processes.first():
+            self._places |= dict.fromkeys((index for index, _ in answers), 0)
+            return
         try:
             file = self._file = self._file or self._open()
             for left, (index, answer) in zip(reversed(range(len(answers))), answers, strict=True):
@@ -102,7 +122,7 @@ class Partial:
             ) from error
 
     def answers(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All answers so far with their indices, in the order of these."""
+        """All answers so far with their indices, in the order of these; for process 0."""
         if not self._places:
             return
         with open(self.path, "rb") as partial:
@@ -118,6 +138,10 @@ class Partial:
         row: makes the line of `out` from an index and its answer. A reply's end token counts among its tokens. Raises
         InputError where the disk refuses.
         """
+        tokens, ended = processes.on_first(lambda: self._finish(row))
+        return tokens, ended
+
+    def _finish(self, row: Callable[[int, dict[str, Any]], dict[str, Any]]) -> tuple[int, int]:
         self._close()
         tokens = ended = 0
         temporary = self._out.with_name(f".{self._out.name}.tmp")
@@ -148,6 +172,14 @@ class Partial:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _begin(self) -> str:
+        """Goes on with the file where there is one; which indices it has, a bit each from 0, in base64."""
+        if self.path.exists():
+            self._resume()
+        bits = np.zeros(max(self._places, default=-1) + 1, bool)
+        bits[list(self._places)] = True
+        return base64.b64encode(np.packbits(bits).tobytes()).decode()
 
     def _resume(self) -> None:
         with open(self.path, "rb") as file:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from tljax.core import processes
 from tljax.core.metrics import has_terminal, say
 from tljax.model.replies import Reply
 
@@ -19,7 +20,7 @@ class Progress:
         self._total, self._now, self._tokens = total, before, 0
         self._before, self._begin = before, time.perf_counter()
         self._told = self._begin
-        hidden = not has_terminal()
+        hidden = not (has_terminal() and processes.first())
         self._bar = tqdm(total=total, initial=before, unit=unit, dynamic_ncols=True, disable=hidden)
 
     def __enter__(self) -> "Progress":

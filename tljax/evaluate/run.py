@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 
+from tljax.core import processes
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_rows, make_mesh
+from tljax.core.mesh import check_joined, check_rows, make_mesh
+from tljax.core.metrics import say
 from tljax.data.prompt import DIALECTS
 from tljax.evaluate import answers, ask, report
 from tljax.evaluate.agent import run as multi_turn
@@ -44,6 +46,7 @@ def run_toolbox(config: Any) -> None:
     model, tokenizer = open_trained(config.model.path, config.tokenizer)
     sets = held_out_sets(config.queries, config.dialect)
     with jax.set_mesh(make_mesh(**config.mesh)):
+        check_joined()
         check_rows(config.rows, "rows")
         options = answers.greedy(
             tokenizer,
@@ -56,11 +59,9 @@ def run_toolbox(config: Any) -> None:
         found = answers.answer(params, model.config, tokenizer, sets, options, config.rows)
         seconds = time.perf_counter() - begin
     if out is not None:
-        answers.write_answers(out, sets, found, config.dialect)
-    if jax.process_index() == 0:
-        picks = {name: random_pick_of(queries) for name, queries in sets.items()}
-        print(answers.told(found, seconds))
-        print(report.score_table(answers.scores_of(found), picks))
+        processes.on_first(lambda: answers.write_answers(out, sets, found, config.dialect))
+    picks = {name: random_pick_of(queries) for name, queries in sets.items()}
+    say(f"{answers.told(found, seconds)}\n{report.score_table(answers.scores_of(found), picks)}")
 
 
 def check(config: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tljax.core import processes
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError, memory_told
 from tljax.core.mesh import batch_shards, make_mesh
@@ -47,6 +48,7 @@ def run(config: Any) -> None:
     Raises InputError for what the user can mend, before any device work where it can be known by then, and SystemExit
     where a signal stopped it; dialogues that have ended are kept then, and the same command goes on.
     """
+    processes.check_alone("config.turns=multi")
     check(config)
     out = Path(config.out).expanduser() if config.out else None
     if out is not None:

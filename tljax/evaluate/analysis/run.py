@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from tljax.core import processes
 from tljax.core.config import check_choices, check_range, field_of
 from tljax.core.errors import InputError, memory_told
 from tljax.core.mesh import check_one_process, check_rows, make_mesh
@@ -71,6 +72,7 @@ def run(config: Any) -> None:
 
     Raises InputError for what the user can mend; nothing is then left behind.
     """
+    processes.check_alone("launch/analyse.py")
     check(config)
     rule = load_rule(config.data.mae)
     model = tokenizer = None
