@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
     _, flags = options(arg, sizes=(), flags_=("release",), default="")
 
     config = ConfigDict()
-    config.out = ""  # file to write, one line per assistant step; must not exist yet
+    config.out = ""  # file to write (or an address, gs://...), one line per assistant step; must not exist yet
     config.data = data_block()
     config.toolbox = toolbox_block()
 

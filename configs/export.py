@@ -10,8 +10,8 @@ from tljax.core.config import mesh_block, processes_block
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.run = ""  # folder of the run
-    config.out = ""  # new folder for the export
+    config.run = ""  # folder of the run, or its address, gs://BUCKET/RUN
+    config.out = ""  # new folder for the export, or an address
     config.step = 0  # checkpoint to export; 0: the newest, -1: the best one by the run's eval.best
     config.adapter = False  # of a LoRA run: the adapter alone, in the format of peft, instead of the model with it
     config.dtype = "auto"  # auto (that of the model the run began from) | float32 | bfloat16 | float16

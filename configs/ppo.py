@@ -23,7 +23,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.run = "ppo"  # which stage launch/train.py starts
     config.name = f"ppo-{size}"
     config.seed = 0  # of the held-out split, the order of prompts and what is sampled
-    config.out = ""  # run folder; "" is runs/NAME, or the first free runs/NAME-2, ...
+    # Run folder, or an address, gs://BUCKET/RUN; "" is runs/NAME, or the first free runs/NAME-2, ... Every path below
+    # that is read may be an address too.
+    config.out = ""
     config.resume = "never"  # "auto" continues the run in `out` from its last checkpoint
     config.algorithm = "ppo"  # ppo | grpo | rloo; the last two have no critic and need rollout.group above 1
 

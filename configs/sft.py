@@ -21,7 +21,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.run = "sft"  # which stage launch/train.py starts
     config.name = f"sft-{size}"
     config.seed = 0  # of the held-out split, the order of rows and the first weights
-    config.out = ""  # run folder; "" is runs/NAME, or the first free runs/NAME-2, ...
+    # Run folder, or an address, gs://BUCKET/RUN; "" is runs/NAME, or the first free runs/NAME-2, ... Every path below
+    # that is read may be an address too.
+    config.out = ""
     config.resume = "never"  # "auto" continues the run in `out` from its last checkpoint
 
     config.data = data_block()

@@ -11,17 +11,17 @@ from tljax.core.remote import brought
 
 
 def evaluate(config: Any) -> None:
-    given = brought(config, reads=("data", "predictions", "compare", "tools"), writes=("out", "bfcl_out"))
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too; scoring does without it.
+    reads, writes = ("data", "predictions", "compare", "tools"), ("out", "bfcl_out")
     if config.predictions and config.turns == "single":
         from tljax.evaluate.benchmarks.scoring import run
 
-        with given:
+        with brought(config, reads=reads, writes=writes):
             run(config)
     else:
         from tljax.evaluate.run import run
 
-        with processes.joined(config), given:
+        with processes.joined(config), brought(config, reads=reads, writes=writes):
             run(config)
 
 

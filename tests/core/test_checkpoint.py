@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,40 @@ def test_the_state_may_be_donated_right_after_save(tmp_path):
         jax.block_until_ready(overwrite(state))
         checkpoints.wait()
         assert bits(checkpoints.restore(1, abstract((1, 1, 1)))) == saved
+
+
+def test_save_returns_while_the_checkpoint_waits_for_what_must_come_before(tmp_path):
+    state, go, begun = random_state(abstract((1, 1, 1)), seed=1), threading.Event(), threading.Event()
+
+    def before_commit() -> None:
+        begun.set()
+        assert go.wait(60)
+
+    with Checkpoints(tmp_path, before_commit=before_commit) as checkpoints:
+        checkpoints.save(1, state, {})
+        assert begun.wait(60) and committed(tmp_path) == []
+        go.set()
+        checkpoints.wait()
+        assert committed(tmp_path) == ["1"]
+
+
+def test_no_checkpoint_is_committed_whose_companions_could_not_be_kept(tmp_path):
+    state, told = random_state(abstract((1, 1, 1)), seed=1), []
+
+    def before_commit() -> None:
+        if told:
+            raise InputError(told.pop())
+
+    with Checkpoints(tmp_path, keep=2, before_commit=before_commit) as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        told.append("config.out gs://bucket/run: no permission")
+        checkpoints.save(2, state, {})
+        with pytest.raises(InputError, match="no permission"):
+            checkpoints.wait()
+        assert committed(tmp_path) == ["1"]
+        checkpoints.save(3, state, {})
+    assert committed(tmp_path) == ["1", "3"]
 
 
 def test_newest_and_best_are_kept_also_by_a_resumed_run(tmp_path):

@@ -1,6 +1,7 @@
 """Run folders: never a collision, never another run continued by mistake, nothing of a user's overwritten."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from tljax.core import run_folder
 from tljax.core.errors import InputError
+from tljax.core.metrics import cut
 from tljax.core.place import RunFolder
 
 
@@ -175,3 +177,25 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         run_folder.read_run(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path):
+    """Writes beyond a few bytes fail, as on a full disk; a line that was cut short is cut off by a restart."""
+    place, log = tmp_path / "a.json", tmp_path / "log.jsonl"
+    run_folder.write_json(place, {"a": 1})
+    run_folder.append_lines(log, [{"step": 1}])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        with pytest.raises(InputError, match=rf"^{place}: cannot be written \(File too large\); make room") as caught:
+            run_folder.write_json(place, {"a": "x" * 100})
+        assert "\n" not in str(caught.value)
+        with pytest.raises(InputError, match=rf"^{log}: cannot be written \(File too large\); make room"):
+            run_folder.append_lines(log, [{"step": 2, "text": "x" * 100}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "log.jsonl"]
+    assert json.loads(place.read_text()) == {"a": 1}
+    assert log.read_text() != '{"step": 1}\n'
+    cut(log, 2)
+    assert run_folder.read_lines(log) == [{"step": 1}]

@@ -213,53 +213,45 @@ def _open(address: str) -> tuple[Any, str]:
 @contextlib.contextmanager
 def brought(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) -> Iterator[None]:
     """Within, fields of the config that are addresses are paths of this machine: copies of what is read, and for what
-    is written places whose files, and those beside them, are put beside the address at the end.
+    is written places whose files, and those beside them, are put beside the address at the end, by process 0.
 
     What ends in .partial stays here, and the same command goes on from it on this machine. Raises InputError, before
     anything is computed, where something is there already, or cannot be read.
     """
     for field in reads:
         block, name = _block(config, field)
-        if is_remote(block[name]):
+        if is_remote(block.get(name, "")):
             block[name] = str(fetched(block[name], f"config.{field}", EVERY))
-    wanted = [(field, config[field]) for field in writes if is_remote(config[field])]
+    wanted = [(field, config[field]) for field in writes if is_remote(config.get(field, ""))]
     for field, address in wanted:
-        processes.on_first(lambda field=field, address=address: _make_desk(field, address))
-        config[field] = str(_desk(address))
+        with told(address, f"config.{field}"):
+            there = processes.on_first(lambda address=address: bool(listing(address, EVERY)))
+        if there:
+            raise InputError(f"config.{field} {address} is there already; name another, or remove it")
+        place = _desk(address)
+        if place.exists():
+            raise InputError(
+                f"config.{field} {address}: an earlier command made it, in {place}, and could not put it there; copy "
+                "it there by hand, or remove it to make it again"
+            )
+        with disk_told(place, CACHE_FULL):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        config[field] = str(place)
     yield
-    for field, address in wanted:
-        processes.on_first(lambda field=field, address=address: _deliver(field, address))
-
-
-def _make_desk(field: str, address: str) -> None:
-    with told(address, f"config.{field}"):
-        there = listing(address, EVERY)
-    if there:
-        raise InputError(f"config.{field} {address} is there already; name another, or remove it")
-    place = _desk(address)
-    if place.exists():
-        raise InputError(
-            f"config.{field} {address}: an earlier command made it, in {place}, and could not put it there; copy "
-            "it there by hand, or remove it to make it again"
-        )
-    with disk_told(place, CACHE_FULL):
-        place.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _deliver(field: str, address: str) -> None:
-    folder, home = _desk(address).parent, address.rstrip("/").rpartition("/")[0]
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    made = [name for name in names if not name.startswith(".") and not name.endswith(".partial")]
-    put({f"{home}/{name}": folder / name for name in made}, f"config.{field}")
-    print(f"written       {address}", flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    for field, address in wanted if processes.first() else ():
+        folder, home = _desk(address).parent, address.rstrip("/").rpartition("/")[0]
+        names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+        made = [name for name in names if not name.startswith(".") and not name.endswith(".partial")]
+        put({f"{home}/{name}": folder / name for name in made}, f"config.{field}")
+        print(f"written       {address}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _block(config: Any, field: str) -> tuple[Any, str]:
     """The part of a config that has a dotted field, and the field's name in it."""
     *blocks, name = field.split(".")
     for block in blocks:
-        config = config[block]
+        config = config.get(block, {})
     return config, name
 
 
