@@ -98,6 +98,8 @@ class Group:
             until = time.monotonic() + 5 * BEAT
             while len(self.given("ended")) < self.count and time.monotonic() < until:
                 time.sleep(BEAT / 10)
+            if self.me == 0:
+                time.sleep(BEAT)  # the others leave first: JAX prints a page where its coordinator goes before them
 
     def _watch(self) -> None:
         while True:
