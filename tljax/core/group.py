@@ -95,11 +95,11 @@ class Group:
         self.ending, self._own = True, (code, line)
         with contextlib.suppress(Exception):
             self.give(f"ended/{self.me}", json.dumps([code, line]))
-            until = time.monotonic() + 5 * BEAT
+            until = time.monotonic() + SILENCE
             while len(self.given("ended")) < self.count and time.monotonic() < until:
                 time.sleep(BEAT / 10)
             if self.me == 0:
-                time.sleep(BEAT)  # the others leave first: JAX prints a page where its coordinator goes before them
+                time.sleep(BEAT)  # the others leave first: JAX aborts them where the store goes
 
     def _watch(self) -> None:
         while True:
