@@ -42,7 +42,7 @@ LISTED = {
     "7b v4 4k": ("sft.py:7b", "v4:2x2x4", sft(4096, 16, "dots")),
     "7b v4 8k": ("sft.py:7b", "v4:2x2x4", sft(8192, 32, "attention")),
     "7b v6e 4k": ("sft.py:7b", "v6e:2x4", sft(4096, 8, "dots")),
-    "7b v6e 8k": ("sft.py:7b", "v6e:2x4", sft(8192, 16, "attention")),
+    "7b v6e 8k": ("sft.py:7b", "v6e:2x4", sft(8192, 8, "attention")),
     "7b v5p 4k": ("sft.py:7b", "v5p:2x2x2", sft(4096, 32, "dots")),
     "7b v5p 8k": ("sft.py:7b", "v5p:2x2x2", sft(8192, 16, "dots")),
     "13b v5e": ("sft.py:13b", "v5e:4x8", sft(4096, 32, "full")),
