@@ -162,7 +162,7 @@ def test_two_processes_leave_what_one_leaves(trained, launch, train, quick, tmp_
     assert_equal(lines_of(two), lines_of(one))
     assert_same_files(two, one)
     again = tmp_path / "again"
-    export = ("--config=configs/export.py", f"--config.run={two}", f"--config.out={again}")
+    export = ["--config=configs/export.py", f"--config.run={two}", f"--config.out={again}", "--config.dtype=float32"]
     finish(train(2, 4, *export, script="launch/export_hf.py"))
     assert (again / "model.safetensors").read_bytes() == (two / "hf" / "model.safetensors").read_bytes()
 
