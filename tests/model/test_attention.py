@@ -84,7 +84,7 @@ SHAPES = {
         ("splash", "padded-mqa", (1, 1, 1, 1)),
         pytest.param("splash", "split", (1, 2, 1, 2), marks=pytest.mark.slow),
         ("splash", "padded-gqa", (1, 2, 2, 2)),
-        ("splash", "split-in-four", (1, 1, 1, 4)),
+        pytest.param("splash", "split-in-four", (1, 1, 1, 4), marks=pytest.mark.slow),
         pytest.param("reference", "padded-gqa", (1, 2, 2, 2), marks=pytest.mark.slow),
         ("reference", "split-in-four", (1, 1, 1, 4)),
     ],

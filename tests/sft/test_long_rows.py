@@ -12,9 +12,17 @@ from tljax.core.metrics import TIMING_FIELDS
 from tljax.model import sequence
 from tljax.sft.step import token_scores
 
+LESS = [f"--config.{name}" for name in ("eval.sets=", "eval.best=loss", "eval.every=0", "checkpoint.keep_best=0")]
+
 
 def lines_of(folder, name="metrics"):
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def assert_same_updates(found, wanted):
+    ours, theirs = ([line for line in lines_of(run) if "loss" in line] for run in (found, wanted))
+    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-4)
+    assert [line["grad_norm"] for line in ours] == pytest.approx([line["grad_norm"] for line in theirs], rel=1e-3)
 
 
 def assert_same_run(found, wanted):
@@ -29,6 +37,17 @@ def assert_same_run(found, wanted):
             assert [piece, weight, mark] == [same[0], same[1], same[3]] and nll == pytest.approx(same[2], abs=1e-3)
 
 
+def test_a_run_with_split_rows_has_the_same_updates(launch, quick, trained, tmp_path):
+    """Without answers and export, which cost more than the updates."""
+    flags = [*LESS, "--config.export.at_end=false", "--config.mesh.sequence=2", "--config.mesh.data=2"]
+    assert launch("train", *quick, *flags, f"--config.out={tmp_path / 'run'}") == 0
+    assert_same_updates(tmp_path / "run", trained)
+    runs = lines_of(tmp_path / "run"), lines_of(trained)
+    ours, theirs = ([line["eval_loss"] for line in lines if "eval_loss" in line][-1] for lines in runs)
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_rows_split_over_devices(launch, quick, trained, tmp_path):
     """From update 4, saved where each row was on one device."""
     again = tmp_path / "run"
@@ -53,14 +72,11 @@ def test_a_run_on_any_mesh_has_the_same_metrics(flags, launch, quick, trained, t
 @pytest.mark.parametrize("flag", ["sequence=8", "slices=2"])
 def test_processes_share_rows_or_are_slices(flag, start_several, quick, trained, repo, tmp_path):
     """Two processes of four devices: every row on all of them, or each process with all weights, half of the rows."""
-    less = [f"--config.{name}" for name in ("eval.sets=", "eval.best=loss", "eval.every=0", "checkpoint.keep_best=0")]
     folder, script = tmp_path / "run", str(repo / "launch" / "train.py")
-    flags = [*quick, *less, f"--config.mesh.{flag}", f"--config.out={folder}"]
+    flags = [*quick, *LESS, f"--config.mesh.{flag}", f"--config.out={folder}"]
     for process, log in start_several(2, 4, script, *flags):
         assert process.wait(timeout=600) == 0, log.read_text()[-3000:]
-    ours, theirs = ([line for line in lines_of(run) if "loss" in line] for run in (folder, trained))
-    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], rel=1e-4)
-    assert [line["grad_norm"] for line in ours] == pytest.approx([line["grad_norm"] for line in theirs], rel=1e-3)
+    assert_same_updates(folder, trained)
 
 
 @pytest.mark.slow
