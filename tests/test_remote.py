@@ -1,10 +1,12 @@
 """gs:// wherever a path is taken, against a local emulator of Google Cloud Storage."""
 
+import http
 import importlib.util
 import json
 import os
 import shutil
 import socket
+import threading
 from pathlib import Path
 
 import jax
@@ -26,6 +28,45 @@ BUCKET = "gs://bucket"
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 
 
+def emulator_with_generations(patch):
+    """The emulator's module, made to tell an object's generation and to refuse to replace another one.
+
+    TensorStore's commits stand on both; without them what several processes wrote is lost.
+    """
+    from gcp_storage_emulator import server
+    from gcp_storage_emulator.exceptions import NotFound
+    from gcp_storage_emulator.handlers import objects
+
+    download, upload_, lock = objects.download, objects._media_upload, threading.Lock()
+
+    def generation(request, storage, name):
+        try:
+            return storage.get_file_obj(request.params["bucket_name"], name)["generation"]
+        except NotFound:
+            return "0"
+
+    def told(request, response, storage, *rest, **more):
+        response["x-goog-generation"] = generation(request, storage, request.params["object_id"])
+        return download(request, response, storage, *rest, **more)
+
+    def conditional(request, response, storage):
+        with lock:
+            wanted = request.query.get("ifGenerationMatch")
+            if wanted and wanted[0] != generation(request, storage, request.query["name"][0]):
+                assert request.data is not None  # read, so that the connection can go on
+                response.status = http.HTTPStatus.PRECONDITION_FAILED
+                return None
+            return upload_(request, response, storage)
+
+    def replaced(methods):
+        return {method: told if call is download else call for method, call in methods.items()}
+
+    patch.setattr(objects, "download", told)
+    patch.setattr(objects, "_media_upload", conditional)
+    patch.setattr(server, "HANDLERS", tuple((pattern, replaced(methods)) for pattern, methods in server.HANDLERS))
+    return server
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
     """A server with one empty bucket, and the variables by which the libraries find it; objects by name."""
@@ -44,9 +85,10 @@ def store(tmp_path_factory):
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setattr("huggingface_hub.constants.HF_HOME", os.environ["HF_HOME"])
         import gcsfs
-        from gcp_storage_emulator.server import create_server
 
-        server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+        server = emulator_with_generations(patch).create_server(
+            "127.0.0.1", port, in_memory=True, default_bucket="bucket"
+        )
         server.start()
         yield gcsfs.GCSFileSystem(token="anon")
         server.stop()
@@ -102,6 +144,10 @@ def test_a_model_at_an_address(store):
     assert fingerprint(model) == fingerprint(source.open_model(BASE, ""))
 
 
+# Of a run that is to make the updates of `trained`, and nothing else.
+LESS = ("--config.eval.sets=", "--config.eval.best=loss", "--config.eval.every=0", "--config.checkpoint.keep_best=0")
+
+
 def updates_of(text):
     lines = [json.loads(line) for line in text.splitlines()]
     return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in lines if "loss" in line]
@@ -111,13 +157,7 @@ def updates_of(text):
 def test_a_run_at_an_address_goes_on_from_another_machine(store, launch, quick, trained, capsys, monkeypatch, tmp_path):
     """Stopped after a checkpoint, then to its end where no file of it is: as the run in a folder, `trained`."""
     where = "bucket/runs/one"
-    less = (
-        "--config.eval.sets=",
-        "--config.eval.best=loss",
-        "--config.eval.every=0",
-        "--config.checkpoint.keep_best=0",
-    )
-    command = ("train", *quick, *less, f"--config.out=gs://{where}")
+    command = ("train", *quick, *LESS, f"--config.out=gs://{where}")
     save = Checkpoints.save
 
     def stop(self, step, *rest, **more):

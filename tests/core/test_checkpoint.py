@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,17 @@ def test_newest_and_best_are_kept_also_by_a_resumed_run(tmp_path):
         checkpoints.save(9, state, {})
         checkpoints.save(10, state, {})
     assert committed(tmp_path) == ["10", "8", "9"]
+
+
+def test_what_a_kill_left_of_a_replaced_checkpoint_is_removed(tmp_path):
+    state = random_state(abstract((1, 1, 1)), seed=1)
+    with Checkpoints(tmp_path, keep=4, keep_best=2) as checkpoints:
+        for step, loss in [(1, 0.2), (2, 0.1), (3, 0.2), (4, 0.9)]:
+            checkpoints.save(step, state, {}, badness=loss)
+    for part in ("metrics", "metadata"):
+        shutil.rmtree(tmp_path / "1" / part)
+    with Checkpoints(tmp_path, keep=1, keep_best=2) as checkpoints:
+        assert committed(tmp_path) == ["2", "3", "4"] and checkpoints.steps() == [2, 3, 4]
 
 
 def test_of_equally_good_checkpoints_the_newest_is_kept_and_named(tmp_path):
@@ -333,7 +345,6 @@ def test_saving_prints_nothing_and_keeps_other_logs(tmp_path, caplog):
 
 
 def test_metadata_file_is_plain_json(tmp_path):
-    """Tools that know nothing of Orbax can read it."""
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, random_state(abstract((1, 1, 1)), seed=1), {"step": 7, "config": {"name": "é"}})
     assert json.loads((tmp_path / "7" / "metadata" / "metadata").read_text()) == {"step": 7, "config": {"name": "é"}}

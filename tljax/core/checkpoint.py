@@ -74,6 +74,8 @@ class Checkpoints:
             raise InputError(
                 f"{self.folder}: cannot be used for checkpoints ({_reason(error)}); give another folder"
             ) from error
+        if not read_only:
+            self._guard(lambda: self._remove_replaced(keep, keep_best))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -118,7 +120,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the lowest badness, the newest of equals, or None where none has one."""
-        found = {step: _badness(self._manager.metrics(step) or {}) for step in self.steps()}
+        found = {step: self._badness_of(step) for step in self.steps()}
         finite = (step for step in found if math.isfinite(found[step]))
         return min(finite, key=lambda step: (found[step], -step), default=None)
 
@@ -143,6 +145,21 @@ class Checkpoints:
         """
         self._compare(step, {"params": abstract_params}, partial=True)
         return self._restore(step, {"params": abstract_params})["params"]
+
+    def _remove_replaced(self, keep: int, keep_best: int) -> None:
+        """Removes what newer or better ones replace: a kill while Orbax removed it may have left a part."""
+        found = {step: self._badness_of(step) for step in self.steps()}
+        finite = sorted(badness for badness in found.values() if math.isfinite(badness))
+        good = finite[:keep_best][-1] if finite and keep_best else -math.inf
+        for step in sorted(found)[:-keep]:
+            if found[step] > good:
+                self._manager.delete(step)
+
+    def _badness_of(self, step: int) -> float:
+        try:
+            return _badness(self._manager.metrics(step) or {})
+        except (OSError, ValueError, KeyError):  # removed in part
+            return math.inf
 
     def _restore(self, step: int, abstract: Any) -> Any:
         args = ocp.args.PyTreeRestore(
