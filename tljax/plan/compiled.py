@@ -23,15 +23,13 @@ UNITS = {"K": 1024.0, "M": 1024.0**2, "G": 1024.0**3, "T": 1024.0**4, "": 1.0}
 class Compiled:
     """One program on one device; bytes.
 
-    temporaries: work space, gradients among it; results: what it gives and does not write over an argument; peak: the
-    most that is in use at once. refused: what the compiler said of a program too large, whose `temporaries` is then
-    all that is known.
+    temporaries: work space, gradients among it; results: what it gives and does not write over an argument. refused:
+    what the compiler said of a program too large, whose `temporaries` is then all that is known.
     """
 
     seconds: float
     temporaries: float
     results: float
-    peak: float
     code: float
     traffic: float
     transfers: tuple[Transfer, ...]
@@ -57,7 +55,6 @@ def compile_program(lower: Callable[[], Any], layers: int) -> Compiled:
         seconds=time.perf_counter() - begun,
         temporaries=memory.temp_size_in_bytes,
         results=max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        peak=getattr(memory, "peak_memory_in_bytes", 0),
         code=memory.generated_code_size_in_bytes,
         traffic=traffic(module, layers),
         transfers=tuple(transfers(module, layers)),
@@ -81,7 +78,7 @@ def size_in(text: str) -> float:
 
 def _refused(told: str, seconds: float) -> Compiled:
     line = re.sub(r"\s+", " ", told).removeprefix("RESOURCE_EXHAUSTED: ")[:220]
-    return Compiled(seconds, size_in(line), 0.0, 0.0, 0.0, 0.0, (), 0, (), line)
+    return Compiled(seconds, size_in(line), 0.0, 0.0, 0.0, (), 0, (), line)
 
 
 def _source(text: str) -> str:

@@ -39,8 +39,7 @@ def _part(plan: Measured, part: Part) -> list[str]:
     rows = [["inputs", size(part.inputs)]]
     rows += [["gradients", size(part.gradients)]] if part.gradients else []
     rows += [["activations and work space", size(part.work)]]
-    peak = f", in use at once {size(compiled.peak)}" if compiled is not None and compiled.peak else ""
-    rows += [["total with what stays", size(part.total) + peak]]
+    rows += [["total with what stays", size(part.total)]]
     lines += table(rows)
     if compiled is not None:
         lines += _transfers(compiled)

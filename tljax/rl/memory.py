@@ -43,8 +43,7 @@ class Need:
 def need(config: Any, plan: Plan, longest: int) -> Need:
     """The bytes on one device of the current mesh for prompts of at most `longest` tokens; activations are estimated.
 
-    Those are what is in use at once (model/activations.py). Of adapters and norms, small parts that the mesh does not
-    divide count as if it did.
+    See model/activations.py. Of adapters and norms, small parts that the mesh does not divide count as if it did.
     """
     parts, tensor, c = weight_shards(), shards("heads"), plan.config
     width = jnp.dtype(config.model.compute_dtype).itemsize
