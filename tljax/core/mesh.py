@@ -84,8 +84,13 @@ def nearest_mesh(fits: Callable[[Shape], bool]) -> str:
 
     fits: whether sizes of AXES will do. "data" stays as it is where anything else can be changed instead.
     """
-    mesh = jax.sharding.get_mesh()
-    here, slices = dict(mesh.shape), len(_slices(list(mesh.devices.flat)))
+    mesh = jax.sharding.get_abstract_mesh()
+    # Under jit, where only a caller that skipped the checks gets to, the devices are not known.
+    try:
+        slices = len(_slices(list(jax.sharding.get_mesh().devices.flat)))
+    except ValueError:
+        slices = 1
+    here = dict(mesh.shape)
 
     def whole(shape: Shape) -> bool:
         return shape["data"] % slices == 0 and fits(shape)

@@ -12,10 +12,14 @@ from tljax.model.llama import LlamaConfig
 
 @dataclasses.dataclass(frozen=True)
 class Activations:
-    """Of a model whose heads, feed-forward and vocabulary are split over `tensor` devices; width: bytes of a number."""
+    """Of a model whose heads, feed-forward and vocabulary are split over `tensor` devices, and its rows over `places`.
+
+    width: bytes of a number. Tokens are those of one device.
+    """
 
     c: LlamaConfig
     tensor: int
+    places: int
     width: int
 
     def learning(self, rows: float, tokens: float, chunk: int, remat: str, table: int) -> float:
@@ -52,7 +56,7 @@ class Activations:
 
     def _passing(self, rows: float, tokens: float, chunk: int) -> float:
         logits = rows * chunk * self.c.vocab_size * 4 / self.tensor
-        return 2 * rows * tokens * self._layer() + 3 * logits
+        return 2 * rows * tokens * (self._layer() + self._others()) + 3 * logits
 
     def _gathered(self, layers: int, table: int) -> float:
         c = self.c
@@ -64,10 +68,14 @@ class Activations:
         c = self.c
         return (8 * c.d_model + (3 * c.d_ff + 2 * c.num_heads * c.head_dim) / self.tensor) * self.width
 
+    def _others(self) -> float:
+        """Keys and values that attention gathers beside each token's own, of a layer."""
+        return (self.places - 1) * self.cache() / self.c.num_layers
+
     def _kept(self, remat: str) -> float:
         """What is kept of one token and layer (model/remat.py): the input, what attention gives, what products give."""
         c = self.c
         products = 3 * c.d_model + 2 * ((c.num_heads + c.num_kv_heads) * c.head_dim + c.d_ff) / self.tensor
         attention = c.d_model + c.num_heads * c.head_dim / self.tensor
         numbers = {"full": c.d_model, "attention": attention, "dots": products}
-        return numbers[remat] * self.width if remat in numbers else self._layer()
+        return numbers[remat] * self.width if remat in numbers else self._layer() + self._others()

@@ -71,14 +71,19 @@ def warnings_in(log: str) -> tuple[str, ...]:
 
 
 def size_in(text: str) -> float:
-    """Bytes of the first size in the compiler's words, such as "(29.79G)" or "Used 20.5G of 15.75G hbm"; 0 without."""
-    found = re.search(r"(?:\(|Used )([\d.]+)([KMGT]?)\b", text)
+    """Bytes of a program in the compiler's words, "program 18.29G arguments 2.27G" or "(29.79G)"; 0 without.
+
+    Where they give the sum alone, "Used 20.5G of 15.75G hbm", that.
+    """
+    words = (r"\bprogram ", r"(?:\(|Used )")
+    sizes = (re.search(rf"{word}([\d.]+)([KMGT]?)\b", text) for word in words)
+    found = next((size for size in sizes if size), None)
     return float(found.group(1)) * UNITS[found.group(2)] if found else 0.0
 
 
 def _refused(told: str, seconds: float) -> Compiled:
     line = re.sub(r"\s+", " ", told).removeprefix("RESOURCE_EXHAUSTED: ")[:220]
-    return Compiled(seconds, size_in(line), 0.0, 0.0, 0.0, (), 0, (), line)
+    return Compiled(seconds, size_in(told), 0.0, 0.0, 0.0, (), 0, (), line)
 
 
 def _source(text: str) -> str:

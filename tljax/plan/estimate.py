@@ -1,10 +1,11 @@
 """Work space and movement by arithmetic: where no compiler is at hand, and for a search to know where to look."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
 
-from tljax.core.mesh import batch_shards, shards, weight_shards
+from tljax.core.mesh import batch_shards, row_parts, shards, weight_shards
 from tljax.model import cost, llama
 from tljax.model.activations import Activations
 from tljax.model.replies import padded_width
@@ -15,9 +16,10 @@ def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
 
     program: "step", "update", "experience" or "rollout". Within a third of what the TPU compiler finds.
     """
-    width, block = jnp.dtype(config.model.compute_dtype).itemsize, config.get("rollout")
-    of = Activations(c, shards("heads"), width)
+    width = jnp.dtype(config.model.compute_dtype).itemsize
+    of = Activations(c, shards("heads"), shards("positions"), width)
     if program == "rollout":
+        block = config.rollout
         prompt = padded_width(block.max_prompt_tokens, block.round_to)
         return of.replying(block.rows / batch_shards(), prompt, block.max_new_tokens, weight_shards())
     rows, tokens, targets = _batch(config)
@@ -32,25 +34,27 @@ def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, fl
     """Bytes that one device reads and writes in its memory, and that it receives from others, in a program; at least.
 
     Where weights are split, every pass gathers them, written once and read once, and a backward pass reduces their
-    gradients; where rows are, every layer gathers keys and values, and reduces their gradients. A rollout reads a
-    device's own share of the weights, and half the cache, at every token.
+    gradients, also over the places that hold the same ones; where rows are, every layer gathers keys and values, and
+    reduces their gradients. A rollout reads a device's own share of the weights, and half the cache, at every token.
     """
     parts, tensor, width = shards("embed"), shards("heads"), jnp.dtype(config.model.compute_dtype).itemsize
     whole = cost.count_weights(c) * width / tensor
     away = whole * (parts - 1) / parts
+    token = Activations(c, tensor, shards("positions"), width).cache()
     if program == "rollout":
-        block, token = config.rollout, Activations(c, tensor, width).cache()
+        block = config.rollout
         cache = block.rows / batch_shards() * (block.max_prompt_tokens + block.max_new_tokens / 2) * token
         return block.max_new_tokens * (whole / parts + cache) + 2 * whole, away
-    passes = (1 if program == "step" else 1 + (config.algorithm == "ppo")) * _parts(config)
     rows, tokens, _ = _batch(config)
     # Attention and feed-forward each end in a sum over "tensor", and begin with one in a backward pass.
     summed = 2 * c.num_layers * rows * tokens * c.d_model * width * 2 * (tensor - 1) / tensor
-    summed += rows * tokens * Activations(c, tensor, width).cache() * (shards("positions") - 1)
+    summed += rows * tokens * token * (shards("positions") - 1)
     if program == "experience":
-        passes += _parts(config)
+        passes = (2 + (config.algorithm == "ppo")) * config.ppo.minibatches * config.ppo.accumulate
         return passes * 2 * whole, passes * (away + summed)
-    reduced = 0.0 if config.lora.rank else 2 * away
+    passes = _parts(config) if program == "step" else (1 + (config.algorithm == "ppo")) * _parts(config)
+    copies = shards("batch", "positions") // parts
+    reduced = 0.0 if config.lora.rank else 2 * away + 2 * whole / parts * (copies - 1) / copies
     again = config.model.remat in ("full", "attention")
     return passes * 6 * whole, passes * (2 * away + reduced + (2 + again) * summed)
 
@@ -62,7 +66,7 @@ def _batch(config: Any) -> tuple[float, int, int]:
         tokens = sft_tokens(config) // places
         return config.batch.rows / config.batch.accumulate / batch_shards(), tokens, tokens
     block, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
-    tokens = padded_width(block.max_prompt_tokens + block.max_new_tokens, block.round_to)
+    tokens = padded_width(block.max_prompt_tokens + block.max_new_tokens, math.lcm(block.round_to, row_parts()))
     return block.prompts * block.group / parts / batch_shards(), tokens // places, block.max_new_tokens
 
 
@@ -75,4 +79,5 @@ def _parts(config: Any) -> int:
 
 def sft_tokens(config: Any, round_to: int = 128) -> int:
     """The length of a packed row; where the config leaves it to the data, the longest that it allows."""
-    return config.batch.tokens or -(-config.data.max_tokens // round_to) * round_to
+    unit = math.lcm(round_to, row_parts())
+    return config.batch.tokens or -(-config.data.max_tokens // unit) * unit

@@ -32,7 +32,7 @@ def divisible(config: Any) -> tuple[Any, list[str]]:
         most = block.prompts * block.group // unit  # parts of a minibatch with a row for every place
         change("ppo.accumulate", max(n for n in range(1, ppo.accumulate + 1) if most % n == 0))
         change("rollout.rows", raised(block.rows, places))
-    if config.run == "ppo" or config.eval.sets:
+    if config.eval.sets:
         change("eval.rows", raised(config.eval.rows, places))
     return config, notes
 
@@ -65,5 +65,6 @@ def flags(config: Any) -> str:
     fields = ["mesh.sequence"] if config.mesh.sequence > 1 else []
     fields += ["mesh.tensor", "model.remat"]
     fields += ["batch.rows"] if config.run == "sft" else ["rollout.prompts", "rollout.rows", "ppo.accumulate"]
+    fields += ["eval.rows"] if config.eval.sets else []
     values = ((field, *field.split(".")) for field in fields)
     return " ".join(f"--config.{field}={config[block][name]}" for field, block, name in values)

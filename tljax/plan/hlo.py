@@ -68,7 +68,8 @@ class Module:
     def executed(self, layers: int) -> Iterator[Executed]:
         """Every computation that runs, once for each place it is called from.
 
-        The loop over the layers is told by its trips, `layers` of them: the text has no other name for it that lasts.
+        The loop over the layers is told by its trips, `layers` of them: the text has no other name for it that lasts, so that
+        another loop of as many trips, such as over the parts of a batch, counts as one.
         """
         stack = [Executed(self.entry, 1, False, False)]
         while stack:

@@ -1,12 +1,13 @@
 """What PPO and its relatives compile: update, experience and rollout."""
 
 import dataclasses
+import math
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from tljax.core.mesh import check_rows
+from tljax.core.mesh import check_rows, row_parts
 from tljax.core.state import TrainState
 from tljax.data.tokens import Tokenizer
 from tljax.model import cost, decode, llama, lora
@@ -44,7 +45,7 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     actor, critic = plan.abstract()
     state = _ppo_state(state_of(actor, tx), state_of(critic, critic_tx) if plan.has_critic else None)
     prompt, reply = padded_width(block.max_prompt_tokens, block.round_to), block.max_new_tokens
-    width = padded_width(block.max_prompt_tokens + reply, block.round_to)
+    width = padded_width(block.max_prompt_tokens + reply, math.lcm(block.round_to, row_parts()))
     rows, key = _rows(count, width, reply), array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
     scores = [array((count, reply), jnp.float32) for _ in range(5)]
     experience = Experience(rows, *scores)

@@ -10,6 +10,7 @@ from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import say
 from tljax.model import llama, source
+from tljax.model.attention import choose
 from tljax.plan.fitting import divisible, flags
 from tljax.plan.measure import Measured, measure
 from tljax.plan.report import report
@@ -33,6 +34,8 @@ def run(config: Any) -> None:
     check(config)
     with jax.set_mesh(make_mesh(**config.mesh, devices=topology.devices)):
         llama.check_mesh(c)
+        platform = "tpu" if topology.compiles else "gpu"
+        choose(config.model.attention, config.model.compute_dtype, c.head_dim, platform)
         config, notes = divisible(config)
         for note in notes:
             say(note)

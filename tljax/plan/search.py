@@ -78,10 +78,13 @@ def candidates(config: Any, c: llama.LlamaConfig, topology: Topology, tried: lis
         with jax.set_mesh(make_mesh(**meshed.mesh, devices=topology.devices)):
             for remat in REMATS:
                 meshed.model.remat = remat
-                for rows in (2**power for power in range(MOST.bit_length())):
-                    chosen = with_rows(meshed, rows)
-                    if rows_of(chosen) != rows:
-                        break  # an update has no more replies
+                last = 0
+                for most in (2**power for power in range(MOST.bit_length())):
+                    chosen = with_rows(meshed, most)
+                    rows = rows_of(chosen)
+                    if rows == last:
+                        continue  # an update has no more replies
+                    last = rows
                     memory, rate = guess(chosen, c, topology)
                     if LEAST * memory > topology.chip.memory:
                         break
@@ -99,7 +102,7 @@ def search(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Tried]
     left = candidates(config, c, topology, meshes(config, c, topology))
     how = f"at most {COMPILES} are compiled, minutes each" if topology.compiles else "none can be compiled"
     say(f"search: {len(left)} configs, the fastest by arithmetic first; {how}")
-    room, scale, tried = topology.chip.memory, FIRST, list[Tried]()
+    room, scale, tried = topology.chip.memory, FIRST if topology.compiles else 1.0, list[Tried]()
     while left and len(tried) < COMPILES:
         best = max((x for x in tried if x.plan.fits), key=_worth, default=None)
         fitting = [x for x in left if scale * x.memory <= room]
@@ -140,12 +143,13 @@ def _line(tried: Tried) -> str:
 def whole(best: Tried, c: llama.LlamaConfig, topology: Topology) -> Measured:
     """The plan of the best one with all its programs. Of PPO the rows of a rollout are halved until it fits."""
     plan = best.plan
+    known = plan.parts
     while True:
         with jax.set_mesh(make_mesh(**plan.config.mesh, devices=topology.devices)):
-            plan = measure(plan.config, c, topology, known=best.plan.parts)
+            plan = measure(plan.config, c, topology, known=known)
             if plan.fits or plan.worst.program.name != "rollout" or plan.config.rollout.rows % (2 * batch_shards()):
                 return plan
-        rows = plan.config.rollout.rows // 2
+        known, rows = plan.parts[:-1], plan.config.rollout.rows // 2
         say(f"the rollout does not fit, {size(plan.worst.total)}; once more with --config.rollout.rows={rows}")
         config = plan.config.copy_and_resolve_references()
         config.rollout.rows = rows
@@ -192,13 +196,15 @@ def hint(plan: Measured, c: llama.LlamaConfig) -> str:
     config, topology = plan.config, plan.topology
     learns, worst = plan.parts[0], plan.worst
     if not plan.fits and worst is not learns:
-        return f"{worst.program.name} takes the most: lower rollout.rows, or use more devices"
-    scale = FIRST
+        lower = "lower rollout.rows" if worst.program.name == "rollout" else "raise ppo.accumulate"
+        return f"{worst.program.name} takes the most: {lower}, or use more devices"
+    scale = 1.0
     if learns.compiled is not None:
         scale = learns.total / guess(config, c, topology)[0]
         scale = max(scale, 1.01) if learns.compiled.refused else scale
     for x in candidates(config, c, topology, [{}]):
-        if scale * x.memory < topology.chip.memory:
+        if scale * x.memory <= topology.chip.memory:
             more = " (--search compiles it)" if topology.compiles else ""
             return f"by arithmetic the fastest that fits on this mesh: {flags(x.config)}{more}"
-    return "by arithmetic nothing fits on this mesh; use more devices, another mesh (--search tries some), or lora"
+    other = "--search tries some" if config.mesh.fsdp == -1 else "--search tries some with mesh.fsdp=-1"
+    return f"by arithmetic nothing fits on this mesh; use more devices, another mesh ({other}), or lora"

@@ -1,5 +1,6 @@
 """What a PPO run will hold on each device, told before anything is allocated."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import batch_shards, device_bytes, shards, weight_shards
+from tljax.core.mesh import batch_shards, device_bytes, row_parts, shards, weight_shards
 from tljax.model.activations import Activations
 from tljax.model.replies import padded_width
 from tljax.rl.roles import Plan
@@ -53,12 +54,13 @@ def need(config: Any, plan: Plan, longest: int) -> Need:
         else Role(name, frozen * width / parts)
         for name, trained, frozen in plan.sizes()
     )
-    of = Activations(c, tensor, width)
+    of = Activations(c, tensor, shards("positions"), width)
     prompt = padded_width(longest, config.rollout.round_to)
     rows = max(config.rollout.rows, config.eval.rows) / batch_shards()
     rollout = of.replying(rows, prompt, max(config.rollout.max_new_tokens, config.eval.new_tokens), parts)
     here = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
-    tokens = padded_width(longest + config.rollout.max_new_tokens, config.rollout.round_to) / shards("positions")
+    unit = math.lcm(config.rollout.round_to, row_parts())
+    tokens = padded_width(longest + config.rollout.max_new_tokens, unit) / shards("positions")
     chunk = min(config.model.loss_chunk, config.rollout.max_new_tokens)
     table = 8 if plan.adapter is None else width  # a trained embedding is gathered in float32, as is its gradient
     update = of.learning(here / batch_shards(), tokens, chunk, config.model.remat, table)

@@ -80,6 +80,7 @@ def check_state_fits(config: Any, c: llama.LlamaConfig) -> None:
         less = "" if options is not None else ", an adapter alone (config.lora.rank)"
         raise InputError(
             f"the model has {cost.count_weights(c) / 1e9:.1f} billion weights; with gradients and moments they take "
-            f"{need / 1e9:,.0f} GB on each of {parts} device{'s' * (parts > 1)}, which has {room / 1e9:,.0f} GB; "
-            f"use more devices (config.mesh.fsdp, mesh.tensor){less} or a smaller model"
+            f"{need / 1e9:,.0f} GB on each of {mesh.size} device{'s' * (mesh.size > 1)}, which has "
+            f"{room / 1e9:,.0f} GB; spread it over more (config.mesh.fsdp, mesh.sequence, mesh.tensor){less} or take a "
+            "smaller model"
         )
