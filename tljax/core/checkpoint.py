@@ -219,8 +219,8 @@ class Checkpoints:
             raise told from error
 
     def _told(self, error: Exception) -> InputError | None:
-        """What a disk that refuses means to the user, or None where the error has another cause."""
-        reason = _reason(error)
+        """What a disk that refuses means to the user, or None where the error has another cause, or says it itself."""
+        reason = None if isinstance(error, InputError) else _reason(error)
         if reason is None:
             return None
         self._manager.reload()
