@@ -196,6 +196,52 @@ def test_a_run_at_an_address_goes_on_from_another_machine(store, launch, quick, 
         assert jax.tree.all(jax.tree.map(jnp.array_equal, ours, theirs))
 
 
+@pytest.fixture
+def two(start_several, quick, repo):
+    """two(address) -> the two processes of a small run, with their logs."""
+    flags = [*quick, *LESS, "--config.batch.rows=2", "--config.data.max_tokens=512", "--config.export.dtype=float32"]
+    return lambda out: start_several(2, 1, str(repo / "launch" / "train.py"), *flags, f"--config.out={out}")
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_run_at_an_address(store, two):
+    """Each with a working folder of its own, and checkpoints by both, whose last is the export bit for bit."""
+    where = "bucket/runs/two"
+    started = two(f"gs://{where}")
+    for process, log in started:
+        assert process.wait(timeout=900) == 0, log.read_text()[:3000]
+    assert f"model: gs://{where}/hf in Hugging Face format" in started[0][1].read_text()
+    store.invalidate_cache()
+    updates = updates_of(store.cat(f"{where}/metrics.jsonl").decode())
+    assert [line["step"] for line in updates] == [1, 2, 3, 4, 5, 6]
+    assert [name.split("/")[-1] for name in store.ls(f"{where}/checkpoints")] == ["4", "6"]
+    with jax.set_mesh(make_mesh(1, 8, 1)):
+        run, export = (source.open_model(f"gs://{where}{part}", "") for part in ("", "/hf"))
+        assert run.checkpoint is not None
+        ours, theirs = (source.load_params(model, jnp.float32, 0) for model in (run, export))
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, ours, theirs))
+
+
+@pytest.mark.slow
+def test_an_upload_that_is_refused_ends_both_processes(store, two, monkeypatch):
+    """Of metrics before a commit, while both wait for that: process 0 alone does it."""
+    from gcp_storage_emulator.handlers import objects
+
+    upload = objects._multipart_upload
+
+    def refuse(request, response, storage):
+        if request.data["meta"]["name"] != "runs/refused/metrics.jsonl":
+            return upload(request, response, storage)
+        response.status = http.HTTPStatus.FORBIDDEN
+
+    monkeypatch.setattr(objects, "_multipart_upload", refuse)
+    (first, log), (other, its) = two(f"{BUCKET}/runs/refused")
+    assert (first.wait(300), other.wait(60)) == (2, 2), log.read_text()
+    told = f"error: config.out {BUCKET}/runs/refused/metrics.jsonl: no permission ("
+    assert log.read_text().splitlines()[-1].startswith(told)
+    assert its.read_text().splitlines()[-1].startswith("process 0 (") and told in its.read_text()
+
+
 def test_an_export_that_was_not_finished_is_begun_again(store, tmp_path):
     """At an address nothing can be renamed: until the last object is there, one says so."""
     address = f"{BUCKET}/exports/one"

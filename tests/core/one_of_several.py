@@ -1,12 +1,16 @@
 """One process of several, for test_processes.py: joins the others and does what its first argument says."""
 
+import contextlib
+import errno
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -60,6 +64,37 @@ def wait(me: int) -> None:
     processes.check_same({})
 
 
+def end_amid_requests(me: int) -> None:
+    """Process 0 ends while threads ask its coordinator something, as the watch does now and then."""
+
+    joined = processes._group
+    assert joined is not None
+
+    def ask() -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                joined.given("alive")
+
+    for _ in range(8 if me == 0 else 0):
+        threading.Thread(target=ask, daemon=True).start()
+
+
+def refuse(me: int) -> None:
+    """Process 1 cannot write its part of a checkpoint, and both wait for its commit."""
+    import jax
+
+    from tljax.core.checkpoint import Checkpoints
+
+    def upload() -> None:
+        if me == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    jax.devices()
+    with Checkpoints(FOLDER / "checkpoints", before_commit=upload) as checkpoints:
+        checkpoints.save(1, {"weights": np.ones(3)}, {})
+        checkpoints.wait()
+
+
 WORK = {
     "agree": agree,
     "differ": agree,
@@ -71,6 +106,8 @@ WORK = {
     "freeze-0": lambda me: freeze(me, 0),
     "freeze-1": lambda me: freeze(me, 1),
     "wait": wait,
+    "end": end_amid_requests,
+    "refuse": refuse,
 }
 
 

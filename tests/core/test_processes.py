@@ -74,6 +74,20 @@ def test_an_error_of_one_process_ends_the_other_with_its_words(ended):
     assert out.rstrip().endswith("ended the run: error: row 7 is bad")
 
 
+def test_a_process_ends_well_whatever_its_threads_do(ended):
+    """Taken down around threads that wait for its coordinator, it would end by a signal."""
+    for code, out in ended("end"):
+        assert code == 0 and not said(out), out[:1000]
+
+
+def test_a_checkpoint_that_one_process_cannot_write_ends_both(ended):
+    """At once: Orbax lets both wait for each other, that one too, until its patience of ten minutes ends."""
+    (code, out), (own_code, own) = ended("refuse")
+    told = "checkpoints: a checkpoint could not be written (No space left on device); there is no earlier one"
+    assert own_code == 2 and told in said(own)[-1], own
+    assert code == 2 and said(out)[-1].startswith("process 1 (") and told in out, out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_a_frozen_process_ends_the_other_with_its_name(start_several, tmp_path, frozen):

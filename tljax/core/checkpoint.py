@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from tljax.core import processes
 from tljax.core.errors import InputError, one_line
 
 STATE, METADATA = "state", "metadata"
@@ -62,10 +63,10 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        tree = ocp.PyTreeCheckpointHandler()
+        tree = _State(self._failed)
         handlers.add(STATE, ocp.args.PyTreeSave, tree)
         handlers.add(STATE, ocp.args.PyTreeRestore, tree)
-        text = _Metadata(before_commit)
+        text = _Metadata(before_commit, self._failed)
         handlers.add(METADATA, ocp.args.JsonSave, text)
         handlers.add(METADATA, ocp.args.JsonRestore, text)
         try:
@@ -212,31 +213,79 @@ class Checkpoints:
         try:
             act()
         except Exception as error:
-            reason = _reason(error)
-            if reason is None:
+            told = self._told(error)
+            if told is None:
                 raise
-            self._manager.reload()
-            last = self.latest_step()
-            good = f"the last good one is of step {last}" if last is not None else "there is no earlier one"
-            raise InputError(
-                f"{self.folder}: a checkpoint could not be written ({reason}); {good}; make room or give another folder"
-            ) from error
+            raise told from error
+
+    def _told(self, error: Exception) -> InputError | None:
+        """What a disk that refuses means to the user, or None where the error has another cause, or says it itself."""
+        reason = None if isinstance(error, InputError) else _reason(error)
+        if reason is None:
+            return None
+        self._manager.reload()
+        last = self.latest_step()
+        good = f"the last good one is of step {last}" if last is not None else "there is no earlier one"
+        return InputError(
+            f"{self.folder}: a checkpoint could not be written ({reason}); {good}; make room or give another folder"
+        )
+
+    def _failed(self, error: Exception) -> None:
+        """Tells the run's other processes: Orbax lets this one wait for them before it raises the error."""
+        if processes.several():
+            processes.give_up(self._told(error) or error)
+
+
+class _State(ocp.PyTreeCheckpointHandler):
+    """Writes the arrays, and calls `failed` at once with what goes wrong."""
+
+    def __init__(self, failed: Callable[[Exception], None]):
+        super().__init__()
+        self._failed = failed
+
+    async def async_save(self, *args: Any, **more: Any) -> list[Any]:
+        return [_Part(part, self._failed) for part in await super().async_save(*args, **more) or ()]
+
+    def finalize(self, directory: Any) -> None:
+        try:
+            super().finalize(directory)
+        except Exception as error:
+            self._failed(error)
+            raise
 
 
 class _Metadata(ocp.JsonCheckpointHandler):
-    """Writes the metadata, and holds the commit until `before_commit` has returned."""
+    """Writes the metadata, and holds the commit until `before_commit` has returned; `failed` as of the arrays."""
 
-    def __init__(self, before_commit: Callable[[], None]):
+    def __init__(self, before_commit: Callable[[], None], failed: Callable[[Exception], None]):
         super().__init__()
-        self._before_commit = before_commit
+        self._before_commit, self._failed = before_commit, failed
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     async def async_save(self, directory: Any, item: Any = None, args: Any = None) -> list[Any]:
-        return [*(await super().async_save(directory, item, args) or ()), self._thread.submit(self._before_commit)]
+        written = await super().async_save(directory, item, args) or ()
+        return [_Part(part, self._failed) for part in (*written, self._thread.submit(self._before_commit))]
 
     def close(self) -> None:
         super().close()
         self._thread.shutdown()
+
+
+class _Part:
+    """A part of a save under way, as Orbax waits for it; calls `failed` with its error."""
+
+    def __init__(self, part: Any, failed: Callable[[Exception], None]):
+        self._part, self._failed = part, failed
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self._part.result(timeout=timeout)
+        except Exception as error:
+            self._failed(error)
+            raise
+
+    def cancel(self) -> bool | None:
+        return self._part.cancel()
 
 
 def _badness(metrics: dict[str, float]) -> float:

@@ -1,5 +1,6 @@
 """The processes of a run as one of them sees them: what they tell each other, and who is dead or stuck."""
 
+import atexit
 import contextlib
 import ctypes
 import json
@@ -171,10 +172,11 @@ def lost(name: str) -> str:
     )
 
 
-def explain_abort(why: Callable[[], tuple[int, str] | None]) -> None:
+def explain_abort(why: Callable[[], tuple[int, str] | None]) -> Callable[[], Any]:
     """Lets an abort of this process, as JAX forces it where the coordinator is lost, end in the code and line `why()`.
 
-    It comes from a thread of C++, at once; a handler of Python's own signal module would never get to run.
+    It comes from a thread of C++, at once; a handler of Python's own signal module would never get to run. Returns what
+    takes it back, which must be done before the interpreter is taken down: without one, it would abort again, for ever.
     """
 
     def explain(_: int) -> None:
@@ -183,7 +185,10 @@ def explain_abort(why: Callable[[], tuple[int, str] | None]) -> None:
             leave(*told)
 
     _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(explain))
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), _kept[-1])
+    handle = ctypes.CDLL(None).signal
+    handle.argtypes, handle.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    before = handle(int(signal.SIGABRT), ctypes.cast(_kept[-1], ctypes.c_void_p))
+    return lambda: handle(int(signal.SIGABRT), before)
 
 
 def wait_for_watch() -> None:
@@ -197,4 +202,16 @@ def leave(code: int, line: str) -> None:
         time.sleep(DAY)  # another thread says why, and ends this one too
     sys.stdout.flush()
     os.write(2, f"{line}\n".encode())
+    os._exit(code)
+
+
+def finish(code: int) -> None:
+    """Ends this process in order, all of it but the interpreter.
+
+    A thread that comes back from C++, such as a watch from the coordinator, into an interpreter that is being taken
+    down is ended by Python (before 3.14) in a way that C++ answers with an abort.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tljax.core.config import flat
 from tljax.core.errors import InputError, one_line, verdict
-from tljax.core.group import DAY, FAILED, Group, leave, patiently, wait_for_watch
+from tljax.core.group import DAY, FAILED, Group, finish, leave, patiently, wait_for_watch
 from tljax.core.rendezvous import join
 
 T = TypeVar("T")
@@ -28,8 +28,9 @@ _group: Group | None = None
 def joined(config: Any) -> Iterator[None]:
     """Joins this process to the run's others, by config.processes or what TPU pods and SLURM tell; holds until all end.
 
-    To be entered before JAX touches a device. Where there are several processes, an error in one ends all of them,
-    each with the line that names it. Raises InputError where they do not come together, or differ in code or config.
+    To be entered before JAX touches a device. Where there are several processes this one ends with the body, and an
+    error in one ends all of them, each with the line that names it. Raises InputError where they do not come together,
+    or differ in code or config.
     """
     global _group
     _group = join(config.processes)
@@ -42,25 +43,36 @@ def joined(config: Any) -> Iterator[None]:
         fields = {f"config.{name}": value for name, value in flat(json.loads(config.to_json_best_effort())).items()}
         own = {name: value for name, value in fields.items() if not name.startswith("config.processes.")}
         check_same(own | versions())
-        yield
+        code = 0
+        try:
+            yield
+        except SystemExit as stop:
+            code = int(stop.code or 0)
         _group.meet("the end of the run")
         _group.ending = True
-    except SystemExit:
-        _group.meet("the end of the run")
-        _group.ending = True
-        raise
+        finish(code)
     except KeyboardInterrupt:
         _group.fail(130, "interrupted")
         raise
     except Exception as error:
-        told = verdict(error)
-        if told is None:
-            traceback.print_exc()
-            # A collective whose partner died raises what no user understands; the watch then knows more.
-            wait_for_watch()
-            told = FAILED, f"error: {type(error).__name__}: {one_line(error)[:200]}"
-        _group.fail(*told)
-        leave(*told)
+        give_up(error)
+
+
+def give_up(error: Exception) -> None:
+    """Ends this process and all others for an error of one of its threads; returns where there is only this one.
+
+    For what the main thread would learn too late, since it waits for the others.
+    """
+    if _group is None:
+        return
+    told = verdict(error)
+    if told is None:
+        traceback.print_exception(error)
+        # A collective whose partner died raises what no user understands; the watch then knows more.
+        wait_for_watch()
+        told = FAILED, f"error: {type(error).__name__}: {one_line(error)[:200]}"
+    _group.fail(*told)
+    leave(*told)
 
 
 def versions() -> dict[str, str]:

@@ -125,7 +125,7 @@ def _only(line: str, waiting: str) -> Iterator[None]:
         return BAD_INPUT, line
 
     with tempfile.TemporaryFile() as held:
-        explain_abort(show)
+        take_back = explain_abort(show)
         os.dup2(held.fileno(), 2)
         said.start()
         try:
@@ -136,5 +136,5 @@ def _only(line: str, waiting: str) -> Iterator[None]:
             said.cancel()
             sys.stderr.flush()
             os.dup2(screen, 2)
-            explain_abort(lambda: None)
+            take_back()
             os.close(screen)
