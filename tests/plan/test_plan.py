@@ -226,18 +226,21 @@ def test_a_rollout_that_does_not_fit_is_halved(config_of, monkeypatch, gigabytes
     topology = Topology("here", CHIP, jax.devices()[:8], links=1, compiles=True)
     config = config_of("ppo", "7b,lora")
     config.rollout.rows = 64
+    compiled = []
 
     def part(name, size):
         return Part(Program(name, lambda: None, 1.0, 0.0, (), None), 0, 0, 0, size, None, Bound(1, 0, 0))
 
     def measure(config, c, topology, known):
-        parts = (*known, part("experience", 1e9), part("rollout", 1e9 * gigabytes * config.rollout.rows))
-        return Measured(config, topology, "", "", {}, parts)
+        parts = (part("update", 12e9), part("experience", 1e9), part("rollout", 1e9 * gigabytes * config.rollout.rows))
+        compiled.extend(x.program.name for x in parts[len(known) :])
+        return Measured(config, topology, "", "", {}, (*known, *parts[len(known) :]))
 
     monkeypatch.setattr(search_module, "measure", measure)
     learns = Measured(config, topology, "", "", {}, (part("update", 12e9),))
     plan = whole(Tried(Candidate(config, 1, 0, 1.0, 1.0), learns), llama.preset("7b"), topology)
     assert [x.program.name for x in plan.parts] == ["update", "experience", "rollout"]
+    assert compiled[:2] == ["experience", "rollout"] and set(compiled[2:]) == {"rollout"}
     assert (plan.config.rollout.rows, plan.fits) == (rows, fits)
     assert f"--config.rollout.rows={rows}" in flags(plan.config)
 

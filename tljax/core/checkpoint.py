@@ -76,7 +76,9 @@ class Checkpoints:
                 f"{self.folder}: cannot be used for checkpoints ({_reason(error)}); give another folder"
             ) from error
         if not read_only:
-            self._guard(lambda: self._remove_replaced(keep, keep_best))
+            # A kill while Orbax removed it may have left a part.
+            for step in processes.on_first(lambda: self._replaced(keep, keep_best)):
+                self._guard(lambda step=step: self._manager.delete(step))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -147,19 +149,17 @@ class Checkpoints:
         self._compare(step, {"params": abstract_params}, partial=True)
         return self._restore(step, {"params": abstract_params})["params"]
 
-    def _remove_replaced(self, keep: int, keep_best: int) -> None:
-        """Removes what newer or better ones replace: a kill while Orbax removed it may have left a part."""
+    def _replaced(self, keep: int, keep_best: int) -> list[int]:
+        """The steps of checkpoints that newer or better ones replace."""
         found = {step: self._badness_of(step) for step in self.steps()}
         finite = sorted(badness for badness in found.values() if math.isfinite(badness))
         good = finite[:keep_best][-1] if finite and keep_best else -math.inf
-        for step in sorted(found)[:-keep]:
-            if found[step] > good:
-                self._manager.delete(step)
+        return [step for step in sorted(found)[:-keep] if found[step] > good]
 
     def _badness_of(self, step: int) -> float:
         try:
             return _badness(self._manager.metrics(step) or {})
-        except (OSError, ValueError, KeyError):  # removed in part
+        except (FileNotFoundError, ValueError, KeyError):  # removed in part
             return math.inf
 
     def _restore(self, step: int, abstract: Any) -> Any:
@@ -176,7 +176,12 @@ class Checkpoints:
         try:
             return read()
         # Orbax, TensorStore and json; running out of memory or a defect is no damage, and removing files no cure.
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:
+            if "://" in str(self.folder) and STORE_ANSWERS.search(str(error)) and "NOT_FOUND" not in str(error):
+                told = f"could not be read ({one_line(error)[:200]}); check the address and the network, then try again"
+                raise InputError(f"{self.folder}/{step}: {told}") from error
+            if not isinstance(error, OSError | ValueError | KeyError):
+                raise
             earlier = [s for s in self.steps() if s < step]
             remedy = f"remove it to go on from step {earlier[-1]}" if earlier else "there is no earlier one"
             told = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
@@ -305,6 +310,8 @@ def _reason(error: BaseException) -> str | None:
     """What the file system said, or None where the error has another cause."""
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, jax.errors.JaxRuntimeError):
+            return None  # a device or another process, whose words are those of a store
         if isinstance(seen, OSError):
             return seen.strerror or str(seen).splitlines()[0]
         # TensorStore raises ValueError with the system's error number in its text, or a store's answer.

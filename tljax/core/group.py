@@ -199,10 +199,12 @@ def wait_for_watch() -> None:
 def leave(code: int, line: str) -> None:
     """Ends this process at once: JAX's orderly end would wait for the others, in collectives that never come."""
     if not _leaving.acquire(blocking=False):
-        time.sleep(DAY)  # another thread says why, and ends this one too
-    sys.stdout.flush()
-    os.write(2, f"{line}\n".encode())
-    os._exit(code)
+        threading.Event().wait()  # another thread says why, and ends this one too
+    try:
+        sys.stdout.flush()
+        os.write(2, f"{line}\n".encode())
+    finally:
+        os._exit(code)
 
 
 def finish(code: int) -> None:

@@ -183,8 +183,8 @@ def check_one_process() -> None:
 
 def check_joined() -> None:
     """Raises InputError where the run has several processes that do not know each other; see core/processes.py."""
-    if not processes.several():
-        check_one_process()
+    if jax.process_count() > 1 and not processes.several():
+        raise InputError("several processes run that were not joined; give config.processes, or start one alone")
 
 
 def process_rows(rows: int) -> np.ndarray:

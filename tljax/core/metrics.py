@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from tljax.core import processes
 from tljax.core.errors import InputError, disk_told
+from tljax.core.place import RunFolder
 
 # Fields that differ between two runs of the same config.
 TIMING_FIELDS = ("seconds", "tokens_per_second", "mfu", "time")
@@ -109,7 +110,7 @@ class RunLog:
         self._unsynced = False
         check_installed(wandb)
         if processes.first():
-            folder = Path(folder)
+            name, folder = (folder.name if isinstance(folder, RunFolder) else Path(folder).name), Path(folder)
             self._path = folder / "metrics.jsonl"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ class RunLog:
             except OSError as error:
                 raise InputError(f"{self._path}: cannot be written ({error.strerror}); give another folder") from error
             self._events = _open_events(folder, resume_step) if tensorboard else None
-            self._wandb = _open_wandb(folder) if wandb else None
+            self._wandb = _open_wandb(folder, name) if wandb else None
             if has_terminal():
                 self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", dynamic_ncols=True)
         self._mark, self._first = time.perf_counter(), True
@@ -308,13 +309,13 @@ def _open_events(folder: Path, resume_step: int):
     return SummaryWriter(str(folder / "events"), purge_step=purge, filename_suffix=f".{resume_step}.{os.getpid()}")
 
 
-def _open_wandb(folder: Path):
+def _open_wandb(folder: Path, name: str):
     import wandb  # pyright: ignore[reportMissingImports]
 
     place = folder / "wandb_id"
     if not place.exists():
         place.write_text(secrets.token_hex(8))
-    run = wandb.init(project="tljax", name=folder.name, dir=str(folder), id=place.read_text(), resume="allow")
+    run = wandb.init(project="tljax", name=name, dir=str(folder), id=place.read_text(), resume="allow")
     # Its own counter refuses steps that a resumed run writes again.
     run.define_metric("*", step_metric="step")
     return run

@@ -67,7 +67,7 @@ class RunFolder:
                         stat = path.stat()
                         found[path.relative_to(self.desk).as_posix()] = (stat.st_size, stat.st_mtime_ns)
             new = [name for name, stamp in found.items() if self._put.get(name) != stamp]
-            remote.put({f"{self.address}/{name}": self.desk / name for name in new}, WHAT)
+            remote.put_growing({f"{self.address}/{name}": self.desk / name for name in new}, WHAT)
             self._put.update({name: found[name] for name in new})
 
     def fetch(self) -> None:
@@ -87,7 +87,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the desk for this process. Raises InputError where another one does."""
+        """Holds the desk for this process. Raises InputError where another one does.
+
+        An address is held by nobody: two machines that train into one would spoil each other's run.
+        """
         lock = filelock.FileLock(self.desk / "lock", timeout=0)
         try:
             lock.acquire()
@@ -112,10 +115,6 @@ def folder_of(place: str) -> RunFolder:
     """The run folder at a path of this machine or at an address."""
     if not remote.is_remote(place):
         return RunFolder(Path(place))
-    address, number = place.rstrip("/"), 0
-    if not processes.first():
-        import jax  # slow, and scores are made without it
-
-        number = jax.process_index()
+    address = place.rstrip("/")
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
-    return RunFolder(remote.cache() / "runs" / key / str(number), address)
+    return RunFolder(remote.cache() / "runs" / key / str(processes.number()), address)

@@ -89,6 +89,11 @@ def first() -> bool:
     return _group is None or _group.me == 0
 
 
+def number() -> int:
+    """Which of the run's processes this is, from 0."""
+    return 0 if _group is None else _group.me
+
+
 def several() -> bool:
     """Whether the run has more than this process."""
     return _group is not None

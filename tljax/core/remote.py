@@ -96,7 +96,7 @@ def _fits(name: str, pattern: str) -> bool:
 def _copy(
     address: str, what: str, found: Mapping[str, dict[str, str]], there: Mapping[str, dict[str, str]], target: Path
 ) -> None:
-    record = target.with_name(f".{target.name}.copied.json")
+    record = target.with_name(f".{target.name}.copied")
     have = json.loads(record.read_text()) if record.is_file() and target.exists() else {}
     if have.items() >= found.items() and have.keys() <= there.keys():
         return
@@ -161,6 +161,16 @@ def put(files: Mapping[str, Path], what: str) -> None:
         fs.put([str(path) for path in files.values()], [fs._strip_protocol(address) for address in files])
 
 
+def put_growing(files: Mapping[str, Path], what: str) -> None:
+    """`put` of small files that may grow meanwhile: as they are when they are read."""
+    if not files:
+        return
+    first = next(iter(files))
+    with told(first, what):
+        fs, _ = _open(first)
+        fs.pipe({fs._strip_protocol(address): path.read_bytes() for address, path in files.items()})
+
+
 def remove(address: str, what: str) -> None:
     """Removes what is at an address, if anything."""
     with told(address, what):
@@ -222,14 +232,12 @@ def brought(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) ->
         block, name = _block(config, field)
         if is_remote(block.get(name, "")):
             block[name] = str(fetched(block[name], f"config.{field}", EVERY))
-    wanted = [(field, config[field]) for field in writes if is_remote(config.get(field, ""))]
+    wanted = [(field, config[field]) for field in writes if is_remote(config[field])]
     for field, address in wanted:
-        with told(address, f"config.{field}"):
-            there = processes.on_first(lambda address=address: bool(listing(address, EVERY)))
-        if there:
+        if processes.on_first(lambda field=field, address=address: _is_there(address, f"config.{field}")):
             raise InputError(f"config.{field} {address} is there already; name another, or remove it")
         place = _desk(address)
-        if place.exists():
+        if place.exists() and not any(place.parent.glob("*.partial")):
             raise InputError(
                 f"config.{field} {address}: an earlier command made it, in {place}, and could not put it there; copy "
                 "it there by hand, or remove it to make it again"
@@ -239,12 +247,25 @@ def brought(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) ->
         config[field] = str(place)
     yield
     for field, address in wanted if processes.first() else ():
-        folder, home = _desk(address).parent, address.rstrip("/").rpartition("/")[0]
-        names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-        made = [name for name in names if not name.startswith(".") and not name.endswith(".partial")]
-        put({f"{home}/{name}": folder / name for name in made}, f"config.{field}")
-        print(f"written       {address}", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        _deliver(address, f"config.{field}")
+
+
+def _is_there(address: str, what: str) -> bool:
+    with told(address, what):
+        return bool(listing(address, EVERY))
+
+
+def _deliver(address: str, what: str) -> None:
+    """Puts what was made for an address there, and beside it what was made beside it."""
+    folder, home = _desk(address).parent, address.rstrip("/").rpartition("/")[0]
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    made = {f"{home}/{name}": folder / name for name in names if not name.startswith(".") and name[-8:] != ".partial"}
+    for other in made:
+        if _is_there(other, what):
+            raise InputError(f"{what} {other} is there already; what was made lies in {folder}: copy it by hand")
+    put(made, what)
+    print(f"written       {address}", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _block(config: Any, field: str) -> tuple[Any, str]:

@@ -13,7 +13,7 @@ from tljax.core import processes
 from tljax.core.config import flat
 from tljax.core.errors import InputError, disk_told
 from tljax.core.place import RunFolder, folder_of
-from tljax.core.remote import is_remote
+from tljax.core.remote import is_remote, remove
 from tljax.core.remote import told as remote_told
 
 # What a restarted run may change without becoming another run.
@@ -125,6 +125,8 @@ def _claim(folder: RunFolder, config: Any) -> Iterator[bool]:
                 (folder / name).unlink(missing_ok=True)
             for name in ("rollouts", "scores", "events"):
                 shutil.rmtree(folder / name, ignore_errors=True)
+            for name in (BEGUN, "metrics.jsonl", "samples.jsonl", "scores", "events") if folder.address else ():
+                remove(f"{folder.address}/{name}", "config.out")
         write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
         try:
             yield begun
@@ -238,7 +240,11 @@ def read_run(folder: Any) -> dict[str, Any]:
     """The config of the run in `folder`, a Path or one of gs://. Raises InputError where there is none."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        with remote_told(str(folder), "run") if is_remote(folder) else contextlib.nullcontext():
+            text = path.read_text() if path.exists() else None
+        if text is None:
+            raise FileNotFoundError(path)
+        config = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder} is not a run: it has no config.json; give the folder of a training run") from None
     except ValueError as error:

@@ -42,8 +42,8 @@ def run(config: Any) -> None:
             "run that was stopped goes on from them"
         )
     out = scoring.beside(config.out, "predictions.jsonl")
-    check_new_predictions(out)
-    scoring.check(config, begun=out.with_name(f"{out.name}.partial").exists())
+    processes.on_first(lambda: check_new_predictions(out))
+    processes.on_first(lambda: scoring.check(config, begun=out.with_name(f"{out.name}.partial").exists()))
     asked = [(one, example) for one in sets if not one.parts for example in one.examples if example.wants != UNKNOWN]
     if not asked:
         raise InputError(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from tljax.core import processes
 from tljax.core.config import LARGEST, check_choice, check_range
 from tljax.core.errors import InputError, memory_told
 from tljax.core.mesh import batch_shards, check_joined, check_rows, make_mesh
@@ -86,7 +87,7 @@ def check(config: Any) -> None:
         check_range(field, config[field], 1)
     check_range("seed", config.seed, 0)
     check_range("sample.max_new_tokens", config.sample.max_new_tokens, 1)
-    check_new(Path(config.out).expanduser())
+    processes.on_first(lambda: check_new(Path(config.out).expanduser()))
     if not Path(config.prompts).expanduser().is_file():
         raise InputError(f"config.prompts {config.prompts}: there is no such file; give a JSONL file with a row a line")
     source.check_trained(config.model.path)

@@ -41,7 +41,7 @@ def run_toolbox(config: Any) -> None:
     """Prints the scores on the toolbox's held-out queries, and writes the answers to config.out."""
     out = Path(config.out).expanduser() if config.out else None
     if out is not None:
-        check_new(out)
+        processes.on_first(lambda: check_new(out))
     source.check_trained(config.model.path)
     model, tokenizer = open_trained(config.model.path, config.tokenizer)
     sets = held_out_sets(config.queries, config.dialect)

@@ -1,6 +1,7 @@
 """Parameters -> a Hugging Face folder, tensor by tensor, complete or not at all."""
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import tokenizers
 from etils import epath
 
-from tljax.core import remote
+from tljax.core import processes, remote
 from tljax.core.errors import InputError
 from tljax.core.remote import EVERY, is_remote, listing, told
 from tljax.model.hf_config import DTYPES, read_json, write_config
@@ -226,7 +227,8 @@ def export(
 
 def is_there(folder: Any) -> bool:
     """Whether a finished export lies in a folder, a Path or one of gs://."""
-    return folder.is_dir() and not (folder / UNFINISHED).exists()
+    with told(str(folder), "export") if is_remote(folder) else contextlib.nullcontext():
+        return folder.is_dir() and not (folder / UNFINISHED).exists()
 
 
 def write_whole(folder: Any, fill: Callable[[Any], None], arrays: Iterator[np.ndarray]) -> None:
@@ -237,7 +239,7 @@ def write_whole(folder: Any, fill: Callable[[Any], None], arrays: Iterator[np.nd
     Every process must call it; process 0 writes, the others take part in gathering. Raises InputError for a folder that
     is not empty, and where the disk is full or read-only; then nothing is left behind.
     """
-    if jax.process_index() != 0:
+    if not processes.first():
         collections.deque(arrays, maxlen=0)
         return
     if is_remote(folder):

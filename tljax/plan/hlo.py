@@ -68,8 +68,8 @@ class Module:
     def executed(self, layers: int) -> Iterator[Executed]:
         """Every computation that runs, once for each place it is called from.
 
-        The loop over the layers is told by its trips, `layers` of them: the text has no other name for it that lasts, so that
-        another loop of as many trips, such as over the parts of a batch, counts as one.
+        The loop over the layers is told by its trips, `layers` of them: the text has no other name for it that lasts.
+        Another loop of as many trips, such as over the parts of a batch, counts as one too.
         """
         stack = [Executed(self.entry, 1, False, False)]
         while stack:

@@ -56,7 +56,8 @@ def run(config: Any) -> None:
         batches, held_out = make_batches(config, examples)
         if in_training.ROWS in sets:
             limit = config.data.max_tokens
-            prompts = load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
+            among = {"seed": config.seed, "max_prompt_tokens": limit}
+            prompts = processes.first_then_others(lambda: load_prompts(config.data, file, tokenizer, **among))
             sets = in_training.with_rows(config, sets, prompts.held_out)
         tx = make_optimizer(config.optim, total_steps(config, batches))
         with run_folder.claim(folder, config) as begun:
