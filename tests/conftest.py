@@ -9,6 +9,8 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Read when gcsfs is imported, which datasets does: else it asks an emulator for the kind of a bucket by gRPC, for ever.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 # Tests compile far more than they run: without LLVM's optimizations they take little more than half of the processor's
 # time (196 s against 110 s for the steps of SFT and PPO). Scripts that a test starts take them over.
 os.environ["XLA_FLAGS"] = (

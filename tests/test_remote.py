@@ -80,7 +80,6 @@ def store(tmp_path_factory):
         address = f"http://127.0.0.1:{port}"
         patch.setenv("STORAGE_EMULATOR_HOST", address)  # gcsfs and google-cloud-storage
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks for the kind of a bucket in ways it has not
         patch.setenv("GOOGLE_CLOUD_PROJECT", "tljax")
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setattr("huggingface_hub.constants.HF_HOME", os.environ["HF_HOME"])
