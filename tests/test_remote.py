@@ -83,6 +83,8 @@ def store(tmp_path_factory):
         patch.setenv("GOOGLE_CLOUD_PROJECT", "tljax")
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setattr("huggingface_hub.constants.HF_HOME", os.environ["HF_HOME"])
+        # Connections side by side that wait for it; beyond 5 the emulator's server forgets some, and both sides wait.
+        patch.setattr("http.server.HTTPServer.request_queue_size", 128)
         import gcsfs
 
         server = emulator_with_generations(patch).create_server(
@@ -152,7 +154,7 @@ def updates_of(text):
     return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in lines if "loss" in line]
 
 
-@pytest.mark.whole_run
+@pytest.mark.slow
 def test_a_run_at_an_address_goes_on_from_another_machine(store, launch, quick, trained, capsys, monkeypatch, tmp_path):
     """Stopped after a checkpoint, then to its end where no file of it is: as the run in a folder, `trained`."""
     where = "bucket/runs/one"
