@@ -36,11 +36,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import orbax.checkpoint as ocp
-import tensorboardX  # noqa: F401
+import tensorboardX  # noqa: F401 -- loaded before the forks, each of which would take seconds for it
 
 import tljax.model.source
 import tljax.rl.run
-import tljax.sft.run  # noqa: F401
+import tljax.sft.run  # noqa: F401 -- likewise
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.metrics import TIMING_FIELDS
 from tljax.toolbox import trajectories

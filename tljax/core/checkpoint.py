@@ -18,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from tljax.core import processes
 from tljax.core.errors import InputError, one_line
+from tljax.core.remote import is_remote
 
 STATE, METADATA = "state", "metadata"
 # Packages whose exceptions say that a store of objects did not do what it was asked, and words of its answers.
@@ -45,7 +46,7 @@ class Checkpoints:
         before_commit: Callable[[], None] = lambda: None,
     ):
         _silence_orbax()
-        self.folder = epath.Path(folder) if "://" in str(folder) else epath.Path(os.path.abspath(folder))
+        self.folder = epath.Path(folder) if is_remote(folder) else epath.Path(os.path.abspath(folder))
         if keep < 1 or keep_best < 0:
             raise InputError(
                 f"{self.folder}: keep is {keep} and keep_best {keep_best}; allowed are 1 or more, 0 or more"
@@ -177,7 +178,7 @@ class Checkpoints:
             return read()
         # Orbax, TensorStore and json; running out of memory or a defect is no damage, and removing files no cure.
         except Exception as error:
-            if "://" in str(self.folder) and STORE_ANSWERS.search(str(error)) and "NOT_FOUND" not in str(error):
+            if is_remote(self.folder) and STORE_ANSWERS.search(str(error)) and "NOT_FOUND" not in str(error):
                 told = f"could not be read ({one_line(error)[:200]}); check the address and the network, then try again"
                 raise InputError(f"{self.folder}/{step}: {told}") from error
             if not isinstance(error, OSError | ValueError | KeyError):

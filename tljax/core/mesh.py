@@ -173,18 +173,12 @@ def check_tokens(tokens: int, what: str = "batch.tokens") -> None:
         )
 
 
-def check_one_process() -> None:
-    """Raises InputError where the run has several processes."""
-    if jax.process_count() > 1:
-        raise InputError(
-            "this run has several processes, and runs of this kind are of one process so far; start it on one host"
-        )
-
-
 def check_joined() -> None:
     """Raises InputError where the run has several processes that do not know each other; see core/processes.py."""
     if jax.process_count() > 1 and not processes.several():
-        raise InputError("several processes run that were not joined; give config.processes, or start one alone")
+        raise InputError(
+            "several processes run that were not joined; start one alone, or give config.processes where there is one"
+        )
 
 
 def process_rows(rows: int) -> np.ndarray:

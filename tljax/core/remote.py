@@ -182,7 +182,10 @@ def remove(address: str, what: str) -> None:
 
 @contextlib.contextmanager
 def told(address: str, what: str) -> Iterator[None]:
-    """Raises InputError, in one line, for what stores and their libraries raise in the body."""
+    """Raises InputError, in one line, for what stores and their libraries raise in the body; of a path here nothing."""
+    if not is_remote(address):
+        yield
+        return
     try:
         yield
     except InputError:

@@ -75,7 +75,7 @@ def _check_free(folder: RunFolder, resume: str) -> None:
 
 def _used(folder: RunFolder) -> bool:
     """Whether a folder holds more than a run leaves that ended before its first update: results, or a user's files."""
-    with remote_told(str(folder), "config.out") if folder.address else contextlib.nullcontext():
+    with remote_told(str(folder), "config.out"):
         if not folder.kept.is_dir():
             return False
         results = [folder.kept / "hf", folder.kept / "adapter", *(folder.kept / "checkpoints").glob("[0-9]*")]
@@ -121,11 +121,12 @@ def _claim(folder: RunFolder, config: Any) -> Iterator[bool]:
         _check_config(folder, config)
         begun = _used(folder)
         if not begun:  # what a run left that ended before its first update
-            for name in (BEGUN, "metrics.jsonl", "samples.jsonl"):
+            files, folders = (BEGUN, "metrics.jsonl", "samples.jsonl"), ("scores", "events")
+            for name in files:
                 (folder / name).unlink(missing_ok=True)
-            for name in ("rollouts", "scores", "events"):
+            for name in (*folders, "rollouts"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for name in (BEGUN, "metrics.jsonl", "samples.jsonl", "scores", "events") if folder.address else ():
+            for name in (*files, *folders) if folder.address else ():
                 remove(f"{folder.address}/{name}", "config.out")
         write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
         try:
@@ -240,7 +241,7 @@ def read_run(folder: Any) -> dict[str, Any]:
     """The config of the run in `folder`, a Path or one of gs://. Raises InputError where there is none."""
     path = folder / "config.json"
     try:
-        with remote_told(str(folder), "run") if is_remote(folder) else contextlib.nullcontext():
+        with remote_told(str(folder), "run"):
             text = path.read_text() if path.exists() else None
         if text is None:
             raise FileNotFoundError(path)

@@ -1,7 +1,6 @@
 """Parameters -> a Hugging Face folder, tensor by tensor, complete or not at all."""
 
 import collections
-import contextlib
 import json
 import math
 import os
@@ -227,7 +226,7 @@ def export(
 
 def is_there(folder: Any) -> bool:
     """Whether a finished export lies in a folder, a Path or one of gs://."""
-    with told(str(folder), "export") if is_remote(folder) else contextlib.nullcontext():
+    with told(str(folder), "export"):
         return folder.is_dir() and not (folder / UNFINISHED).exists()
 
 

@@ -3,7 +3,6 @@
 A folder may hold an adapter (of a run, or as `peft` writes it), which names the model that it belongs to, its base.
 """
 
-import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -60,7 +59,7 @@ def open_model(path: str, preset: str, what: str = "config.model.path") -> Model
     if path == SCRATCH:
         return Model(SCRATCH, llama.preset(preset), None, None, None, "float32")
     run, checkpoint = place_of(path), None
-    with told(path, what) if is_remote(path) else contextlib.nullcontext():
+    with told(path, what):
         is_run = (run / "checkpoints").is_dir()
     if is_run:
         checkpoint = (run, checkpoint_step(run))

@@ -138,7 +138,7 @@ def bytes_of(shape: str, memory: bool = False) -> float:
     """Bytes of all arrays in a shape; `memory` as in arrays_in."""
     total = 0.0
     for array in arrays_in(shape, memory):
-        kind, sides = re.match(r"(\w+)\[([\d,]*)", array).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        kind, sides = array.partition("]")[0].split("[")
         bits = re.search(r"\d+", kind)
         width = 1.0 if kind == "pred" else int(bits.group()) / 8 if bits else 0.0
         total += math.prod(int(side) for side in sides.split(",") if side) * width

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from tljax.core.mesh import check_rows, row_parts
-from tljax.core.state import TrainState
 from tljax.data.tokens import Tokenizer
 from tljax.model import cost, decode, llama, lora
 from tljax.model.replies import padded_width
 from tljax.plan.programs import UPDATES, Program, Work, array, recomputed, state_of
 from tljax.rl.options import optimizers, sample_options, update_options
-from tljax.rl.ppo import Experience, PPOState, Rows, make_experience, make_update
+from tljax.rl.ppo import Experience, Rows, make_experience, make_update, ppo_state
 from tljax.rl.roles import Plan
 
 
@@ -43,7 +42,8 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     tx, critic_tx = optimizers(config, UPDATES + config.optim.warmup_steps)
     frozen = llama.abstract_params(c, dtype)
     actor, critic = plan.abstract()
-    state = _ppo_state(state_of(actor, tx), state_of(critic, critic_tx) if plan.has_critic else None)
+    learner = state_of(critic, critic_tx) if plan.has_critic else None
+    state = ppo_state(state_of(actor, tx), learner, array((), jnp.float32))
     prompt, reply = padded_width(block.max_prompt_tokens, block.round_to), block.max_new_tokens
     width = padded_width(block.max_prompt_tokens + reply, math.lcm(block.round_to, row_parts()))
     rows, key = _rows(count, width, reply), array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
@@ -104,15 +104,4 @@ def _rows(count: int, width: int, reply: int) -> Rows:
         replies=array((count, reply), jnp.int32),
         mask=array((count, reply), jnp.bool_),
         scores=array((count,), jnp.float32),
-    )
-
-
-def _ppo_state(actor: TrainState, critic: TrainState | None) -> PPOState:
-    return PPOState(
-        step=actor.step,
-        params=actor.params,
-        opt_state=actor.opt_state,
-        critic={} if critic is None else critic.params,
-        critic_opt_state=() if critic is None else critic.opt_state,
-        kl_coef=array((), jnp.float32),
     )

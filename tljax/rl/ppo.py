@@ -10,7 +10,7 @@ import optax
 from flax import struct
 
 from tljax.core.mesh import spec
-from tljax.core.state import accumulate
+from tljax.core.state import TrainState, accumulate
 from tljax.model import llama
 from tljax.model.head import chunked_head
 from tljax.model.sampling import SampleOptions, chosen_logprobs
@@ -37,6 +37,18 @@ class PPOState:
     critic: Any
     critic_opt_state: Any
     kl_coef: Any
+
+
+def ppo_state(actor: TrainState, critic: TrainState | None, kl_coef: Any) -> PPOState:
+    """The state of a run with these, arrays or their shapes; critic: None without one."""
+    return PPOState(
+        step=actor.step,
+        params=actor.params,
+        opt_state=actor.opt_state,
+        critic={} if critic is None else critic.params,
+        critic_opt_state=() if critic is None else critic.opt_state,
+        kl_coef=kl_coef,
+    )
 
 
 @struct.dataclass

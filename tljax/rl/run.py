@@ -27,7 +27,7 @@ from tljax.rl.check import check, check_devices, check_total
 from tljax.rl.held_out import reward_metrics
 from tljax.rl.iteration import Programs, Stage, iterate, told_widths
 from tljax.rl.options import optimizers, sample_options, total_updates, update_options
-from tljax.rl.ppo import PPOState, UpdateOptions, make_experience, make_update
+from tljax.rl.ppo import PPOState, UpdateOptions, make_experience, make_update, ppo_state
 from tljax.rl.reward import RewardFunction
 from tljax.rl.roles import Plan
 from tljax.rl.rollout import forget_rollouts
@@ -180,22 +180,11 @@ def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints) -> tuple
     if stage.config.resume == "never" or last is None:
         params, critic = plan.first(stage.model, stage.config.seed)
         frozen = plan.frozen(stage.model, dtype, params)
-        return _state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef), frozen
+        return ppo_state(init_state(params, txs[0]), init_state(critic, txs[1]) if critic else None, kl_coef), frozen
     actor, value = plan.abstract()
     coef = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated)
-    abstract = _state(abstract_state(actor, txs[0]), abstract_state(value, txs[1]) if value else None, coef)
+    abstract = ppo_state(abstract_state(actor, txs[0]), abstract_state(value, txs[1]) if value else None, coef)
     return checkpoints.restore(last, abstract), plan.frozen(stage.model, dtype)
-
-
-def _state(actor: Any, critic: Any, kl_coef: Any) -> PPOState:
-    return PPOState(
-        step=actor.step,
-        params=actor.params,
-        opt_state=actor.opt_state,
-        critic={} if critic is None else critic.params,
-        critic_opt_state=() if critic is None else critic.opt_state,
-        kl_coef=kl_coef,
-    )
 
 
 def finish(stage: Stage, step: int, params: Any, best: int | None) -> None:

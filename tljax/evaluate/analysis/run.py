@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tljax.core import processes
 from tljax.core.config import check_choices, check_range, field_of
 from tljax.core.errors import InputError, memory_told
-from tljax.core.mesh import check_one_process, check_rows, make_mesh
+from tljax.core.mesh import check_joined, check_rows, make_mesh
 from tljax.core.metrics import has_terminal, say
 from tljax.data.mae import load_rule
 from tljax.data.reader import Source, first_of, open_source
@@ -80,7 +80,7 @@ def run(config: Any) -> None:
         source.check_trained(config.model.path)
         model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), new_folder(config.out, config.data.source) as (out, folder):
-        check_one_process()
+        check_joined()
         if model is not None:
             check_devices(config, model.config)
         rows = open_source(
