@@ -270,7 +270,7 @@ class Session:
         found = self.run(kind, folder, moment)
         log = (self.home / "log").read_text()
         told = re.search(r"resumed at update (\d+) of", log)
-        if steps and ("step " in log or found is None):
+        if steps and (re.search(r"^step \d", log, re.M) or found is None):
             assert told and int(told[1]) == steps[-1], f"checkpoints of {steps}, but: {log}"
         return found
 

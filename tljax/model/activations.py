@@ -1,7 +1,7 @@
 """Bytes that a model's programs hold on a device besides weights, gradients and moments: arithmetic, about.
 
-With weights and moments it is within a tenth of what the TPU compiler sets aside, from which launch/plan.py has it
-exactly; rollouts of short prompts take up to a fifth more.
+With weights, gradients and moments it is within an eighth of what the TPU compiler sets aside, from which
+launch/plan.py has it exactly; rollouts of short prompts take up to a fifth more.
 """
 
 import dataclasses

@@ -137,7 +137,7 @@ def _prefill(
 
     cache = []
     for w in weights["layers"]:
-        x, kept = llama.block(x, llama.layer_weights(w, c, x.dtype), c, angles, attend)
+        x, kept = llama.block(x, llama.layer_weights(w, c), c, angles, attend)
         cache.append(kept)
     return cache
 

@@ -110,6 +110,7 @@ def _counted(config: Any, c: llama.LlamaConfig, topology: Topology, program: Pro
 
 
 def _gradients(program: Program) -> int:
+    """Of layers computed in 2 bytes, whose gradients take no more, half of this is their weights, cast once a step."""
     return max((bytes_on_device(tree) for tree in program.trained), default=0)
 
 
