@@ -8,7 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from params import Failure, Params
+from params import Failure, Params, Unanswered
 
 # What gcloud and the TPU API say -> kind. The first that fits counts: a rate limit and a full zone mention quotas too.
 ERRORS = (
@@ -19,13 +19,17 @@ ERRORS = (
     ),
     ("capacity", r"RESOURCE_POOL_EXHAUSTED|currently unavailable in the"),
     ("quota", r"[Qq]uota\b.*(exceeded|exhausted)|QUOTA_EXCEEDED|RESOURCE_EXHAUSTED"),
+    # Before login, which gcloud asks for where a token cannot be renewed because the network is away.
+    ("passing", r"Max retries exceeded|[Nn]ame ?[Rr]esolution|Failed to resolve|unreachable|No route to host"),
+    ("passing", r"Connection ?(aborted|Error|reset|refused)|TransportError|SSLError"),
+    ("passing", r"\b50[0234]:? (Internal|Server|Bad|Service|Gateway)|Service [Uu]navailable"),
     ("login", r"gcloud auth login|active account|[Rr]eauthenticat|invalid_grant"),
     ("project", r"core/project\] is|required property \[project|SERVICE_DISABLED|has not been used in project"),
     ("permission", r"PERMISSION_DENIED|does not have permission|LOCATION_POLICY_VIOLATED|[Ff]orbidden"),
     ("exists", r"ALREADY_EXISTS|already exists"),
     ("type", r"zonal accelerator configurations|accelerator.*not.*(found|available)|INVALID_ARGUMENT"),
     ("absent", r"NOT_FOUND|was not found|not found"),
-    ("passing", r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|[Tt]imed? ?out|Connection (reset|refused)|try again"),
+    ("passing", r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|[Tt]imed? ?out|try again"),
 )
 ADVICE = {
     "quota": "ask for more (IAM & Admin > Quotas, TPU API), or another zone or spot; suspended requests count too: "
@@ -55,10 +59,24 @@ class Gcloud:
         self.params = params
         self.dry_run = dry_run
 
-    def tpu(self, *words: str, stream: bool = False, seconds: float | None = 600) -> Result:
-        """gcloud compute tpus WORDS with zone and project; `stream` shows the output as it comes, with no limit."""
+    def tpu(
+        self, *words: str, stream: bool = False, seconds: float | None = 600, release: tuple[str, ...] = ()
+    ) -> Result:
+        """gcloud compute tpus WORDS with zone and project; `stream` shows the output as it comes, with no limit.
+
+        release: ("alpha",) for what gcloud has there alone.
+        """
         flags = [f"--zone={self.params.zone}", *self.project()]
-        return self.call("compute", "tpus", *words, *flags, stream=stream, seconds=seconds)
+        return self.call(*release, "compute", "tpus", *words, *flags, stream=stream, seconds=seconds)
+
+    def again(self, *words: str, seconds: float) -> Result:
+        """The same, up to four times where the error is one that goes by itself."""
+        for attempt in range(4):
+            result = self.tpu(*words, seconds=seconds)
+            if not passing(result):
+                break
+            self.wait(min(self.params.poll_seconds, 5 * 2**attempt))
+        return result
 
     def project(self) -> list[str]:
         return [f"--project={self.params.project}"] if self.params.project else []
@@ -120,6 +138,11 @@ def kind_of(text: str) -> str:
     return next((kind for kind, pattern in ERRORS if re.search(pattern, text, re.DOTALL)), "other")
 
 
+def passing(result: Result) -> bool:
+    """Whether it is an error that goes by itself."""
+    return result.code == 124 or (result.code != 0 and kind_of(result.err) in PASSING)
+
+
 def told(result: Result) -> str:
     """gcloud's own message in one line."""
     lines = [line.strip() for line in (result.err or result.out).splitlines() if line.strip()]
@@ -128,7 +151,9 @@ def told(result: Result) -> str:
 
 
 def refused(result: Result, doing: str) -> Failure:
-    """What is not to be tried again: 3 where Google or its account must change, else 1."""
+    """What is not to be tried again at once: 3 where Google or its account must change, else 1."""
+    if passing(result):
+        return Unanswered(1, f"{doing}: {told(result)}")
     kind = kind_of(result.err + result.out)
     code = 3 if kind in ("quota", "login", "project", "permission") else 2 if kind == "type" else 1
     advice = f"; {ADVICE[kind]}" if kind in ADVICE else ""

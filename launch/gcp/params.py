@@ -30,6 +30,10 @@ class Failure(Exception):
         self.code = code
 
 
+class Unanswered(Failure):
+    """Google, or the way to it, does not answer for now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Params:
     """What tpu.toml lists and explains, checked."""

@@ -59,6 +59,9 @@ def pack(params: Params, target: Path) -> None:
         missing = [name for name in params.env if name not in os.environ]
         if missing:
             raise Failure(2, f"env names {', '.join(missing)}, which this shell has not; export it")
+        long = [name for name in params.env if "\n" in os.environ[name]]
+        if long:
+            raise Failure(2, f"env names {', '.join(long)}, of several lines; copy it as a file and name that instead")
         # As a file, since command lines can be read by every user of a machine.
         secrets = target.with_name("run-env")
         secrets.touch(mode=0o600)
@@ -109,15 +112,16 @@ def run(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
     if "No such file" in result.out + result.err and not ANSWER.search(result.out):
         raise Failure(5, f"tljax is not on {params.name}; launch/gcp/tpu.py install")
     replies = answers(result.out)
-    started = [w for w, reply in replies.items() if reply["state"] == "running" and "already" not in reply]
+    # gcloud's own second try, where the connection broke, finds the run that the first one has started.
+    started = sorted({int(w) for w, words in ANSWER.findall(result.out) if re.match(r"state=running pid=\d+$", words)})
     if len(started) == found.workers:
         say(f"started on {plural(found.workers)}: python {' '.join(words)}")
         return
-    going = [w for w, reply in replies.items() if "already" in reply]
+    going = [w for w, reply in replies.items() if "already" in reply and w not in started]
     busy = [w for w, reply in replies.items() if reply["state"] == "busy"]
     if started:
         # Workers that were started wait for the others, and hold their TPUs meanwhile.
-        gcloud.ssh("bash", WORKER, "stop", "20", worker=",".join(map(str, sorted(started))))
+        gcloud.ssh("bash", WORKER, "stop", "20", "again", worker=",".join(map(str, sorted(started))))
         say(f"stopped again on worker {listed(started)}: on a part of its workers a run only waits for the others")
     if going:
         raise Failure(7, f"a run is going on worker {listed(going)}; launch/gcp/tpu.py logs, or stop first")
@@ -189,10 +193,10 @@ def failed(workers: list[int], replies: dict[int, dict[str, str]], out: str) -> 
     return "crashed" if code >= 128 else "failed", f"{text}: {known}" if known else text
 
 
-def stop(gcloud: Gcloud, params: Params, seconds: int = 900) -> None:
-    """SIGTERM to the run on all workers, which saves it."""
+def stop(gcloud: Gcloud, params: Params, seconds: int = 900, *again: str) -> None:
+    """SIGTERM to the run on all workers, which saves it; "again" where it is to be started again."""
     ready(gcloud, params)
-    result = gcloud.ssh("bash", WORKER, "stop", str(seconds), stream=True)
+    result = gcloud.ssh("bash", WORKER, "stop", str(seconds), *again, stream=True)
     if not gcloud.dry_run and result.code != 0:
         raise unreachable(result, params, "it cannot be stopped on every worker")
 

@@ -1,15 +1,18 @@
 """A slice of TPUs: is it there, create it, delete it."""
 
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass
 
-from gcloud import PASSING, Gcloud, Result, kind_of, refused, say, told
-from params import Failure, Params
+from gcloud import PASSING, Gcloud, Result, kind_of, passing, refused, say, told
+from params import Failure, Params, Unanswered
 
 # States of a node or of a queued resource in which nothing is left to use; the name is free once it is deleted.
 GONE = ("PREEMPTED", "TERMINATED", "FAILED", "SUSPENDED")
+# States in which there is nothing yet that a run could have lain on.
+COMING = ("ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "CREATING")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +57,11 @@ def requested_type(request: dict) -> str:
 
 
 def describe(gcloud: Gcloud, group: str) -> dict | None:
-    for attempt in range(4):
-        result = gcloud.tpu(group, "describe", gcloud.params.name, "--format=json", seconds=120)
-        if result.code == 0:
-            return json.loads(result.out) if result.out.strip() else None
-        kind = kind_of(result.err)
-        if kind == "absent":
-            return None
-        if kind not in PASSING and result.code != 124:
-            break
-        gcloud.wait(min(gcloud.params.poll_seconds, 5 * 2**attempt))
+    result = gcloud.again(group, "describe", gcloud.params.name, "--format=json", seconds=120)
+    if result.code == 0:
+        return json.loads(result.out) if result.out.strip() else None
+    if kind_of(result.err) == "absent":
+        return None
     raise refused(result, f"the slice {gcloud.params.name} cannot be looked up")
 
 
@@ -71,60 +69,77 @@ def create(gcloud: Gcloud) -> Slice:
     """The slice, ready, waiting up to wait_hours for capacity. One that is there is kept, one that is gone replaced."""
     params = gcloud.params
     if gcloud.dry_run:
-        request(gcloud)
+        request(gcloud, params.wait_hours)
         describe(gcloud, "tpu-vm")
         return Slice("READY", params.type, 1)
     deadline = time.monotonic() + 3600 * params.wait_hours
     shown = ""
     while True:
-        found = look(gcloud)
-        if found is None:
-            shown = ""
-            ask(gcloud)
-        elif found.type and found.type.lower() != params.type:
-            raise Failure(
-                2, f"{params.name} exists as a {found.type} and type is {params.type}; delete it, or set name"
-            )
-        elif found.ready:
-            say(f"{params.name} is ready: {params.type}, {found.workers} host{'s' if found.workers != 1 else ''}")
-            return found
-        elif found.gone:
-            clear(gcloud, found)
-            continue
-        elif found.state == "STOPPED":
-            words = f"gcloud compute tpus tpu-vm start {params.name} --zone={params.zone}"
-            raise Failure(5, f"{params.name} is stopped; {words}, or delete it")
-        elif found.state != shown:
-            shown = found.state
-            say(f"{params.name}: {shown}")
-        if time.monotonic() > deadline:
-            where = "the request leaves the queue by itself" if found else "nothing is left behind"
-            told_ = f"no capacity for {params.type} in {params.zone} within {params.wait_hours} hours; {where}"
-            raise Failure(4, f"{told_}; try another zone, spot, or a longer wait_hours")
+        over = time.monotonic() > deadline
+        try:
+            found = look(gcloud)
+            if found is not None and found.ready and found.type.lower() in ("", params.type):
+                say(f"{params.name} is ready: {params.type}, {found.workers} host{'s' if found.workers != 1 else ''}")
+                return found
+            state = advance(gcloud, found, max(1, math.ceil((deadline - time.monotonic()) / 3600)))
+            if over:
+                raise given_up(gcloud, found)
+        except Unanswered as failure:
+            if over:
+                raise
+            state = str(failure)
+        if state != shown:
+            say(f"{params.name}: {state}")
+        shown = state
         gcloud.wait(params.poll_seconds)
 
 
-def ask(gcloud: Gcloud) -> None:
-    """One request; raises Failure where asking again cannot help."""
+def advance(gcloud: Gcloud, found: Slice | None, hours: int) -> str:
+    """Brings a slice that is not ready nearer to it; what to say of it. Raises Failure where waiting cannot help."""
     params = gcloud.params
-    result = request(gcloud)
-    if result.code == 0:
-        say(f"asked for {params.type} in {params.zone}{' (spot)' if params.spot else ''}")
-        return
-    kind = kind_of(result.err)
-    if kind in PASSING or result.code == 124:
-        say(f"{params.zone}: {told(result)}; again in {params.poll_seconds} s")
-    elif kind != "exists":
+    if found is None:
+        return ask(gcloud, hours)
+    if found.type and found.type.lower() != params.type:
+        raise Failure(2, f"{params.name} exists as a {found.type} and type is {params.type}; delete it, or set name")
+    if found.state == "STOPPED":
+        words = f"gcloud compute tpus tpu-vm start {params.name} --zone={params.zone}"
+        raise Failure(5, f"{params.name} is stopped; {words}, or delete it")
+    if found.gone:
+        clear(gcloud, found)
+        return ask(gcloud, hours)
+    return found.state
+
+
+def given_up(gcloud: Gcloud, found: Slice | None) -> Failure:
+    """Withdraws a request that nobody waits for any more, which could still be granted, and billed."""
+    params = gcloud.params
+    where = "nothing is left behind"
+    if found is not None and found.state not in COMING and not found.gone:
+        where = f"{params.name} is left as it is, {found.state}, and may cost until launch/gcp/tpu.py delete"
+    else:
+        remove(gcloud)
+    told_ = f"no capacity for {params.type} in {params.zone} within {params.wait_hours} hours; {where}"
+    return Failure(4, f"{told_}; try another zone, spot, or a longer wait_hours")
+
+
+def ask(gcloud: Gcloud, hours: int) -> str:
+    """One request, valid for so long, and what became of it. Raises Failure where asking again cannot help."""
+    params = gcloud.params
+    result = request(gcloud, hours)
+    if passing(result):
+        return f"{told(result)}; asked again every {params.poll_seconds} s"
+    if result.code != 0 and kind_of(result.err) != "exists":
         raise refused(result, f"{params.type} in {params.zone} was refused")
+    return f"asked for {params.type} in {params.zone}{' (spot)' if params.spot else ''}"
 
 
-def request(gcloud: Gcloud) -> Result:
+def request(gcloud: Gcloud, hours: int) -> Result:
     params = gcloud.params
     flags = [f"--accelerator-type={params.type}"]
     if params.queued:
-        # Without an end a request that nobody waits for any more may be granted, and billed.
+        # Without an end a request may be granted, and billed, after this command was killed.
         queue = [f"--node-id={params.name}", f"--runtime-version={params.image}"]
-        words = ["queued-resources", "create", params.name, *queue, f"--valid-until-duration={params.wait_hours}h"]
+        words = ["queued-resources", "create", params.name, *queue, f"--valid-until-duration={hours}h"]
     else:
         words = ["tpu-vm", "create", params.name, f"--version={params.image}"]
     if params.disk:
@@ -137,7 +152,7 @@ def request(gcloud: Gcloud) -> Result:
             flags.append(f"--{name.replace('_', '-')}")
     if params.autocheckpoint:
         flags.append("--autocheckpoint-enabled")
-    return gcloud.tpu(*words, *flags, seconds=1800)
+    return gcloud.tpu(*words, *flags, seconds=1800, release=("alpha",) if params.autocheckpoint else ())
 
 
 def clear(gcloud: Gcloud, found: Slice) -> None:
@@ -153,7 +168,7 @@ def remove(gcloud: Gcloud) -> None:
     name = gcloud.params.name
     # First the request, which takes its node along; a node that was created directly, or is left over, second.
     for words in (["queued-resources", "delete", name, "--force"], ["tpu-vm", "delete", name]):
-        result = gcloud.tpu(*words, seconds=1800)
+        result = gcloud.again(*words, seconds=1800)
         if result.code != 0 and kind_of(result.err) != "absent":
             raise refused(result, f"{name} could not be deleted, and may go on costing")
 

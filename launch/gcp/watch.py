@@ -1,10 +1,11 @@
 """Sees a run to its end: creates, installs, starts, and after a preemption does all of it again."""
 
+import time
 from collections.abc import Sequence
 
 import runs
 from gcloud import Gcloud, say
-from params import Failure, Params
+from params import Failure, Params, Unanswered
 from slices import create, look
 
 SILENT_LOOKS = 10  # looks in a row at which a worker may fail to answer; a new VM takes a while to
@@ -23,8 +24,19 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
     crashes = silent = ending = 0
     seen = False  # there is a run to lose
     before = ""
+    answered = time.monotonic()
     while True:
-        found = look(gcloud)
+        try:
+            found = look(gcloud)
+            answered = time.monotonic()
+        except Unanswered as failure:  # the run goes on meanwhile, and the slice costs
+            if time.monotonic() - answered > 3600 * params.wait_hours:
+                raise
+            if str(failure) != before:
+                say(f"{failure}; looks again")
+            before = str(failure)
+            gcloud.wait(params.poll_seconds)
+            continue
         if found is None or not found.ready:
             if seen and params.store == "none" and (found is None or found.gone):
                 state = found.state if found else "deleted"
@@ -49,7 +61,7 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
             seen = seen or verdict != "silent"
         except Failure as failure:
             # A preemption in the middle of a copy is one of these; the next look tells.
-            if failure.code != 5:
+            if failure.code != 5 and not isinstance(failure, Unanswered):
                 raise
             verdict, text = "silent", str(failure)
             say(text)
@@ -62,7 +74,7 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
 def attend(gcloud: Gcloud, params: Params, command: Sequence[str], verdict: str) -> None:
     """Does what the verdict about the run on a ready slice asks for."""
     if verdict == "part":
-        runs.stop(gcloud, params, seconds=60)
+        runs.stop(gcloud, params, 60, "again")
     if verdict == "none":
         runs.install(gcloud, params)
     if verdict in ("none", "part", "again", "crashed"):

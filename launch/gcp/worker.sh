@@ -3,7 +3,8 @@
 #   worker.sh install EXTRAS STORE          Python, tljax and what it needs; the store mounted
 #   worker.sh start STORE SCRIPT ARG ...    python SCRIPT ARG ... in the background; its output goes to the log
 #   worker.sh status                        what became of it, and who holds the TPU
-#   worker.sh stop SECONDS                  SIGTERM, which saves; SIGKILL after so many seconds
+#   worker.sh stop SECONDS [again]          SIGTERM, which saves; SIGKILL after so many seconds; `again` if it is not the
+#                                           user who stops it, but tpu.py, which will start it again
 #   worker.sh logs LINES                    follows the log to the run's end
 #   worker.sh list FOLDER                   what lies in it
 # STORE is what outlives the VM, mounted at ~/tljax-store: "none", "disk" (the VM's second disk) or a bucket's gs:// name.
@@ -176,12 +177,12 @@ status() {
 }
 
 stop() {
-    local left=$1
+    local left=$1 killed=137
     if ! alive; then
         status
         return
     fi
-    touch "$run/stopped"
+    if [ "${2:-}" = again ]; then killed=75; else touch "$run/stopped"; fi
     kill -TERM -- "-$(pid)"
     while alive && [ "$left" -gt 0 ]; do
         sleep 1
@@ -190,7 +191,7 @@ stop() {
     if alive; then
         says "no end within $1 s of SIGTERM: killed; it goes on from its last checkpoint"
         kill -KILL -- "-$(pid)"
-        echo 137 >"$run/exit"
+        echo "$killed" >"$run/exit"
         sleep 1
     fi
     status

@@ -70,7 +70,15 @@ class Cloud:
             script(folder / "vm-bin" / name, body)
         self.train(TRAIN)
         (folder / "calls").touch()
-        state = {"node": None, "queue": None, "type": "v5litepod-8", "workers": 1, "down": [], "detail": ""}
+        state = {
+            "node": None,
+            "queue": None,
+            "type": "v5litepod-8",
+            "workers": 1,
+            "down": [],
+            "detail": "",
+            "twice": "",
+        }
         self.set(**state, fail=[], events=[])
 
     def set(self, **changes) -> None:

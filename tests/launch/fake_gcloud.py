@@ -1,9 +1,9 @@
 """Stands in for gcloud on PATH: keeps a slice's state in a file, runs ssh commands in a home folder per worker.
 
 `state`: node, queue (states, None: absent), type, workers, down (workers that do not answer), fail (replies to calls
-that contain `match`, so many times) and events (changes of the state at the n-th call that contains `match`; where the
-node is not ready after one, its VMs are gone, and the file `preempted` is there). It is called some hundred times, and
-imports what starts in no time.
+that contain `match`, so many times), twice (what gcloud runs again by itself) and events (changes of the state at the
+n-th call that contains `match`; where the node is not ready after one, its VMs are gone, and the file `preempted` is
+there). It is called some hundred times, and imports what starts in no time.
 """
 
 import marshal
@@ -62,6 +62,9 @@ def on_worker(worker, command):
 
 def ssh(state, flags):
     workers = range(state["workers"]) if flags["worker"] == "all" else [int(w) for w in flags["worker"].split(",")]
+    if state["twice"] and state["twice"] in flags["command"]:  # the connection broke, and gcloud tried again by itself
+        for worker in set(workers) - set(state["down"]):
+            on_worker(worker, flags["command"])
     codes = [255 if w in state["down"] else on_worker(w, flags["command"]) for w in workers]
     for worker in set(workers) & set(state["down"]):
         print(f"Retrying: SSH command error: [worker {worker}] connect to host timed out", file=sys.stderr)
@@ -134,7 +137,13 @@ def main():
             quit_with(1, "ERROR: (fake) too many calls")
     with open(at("state"), "rb") as file:
         state = marshal.load(file)
+    released = words[0] != "alpha"
+    words = words if released else words[1:]
     try:
+        if released and "autocheckpoint-enabled" in flags:
+            quit_with(
+                2, f"ERROR: ({'.'.join(['gcloud', *words[:4]])}) unrecognized arguments: --autocheckpoint-enabled"
+            )
         for event in state["events"]:
             if event["match"] in line:
                 event["left"] -= 1

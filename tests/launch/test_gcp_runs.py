@@ -58,6 +58,13 @@ def test_what_cannot_be_copied_is_said_before_anything_is(cloud, flag, told):
     assert done.returncode == 2 and told in error_of(done) and not cloud.calls("scp")
 
 
+def test_a_variable_of_several_lines_is_refused(cloud):
+    """It would be cut at the first, and the second end the run and stand in its log."""
+    cloud.ready(installed=False)
+    done = cloud.tpu("install", "--env=KEY", KEY="-----BEGIN-----\nsecret\n")
+    assert done.returncode == 2 and "KEY, of several lines" in error_of(done) and "secret" not in done.stderr
+
+
 def test_an_install_that_misses_a_worker_names_it(cloud):
     cloud.ready(workers=2, installed=False)
     cloud.set(down=[1])
@@ -108,6 +115,13 @@ def test_a_run_that_cannot_start_on_one_worker_is_stopped_on_the_others(cloud):
     assert not cloud.running(0) and not cloud.running(2)
     cloud.set(down=[])
     assert cloud.tpu("run").returncode == 0 and cloud.running(1)
+
+
+def test_a_start_that_gcloud_made_twice_is_one(cloud):
+    cloud.ready(workers=2)
+    cloud.set(twice=START)
+    done = cloud.tpu("run")
+    assert done.returncode == 0 and "started on 2 workers" in done.stdout and cloud.running(0) and cloud.running(1)
 
 
 def test_a_launch_on_a_single_worker_is_detected_and_explained(cloud):

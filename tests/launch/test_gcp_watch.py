@@ -111,6 +111,48 @@ def test_the_others_of_a_worker_that_failed_are_waited_for(cloud, tpu_script, mo
     assert len(cloud.calls(START)) == 2
 
 
+# What gcloud says where the machine it runs on is offline: it cannot renew its token, or not connect with one.
+OFFLINE = (
+    "ERROR: (gcloud.compute.tpus.tpu-vm.describe) There was a problem refreshing your current auth tokens: "
+    "HTTPSConnectionPool(host='oauth2.googleapis.com', port=443): Max retries exceeded with url: /token (Caused by "
+    "NameResolutionError(\"Failed to resolve 'oauth2.googleapis.com' ([Errno -3] Temporary failure)\"))\n"
+    "Please run:\n\n  $ gcloud auth login\n\nto obtain new credentials.",
+    "ERROR: gcloud crashed (ConnectionError): HTTPSConnectionPool(host='tpu.googleapis.com', port=443): Max retries "
+    "exceeded with url: /v2 (Caused by NewConnectionError('[Errno 101] Network is unreachable'))",
+    "ERROR: (gcloud.compute.tpus.tpu-vm.describe) UNAVAILABLE: The service is currently unavailable.",
+)
+
+
+@pytest.mark.parametrize("error", OFFLINE)
+@pytest.mark.parametrize("match", ["describe", "queued-resources delete"])
+def test_an_outage_does_not_end_the_watch(cloud, error, match):
+    """Whoever watches for days is offline for a while; the slice costs meanwhile, and nobody else would start again."""
+    cloud.train(AFTER_PREEMPTION)
+    cloud.at_call(3, STATUS, node="PREEMPTED", queue="SUSPENDED")
+    cloud.fail(match, error, times=11)
+    done = cloud.tpu("watch", "--spot=true", "--bucket=b")
+    assert done.returncode == 0 and len(cloud.calls(START)) == 2, done.stderr
+
+
+def test_an_outage_that_lasts_ends_the_watch(cloud):
+    cloud.ready()
+    cloud.fail("describe", OFFLINE[0], times=99)
+    done = cloud.tpu("watch", "--wait-hours=0")
+    assert done.returncode == 1 and "cannot be looked up: There was a problem refreshing" in error_of(done)
+
+
+def test_a_start_that_one_worker_missed_is_made_again(cloud):
+    """What was stopped because a neighbour did not answer was not stopped by the user."""
+    cloud.ready(workers=3)
+    cloud.at_call(1, START, down=[1])
+    cloud.at_call(1, "worker.sh stop", down=[])
+    second = f'[ "$(grep -c "{START}" "$FAKE_GCLOUD/calls")" -ge 2 ]'
+    cloud.train(f'{second} && exit 0; trap "exit 0" TERM; sleep 1000 & wait')
+    done = cloud.tpu("watch")
+    assert done.returncode == 0 and len(cloud.calls(START)) == 2, done.stderr
+    assert "could not start the run" in done.stdout
+
+
 def test_a_worker_that_is_silent_for_a_while(cloud):
     (cloud.folder / "finish").touch()
     cloud.at_call(1, "ssh", down=[0])

@@ -193,8 +193,11 @@ def test_the_jobset_starts_a_run_that_saves_and_resumes(repo):
     assert container["resources"]["limits"]["google.com/tpu"] * job["parallelism"] == chips
     # The same command for xpk, in the comment.
     spoken = " ".join(line.lstrip("# ").rstrip("\\") for line in text.splitlines() if line.startswith("#"))
-    xpk = shlex.split(spoken[spoken.index("--command=") :].split("  One host")[0])[0]
-    assert xpk.removeprefix("--command=exec ").split() == words
+    *flags, command = shlex.split(spoken[spoken.index("xpk workload") :].split("  One host")[0])
+    bucket = [word.replace("/store/", "gs://BUCKET/") for word in words]  # xpk mounts no claim
+    assert command.removeprefix("--command=exec ").split() == bucket
+    # xpk ends a workload for good at any other code.
+    assert "--restart-on-exit-codes=75" in flags and "--termination-grace-period-seconds=300" in flags
 
 
 def test_the_image_holds_what_the_commands_need(repo):
