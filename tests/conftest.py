@@ -20,6 +20,8 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import pytest
 
+from tests import google_storage
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -38,6 +40,13 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def repo() -> Path:
     return REPO
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """A local emulator of Google Cloud Storage with one bucket, as a file system."""
+    with google_storage.emulator(tmp_path_factory.mktemp("home")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ ALLOWED = {
     "tljax.sft": ("tljax.sft", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
     "tljax.plan.hlo": (),
     "tljax.plan.movement": ("tljax.plan.hlo",),
-    "tljax.plan.topology": ("tljax.core.errors",),
+    "tljax.plan.topology": ("tljax.core.errors", "tljax.core.gpu_memory"),
     "tljax.plan": ("tljax.plan", "tljax.sft", "tljax.rl", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.core"),
     "configs": ("tljax.core.config",),
     "launch": ("tljax",),

@@ -1,23 +1,21 @@
 """gs:// wherever a path is taken, against a local emulator of Google Cloud Storage."""
 
 import http
-import importlib.util
 import json
-import os
 import shutil
-import socket
-import threading
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
-from tljax.core import remote
+from tljax.core import remote, run_folder
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
 from tljax.core.metrics import TIMING_FIELDS
+from tljax.core.place import folder_of
 from tljax.model import hf_export, source
 from tljax.model.fingerprint import fingerprint
 from tljax.toolbox import trajectories
@@ -26,73 +24,6 @@ from tljax.toolbox.embedded import BASE
 BUCKET = "gs://bucket"
 # aiohttp, of what gcsfs sends it.
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-
-
-def emulator_with_generations(patch):
-    """The emulator's module, made to tell an object's generation and to refuse to replace another one.
-
-    TensorStore's commits stand on both; without them what several processes wrote is lost.
-    """
-    from gcp_storage_emulator import server
-    from gcp_storage_emulator.exceptions import NotFound
-    from gcp_storage_emulator.handlers import objects
-
-    download, upload_, lock = objects.download, objects._media_upload, threading.Lock()
-
-    def generation(request, storage, name):
-        try:
-            return storage.get_file_obj(request.params["bucket_name"], name)["generation"]
-        except NotFound:
-            return "0"
-
-    def told(request, response, storage, *rest, **more):
-        response["x-goog-generation"] = generation(request, storage, request.params["object_id"])
-        return download(request, response, storage, *rest, **more)
-
-    def conditional(request, response, storage):
-        with lock:
-            wanted = request.query.get("ifGenerationMatch")
-            if wanted and wanted[0] != generation(request, storage, request.query["name"][0]):
-                assert request.data is not None  # read, so that the connection can go on
-                response.status = http.HTTPStatus.PRECONDITION_FAILED
-                return None
-            return upload_(request, response, storage)
-
-    def replaced(methods):
-        return {method: told if call is download else call for method, call in methods.items()}
-
-    patch.setattr(objects, "download", told)
-    patch.setattr(objects, "_media_upload", conditional)
-    patch.setattr(server, "HANDLERS", tuple((pattern, replaced(methods)) for pattern, methods in server.HANDLERS))
-    return server
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory):
-    """A server with one empty bucket, and the variables by which the libraries find it; objects by name."""
-    for name in ("gcsfs", "gcp_storage_emulator"):
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed; pip install 'tljax[test]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        address = f"http://127.0.0.1:{port}"
-        patch.setenv("STORAGE_EMULATOR_HOST", address)  # gcsfs and google-cloud-storage
-        patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
-        patch.setenv("GOOGLE_CLOUD_PROJECT", "tljax")
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setattr("huggingface_hub.constants.HF_HOME", os.environ["HF_HOME"])
-        # Connections side by side that wait for it; beyond 5 the emulator's server forgets some, and both sides wait.
-        patch.setattr("http.server.HTTPServer.request_queue_size", 128)
-        import gcsfs
-
-        server = emulator_with_generations(patch).create_server(
-            "127.0.0.1", port, in_memory=True, default_bucket="bucket"
-        )
-        server.start()
-        yield gcsfs.GCSFileSystem(token="anon")
-        server.stop()
 
 
 def test_a_copy_is_made_once_and_again_where_the_object_changed(store, capsys):
@@ -267,6 +198,81 @@ def test_an_export_that_was_not_finished_is_begun_again(store, tmp_path):
     ]
     with pytest.raises(InputError, match="is not empty, and exports never overwrite"):
         hf_export.write_whole(address, fill, iter(()))
+
+
+def test_a_killed_export_stays_unfinished_while_it_is_removed(store, monkeypatch):
+    """Half an export without its mark would be taken for a whole one at the next start."""
+    address = f"{BUCKET}/exports/half"
+    for name in (hf_export.UNFINISHED, "model-1.safetensors", "model-2.safetensors"):
+        store.pipe(f"bucket/exports/half/{name}", b"x")
+
+    def cut_off(paths, **_):
+        (paths,) = [[paths] if isinstance(paths, str) else paths]
+        store.rm_file(sorted(store.find(paths[0]) if len(paths) == 1 else paths)[0])
+        raise OSError("the machine was taken away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "rm", lambda self, paths, **more: cut_off(paths, **more))
+        with pytest.raises(InputError, match="the machine was taken away"):
+            hf_export.write_whole(address, lambda folder: None, iter(()))
+    store.invalidate_cache()
+    assert not hf_export.is_there(source.place_of(address))
+
+
+def test_a_folders_copy_has_nothing_that_the_store_has_not(store):
+    """Also where a file of it was copied by itself before, and is gone since."""
+    for name in ("old.json", "new.json"):
+        store.pipe(f"bucket/bench/{name}", b"[]")
+    remote.fetched(f"{BUCKET}/bench/old.json", "config.data")
+    store.rm("bucket/bench/old.json")
+    folder = remote.fetched(f"{BUCKET}/bench", "config.data", remote.EVERY)
+    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["new.json"]
+
+
+def test_a_run_that_never_began_leaves_no_model_at_its_address(store):
+    """An adapter's config there would make an adapter of the next run."""
+    config = ConfigDict({"run": "sft", "seed": 0, "out": "", "resume": "never"})
+    folder = folder_of(f"{BUCKET}/runs/never")
+    for name in ("adapter_config.json", "config.json"):
+        with run_folder.claim(folder, config):
+            (folder / "model").mkdir()
+            (folder / "model" / name).write_text("{}")
+            run_folder.begin_once(folder, {"rows": "a"})
+        shutil.rmtree(folder / "model")
+        folder = folder_of(f"{BUCKET}/runs/never")
+    store.invalidate_cache()
+    assert store.ls("bucket/runs/never/model") == ["bucket/runs/never/model/config.json"]
+
+
+def test_what_could_not_be_put_at_its_address_is_put_there_by_the_next_command(store, monkeypatch):
+    """Though not the report before what belongs to it, and not twice."""
+    address = f"{BUCKET}/late/report.json"
+
+    def command():
+        config = ConfigDict({"out": address})
+        with remote.brought(config, reads=(), writes=("out",)):
+            place = Path(config.out)
+            place.write_text("report")
+            place.with_name("report.predictions.jsonl").write_text("replies")
+
+    put = remote.put
+
+    def once(files, what):
+        put(files, what)
+        raise InputError("the network is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "put", once)
+        with pytest.raises(InputError, match="the network is away"):
+            command()
+    store.invalidate_cache()
+    assert store.ls("bucket/late") == ["bucket/late/report.predictions.jsonl"]
+    with pytest.raises(InputError, match="an earlier command had made it here and could not put it there, which was"):
+        command()
+    store.invalidate_cache()
+    assert store.cat("bucket/late/report.json") == b"report"
+    with pytest.raises(InputError, match="is there already; name another"):
+        command()
 
 
 def test_what_a_command_writes_is_put_at_its_address(store, launch, repo):

@@ -64,6 +64,18 @@ def wait(me: int) -> None:
     processes.check_same({})
 
 
+def exchange(me: int) -> None:
+    """Process 1 never gets to where process 0 waits for its part of an array, in a collective."""
+    import jax
+
+    from tljax.core.mesh import to_host
+
+    jax.devices()
+    if me == 1:
+        time.sleep(60)
+    to_host(np.ones(1))
+
+
 def end_amid_requests(me: int) -> None:
     """Process 0 ends while threads ask its coordinator something, as the watch does now and then."""
 
@@ -100,12 +112,15 @@ WORK = {
     "differ": agree,
     "other-code": agree,
     "alone": agree,
+    "late": agree,
     "fail": fail,
     "kill-0": lambda me: kill(me, 0),
     "kill-1": lambda me: kill(me, 1),
     "freeze-0": lambda me: freeze(me, 0),
     "freeze-1": lambda me: freeze(me, 1),
     "wait": wait,
+    "exchange": exchange,
+    "hang": lambda me: time.sleep(60),
     "end": end_amid_requests,
     "refuse": refuse,
 }
@@ -120,9 +135,11 @@ def main() -> None:
         config.lr += me
     if WHAT == "other-code":
         processes.versions = lambda: {"code of tljax": f"version {me}"}
+    if WHAT == "late":
+        config.processes.update({"coordinator": "", "count": 0, "id": -1, "timeout": 2.0})
     if WHAT == "alone":
         config.processes.update({"count": 2, "timeout": 2.0})
-    if WHAT == "wait":
+    if WHAT in ("wait", "exchange", "hang"):
         config.processes.timeout = 2.0
     with processes.joined(config):
         WORK[WHAT](me)

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,50 +16,16 @@ import numpy as np
 import optax
 import pytest
 
+from tests.core.states import abstract, bits, committed, random_state
 from tljax.core.checkpoint import Checkpoints
 from tljax.core.errors import InputError
-from tljax.core.state import TrainState, abstract_state, init_state
-
-P = jax.P
-SPECS = {"embed": P("tensor", "fsdp"), "layers": {"attn_norm": P(None, None), "q": P(None, "fsdp", "tensor")}}
-TX = optax.adamw(1e-2)
-
-
-def abstract(mesh_shape, width=8, dtype=jnp.float32, tx=TX, **more) -> TrainState:
-    mesh = jax.make_mesh(mesh_shape, ("data", "fsdp", "tensor"), devices=jax.devices()[: int(np.prod(mesh_shape))])
-    shapes = {"embed": (16, width), "layers": {"attn_norm": (2, width), "q": (2, width, 8)}}
-
-    def leaf(shape, spec):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, spec))
-
-    params = jax.tree.map(leaf, shapes, SPECS, is_leaf=lambda x: isinstance(x, tuple))
-    return abstract_state(params | {name: leaf(shape, P()) for name, shape in more.items()}, tx)
-
-
-def random_state(want: TrainState, seed: int) -> TrainState:
-    rng = np.random.default_rng(seed)
-    params = jax.tree.map(
-        lambda a: jax.device_put(rng.normal(size=a.shape).astype(np.float32), a.sharding), want.params
-    )
-    with jax.set_mesh(want.step.sharding.mesh):
-        state = init_state(params, TX)
-        updates, opt_state = jax.jit(TX.update)(params, state.opt_state, params)
-        params = jax.jit(optax.apply_updates)(params, updates)
-        return TrainState(step=state.step + seed, params=params, opt_state=opt_state)
-
-
-def bits(tree) -> list[bytes]:
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+from tljax.core.state import TrainState
 
 
 def one_line(caught, *words) -> None:
     text = str(caught.value)
     assert "\n" not in text
     assert all(str(word) in text for word in words), text
-
-
-def committed(folder) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.isdigit())
 
 
 def test_restore_is_bitwise_on_every_mesh(tmp_path):
@@ -124,59 +89,6 @@ def test_no_checkpoint_is_committed_whose_companions_could_not_be_kept(tmp_path)
         assert committed(tmp_path) == ["1"]
         checkpoints.save(3, state, {})
     assert committed(tmp_path) == ["1", "3"]
-
-
-def test_newest_and_best_are_kept_also_by_a_resumed_run(tmp_path):
-    state = random_state(abstract((1, 1, 1)), seed=1)
-    with Checkpoints(tmp_path, keep=2, keep_best=1) as checkpoints:
-        assert checkpoints.latest_step() is None and checkpoints.best_step() is None
-        for step, loss in [(1, 0.9), (2, 0.1), (3, 0.5), (4, None)]:
-            checkpoints.save(step, state, {}, badness=loss)
-        checkpoints.wait()
-        assert checkpoints.steps() == [2, 3, 4] and committed(tmp_path) == ["2", "3", "4"]
-        assert (checkpoints.latest_step(), checkpoints.best_step()) == (4, 2)
-    with Checkpoints(tmp_path, keep=2, keep_best=1) as checkpoints:
-        assert (checkpoints.latest_step(), checkpoints.best_step()) == (4, 2)
-        for step, loss in [(5, None), (6, float("nan")), (7, 0.3)]:
-            checkpoints.save(step, state, {}, badness=loss)
-        checkpoints.wait()
-        assert committed(tmp_path) == ["2", "6", "7"] and checkpoints.best_step() == 2
-        checkpoints.save(8, state, {}, badness=0.05)
-        checkpoints.save(9, state, {})
-        checkpoints.save(10, state, {})
-    assert committed(tmp_path) == ["10", "8", "9"]
-
-
-def test_what_a_kill_left_of_a_replaced_checkpoint_is_removed(tmp_path):
-    state = random_state(abstract((1, 1, 1)), seed=1)
-    with Checkpoints(tmp_path, keep=4, keep_best=2) as checkpoints:
-        for step, loss in [(1, 0.2), (2, 0.1), (3, 0.2), (4, 0.9)]:
-            checkpoints.save(step, state, {}, badness=loss)
-    for part in ("metrics", "metadata"):
-        shutil.rmtree(tmp_path / "1" / part)
-    with Checkpoints(tmp_path, keep=1, keep_best=2) as checkpoints:
-        assert committed(tmp_path) == ["2", "3", "4"] and checkpoints.steps() == [2, 3, 4]
-
-
-def test_of_equally_good_checkpoints_the_newest_is_kept_and_named(tmp_path):
-    state = random_state(abstract((1, 1, 1)), seed=1)
-    with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(step, state, {}, badness=0.5)
-        checkpoints.wait()
-        assert checkpoints.best_step() == 3
-        checkpoints.save(4, state, {}, badness=0.7)
-        checkpoints.wait()
-        assert committed(tmp_path) == ["3", "4"] and checkpoints.best_step() == 3
-
-
-def test_without_badness_only_the_newest_are_kept(tmp_path):
-    state = random_state(abstract((1, 1, 1)), seed=1)
-    with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(step, state, {})
-        checkpoints.wait()
-        assert committed(tmp_path) == ["3"] and checkpoints.best_step() is None
 
 
 def test_a_step_that_is_there_is_left(tmp_path):
@@ -322,7 +234,7 @@ def test_kill_during_a_save_leaves_the_previous_checkpoint(tmp_path, when):
     assert left[0] == "1" and len(left) == 2 and left[1].startswith("2.")
 
     mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
-    want = {"params": {"w": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=jax.NamedSharding(mesh, P()))}}
+    want = {"params": {"w": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P()))}}
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [1]
         assert sorted(os.listdir(tmp_path)) == left

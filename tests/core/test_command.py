@@ -1,5 +1,6 @@
 """The command line: overrides, option strings, and what a mistake looks like."""
 
+import os
 import signal
 import sys
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 
 from tljax.core import command as command_line
+from tljax.core import gpu_memory
 from tljax.core.command import guard, main, parse
 from tljax.core.errors import InputError
 
@@ -179,3 +181,17 @@ def test_a_script_may_have_fields_of_its_own(command):
     assert with_flags("--config.place=here", "--search") == ("here", True, 1.0)
     assert with_flags("--place", "there") == ("there", False, 1.0)
     assert with_flags("--config.search=false") == ("", False, 1.0)
+
+
+def test_a_script_takes_most_of_a_gpu_unless_told_otherwise(command, monkeypatch):
+    """JAX, which refuses to be told by both names, would leave a quarter of it unused."""
+    new, old = gpu_memory.VARIABLES
+    seen = []
+    for told in (None, "0.5"):
+        monkeypatch.delenv(new, raising=False)
+        monkeypatch.delenv(old, raising=False)
+        if told:
+            monkeypatch.setenv(old, told)
+        command("")
+        main(lambda config: seen.append((os.environ.get(new), os.environ.get(old))), "x", needs=("lr",))
+    assert seen == [("0.92", None), (None, "0.5")]

@@ -172,31 +172,55 @@ def test_lines_on_a_terminal_of_no_width(tmp_path, monkeypatch, capsys):
     assert err == "" and "step 1/1" in out
 
 
-def test_events_of_a_resumed_run_hide_what_was_redone(tmp_path):
-    """Read back by tensorboardX's own protocol buffers."""
+def events_in(folder):
+    """The events of each file, oldest first, read by tensorboardX's own protocol buffers."""
     from tensorboardX.proto.event_pb2 import Event
 
-    for resume, steps in [(0, range(1, 6)), (3, range(4, 7))]:
-        with open_log(tmp_path, resume_step=resume, tensorboard=True) as log:
-            for step in steps:
-                log.push(step, loss(step), {})
-    files = sorted((tmp_path / "events").iterdir())
-    assert len(files) == 2
     read = []
-    for file in files:
+    for file in folder.iterdir():
         data, events = file.read_bytes(), []
         while data:  # TFRecord: length uint64, its checksum, bytes, their checksum
             size = int.from_bytes(data[:8], "little")
             events.append(Event.FromString(data[12 : 12 + size]))
             data = data[16 + size :]
         read.append(events)
-    read.sort(key=lambda events: any(e.session_log.status for e in events))
+    return sorted(read, key=lambda events: events[0].wall_time)
+
+
+def hidden_from(events):
+    """The steps from which on TensorBoard hides what earlier files hold."""
+    return [e.step for e in events if e.session_log.status == e.session_log.START]
+
+
+def test_events_of_a_resumed_run_hide_what_was_redone(tmp_path):
+    for resume, steps in [(0, range(1, 6)), (3, range(4, 7))]:
+        with open_log(tmp_path, resume_step=resume, tensorboard=True) as log:
+            for step in steps:
+                log.push(step, loss(step), {})
+    read = events_in(tmp_path / "events")
     losses = [{e.step: v.simple_value for e in es for v in e.summary.value if v.tag == "loss"} for es in read]
     assert losses == [
         {step: pytest.approx(1 / step) for step in range(1, 6)},
         {step: pytest.approx(1 / step) for step in range(4, 7)},
     ]
-    assert [e.step for e in read[1] if e.session_log.status == e.session_log.START] == [4]
+    assert [hidden_from(events) for events in read] == [[1], [4]]
+
+
+def test_events_of_a_run_killed_before_its_first_checkpoint_are_hidden_too(tmp_path, monkeypatch):
+    for pid in (1, 2):
+        monkeypatch.setattr(metrics.os, "getpid", lambda pid=pid: pid)
+        with open_log(tmp_path, resume_step=0, tensorboard=True) as log:
+            log.push(1, loss(1), {})
+    assert [hidden_from(events) for events in events_in(tmp_path / "events")] == [[1], [1]]
+
+
+def test_wandb_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+    def init(**_):
+        raise ConnectionError("api_key not configured\n(no-tty)")  # as wandb.errors.UsageError, of no common class
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, __spec__=object()))
+    with pytest.raises(InputError, match=r"^config\.log\.wandb: [^\n]*api_key not configured[^\n]*wandb login[^\n]*$"):
+        open_log(tmp_path, wandb=True)
 
 
 def test_wandb_asked_for_but_missing(tmp_path, monkeypatch):

@@ -98,10 +98,18 @@ def test_a_frozen_process_ends_the_other_with_its_name(start_several, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_stuck_process_ends_the_run_with_its_name(ended):
-    for code, out in ended("wait"):
-        assert code == 1
+@pytest.mark.parametrize("where", ["wait", "exchange"])
+def test_a_stuck_process_ends_the_run_with_its_name(ended, where):
+    for code, out in ended(where):
+        assert code == 134
         assert "error: process 1 (" in out and "has not gone on for 2 seconds after" in out
+
+
+def test_processes_that_are_all_stuck_end(ended):
+    """In one collective, say, which nobody comes out of, and nobody is behind the others."""
+    for code, out in ended("hang"):
+        assert code == 134
+        assert said(out)[-1].startswith("error: no process has gone on for 8 seconds after a comparison of all"), out
 
 
 def test_a_process_whose_others_do_not_come_says_so(ended):
@@ -109,6 +117,15 @@ def test_a_process_whose_others_do_not_come_says_so(ended):
     assert code == 2
     (line,) = said(out)
     assert line.startswith("error: the processes did not come together at 127.0.0.1:") and "start as many" in line
+
+
+def test_hosts_of_a_cluster_that_do_not_come_are_waited_for_again(ended, monkeypatch):
+    """Its scheduler may bring them late, and starts again what no user can mend."""
+    task = {"STEP_NODELIST": "127.0.0.1", "NTASKS": "2", "STEP_NUM_TASKS": "2", "PROCID": "1", "LOCALID": "0"}
+    for name, value in ({"JOB_ID": "61999"} | task).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    ((code, out),) = ended("late", 1)
+    assert code == 134 and said(out)[-1].startswith("error: the processes did not come together"), out
 
 
 @pytest.mark.parametrize(

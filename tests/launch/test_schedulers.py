@@ -102,11 +102,12 @@ def test_interrupted_before_there_was_anything_to_save(place):
 # --- SLURM -----------------------------------------------------------------------------------------------------------
 
 
-def sbatch(place, repo, *argv, **variables):
-    """Runs the job script as slurmd does: a copy of it, from elsewhere."""
+def sbatch(place, repo, *argv, srun="", **variables):
+    """Runs the job script as slurmd does: a copy of it, from elsewhere. srun: a body for it."""
     folder = place / "slurm"
     folder.mkdir(exist_ok=True)
-    script(folder / "srun", f'echo "srun $*" >>{folder}/calls; while [[ $1 = -* ]]; do shift; done; exec "$@"')
+    one = f'echo "srun $*" >>{folder}/calls; while [[ $1 = -* ]]; do shift; done; exec "$@"'
+    script(folder / "srun", srun or one)
     script(folder / "scontrol", f'echo "scontrol $*" >>{folder}/calls')
     job = folder / "slurm_script"
     job.write_text((repo / "launch" / "slurm" / "train.sbatch").read_text())
@@ -133,6 +134,17 @@ def test_an_interrupted_slurm_job_goes_back_into_the_queue(place, repo):
     (place / "train").write_text('trap "exit 0" TERM; kill -TERM $PPID; kill -TERM $$; sleep 1000')
     done, calls = sbatch(place, repo, "run", "--config=x")
     assert done.returncode == 75 and calls[1:] == ["scontrol requeue 42"]
+
+
+def test_a_killed_process_of_several_sends_the_slurm_job_back(place, repo):
+    """srun tells the highest code, which is the killed one's, and not of the others that want to be started again."""
+    (place / "train").write_text("[ -e one ] && exit 75; touch one; kill -KILL $$")
+    srun = (
+        'while [[ $1 = -* ]]; do shift; done; code=0; for _ in 1 2; do "$@" || { [ $? -gt $code ] && code=$?; }; done'
+    )
+    done, calls = sbatch(place, repo, "run", "--config=x", srun=f"{srun}; exit 137")
+    assert done.returncode == 137 and calls == ["scontrol requeue 42"], done.stderr
+    assert not list(place.glob(".tljax-codes*"))
 
 
 def test_a_slurm_job_that_failed_stays_out_of_the_queue(place, repo):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from tljax.core import gpu_memory
 from tljax.core.errors import InputError
 from tljax.core.mesh import make_mesh
 from tljax.model import cost, llama
@@ -38,6 +39,21 @@ def test_a_model_on_gpus_by_arithmetic(plan):
     # 8 rows of 8,192 tokens; 6 operations for every weight of a product, and causal attention.
     products = WEIGHTS - NORMS - 32016 * 4096
     assert f"model {8 * 8192 * (6 * products + 6 * 32 * 4096 * 8192) / 1e12:,.1f} TFLOP" in out
+
+
+def test_a_gpu_has_the_memory_that_jax_takes_of_it(plan, monkeypatch):
+    """0.92 of it, as training sets it, or what the variable says, under its older name too."""
+    for name in gpu_memory.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert "of each device, 73.60 GB for a program" in plan("sft.py:7b", "--config.topology=gpu:8x80GB")[1]
+    for name in gpu_memory.VARIABLES:
+        with monkeypatch.context() as patch:
+            patch.delenv(gpu_memory.VARIABLES[0], raising=False)
+            patch.setenv(name, "0.5")
+            assert "of each device, 40.00 GB for a program" in plan("sft.py:7b", "--config.topology=gpu:8x80GB")[1]
+            patch.setenv(name, "all")
+            code, _, error = plan("sft.py:7b", "--config.topology=gpu:8x80GB")
+            assert code == 2 and f"{name} is 'all'; allowed is above 0 to 1" in error
 
 
 def test_a_model_that_does_not_fit(plan):

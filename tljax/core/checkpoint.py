@@ -21,6 +21,7 @@ from tljax.core.errors import InputError, one_line
 from tljax.core.remote import is_remote
 
 STATE, METADATA = "state", "metadata"
+PATIENCE = 86_400  # seconds for one save
 # Packages whose exceptions say that a store of objects did not do what it was asked, and words of its answers.
 STORES = ("gcsfs", "google", "aiohttp", "requests")
 STORE_ANSWERS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|NOT_FOUND|DEADLINE_EXCEEDED|ABORTED)\b")
@@ -62,6 +63,8 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            # A save of hundreds of GB to a slow disk takes longer than Orbax's 20 minutes; core/group.py has its own.
+            async_options=ocp.AsyncOptions(timeout_secs=PATIENCE),
         )
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
         tree = _State(self._failed)
@@ -153,9 +156,8 @@ class Checkpoints:
     def _replaced(self, keep: int, keep_best: int) -> list[int]:
         """The steps of checkpoints that newer or better ones replace."""
         found = {step: self._badness_of(step) for step in self.steps()}
-        finite = sorted(badness for badness in found.values() if math.isfinite(badness))
-        good = finite[:keep_best][-1] if finite and keep_best else -math.inf
-        return [step for step in sorted(found)[:-keep] if found[step] > good]
+        finite = sorted((step for step in found if math.isfinite(found[step])), key=lambda step: (found[step], -step))
+        return [step for step in sorted(found)[:-keep] if step not in finite[:keep_best]]
 
     def _badness_of(self, step: int) -> float:
         try:

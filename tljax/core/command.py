@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from tljax.core import gpu_memory
 from tljax.core.errors import InputError, one_line, verdict
 
 USAGE = "usage: python {script} --config configs/NAME.py[:option,option] [--config.field=value ...]"
@@ -39,6 +40,7 @@ def main(
             raise InputError(f"this config has no {' and no '.join(missing)}: it is another script's; {about.strip()}")
         with config.unlocked():
             config.update(added)
+        gpu_memory.take()
         run(config)
 
     guard(start)

@@ -71,8 +71,8 @@ def processes_block() -> ConfigDict:
     processes.coordinator = ""  # HOST:PORT of process 0, the same on all
     processes.count = 0  # how many there are; 1, with any coordinator and id 0: this one alone, whatever SLURM says
     processes.id = -1  # which one this is, from 0
-    # Seconds after which one that the others wait for is called stuck, and ends the run. Process 0 prepares the data
-    # first, while the others wait.
+    # Seconds after which one that the others wait for is called stuck, and ends the run; four times as many where none
+    # goes on. Process 0 prepares the data first, while the others wait.
     processes.timeout = 1800.0
     return processes
 

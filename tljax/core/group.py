@@ -19,7 +19,11 @@ T = TypeVar("T")
 BEAT = 2.0  # seconds between two signs of life
 SILENCE = 40.0  # seconds without one after which a process counts as dead; JAX would abort all after 100
 DAY = 86_400_000  # milliseconds: JAX's own limits of waiting; ours are SILENCE and processes.timeout
+QUIET = 4  # times `timeout` without one place passed by any process after which all are stuck
 FAILED = 1
+STUCK = (
+    134  # as of an abort, which schedulers start again a few times, where the cause may lie in a host or its network
+)
 LOST = 75  # EX_TEMPFAIL of sysexits.h, as launch/interruptible.py's: another process is gone, start all again
 
 _leaving = threading.Lock()
@@ -40,6 +44,7 @@ class Group:
         self._names = {k: f"process {k}" for k in range(count)}
         self._seen: dict[int, tuple[Any, float]] = {}  # process -> (last sign of life, when it came)
         self._behind: dict[int, tuple[int, float]] = {}  # process -> (places passed, since when another is ahead)
+        self._moved = (-1, 0.0)  # places that all have passed together, since when
         self.sign()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -142,9 +147,18 @@ class Group:
         for k in alive:
             if k != self.me and now - self._seen[k][1] > SILENCE:
                 return LOST, f"error: {lost(self.name(k))}"
+        moved = sum(passed for _, passed, *_ in alive.values())
+        if moved != self._moved[0]:
+            self._moved = moved, now
+        if now - self._moved[1] > QUIET * self.timeout:
+            return STUCK, (
+                f"error: no process has gone on for {QUIET * self.timeout:g} seconds after {alive[self.me][2]}: they "
+                "wait for each other's devices, or all for a disk or store; start all again with --config.resume=auto, "
+                "or raise config.processes.timeout"
+            )
         for k, (_, passed, place, _) in alive.items():
             if passed < first and now - self._behind[k][1] > self.timeout:
-                return FAILED, (
+                return STUCK, (
                     f"error: {self.name(k)} has not gone on for {self.timeout:g} seconds after {place}, and the others "
                     "wait for it; look at what it does there, or raise config.processes.timeout"
                 )

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tljax.core import processes
-from tljax.core.errors import InputError, disk_told
+from tljax.core.errors import InputError, disk_told, one_line
 from tljax.core.place import RunFolder
 
 # Fields that differ between two runs of the same config.
@@ -118,8 +118,12 @@ class RunLog:
                 self._file = open(self._path, "ab", buffering=0)
             except OSError as error:
                 raise InputError(f"{self._path}: cannot be written ({error.strerror}); give another folder") from error
-            self._events = _open_events(folder, resume_step) if tensorboard else None
-            self._wandb = _open_wandb(folder, name) if wandb else None
+            try:
+                self._wandb = _open_wandb(folder, name) if wandb else None
+                self._events = _open_events(folder, resume_step) if tensorboard else None
+            except BaseException:
+                self._file.close()
+                raise
             if has_terminal():
                 self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", dynamic_ncols=True)
         self._mark, self._first = time.perf_counter(), True
@@ -303,19 +307,27 @@ def cut(path: Path, step: int) -> None:
 def _open_events(folder: Path, resume_step: int):
     from tensorboardX import SummaryWriter
 
-    # purge_step makes TensorBoard hide what an earlier process wrote after the checkpoint. The suffix tells apart the
-    # files of two processes that start within one second, where the second would overwrite the first.
-    purge = resume_step + 1 if resume_step else None
-    return SummaryWriter(str(folder / "events"), purge_step=purge, filename_suffix=f".{resume_step}.{os.getpid()}")
+    # purge_step makes TensorBoard hide what an earlier process wrote after the checkpoint, or before the first. The
+    # suffix tells apart files of two processes that start within one second: the second would overwrite the first.
+    suffix = f".{resume_step}.{os.getpid()}"
+    return SummaryWriter(str(folder / "events"), purge_step=resume_step + 1, filename_suffix=suffix)
 
 
 def _open_wandb(folder: Path, name: str):
     import wandb  # pyright: ignore[reportMissingImports]
 
     place = folder / "wandb_id"
-    if not place.exists():
-        place.write_text(secrets.token_hex(8))
-    run = wandb.init(project="tljax", name=name, dir=str(folder), id=place.read_text(), resume="allow")
+    own = place.read_text() if place.exists() else ""
+    if not own:
+        own = secrets.token_hex(8)
+        place.with_name(".wandb_id.tmp").write_text(own)
+        os.replace(place.with_name(".wandb_id.tmp"), place)
+    try:
+        run = wandb.init(project="tljax", name=name, dir=str(folder), id=own, resume="allow")
+    # Its errors have no common class; they are of logins, of the network, and of what it was given.
+    except Exception as error:
+        told = f"W&B does not start ({one_line(error)[:160]}); run wandb login, or set WANDB_MODE=offline"
+        raise InputError(f"config.log.wandb: {told}") from error
     # Its own counter refuses steps that a resumed run writes again.
     run.define_metric("*", step_metric="step")
     return run

@@ -105,8 +105,9 @@ def _copy(
         shutil.rmtree(target, ignore_errors=True)
         target.unlink(missing_ok=True)
     record.unlink(missing_ok=True)
-    for name in have.keys() - there.keys():
-        (target / name).unlink(missing_ok=True)
+    for path in target.rglob("*"):
+        if path.is_file() and not path.name.startswith(".") and path.relative_to(target).as_posix() not in there:
+            path.unlink()
     missing = [name for name, stamp in found.items() if have.get(name) != stamp]
     size = sum(int(found[name].get("size", 0)) for name in missing)
     if size >= SHOWN:
@@ -180,6 +181,14 @@ def remove(address: str, what: str) -> None:
             fs.rm(root, recursive=True)
 
 
+def remove_others(address: str, name: str) -> None:
+    """Removes what is at an address but the object `name`; raises what the store's library raises."""
+    fs, root = _open(address)
+    others = [f"{root.rstrip('/')}/{other}" for other in listing(address, EVERY) if other != name]
+    if others:
+        fs.rm(others)
+
+
 @contextlib.contextmanager
 def told(address: str, what: str) -> Iterator[None]:
     """Raises InputError, in one line, for what stores and their libraries raise in the body; of a path here nothing."""
@@ -240,11 +249,7 @@ def brought(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) ->
         if processes.on_first(lambda field=field, address=address: _is_there(address, f"config.{field}")):
             raise InputError(f"config.{field} {address} is there already; name another, or remove it")
         place = _desk(address)
-        if place.exists() and not any(place.parent.glob("*.partial")):
-            raise InputError(
-                f"config.{field} {address}: an earlier command made it, in {place}, and could not put it there; copy "
-                "it there by hand, or remove it to make it again"
-            )
+        processes.on_first(lambda field=field, address=address: _settle(address, f"config.{field}"))
         with disk_told(place, CACHE_FULL):
             place.parent.mkdir(parents=True, exist_ok=True)
         config[field] = str(place)
@@ -258,15 +263,31 @@ def _is_there(address: str, what: str) -> bool:
         return bool(listing(address, EVERY))
 
 
+def _settle(address: str, what: str) -> None:
+    """Puts at an address what an earlier command has made for it, which then says so and ends: InputError."""
+    place = _desk(address)
+    if place.exists() and not any(place.parent.glob("*.partial")):
+        _deliver(address, what)
+        raise InputError(
+            f"{what} {address}: an earlier command had made it here and could not put it there, which was done now; "
+            "for another one give another name"
+        )
+
+
 def _deliver(address: str, what: str) -> None:
-    """Puts what was made for an address there, and beside it what was made beside it."""
+    """Puts what was made for an address there, after what was made beside it; what is there already is left."""
     folder, home = _desk(address).parent, address.rstrip("/").rpartition("/")[0]
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     made = {f"{home}/{name}": folder / name for name in names if not name.startswith(".") and name[-8:] != ".partial"}
-    for other in made:
-        if _is_there(other, what):
+    for other, path in list(made.items()):
+        there = sizes(other, what)
+        if there == {"": path.stat().st_size}:
+            del made[other]
+        elif there:
             raise InputError(f"{what} {other} is there already; what was made lies in {folder}: copy it by hand")
+    named = {other: made.pop(other) for other in list(made) if f"{other}/".startswith(f"{address.rstrip('/')}/")}
     put(made, what)
+    put(named, what)
     print(f"written       {address}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tljax.core.config import check_range
 from tljax.core.errors import InputError, one_line
-from tljax.core.group import Group, explain_abort, patiently
+from tljax.core.group import STUCK, Group, explain_abort, leave, patiently
 
 QUIET = 5.0  # seconds of waiting for the others after which it is said
 BAD_INPUT = 2  # exit code, as of InputError, which names other places that cannot be
@@ -43,12 +43,18 @@ def join(options: Any) -> Group | None:
         f"the processes did not come together at {where}; start as many as config.processes.count says, all within "
         f"{seconds} seconds, and see that each can reach that place"
     )
+    # Flags may be wrong; a cluster may bring its hosts late, and starts them again.
+    code = BAD_INPUT if given is not None else STUCK
     try:
-        with _only(f"error: {apart}", f"waits for the run's other processes at {where}, for {seconds} seconds at most"):
+        with _only(
+            (code, f"error: {apart}"), f"waits for the run's other processes at {where}, for {seconds} seconds at most"
+        ):
             patiently(lambda: jax.distributed.initialize(**found, initialization_timeout=seconds))
     except (RuntimeError, ValueError) as error:
         if given is None and isinstance(error, ValueError):
             return None  # a TPU of one host, which nothing describes as a part of more
+        if code == STUCK:
+            leave(code, f"error: {apart} ({one_line(error)[:160]})")
         raise InputError(f"{apart} ({one_line(error)[:160]})") from error
     state = distributed.global_state
     if state.num_processes == 1:
@@ -110,8 +116,8 @@ def gpus_of_task() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _only(line: str, waiting: str) -> Iterator[None]:
-    """Shows of stderr `waiting`, after a while, and `line` where JAX aborts the process, which it does with a trace.
+def _only(end: tuple[int, str], waiting: str) -> Iterator[None]:
+    """Shows of stderr `waiting`, after a while; where JAX aborts the process, with a trace, it ends by `end` instead.
 
     What else is written there is shown at the end, unless the body raises.
     """
@@ -122,7 +128,7 @@ def _only(line: str, waiting: str) -> Iterator[None]:
 
     def show() -> tuple[int, str]:
         os.dup2(screen, 2)
-        return BAD_INPUT, line
+        return end
 
     with tempfile.TemporaryFile() as held:
         take_back = explain_abort(show)

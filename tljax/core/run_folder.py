@@ -126,7 +126,7 @@ def _claim(folder: RunFolder, config: Any) -> Iterator[bool]:
                 (folder / name).unlink(missing_ok=True)
             for name in (*folders, "rollouts"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for name in (*files, *folders) if folder.address else ():
+            for name in (*files, *folders, "model") if folder.address else ():
                 remove(f"{folder.address}/{name}", "config.out")
         write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
         try:

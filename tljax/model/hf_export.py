@@ -85,6 +85,7 @@ def gather(params: Params, tensors: list[Tensor], dtype: str) -> Iterator[np.nda
             weight = weight[key]
         ours = whole(weight) if tensor.layer is None else of_layer(weight, np.int32(tensor.layer))
         p = tensor.param
+        processes.pass_by(f"{tensor.name} of the export")
         yield np.asarray(ours).transpose(np.argsort(p.hf_perm)).reshape(p.hf_shape)
 
 
@@ -270,10 +271,11 @@ def write_whole(folder: Any, fill: Callable[[Any], None], arrays: Iterator[np.nd
 def _write_remote(address: str, fill: Callable[[Any], None], arrays: Iterator[np.ndarray]) -> None:
     try:
         check_target(address)
-        remote.remove(address, "export to")
         with told(address, "export to"):
             folder = epath.Path(address)
+            # Before what a killed export left is removed, of which a part would look like a whole one.
             (folder / UNFINISHED).write_text("this export was not finished; run the same command again\n")
+            remote.remove_others(address, UNFINISHED)
             fill(folder)
             (folder / UNFINISHED).unlink()
     finally:

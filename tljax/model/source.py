@@ -114,10 +114,14 @@ def _dtype_of(config: dict[str, Any]) -> str:
 
 
 def checkpoint_step(run: Any, best: bool = False) -> int:
-    """The step of a run's newest checkpoint, or of the best one by its eval.best.
+    """The step of a run's newest checkpoint, or of the best one by its eval.best; of several processes for all alike.
 
-    Raises InputError where there is none.
+    A run that goes on may commit another one between their looks. Raises InputError where there is none.
     """
+    return processes.on_first(lambda: _checkpoint_step(run, best))
+
+
+def _checkpoint_step(run: Any, best: bool) -> int:
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.best_step() if best else checkpoints.latest_step()
     if step is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from tljax.core import gpu_memory
 from tljax.core.errors import InputError
 
 MOST_SLICES = 256
@@ -96,8 +97,8 @@ def fewest_links(sides: list[int], ring: int) -> int:
 def _gpus(name: str, count: int, memory: int) -> Topology:
     if not 1 <= count <= 1024 or not memory:
         raise InputError(f"config.topology is {name!r}; allowed: gpu:COUNTxMEMORYGB with 1 to 1024 GPUs, {HELP}")
-    known = GPUS.get(memory)
-    chip = known or Chip(f"GPU of {memory} GB", memory * 1e9, 0.0, 0.0, 0.0)
+    known = GPUS.get(memory) or Chip(f"GPU of {memory} GB", memory * 1e9, 0.0, 0.0, 0.0)
+    chip = dataclasses.replace(known, memory=known.memory * gpu_memory.share())
     try:
         # Before JAX has looked for devices this gives as many as wanted; afterwards it is refused.
         if count > 1:

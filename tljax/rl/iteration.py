@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tljax.core import processes
 from tljax.core.mesh import to_host
 from tljax.core.place import RunFolder
 from tljax.data.prompt_table import Prompt, Prompts
@@ -75,6 +76,7 @@ def iterate(
     experience, judged = programs.judge(state, frozen, rows)
     key = jax.random.fold_in(jax.random.key(stage.config.seed), 2 * n + 1)
     state, metrics = programs.update(state, frozen, experience, key)
+    processes.pass_by(f"the rewards of update {n + 1}")
     metrics = jax.device_get(metrics | judged)
     seconds["seconds_update"] = round(time.perf_counter() - begun, 6)
     metrics |= rollout_metrics(rollout, experience.logprobs, rows.mask) | seconds

@@ -243,6 +243,7 @@ def evaluate_all(
         if n == 0 and config.eval.samples:
             write_samples(folder / "samples.jsonl", step, held_out.build(0), scores, tokenizer, config.eval.samples)
     assert total is not None
+    processes.pass_by("the evaluation's batches")
     metrics = {f"eval_{name}": value for name, value in jax.device_get(means(total)).items()}
     log.log(step, metrics)
     log.say(
