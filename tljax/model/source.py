@@ -118,12 +118,8 @@ def checkpoint_step(run: Any, best: bool = False) -> int:
 
     A run that goes on may commit another one between their looks. Raises InputError where there is none.
     """
-    return processes.on_first(lambda: _checkpoint_step(run, best))
-
-
-def _checkpoint_step(run: Any, best: bool) -> int:
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        step = checkpoints.best_step() if best else checkpoints.latest_step()
+        step = processes.on_first(checkpoints.best_step if best else checkpoints.latest_step)
     if step is None:
         kind = "checkpoint that eval.best has judged" if best else "checkpoint yet"
         raise InputError(f"{run}: the run has no {kind}; wait for one, or name another folder")
