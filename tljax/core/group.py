@@ -21,9 +21,7 @@ SILENCE = 40.0  # seconds without one after which a process counts as dead; JAX 
 DAY = 86_400_000  # milliseconds: JAX's own limits of waiting; ours are SILENCE and processes.timeout
 QUIET = 4  # times `timeout` without one place passed by any process after which all are stuck
 FAILED = 1
-STUCK = (
-    134  # as of an abort, which schedulers start again a few times, where the cause may lie in a host or its network
-)
+STUCK = 134  # as of an abort: schedulers start it again a few times, as the cause may lie in a host or its network
 LOST = 75  # EX_TEMPFAIL of sysexits.h, as launch/interruptible.py's: another process is gone, start all again
 
 _leaving = threading.Lock()
