@@ -121,7 +121,7 @@ def run(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
     busy = [w for w, reply in replies.items() if reply["state"] == "busy"]
     if started:
         # Workers that were started wait for the others, and hold their TPUs meanwhile.
-        gcloud.ssh("bash", WORKER, "stop", "20", "again", worker=",".join(map(str, sorted(started))))
+        gcloud.ssh("bash", WORKER, "stop", "20", "again", worker=",".join(map(str, started)))
         say(f"stopped again on worker {listed(started)}: on a part of its workers a run only waits for the others")
     if going:
         raise Failure(7, f"a run is going on worker {listed(going)}; launch/gcp/tpu.py logs, or stop first")

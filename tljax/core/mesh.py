@@ -161,6 +161,11 @@ def row_parts() -> int:
     return 1 if places == 1 else 2 * places
 
 
+def row_unit(round_to: int) -> int:
+    """What a row's length must be a multiple of: round_to, and the parts that the current mesh cuts it into."""
+    return math.lcm(round_to, row_parts())
+
+
 def check_tokens(tokens: int, what: str = "batch.tokens") -> None:
     """Raises InputError unless rows of `tokens` divide over the current mesh's "sequence"."""
     parts = row_parts()

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from tljax.core import processes
 from tljax.core.errors import InputError, disk_told, one_line
 from tljax.core.place import RunFolder
+from tljax.core.run_folder import write_whole
 
 # Fields that differ between two runs of the same config.
 TIMING_FIELDS = ("seconds", "tokens_per_second", "mfu", "time")
@@ -320,8 +321,7 @@ def _open_wandb(folder: Path, name: str):
     own = place.read_text() if place.exists() else ""
     if not own:
         own = secrets.token_hex(8)
-        place.with_name(".wandb_id.tmp").write_text(own)
-        os.replace(place.with_name(".wandb_id.tmp"), place)
+        write_whole(place, [own])
     try:
         run = wandb.init(project="tljax", name=name, dir=str(folder), id=own, resume="allow")
     # Its errors have no common class; they are of logins, of the network, and of what it was given.

@@ -67,7 +67,7 @@ class RunFolder:
                         stat = path.stat()
                         found[path.relative_to(self.desk).as_posix()] = (stat.st_size, stat.st_mtime_ns)
             new = [name for name, stamp in found.items() if self._put.get(name) != stamp]
-            remote.put_growing({f"{self.address}/{name}": self.desk / name for name in new}, WHAT)
+            remote.put({f"{self.address}/{name}": self.desk / name for name in new}, WHAT, growing=True)
             self._put.update({name: found[name] for name in new})
 
     def fetch(self) -> None:

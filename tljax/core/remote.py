@@ -149,27 +149,22 @@ def _get(address: str, places: Mapping[str, Path], what: str) -> None:
         os.replace(part, place)
 
 
-def put(files: Mapping[str, Path], what: str) -> None:
+def put(files: Mapping[str, Path], what: str, *, growing: bool = False) -> None:
     """Writes files of this machine to addresses, side by side; each is there whole or not at all.
 
-    Raises InputError where one cannot be written.
+    growing: they are small and may grow meanwhile; as they are when they are read. Raises InputError where one cannot
+    be written.
     """
     if not files:
         return
     first = next(iter(files))
     with told(first, what):
         fs, _ = _open(first)
-        fs.put([str(path) for path in files.values()], [fs._strip_protocol(address) for address in files])
-
-
-def put_growing(files: Mapping[str, Path], what: str) -> None:
-    """`put` of small files that may grow meanwhile: as they are when they are read."""
-    if not files:
-        return
-    first = next(iter(files))
-    with told(first, what):
-        fs, _ = _open(first)
-        fs.pipe({fs._strip_protocol(address): path.read_bytes() for address, path in files.items()})
+        places = {fs._strip_protocol(address): path for address, path in files.items()}
+        if growing:
+            fs.pipe({place: path.read_bytes() for place, path in places.items()})
+        else:
+            fs.put([str(path) for path in places.values()], list(places))
 
 
 def remove(address: str, what: str) -> None:

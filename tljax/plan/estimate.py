@@ -1,11 +1,10 @@
 """Work space and movement by arithmetic: where no compiler is at hand, and for a search to know where to look."""
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
 
-from tljax.core.mesh import batch_shards, row_parts, shards, weight_shards
+from tljax.core.mesh import batch_shards, row_unit, shards, weight_shards
 from tljax.model import cost, llama
 from tljax.model.activations import Activations
 from tljax.model.replies import padded_width
@@ -66,7 +65,7 @@ def _batch(config: Any) -> tuple[float, int, int]:
         tokens = sft_tokens(config) // places
         return config.batch.rows / config.batch.accumulate / batch_shards(), tokens, tokens
     block, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
-    tokens = padded_width(block.max_prompt_tokens + block.max_new_tokens, math.lcm(block.round_to, row_parts()))
+    tokens = padded_width(block.max_prompt_tokens + block.max_new_tokens, row_unit(block.round_to))
     return block.prompts * block.group / parts / batch_shards(), tokens // places, block.max_new_tokens
 
 
@@ -79,5 +78,5 @@ def _parts(config: Any) -> int:
 
 def sft_tokens(config: Any, round_to: int = 128) -> int:
     """The length of a packed row; where the config leaves it to the data, the longest that it allows."""
-    unit = math.lcm(round_to, row_parts())
+    unit = row_unit(round_to)
     return config.batch.tokens or -(-config.data.max_tokens // unit) * unit

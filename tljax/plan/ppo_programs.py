@@ -1,13 +1,12 @@
 """What PPO and its relatives compile: update, experience and rollout."""
 
 import dataclasses
-import math
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from tljax.core.mesh import check_rows, row_parts
+from tljax.core.mesh import check_rows, row_unit
 from tljax.data.tokens import Tokenizer
 from tljax.model import cost, decode, llama, lora
 from tljax.model.replies import padded_width
@@ -45,7 +44,7 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     learner = state_of(critic, critic_tx) if plan.has_critic else None
     state = ppo_state(state_of(actor, tx), learner, array((), jnp.float32))
     prompt, reply = padded_width(block.max_prompt_tokens, block.round_to), block.max_new_tokens
-    width = padded_width(block.max_prompt_tokens + reply, math.lcm(block.round_to, row_parts()))
+    width = padded_width(block.max_prompt_tokens + reply, row_unit(block.round_to))
     rows, key = _rows(count, width, reply), array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
     scores = [array((count, reply), jnp.float32) for _ in range(5)]
     experience = Experience(rows, *scores)

@@ -1,6 +1,5 @@
 """What a PPO run will hold on each device, told before anything is allocated."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import batch_shards, device_bytes, row_parts, shards, weight_shards
+from tljax.core.mesh import batch_shards, device_bytes, row_unit, shards, weight_shards
 from tljax.model.activations import Activations
 from tljax.model.replies import padded_width
 from tljax.rl.roles import Plan
@@ -59,7 +58,7 @@ def need(config: Any, plan: Plan, longest: int) -> Need:
     rows = max(config.rollout.rows, config.eval.rows) / batch_shards()
     rollout = of.replying(rows, prompt, max(config.rollout.max_new_tokens, config.eval.new_tokens), parts)
     here = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
-    unit = math.lcm(config.rollout.round_to, row_parts())
+    unit = row_unit(config.rollout.round_to)
     tokens = padded_width(longest + config.rollout.max_new_tokens, unit) / shards("positions")
     chunk = min(config.model.loss_chunk, config.rollout.max_new_tokens)
     table = 8 if plan.adapter is None else width  # a trained embedding is gathered in float32, as is its gradient

@@ -1,7 +1,6 @@
 """Rollouts: which prompts an update learns from, what the policy replies to them, and both as arrays."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 
 from tljax.core import processes
-from tljax.core.mesh import row_parts
+from tljax.core.mesh import row_unit
 from tljax.core.run_folder import read_lines, write_lines
 from tljax.data.prompt_table import Prompt
 from tljax.model.replies import Reply, padded_width
@@ -48,7 +47,7 @@ def arrays(prompts: Sequence[Prompt], rollout: Rollout, scores: Sequence[float],
     replies = [[*reply.tokens, *([] if reply.end is None else [reply.end])] for reply in rollout.replies]
     texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
     host = {
-        "tokens": _padded(texts, padded_width(max(map(len, texts)), math.lcm(round_to, row_parts()))),
+        "tokens": _padded(texts, padded_width(max(map(len, texts)), row_unit(round_to))),
         "starts": np.asarray([len(prompt.tokens) for prompt in prompts], np.int32),
         "replies": _padded(replies, most),
         "mask": np.arange(most)[None] < np.asarray([len(reply) for reply in replies])[:, None],

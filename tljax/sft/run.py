@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import optax
 
 from tljax.core import processes, run_folder
 from tljax.core.checkpoint import Checkpoints
-from tljax.core.mesh import describe_mesh, global_batch, make_mesh, process_rows, row_parts
+from tljax.core.mesh import describe_mesh, global_batch, make_mesh, process_rows, row_unit
 from tljax.core.metrics import RunLog, cut, due, say
 from tljax.core.place import RunFolder
 from tljax.core.state import TrainState, abstract_state, init_state, make_optimizer, make_schedule
@@ -80,7 +79,7 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
     longest = max(examples.train["length"])
     if examples.held_out is not None:
         longest = max(longest, *examples.held_out["length"])
-    unit = math.lcm(ROUND_TO, row_parts())
+    unit = row_unit(ROUND_TO)
     tokens = config.batch.tokens or -(-longest // unit) * unit
     shape = {"rows": config.batch.rows, "tokens": tokens, "packed": config.batch.pack}
     epochs = config.optim.epochs

@@ -1,6 +1,5 @@
 """Golden replies under a model: of every token, after the golden ones before it, loss, rank and what is likelier."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.core.mesh import global_batch, row_parts, spec
+from tljax.core.mesh import global_batch, row_unit, spec
 from tljax.model import llama
 from tljax.model.head import chunked_head
 from tljax.model.replies import ROUND_TO, padded_width, plan_batches
@@ -40,7 +39,7 @@ def score_tokens(
 ) -> Iterator[dict[int, TokenScores]]:
     """Scores of (prompt, reply) pairs by index, a batch of `rows` after the other on the current mesh."""
     lengths = [len(prompt) + len(reply) - 1 for prompt, reply in pairs]
-    for width, batch in plan_batches(lengths, rows, math.lcm(ROUND_TO, row_parts())):
+    for width, batch in plan_batches(lengths, rows, row_unit(ROUND_TO)):
         room = padded_width(max(len(pairs[i][1]) for i in batch), CHUNK)
         room = -(-room // CHUNK) * CHUNK
         names = {"tokens": width, "segments": width, "places": room, "targets": room}
