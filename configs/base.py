@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import options
+from tljax.core.config import parse_options
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    options(arg, sizes=(), flags_=(), default="")
+    parse_options(arg, sizes=(), flags_=(), default="")
     config = runpy.run_path(str(Path(__file__).with_name("sft.py")))["get_config"]("tiny")
     config.update_from_flattened_dict(BASE)
     return config

@@ -9,11 +9,11 @@ The option `release` after a colon chooses the rules of the released scripts: --
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import data_block, options, toolbox_block
+from tljax.core.config import data_block, parse_options, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    _, flags = options(arg, sizes=(), flags_=("release",), default="")
+    _, flags = parse_options(arg, sizes=(), flags_=("release",), default="")
 
     config = ConfigDict()
     config.out = ""  # file to write (or an address, gs://...), one line per assistant step; must not exist yet

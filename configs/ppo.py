@@ -11,11 +11,11 @@ run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set: --config.opt
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import data_block, lora_block, mesh_block, options, processes_block, toolbox_block
+from tljax.core.config import data_block, lora_block, mesh_block, parse_options, processes_block, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    size, flags = options(
+    size, flags = parse_options(
         arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags_=("lora", "rloo", "release"), default="tiny"
     )
 

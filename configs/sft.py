@@ -11,11 +11,13 @@ field can be set: --config.optim.lr=2e-6.
 
 from ml_collections import ConfigDict
 
-from tljax.core.config import data_block, lora_block, mesh_block, options, processes_block, toolbox_block
+from tljax.core.config import data_block, lora_block, mesh_block, parse_options, processes_block, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    size, flags = options(arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags_=("lora", "release"), default="tiny")
+    size, flags = parse_options(
+        arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags_=("lora", "release"), default="tiny"
+    )
 
     config = ConfigDict()
     config.run = "sft"  # which stage launch/train.py starts

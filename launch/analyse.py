@@ -4,14 +4,14 @@
 from typing import Any
 
 from tljax.core.command import main
-from tljax.core.remote import brought
+from tljax.storage.remote import with_local_paths
 
 
 def analyse(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
-    from tljax.evaluate.analysis.run import run
+    from tljax.analysis.run import run
 
-    with brought(config, reads=(), writes=("out",)):
+    with with_local_paths(config, reads=(), writes=("out",)):
         run(config)
 
 

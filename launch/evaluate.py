@@ -5,24 +5,28 @@ With --config.predictions=F.jsonl it scores these, without a model; with --confi
 
 from typing import Any
 
-from tljax.core import processes
 from tljax.core.command import main
-from tljax.core.remote import brought
+from tljax.core.config import check_choice
+from tljax.distributed import processes
+from tljax.storage.remote import with_local_paths
 
 
 def evaluate(config: Any) -> None:
+    check_choice("turns", config.turns, ("single", "multi"))
+    addresses = {"reads": ("data", "predictions", "compare", "tools"), "writes": ("out", "bfcl_out")}
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too; scoring does without it.
-    reads, writes = ("data", "predictions", "compare", "tools"), ("out", "bfcl_out")
     if config.predictions and config.turns == "single":
         from tljax.evaluate.benchmarks.scoring import run
 
-        with brought(config, reads=reads, writes=writes):
-            run(config)
+        with with_local_paths(config, **addresses):
+            return run(config)
+    if config.turns == "multi":
+        from tljax.agent.run import run
     else:
         from tljax.evaluate.run import run
 
-        with processes.joined(config), brought(config, reads=reads, writes=writes):
-            run(config)
+    with processes.initialized(config), with_local_paths(config, **addresses):
+        run(config)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 
 from typing import Any
 
-from tljax.core import processes
 from tljax.core.command import main
-from tljax.core.remote import brought
+from tljax.distributed import processes
+from tljax.storage.remote import with_local_paths
 
 
 def generate(config: Any) -> None:
     # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too.
-    from tljax.evaluate.generate import run
+    from tljax.generate.run import run
 
-    with processes.joined(config), brought(config, reads=("prompts",), writes=("out",)):
+    with processes.initialized(config), with_local_paths(config, reads=("prompts",), writes=("out",)):
         run(config)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from tljax.core.command import main
 from tljax.core.errors import InputError
-from tljax.core.remote import brought
+from tljax.storage.remote import with_local_paths
 
 
 def prepare(config: Any) -> None:
@@ -18,7 +18,7 @@ def prepare(config: Any) -> None:
     tokenizer = load_tokenizer(config.data.tokenizer or str(BASE))
     file = source_file(config.data.source, config.toolbox, config.data.cache)
     out = config.out
-    with brought(config, reads=(), writes=("out",)):
+    with with_local_paths(config, reads=(), writes=("out",)):
         print(prepare_data(config.data, file, tokenizer, config.out))
     if out == config.out:
         print(f"written       {out}")

@@ -7,10 +7,10 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from tljax.core import processes
 from tljax.core.command import main
 from tljax.core.config import check_choice
 from tljax.core.errors import InputError
+from tljax.distributed import processes
 
 
 def run_sft(config: Any) -> None:
@@ -37,10 +37,10 @@ def quickstart() -> str:
     """The folder of the SFT quickstart, which is run first, or to its end, where its model is not there yet."""
     config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "sft.py"))["get_config"]()
     config.out = f"runs/{config.name}"
-    if processes.on_first((Path(config.out) / "hf").is_dir):
+    if processes.run_on_primary((Path(config.out) / "hf").is_dir):
         return config.out
     told = f"config.model.path is 'quickstart': training {config.out} first; the same command continues"
-    processes.on_first(lambda: print(told, flush=True))
+    processes.run_on_primary(lambda: print(told, flush=True))
     config.resume = "auto"
     try:
         run_sft(config)
@@ -55,7 +55,7 @@ RUNS = {"sft": run_sft, "ppo": run_ppo}
 
 def train(config: Any) -> None:
     check_choice("run", config.run, RUNS)
-    with processes.joined(config):
+    with processes.initialized(config):
         RUNS[config.run](config)
 
 

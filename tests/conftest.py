@@ -25,6 +25,9 @@ from tests import google_storage
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Fixtures that tests of several folders use.
+pytest_plugins = ("tests.model_checkpoints", "tests.benchmark_files")
+
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / "shared"
 

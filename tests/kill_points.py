@@ -38,12 +38,9 @@ import jax
 import orbax.checkpoint as ocp
 import tensorboardX  # noqa: F401 -- loaded before the forks, each of which would take seconds for it
 
-import tljax.model.source
-import tljax.rl.run
-import tljax.sft.run  # noqa: F401 -- likewise
-from tljax.core.checkpoint import Checkpoints
-from tljax.core.metrics import TIMING_FIELDS
 from tljax.toolbox import trajectories
+from tljax.training.checkpoint import Checkpoints
+from tljax.training.metrics import TIMING_FIELDS
 
 REPO = Path(__file__).parents[1]
 EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.listdir", "os.scandir", "os.truncate"}

@@ -7,36 +7,52 @@ from pathlib import Path
 
 import pytest
 
-# Folder or module -> the prefixes of ours that it may import.
+# The rooms from the bottom up: each may import itself and those before it.
+ROOMS = (
+    *("core", "distributed", "storage", "calls", "data", "toolbox", "model", "training", "generate"),
+    *("evaluate", "agent", "analysis", "sft", "rl", "plan"),
+)
+# What a room does not import although it stands below.
+APART = {
+    "calls": ("distributed", "storage"),
+    "data": ("distributed",),
+    "toolbox": ("distributed",),
+    "model": ("calls", "data", "toolbox"),
+    "training": ("calls", "data", "toolbox"),
+    "analysis": ("agent",),
+    "sft": ("agent", "analysis", "generate"),
+    "rl": ("agent", "analysis", "sft"),
+    "plan": ("agent", "analysis", "evaluate", "storage"),
+}
 ALLOWED = {
-    "tljax.core": ("tljax.core",),
-    "tljax.data": ("tljax.core.errors", "tljax.core.hub", "tljax.core.remote", "tljax.data"),
-    "tljax.toolbox": ("tljax.core.errors", "tljax.core.remote", "tljax.data", "tljax.toolbox"),
-    "tljax.model": ("tljax.core", "tljax.model"),
+    f"tljax.{room}": tuple(f"tljax.{below}" for below in ROOMS[: i + 1] if below not in APART.get(room, ()))
+    for i, room in enumerate(ROOMS)
+}
+# Modules that may import less than their room: the prefixes of ours that they import.
+ALLOWED |= {
     "tljax.sft.loss": (),
-    "tljax.sft.step": ("tljax.sft.loss", "tljax.model", "tljax.core"),
-    "tljax.rl.irm": ("tljax.core.errors", "tljax.data"),
-    "tljax.rl.workers": ("tljax.rl.irm", "tljax.core.errors", "tljax.data"),
-    "tljax.rl.reward": ("tljax.rl.irm", "tljax.rl.workers", "tljax.core.errors", "tljax.core.processes", "tljax.data"),
+    "tljax.sft.step": ("tljax.sft.loss", "tljax.model", "tljax.training", "tljax.distributed"),
+    "tljax.rl.irm": ("tljax.core", "tljax.calls"),
+    "tljax.rl.reward_workers": ("tljax.rl.irm", "tljax.core", "tljax.calls"),
+    "tljax.rl.reward": (
+        *("tljax.rl.irm", "tljax.rl.reward_workers", "tljax.core", "tljax.distributed.processes"),
+        *("tljax.calls", "tljax.data"),
+    ),
     "tljax.rl.gae": (),
     "tljax.rl.loss": (),
-    "tljax.rl": ("tljax.rl", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
-    "tljax.evaluate.score": ("tljax.core.errors", "tljax.data", "tljax.evaluate.loose"),
-    "tljax.evaluate": ("tljax.evaluate", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.core"),
-    "tljax.sft": ("tljax.sft", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.evaluate", "tljax.core"),
+    "tljax.evaluate.score": ("tljax.core", "tljax.calls"),
     "tljax.plan.hlo": (),
     "tljax.plan.movement": ("tljax.plan.hlo",),
-    "tljax.plan.topology": ("tljax.core.errors", "tljax.core.gpu_memory"),
-    "tljax.plan": ("tljax.plan", "tljax.sft", "tljax.rl", "tljax.data", "tljax.toolbox", "tljax.model", "tljax.core"),
+    "tljax.plan.topology": ("tljax.core",),
     "configs": ("tljax.core.config",),
     "launch": ("tljax",),
     "launch.gcp": (),
     "launch.interruptible": (),
 }
-WITHOUT_JAX = ("tljax.data", "tljax.toolbox", "tljax.evaluate.score", "tljax.evaluate.loose")
-WITHOUT_JAX += ("tljax.evaluate.benchmarks", "tljax.evaluate.analysis.call_errors")
-WITHOUT_JAX += ("tljax.evaluate.analysis.feedback_errors", "tljax.evaluate.agent.executors")
-WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.reward", "tljax.rl.workers")
+WITHOUT_JAX = ("tljax.core", "tljax.calls", "tljax.data", "tljax.toolbox", "tljax.evaluate.score")
+WITHOUT_JAX += ("tljax.evaluate.benchmarks", "tljax.analysis.call_errors")
+WITHOUT_JAX += ("tljax.analysis.feedback_errors", "tljax.agent.executors")
+WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.reward", "tljax.rl.reward_workers")
 
 
 def modules(repo: Path) -> dict[str, Path]:
@@ -56,11 +72,16 @@ def imports(file: Path) -> set[str]:
     return names
 
 
+def within(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)
+
+
 def rule_of(module: str) -> tuple[str, ...] | None:
     return next((ALLOWED[k] for k in sorted(ALLOWED, key=len, reverse=True) if f"{module}.".startswith(f"{k}.")), None)
 
 
 def test_imports_point_one_way(repo):
+    assert {path.name for path in (repo / "tljax").iterdir() if (path / "__init__.py").is_file()} == set(ROOMS)
     wrong = []
     for module, file in modules(repo).items():
         rule = rule_of(module)
@@ -68,9 +89,9 @@ def test_imports_point_one_way(repo):
             continue
         assert rule is not None, f"{module} has no rule: add its folder to ALLOWED"
         for name in imports(file):
-            if name.startswith("tljax") and not any(f"{name}.".startswith(f"{prefix}.") for prefix in rule):
+            if name.startswith("tljax") and not within(name, rule):
                 wrong.append(f"{module} imports {name}")
-            if module.startswith(WITHOUT_JAX) and name.partition(".")[0] in ("jax", "jaxlib", "flax", "optax", "orbax"):
+            if within(module, WITHOUT_JAX) and name.partition(".")[0] in ("jax", "jaxlib", "flax", "optax", "orbax"):
                 wrong.append(f"{module} imports {name}")
     assert not wrong, "\n".join(wrong)
 

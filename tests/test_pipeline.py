@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax.core.checkpoint import Checkpoints
-from tljax.core.mesh import make_mesh
-from tljax.core.metrics import TIMING_FIELDS
-from tljax.core.run_folder import read_lines
 from tljax.data.tokens import load_tokenizer
-from tljax.model import hf, llama, source
+from tljax.distributed.mesh import make_mesh
+from tljax.model import llama
+from tljax.model.hf import load as hf_load
+from tljax.storage.atomic import read_jsonl
 from tljax.toolbox import trajectories
+from tljax.training import model_source
+from tljax.training.checkpoint import Checkpoints
+from tljax.training.metrics import TIMING_FIELDS
 
 
 def lines_of(folder):
@@ -48,7 +50,7 @@ def test_every_evaluation_scores_the_same_queries(trained):
     assert list(lines) == steps
     goldens = set()
     for step in steps:
-        rows = read_lines(trained / "scores" / f"{step}.jsonl")
+        rows = read_jsonl(trained / "scores" / f"{step}.jsonl")
         names = ("held_out", "composition", "domain")
         assert [row["set"] for row in rows] == [name for name in names for _ in range(3)]
         # Rows are spread over all that are held out, the toolbox's are the first ones.
@@ -86,9 +88,9 @@ def test_samples_show_every_token_of_a_reply(trained):
 
 def test_the_export_gives_the_checkpoints_weights(trained):
     with jax.set_mesh(make_mesh(1, 8, 1)):
-        model = source.open_model(str(trained), "")
-        ours = source.load_params(model, jnp.float32, 0)
-        again = hf.load_params(trained / "hf", model.config, jnp.float32)
+        model = model_source.open_model(str(trained), "")
+        ours = model_source.load_params(model, jnp.float32, 0)
+        again = hf_load.load_params(trained / "hf", model.config, jnp.float32)
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), ours, again)))
 
 
@@ -104,8 +106,8 @@ def test_the_export_loads_in_transformers_with_equal_logits(trained):
     with torch.no_grad():
         theirs = model(torch.tensor([ids])).logits[0].numpy()
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
-        opened = source.open_model(str(trained / "hf"), "")
-        params = source.load_params(opened, jnp.float32, 0)
+        opened = model_source.open_model(str(trained / "hf"), "")
+        params = model_source.load_params(opened, jnp.float32, 0)
         tokens = jnp.asarray([ids], jnp.int32)
         hidden = llama.forward(
             params,
@@ -168,7 +170,7 @@ def test_export_of_an_earlier_checkpoint(launch, repo, trained, tmp_path, capsys
     out = tmp_path / "hf"
     assert launch("export_hf", config, f"--config.run={trained}", f"--config.out={out}", "--config.dtype=bfloat16") == 0
     assert "step 6" in capsys.readouterr().out
-    assert hf.checkpoint_dtype(out) == "bfloat16"
+    assert hf_load.checkpoint_dtype(out) == "bfloat16"
 
 
 def test_resuming_a_finished_run_changes_nothing(launch, quick, trained, capsys):

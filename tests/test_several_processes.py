@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tljax.core.metrics import TIMING_FIELDS
-from tljax.evaluate.partial import Partial
-from tljax.evaluate.toolbox import held_out_queries
+from tljax.evaluate.toolbox_queries import held_out_queries
+from tljax.storage.resumable import ResumableWriter
+from tljax.training.metrics import TIMING_FIELDS
 
 # What a run of several need not do to be compared: it is slow on a few cores.
 LESS = ("--config.eval.sets=", "--config.eval.best=loss", "--config.eval.every=0", "--config.checkpoint.keep_best=0")
@@ -231,9 +231,9 @@ def test_two_processes_go_on_with_the_replies_of_one(trained, launch, train, rep
     flags += ["--config.sample.temperature=1.0"]
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     assert launch("generate", *flags, f"--config.out={one}") == 0
-    append = Partial.append
+    append = ResumableWriter.append
     with monkeypatch.context() as patch:
-        patch.setattr(Partial, "append", lambda *all: (append(*all), signal.raise_signal(signal.SIGTERM)))
+        patch.setattr(ResumableWriter, "append", lambda *all: (append(*all), signal.raise_signal(signal.SIGTERM)))
         assert launch("generate", *flags, f"--config.out={two}") == 0
     assert not two.exists()
     started = train(2, 4, *flags, f"--config.out={two}", script="launch/generate.py")

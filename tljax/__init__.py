@@ -7,13 +7,13 @@ text               -> tokens                data/tokens.py
 tokens             -> token weights         data/pkt.py       prioritize key tokens
 weighted steps     -> rows                  data/rows.py      one forward pass per trajectory
 rows               -> batch of step n       data/batch.py
-HF checkpoint      -> parameters            model/hf.py
+HF checkpoint      -> parameters            model/hf/load.py
 batch, parameters  -> SFT step              sft/step.py
-prompts            -> replies               model/decode.py, rl/rollout.py
+prompts            -> replies               generate/decode.py, rl/rollout.py
 reply, golden call -> reward                rl/irm.py         introduce a reward mechanism
 rewards, values    -> advantages            rl/gae.py, rl/advantage.py
 replies            -> PPO step              rl/ppo.py
 replies            -> scores                evaluate/score.py, evaluate/benchmarks
-calls              -> dialogues             evaluate/agent/loop.py
-parameters         -> HF checkpoint         model/hf_export.py
+calls              -> dialogues             agent/loop.py
+parameters         -> HF checkpoint         model/hf/export.py
 """

@@ -2,13 +2,13 @@
 
 import pytest
 
-from tljax.core.config import check_range, options
+from tljax.core.config import check_range, parse_options
 from tljax.core.errors import InputError
 
 
 def test_options():
-    assert options("", ("a", "b"), ("f",), "a") == ("a", set())
-    assert options(" b , f ", ("a", "b"), ("f",), "a") == ("b", {"f"})
+    assert parse_options("", ("a", "b"), ("f",), "a") == ("a", set())
+    assert parse_options(" b , f ", ("a", "b"), ("f",), "a") == ("b", {"f"})
 
 
 def test_ranges():

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
 from tljax.data.mae import Decision, load_rule
 from tljax.data.reader import read_rows
 from tljax.data.trajectory import Trajectory, Turn, trajectory_from_row

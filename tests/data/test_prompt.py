@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from tljax.calls.render import DIALECTS, render_call, render_tool, render_tools
+from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
-from tljax.data.prompt import DIALECTS, chat_template, render, render_call, render_tool, render_tools
-from tljax.data.trajectory import Tool, Trajectory, Turn, tool_from_json, trajectory_from_row
+from tljax.data.prompt import chat_template, render_trajectory
+from tljax.data.trajectory import Trajectory, Turn, trajectory_from_row
 
 WEATHER = tool_from_json(
     {
@@ -113,7 +114,7 @@ def test_tools_and_calls_by_hand():
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_spans_are_not_disturbed_by_text_that_looks_like_a_turn(dialect):
-    rendered = render(TRICKY, dialect)
+    rendered = render_trajectory(TRICKY, dialect)
     text = rendered.text
     assert text.startswith("System: Be brief. def nothing():\n\nFunction:\ndef weather(")
     assert [text[a:b] for a, b in rendered.tool_names] == ["weather", "stop"]
@@ -132,19 +133,20 @@ def test_spans_are_not_disturbed_by_text_that_looks_like_a_turn(dialect):
 
 def test_no_tools_no_system_message():
     turns = (Turn("user", "hi"), Turn("assistant", "hello"))
-    assert render(Trajectory("1", (), turns), "mae").text == "User: hi\nAssistant: hello"
+    assert render_trajectory(Trajectory("1", (), turns), "mae").text == "User: hi\nAssistant: hello"
     assert (
-        render(Trajectory("1", (), turns, "Be kind."), "readme").text == "System: Be kind.\nUser: hi\nAssistant: hello"
+        render_trajectory(Trajectory("1", (), turns, "Be kind."), "readme").text
+        == "System: Be kind.\nUser: hi\nAssistant: hello"
     )
-    rendered = render(Trajectory("1", (), turns[1:]), "mae")
+    rendered = render_trajectory(Trajectory("1", (), turns[1:]), "mae")
     assert rendered.text == "Assistant: hello" and rendered.replies[0].text_start == 11
     for dialect, end in (("mae", '"""\nUser: hi'), ("readme", '"""\n\n\nUser: hi')):
-        assert end in render(Trajectory("1", (STOP,), turns), dialect).text
+        assert end in render_trajectory(Trajectory("1", (STOP,), turns), dialect).text
 
 
 def test_unknown_dialect_is_refused():
     for use in (
-        lambda: render(TRICKY, "xml"),
+        lambda: render_trajectory(TRICKY, "xml"),
         lambda: chat_template("xml", bos=False),
         lambda: render_call(Call("f", {}), "xml"),
     ):
@@ -162,7 +164,7 @@ def test_replies_and_tools_equal_the_released_script(shared, noise, kind):
     replies = {}
     for number, row in enumerate(rows, start=1):
         trajectory = trajectory_from_row(row, "rows.json", number)
-        rendered = render(trajectory, "mae")
+        rendered = render_trajectory(trajectory, "mae")
         ends = [i for i, turn in enumerate(trajectory.turns) if turn.role == "assistant"]
         for step, (end, reply) in enumerate(zip(ends, rendered.replies, strict=True), start=1):
             text = rendered.text[reply.text_start : reply.end]
@@ -179,7 +181,7 @@ def test_replies_and_tools_equal_the_released_script(shared, noise, kind):
 def test_whole_text_equals_the_released_samples(shared):
     """Golden PKT rows hold the released chat text of every kept step, end token included."""
     rows = json.loads((shared / "data/train/rotbench_third_clean.json").read_text())
-    rendered = {row["id"]: render(trajectory_from_row(row, "rows.json", 1), "mae") for row in rows}
+    rendered = {row["id"]: render_trajectory(trajectory_from_row(row, "rows.json", 1), "mae") for row in rows}
     golden = json.loads((shared / "golden/pkt_clean.json").read_text())
     assert len(golden) == 157
     for row in golden:
@@ -217,7 +219,7 @@ def test_chat_template_equals_render(shared, tokenizer, source, dialect):
     roles = {"system": "System", "user": "User", "assistant": "Assistant", "function": "Output"}
     for number, row in enumerate(rows, start=1):
         trajectory = trajectory_from_row(row, source, number)
-        rendered, messages = render(trajectory, dialect), openai(trajectory)
+        rendered, messages = render_trajectory(trajectory, dialect), openai(trajectory)
         tools = json.loads(row["conversations"][0]["content"])
         assert tokenizer.apply_chat_template(messages, tools=tools, **template) == rendered.text + "</s>"
         prompt = tokenizer.apply_chat_template(messages[:-1], tools=tools, add_generation_prompt=True, **template)
@@ -260,7 +262,7 @@ def test_chat_template_on_what_openai_rows_may_hold(tokenizer, dialect):
         {"role": "assistant", "content": "done"},
     ]
     row = {"tools": tools, "messages": messages}
-    rendered = render(trajectory_from_row(row, "f", 1), dialect).text
+    rendered = render_trajectory(trajectory_from_row(row, "f", 1), dialect).text
     template = {"chat_template": chat_template(dialect, bos=False), "tokenize": False}
     assert tokenizer.apply_chat_template(messages, tools=tools, **template) == rendered + "</s>"
     assert tokenizer.apply_chat_template(messages, **template).startswith(

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from tljax.calls.render import DIALECTS
 from tljax.core.config import data_block
 from tljax.core.errors import InputError
 from tljax.data.examples import load_examples
 from tljax.data.mae import load_rule
-from tljax.data.prompt import DIALECTS
 from tljax.data.prompt_table import load_prompts
 from tljax.data.reader import open_source
 from tljax.data.steps import steps_of

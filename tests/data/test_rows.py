@@ -10,7 +10,7 @@ from tljax.data.rows import (
     OTHER_TOKEN,
     PROMPT_TOKEN,
     content_hash,
-    held_out,
+    held_out_trajectories,
     prepare_rows,
     rows_of,
 )
@@ -107,10 +107,15 @@ def test_prepared_rows_are_read_from_the_cache_for_equal_facts_only(tmp_path):
 
 
 def test_held_out_leaves_some_and_depends_on_seed_and_count_alone():
-    assert len(held_out(40, 0.25, seed=1)) == 10
-    assert held_out(40, 0.25, seed=1).tolist() == held_out(40, 0.25, seed=1).tolist()
-    assert held_out(40, 0.25, seed=1).tolist() != held_out(40, 0.25, seed=2).tolist()
-    assert [len(held_out(n, f, seed=0)) for n, f in ((40, 0.0), (2, 0.01), (1, 0.5), (0, 0.5))] == [0, 1, 0, 0]
+    assert len(held_out_trajectories(40, 0.25, seed=1)) == 10
+    assert held_out_trajectories(40, 0.25, seed=1).tolist() == held_out_trajectories(40, 0.25, seed=1).tolist()
+    assert held_out_trajectories(40, 0.25, seed=1).tolist() != held_out_trajectories(40, 0.25, seed=2).tolist()
+    assert [len(held_out_trajectories(n, f, seed=0)) for n, f in ((40, 0.0), (2, 0.01), (1, 0.5), (0, 0.5))] == [
+        0,
+        1,
+        0,
+        0,
+    ]
 
 
 def test_content_hash_sees_every_number(tmp_path):

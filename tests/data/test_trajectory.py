@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
-from tljax.data.trajectory import Tool, Turn, tool_from_json, trajectory_from_row
+from tljax.data.trajectory import Turn, trajectory_from_row
 
 TOOL = {"name": "f", "description": "F.", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
 FINISH = {"type": "function", "function": {"name": "finish"}}

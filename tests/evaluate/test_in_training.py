@@ -9,12 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import make_mesh
 from tljax.data.tokens import load_tokenizer
-from tljax.evaluate import answers, in_training
-from tljax.evaluate.answers import Answer
+from tljax.distributed.mesh import make_mesh
+from tljax.evaluate import in_training, scored_replies
 from tljax.evaluate.score import Score
-from tljax.model import source
+from tljax.evaluate.scored_replies import ScoredReply
+from tljax.training import model_source
 
 
 def config(sets, best="loss", queries=3, run="sft"):
@@ -67,12 +67,12 @@ def test_parts_of_a_joined_set_are_not_asked_twice(shared):
 def test_a_table_compares_the_same_queries_alone(rotbench, make, tmp_path):
     """Lines that a model broke at U+0085 or U+2028 are one line each."""
     sets = in_training.open_sets(config(str(rotbench)))
-    found = {"clean": [Answer("no\x85call\u2028at all", Score({"any": 0}, "format", "")) for _ in sets["clean"]]}
+    found = {"clean": [ScoredReply("no\x85call\u2028at all", Score({"any": 0}, "format", "")) for _ in sets["clean"]]}
     (tmp_path / "scores").mkdir()
-    answers.write_answers(in_training.scores_file(tmp_path, 4), sets, found, "mae")
+    scored_replies.write_scored_replies(in_training.scores_file(tmp_path, 4), sets, found, "mae")
     alone = in_training.table(sets, tmp_path, 4)
     assert "clean, 3 queries" in alone and "gain" not in alone
-    answers.write_answers(in_training.scores_file(tmp_path, 0), sets, found, "mae")
+    scored_replies.write_scored_replies(in_training.scores_file(tmp_path, 0), sets, found, "mae")
     assert "gain" in in_training.table(sets, tmp_path, 4)
     # As many rows of another file of that name are other queries.
     other = make.json(tmp_path / "other" / "clean.json", make.rows[1:])
@@ -81,13 +81,15 @@ def test_a_table_compares_the_same_queries_alone(rotbench, make, tmp_path):
 
 def test_the_better_value_is_the_lower_badness():
     def answered(*levels):
-        return {"clean": [Answer("", Score({"any": level}, "correct", "")) for level in levels]}
+        return {"clean": [ScoredReply("", Score({"any": level}, "correct", "")) for level in levels]}
 
     few, many = answered(0, 1), answered(3, 1)
-    assert in_training.badness(config("", "clean_TS"), {}, many) < in_training.badness(config("", "clean_TS"), {}, few)
-    assert in_training.badness(config("", "loss"), {"loss": 2.0}, many) == 2.0
-    assert in_training.badness(config("", "reward"), {"reward": 2.0}, many) == -2.0
-    assert in_training.badness(config("", "loss"), {}, many) is None
+    assert in_training.selection_loss(config("", "clean_TS"), {}, many) < in_training.selection_loss(
+        config("", "clean_TS"), {}, few
+    )
+    assert in_training.selection_loss(config("", "loss"), {"loss": 2.0}, many) == 2.0
+    assert in_training.selection_loss(config("", "reward"), {"reward": 2.0}, many) == -2.0
+    assert in_training.selection_loss(config("", "loss"), {}, many) is None
 
 
 def test_benchmark_rows_are_answered_scored_and_written(trained, make, tmp_path):
@@ -96,15 +98,17 @@ def test_benchmark_rows_are_answered_scored_and_written(trained, make, tmp_path)
     path = make.json(tmp_path / "clean.json", [*make.rows, long])
     sets = in_training.open_sets(config(str(path), queries=9))
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
-        model = source.open_model(str(trained / "hf"), "")
+        model = model_source.open_model(str(trained / "hf"), "")
         tokenizer = load_tokenizer(str(trained / "hf"))
-        options = answers.greedy(tokenizer, new_tokens=8, compute_dtype="float32", attention="reference")
-        params = source.load_params(model, jnp.float32, 0)
-        found = answers.answer(params, model.config, tokenizer, sets, options, 8)
+        options = scored_replies.greedy_options(tokenizer, new_tokens=8, compute_dtype="float32", attention="reference")
+        params = model_source.load_params(model, jnp.float32, 0)
+        found = scored_replies.score_replies(params, model.config, tokenizer, sets, options, 8)
     assert found["clean"][4].score.kind == "format" and found["clean"][4].text == ""
-    assert "4 held-out queries" in answers.told(found, 1.0) and "1 more too long" in answers.told(found, 1.0)
+    assert "4 held-out queries" in scored_replies.format_summary(
+        found, 1.0
+    ) and "1 more too long" in scored_replies.format_summary(found, 1.0)
     assert any(answer.text for answer in found["clean"][:4])
-    answers.write_answers(tmp_path / "a.jsonl", sets, found, "mae")
+    scored_replies.write_scored_replies(tmp_path / "a.jsonl", sets, found, "mae")
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [row["index"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[0]["golden"] == 'translate(text="cat", to="de")'

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tljax.core.run_folder import read_lines
+from tljax.storage.atomic import read_jsonl
 
 
 @pytest.fixture
@@ -18,10 +18,10 @@ def test_any_model_is_scored(evaluate, trained, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "answered 4 held-out queries" in printed
     assert "composition, 2 queries" in printed and "domain, 2 queries" in printed and printed.count("random") == 2
-    rows = read_lines(out)
+    rows = read_jsonl(out)
     assert [row["set"] for row in rows] == ["composition"] * 2 + ["domain"] * 2
     # The same queries as in training, and of the same weights the same answers.
-    last = read_lines(trained / "scores" / "6.jsonl")
+    last = read_jsonl(trained / "scores" / "6.jsonl")
     assert [row["prediction"] for row in rows] == [
         row["prediction"] for row in last if row["set"] != "held_out" and row["index"] < 2
     ]

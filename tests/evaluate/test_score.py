@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tljax.calls.compare import AnyValue, Choices, tool_list
+from tljax.calls.loose_equality import loosely_equal
+from tljax.calls.render import render_call
+from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
-from tljax.data.compare import AnyValue, Choices, tool_list
-from tljax.data.prompt import render_call
-from tljax.evaluate.loose import loosely_equal
 from tljax.evaluate.score import (
     KINDS,
     Score,
-    marks,
+    metric_marks,
     paired_difference,
     random_pick,
     score_any_call,
@@ -257,9 +257,9 @@ def test_wilson_interval_equals_published_examples(right, n, low, high):
 
 
 def test_marks_are_percentages():
-    assert marks(levels_of(0, 1, 2, 3), "PI") == [0.0, 0.0, 100.0, 100.0]
+    assert metric_marks(levels_of(0, 1, 2, 3), "PI") == [0.0, 0.0, 100.0, 100.0]
     with pytest.raises(InputError, match="allowed: TS, PI, CF"):
-        marks([], "F1")
+        metric_marks([], "F1")
     with pytest.raises(InputError, match="lack policy 'first'"):
         summarize(levels_of(1), "first")
     with pytest.raises(InputError, match="no scores"):
@@ -284,8 +284,8 @@ def test_paired_difference_agrees_with_the_normal_interval_on_many_queries():
 
 def test_paired_difference_of_marks():
     before, after = (
-        marks(levels_of(*[0] * 60, *[3] * 40), "CF"),
-        marks(levels_of(*[3] * 30, *[0] * 30, *[3] * 40), "CF"),
+        metric_marks(levels_of(*[0] * 60, *[3] * 40), "CF"),
+        metric_marks(levels_of(*[3] * 30, *[0] * 30, *[3] * 40), "CF"),
     )
     mean, low, high = paired_difference(before, after)
     assert mean == 30 and low == pytest.approx(21, abs=1.5) and high == pytest.approx(39, abs=1.5)

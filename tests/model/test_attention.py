@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import make_mesh
+from tljax.distributed.mesh import make_mesh
 from tljax.model import attention as A
 from tljax.model import sequence
 
@@ -93,7 +93,7 @@ def test_rows_on_a_mesh_equal_the_reference_on_one_device(chosen, shape, mesh):
     """Splash in interpret mode; results and gradients of packed rows, whose positions are split where mesh says so."""
     arrays = inputs(**SHAPES[shape])
     (_, wanted), wanted_gradients = loss_and_gradients(reference, arrays)
-    order = sequence.columns(arrays[0].shape[1], mesh[3]).reshape(-1)
+    order = sequence.column_order(arrays[0].shape[1], mesh[3]).reshape(-1)
     with jax.set_mesh(make_mesh(*mesh, devices=jax.devices()[: int(np.prod(mesh))])):
         positions = "positions" if mesh[3] > 1 else None
         placed = [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import global_batch, make_mesh, spec
+from tljax.distributed.mesh import global_batch, make_mesh, spec
 from tljax.model import llama
 
 C = llama.LlamaConfig(

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import global_batch, make_mesh
-from tljax.model import cost, decode, llama, lora
-from tljax.model.sampling import SampleOptions
+from tljax.distributed.mesh import global_batch, make_mesh
+from tljax.generate import decode
+from tljax.generate.sampling import SampleOptions
+from tljax.model import cost, llama, lora
 
 C = dataclasses.replace(
     llama.preset("tiny", vocab_size=64),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tljax.core.mesh import make_mesh
+from tljax.distributed.mesh import make_mesh
 from tljax.plan.bound import received
 from tljax.plan.compiled import compile_program, size_in, warnings_in
 from tljax.plan.hlo import Module, bytes_of

@@ -9,7 +9,7 @@ import pytest
 
 from tljax.core import gpu_memory
 from tljax.core.errors import InputError
-from tljax.core.mesh import make_mesh
+from tljax.distributed.mesh import make_mesh
 from tljax.model import cost, llama
 from tljax.plan import search as search_module
 from tljax.plan.bound import Bound, bound
@@ -17,7 +17,7 @@ from tljax.plan.fitting import divisible, flags, rows_of, with_rows
 from tljax.plan.measure import Measured, Part, guess, measure
 from tljax.plan.movement import Transfer
 from tljax.plan.programs import Program
-from tljax.plan.search import COMPILES, Candidate, Tried, search, told, whole
+from tljax.plan.search import COMPILES, Candidate, Tried, format_tried, search, whole
 from tljax.plan.topology import TPUS, Chip, Topology, fewest_links, open_topology
 
 WEIGHTS, NORMS = 6_738_546_688, 65 * 4096  # of CodeLLaMA-7B, as transformers counts them
@@ -218,7 +218,7 @@ def test_a_search_compiles_the_fastest_that_should_fit(searched, low, tried):
     best = found[0]
     assert best.plan.fits and (best.candidate.config.model.remat, best.candidate.rows) == ("dots", 2)
     assert flags(best.candidate.config) == "--config.mesh.tensor=1 --config.model.remat=dots --config.batch.rows=16"
-    assert len(told(found).splitlines()) == 1 + len(tried)
+    assert len(format_tried(found).splitlines()) == 1 + len(tried)
 
 
 def test_a_search_goes_on_where_arithmetic_says_too_much(searched):

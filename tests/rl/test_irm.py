@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-import tljax.data.compare
+import tljax.calls.compare
+from tljax.calls.compare import KINDS, tool_list
+from tljax.calls.render import render_call
+from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
-from tljax.data.compare import KINDS, tool_list
-from tljax.data.prompt import render_call
 from tljax.rl.irm import PARAMETER_REWARDS, REWARDS, RULES, Reward, reward
 
 SEARCH = {
@@ -194,8 +194,8 @@ def test_values_beyond_measure(text):
 
 
 def test_equal_tool_lists_are_read_once(monkeypatch):
-    read, reads = tljax.data.compare.tool_from_json, []
-    monkeypatch.setattr(tljax.data.compare, "tool_from_json", lambda tool, at: reads.append(at) or read(tool, at))
+    read, reads = tljax.calls.compare.tool_from_json, []
+    monkeypatch.setattr(tljax.calls.compare, "tool_from_json", lambda tool, at: reads.append(at) or read(tool, at))
     for i in range(5):
         tools = json.loads(json.dumps([{**SEARCH, "description": "read once"}]))
         assert reward(f"search_advice(query={i})", "search_advice(query=1)", tools).value == (1 if i == 1 else -0.25)

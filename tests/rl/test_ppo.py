@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from tljax.core.mesh import make_mesh
-from tljax.core.state import init_state
+from tljax.distributed.mesh import make_mesh
+from tljax.generate.sampling import SampleOptions
 from tljax.model import llama, lora
-from tljax.model.sampling import SampleOptions
 from tljax.model.value import init_value_head, without_head
 from tljax.rl.advantage import AdvantageOptions
-from tljax.rl.ppo import PPOState, Rows, UpdateOptions, adapted, make_experience, make_update
-from tljax.rl.roles import Plan
+from tljax.rl.models import PPOModels
+from tljax.rl.ppo import PPOState, RolloutBatch, UpdateOptions, adapted, make_experience, make_update
+from tljax.training.state import init_state
 
 CONFIG = dataclasses.replace(
     llama.preset("tiny", vocab_size=40),
@@ -44,14 +44,14 @@ def random_params(seed: int) -> llama.Params:
     return jax.tree.map(lambda x: x * 10 if float(jnp.std(x)) > 0 else x, drawn)
 
 
-def make_rows(width: int = 16, room: int = 6, filler: int = 0) -> Rows:
+def make_rows(width: int = 16, room: int = 6, filler: int = 0) -> RolloutBatch:
     rng = np.random.default_rng(0)
     B = len(STARTS)
     tokens, replies = np.full((B, width), filler, np.int32), np.full((B, room), filler, np.int32)
     for row, (start, length) in enumerate(zip(STARTS, LENGTHS, strict=True)):
         tokens[row, : start + length] = rng.integers(0, CONFIG.vocab_size, start + length)
         replies[row, :length] = tokens[row, start : start + length]
-    host = Rows(
+    host = RolloutBatch(
         tokens=tokens,
         starts=np.asarray(STARTS, np.int32),
         replies=replies,
@@ -114,7 +114,7 @@ def first_state(critic: bool, head_seed: int = 5) -> PPOState:
 
 def one_update(options, rows=None, state=None, updates=1):
     """Host copies of first and last weights of actor and critic, the experience, and all metrics."""
-    plan = Plan(CONFIG, has_critic=options.advantage.algorithm == "ppo", adapter=None)
+    plan = PPOModels(CONFIG, has_critic=options.advantage.algorithm == "ppo", adapter=None)
     state = state or first_state(plan.has_critic)
     rows, frozen = rows or make_rows(), random_params(2)
     before = jax.device_get((state.params, state.critic))
@@ -252,7 +252,11 @@ def test_minibatches_see_every_row_once_an_epoch():
         state = first_state(True)
         zeros = jax.tree.map(jnp.zeros_like, (state.params, state.critic))
         state = dataclasses.replace(state, opt_state=zeros[0], critic_opt_state=zeros[1])
-        plan, options, frozen = Plan(CONFIG, has_critic=True, adapter=None), make_options(**shape), random_params(2)
+        plan, options, frozen = (
+            PPOModels(CONFIG, has_critic=True, adapter=None),
+            make_options(**shape),
+            random_params(2),
+        )
         rows = make_rows()
         rows = dataclasses.replace(rows, mask=rows.mask & (jnp.arange(6)[None] == 0))
         experience, _ = make_experience(plan, options)(state, frozen, rows)
@@ -317,7 +321,7 @@ ADAPTER = lora.LoraOptions(rank=2, alpha=4.0, targets=("q", "o", "down"))
 
 def adapter_update():
     """Gradients of both adapters and of the value head, and the metrics, of one update on one frozen trunk."""
-    plan = Plan(CONFIG, has_critic=True, adapter=ADAPTER)
+    plan = PPOModels(CONFIG, has_critic=True, adapter=ADAPTER)
     tx, frozen, options = optax.sgd(1.0), random_params(2), make_options()
     draw = jax.jit(lora.init_adapter, static_argnums=(1, 2))
     # B is 0 at first, and then A has no gradient; the reference is the trunk, so the KL tells how far B moves it.

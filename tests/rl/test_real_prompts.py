@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tljax.core.mesh import make_mesh
 from tljax.data.prompt import chat_template
-from tljax.model import hf, llama
+from tljax.distributed.mesh import make_mesh
+from tljax.model import llama
+from tljax.model.hf import config as hf_config
+from tljax.model.hf import export as hf_export
+from tljax.model.hf import load as hf_load
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,9 @@ def codellama(shared, tmp_path_factory):
         params = jax.jit(llama.init_params, static_argnums=(1, 2))(jax.random.key(0), config, jnp.float32)
         template = chat_template("mae", bos=True)
         tokenizer = shared / "tokenizer" / "llama2"
-        hf.export(folder, params, config, dtype="bfloat16", tokenizer_folder=tokenizer, dialect_template=template)
+        hf_export.export_checkpoint(
+            folder, params, config, dtype="bfloat16", tokenizer_folder=tokenizer, dialect_template=template
+        )
     return folder
 
 
@@ -69,6 +74,8 @@ def test_three_updates_on_toolalpaca(plan, codellama, shared, launch, repo, tmp_
     }
     assert {sample["golden"].partition("(")[0] for sample in samples} <= called
     with jax.set_mesh(make_mesh(1, 8, 1)):
-        config = hf.read_config(codellama)
-        before, after = (hf.load_params(path, config, jnp.float32) for path in (codellama, tmp_path / "run" / "hf"))
+        config = hf_config.read_config(codellama)
+        before, after = (
+            hf_load.load_params(path, config, jnp.float32) for path in (codellama, tmp_path / "run" / "hf")
+        )
     assert not jnp.array_equal(before["layers"]["q"], after["layers"]["q"])

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
+from tljax.calls.compare import tool_list
 from tljax.core.errors import InputError
-from tljax.data.compare import tool_list
 from tljax.data.prompt_table import Prompt
 from tljax.rl.irm import Reward, reward
 from tljax.rl.reward import RewardFunction

@@ -7,16 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from tljax.core.mesh import make_mesh
-from tljax.data.compare import tool_list
+from tljax.calls.compare import tool_list
 from tljax.data.prompt_table import Prompt
-from tljax.model.replies import Reply
+from tljax.distributed.mesh import make_mesh
+from tljax.generate.batches import Reply
 from tljax.rl.irm import Reward
 from tljax.rl.rollout import (
     Rollout,
-    arrays,
     forget_rollouts,
-    picked,
+    pad_rollout,
+    prompt_indices,
     read_rollout,
     sampled_logprobs,
     write_rollout,
@@ -37,27 +37,31 @@ REWARDS = [Reward(-0.25, "content", "x"), Reward(-2.0, "format", "no end"), Rewa
 
 
 def test_epochs_ask_every_prompt_once_in_an_order_of_their_own():
-    asked = [number for step in range(10) for number in picked(step, count=7, prompts=7, group=1, seed=3)]
+    asked = [number for step in range(10) for number in prompt_indices(step, count=7, prompts=7, group=1, seed=3)]
     epochs = [asked[start : start + 7] for start in range(0, 70, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 5
 
 
 def test_updates_across_epochs_lose_nobody():
-    asked = Counter(number for step in range(7) for number in picked(step, count=8, prompts=16, group=1, seed=0))
+    asked = Counter(
+        number for step in range(7) for number in prompt_indices(step, count=8, prompts=16, group=1, seed=0)
+    )
     assert asked == Counter(dict.fromkeys(range(8), 14))
-    assert picked(3, count=5, prompts=3, group=1, seed=0) != picked(3, count=5, prompts=3, group=1, seed=1)
+    assert prompt_indices(3, count=5, prompts=3, group=1, seed=0) != prompt_indices(
+        3, count=5, prompts=3, group=1, seed=1
+    )
 
 
 def test_a_groups_replies_lie_side_by_side():
-    grouped = picked(2, count=9, prompts=4, group=3, seed=5)
-    assert grouped == [number for number in picked(2, count=9, prompts=4, group=1, seed=5) for _ in range(3)]
+    grouped = prompt_indices(2, count=9, prompts=4, group=3, seed=5)
+    assert grouped == [number for number in prompt_indices(2, count=9, prompts=4, group=1, seed=5) for _ in range(3)]
 
 
 def test_rows_hold_prompt_reply_and_end():
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         rollout = Rollout([0, 1, 2], REPLIES, TEXTS, REWARDS)
-        rows = jax.device_get(arrays(PROMPTS, rollout, [-0.25, -2, 1], round_to=4, most=6))
+        rows = jax.device_get(pad_rollout(PROMPTS, rollout, [-0.25, -2, 1], round_to=4, most=6))
     assert rows.tokens.shape == (3, 12) and rows.replies.shape == (3, 6)
     assert rows.tokens[0].tolist() == [10, 11, 12, 13, 5, 6, 2, 0, 0, 0, 0, 0]
     assert rows.tokens[1].tolist() == [*range(20, 29), 7, 8, 9]

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax.core.mesh import make_mesh
-from tljax.core.run_folder import read_lines
-from tljax.evaluate.toolbox import held_out_sets
-from tljax.model import hf, source
+from tljax.distributed.mesh import make_mesh
+from tljax.evaluate.toolbox_queries import held_out_sets
+from tljax.model.hf import load as hf_load
 from tljax.rl.irm import PARAMETER_REWARDS, REWARDS
 from tljax.rl.irm import reward as irm_reward
+from tljax.storage.atomic import read_jsonl
+from tljax.training import model_source
 
 TIMES = ("time", "mfu", "tokens_per_second")
 TABLE = {*REWARDS.values(), *PARAMETER_REWARDS.values()}
@@ -67,7 +68,7 @@ def test_the_table_of_rewards_is_of_the_scored_answers(learned, capsys, launch, 
     out = capsys.readouterr().out
     assert "resumed at update 4 of 4" in out
     sets = held_out_sets(3, "mae")
-    answers = read_lines(learned / "scores" / "4.jsonl")
+    answers = read_jsonl(learned / "scores" / "4.jsonl")
     values = [
         irm_reward(row["prediction"], row["golden"], sets["domain"][row["index"]].tools).value
         for row in answers
@@ -109,10 +110,10 @@ def test_rows_split_over_devices_give_the_same_metrics(learned, launch, flags, t
 
 def test_the_export_is_the_actor(learned, trained):
     with jax.set_mesh(make_mesh(1, 8, 1)):
-        model = source.open_model(str(learned), "")
-        ours = source.load_params(model, jnp.float32, 0)
-        again = hf.load_params(learned / "hf", model.config, jnp.float32)
-        start = source.load_params(source.open_model(str(trained), ""), jnp.float32, 0)
+        model = model_source.open_model(str(learned), "")
+        ours = model_source.load_params(model, jnp.float32, 0)
+        again = hf_load.load_params(learned / "hf", model.config, jnp.float32)
+        start = model_source.load_params(model_source.open_model(str(trained), ""), jnp.float32, 0)
         assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), ours, again)))
         assert not all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), ours, start)))
 
@@ -156,10 +157,10 @@ def test_lora_grpo_trains_an_adapter_alone(launch, flags, trained, tmp_path):
     assert [line["step"] for line in lines_of(folder) if "reward" in line] == [1, 2]
     assert not any("value_loss" in line for line in lines_of(folder))
     with jax.set_mesh(make_mesh(1, 8, 1)):
-        model = source.open_model(str(folder), "")
+        model = model_source.open_model(str(folder), "")
         assert model.base is not None and model.base.checkpoint == (trained, 6)
-        start = source.load_params(model.base, jnp.float32, 0)
-        folded = hf.load_params(folder / "hf", model.config, jnp.float32)
+        start = model_source.load_params(model.base, jnp.float32, 0)
+        folded = hf_load.load_params(folder / "hf", model.config, jnp.float32)
     assert jnp.array_equal(start["embed"], folded["embed"])
     assert not jnp.array_equal(start["layers"]["q"], folded["layers"]["q"])
     assert (folder / "adapter" / "adapter_config.json").is_file()

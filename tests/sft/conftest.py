@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax.core.mesh import global_batch, make_mesh
+from tljax.distributed.mesh import global_batch, make_mesh
 from tljax.model import llama
 from tljax.sft.step import StepOptions
 

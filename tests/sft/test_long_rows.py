@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from tljax.core.mesh import make_mesh, spec
-from tljax.core.metrics import TIMING_FIELDS
+from tljax.distributed.mesh import make_mesh, spec
 from tljax.model import sequence
 from tljax.sft.step import token_scores
+from tljax.training.metrics import TIMING_FIELDS
 
 LESS = [f"--config.{name}" for name in ("eval.sets=", "eval.best=loss", "eval.every=0", "checkpoint.keep_best=0")]
 
@@ -116,7 +116,7 @@ def test_scores_name_the_column_that_each_is_of(config, options, host_batch, loa
 def test_places_of_columns(places):
     """Each device has an early and a late chunk; `take` finds every column there, and its gradient goes back."""
     tokens = 4 * places
-    order = sequence.columns(tokens, places)
+    order = sequence.column_order(tokens, places)
     assert sorted(order.ravel()) == list(range(tokens)) and order[0].tolist() == [0, 1, tokens - 2, tokens - 1]
     rng = np.random.default_rng(0)
     whole = rng.standard_normal((1, tokens, 5)).astype(np.float32)
@@ -125,7 +125,7 @@ def test_places_of_columns(places):
         mesh = jax.sharding.get_mesh()
         split = jax.device_put(whole[:, order.ravel()], jax.NamedSharding(mesh, spec("batch", "positions", None)))
         index = jax.device_put(picks, jax.NamedSharding(mesh, spec("batch", None)))
-        taken, back = jax.vjp(lambda x: sequence.take(x, index), split)
+        taken, back = jax.vjp(lambda x: sequence.take_positions(x, index), split)
         (gradient,) = back(taken)
     np.testing.assert_array_equal(np.asarray(taken)[0], whole[0, picks[0]])
     wanted = np.zeros_like(whole)

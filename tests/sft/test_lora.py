@@ -10,12 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from tljax.core.mesh import make_mesh
-from tljax.core.metrics import TIMING_FIELDS
-from tljax.core.run_folder import read_lines
-from tljax.core.state import abstract_state, init_state
-from tljax.model import hf, llama, lora, source
+from tljax.distributed.mesh import make_mesh
+from tljax.model import llama, lora
+from tljax.model.hf import load as hf_load
 from tljax.sft.step import make_eval_step, make_sft_step
+from tljax.storage.atomic import read_jsonl
+from tljax.training import model_source
+from tljax.training.metrics import TIMING_FIELDS
+from tljax.training.state import abstract_state, init_state
 
 ADAPTER = lora.LoraOptions(rank=2, alpha=4.0, targets=("q", "o", "up"))
 
@@ -98,15 +100,15 @@ def test_a_run_leaves_an_adapter_and_a_model(adapted):
     config = json.loads((adapted / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (4, 16) and len(config["target_modules"]) == 7
     with jax.set_mesh(make_mesh(1, 8, 1)):
-        run, exported = (source.open_model(str(adapted / name), "") for name in ("", "adapter"))
-        (adapter, options), (again, same) = source.load_adapter(run), source.load_adapter(exported)
+        run, exported = (model_source.open_model(str(adapted / name), "") for name in ("", "adapter"))
+        (adapter, options), (again, same) = model_source.load_adapter(run), model_source.load_adapter(exported)
         assert options == same and adapter.keys() == again.keys()
         jax.tree.map(np.testing.assert_array_equal, adapter, again)
         # Folded onto the base's own weights, and back from the export.
         assert run.base is not None
-        base = source.load_params(run.base, jnp.float32, 0)
+        base = model_source.load_params(run.base, jnp.float32, 0)
         folded = jax.tree.leaves(jax.jit(lora.fold)(base, adapter, options))
-        written = jax.tree.leaves(hf.load_params(adapted / "hf", run.config, jnp.float32))
+        written = jax.tree.leaves(hf_load.load_params(adapted / "hf", run.config, jnp.float32))
         for ours, theirs in zip(folded, written, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
@@ -146,8 +148,8 @@ def test_a_run_and_its_adapter_answer_as_in_training(name, launch, repo, adapted
     flags = ["--config.queries=3", "--config.rows=8", "--config.new_tokens=16", f"--config.out={out}"]
     config = f"--config={repo / 'configs' / 'evaluate.py'}"
     assert launch("evaluate", config, *flags, f"--config.model.path={adapted / name}") == 0
-    answers = [row["prediction"] for row in read_lines(out)]
-    rows = [row for row in read_lines(adapted / "scores" / "6.jsonl") if row["set"] != "held_out"]
+    answers = [row["prediction"] for row in read_jsonl(out)]
+    rows = [row for row in read_jsonl(adapted / "scores" / "6.jsonl") if row["set"] != "held_out"]
     assert answers == [row["prediction"] for row in rows]
 
 
@@ -160,7 +162,7 @@ def test_exports_of_a_checkpoint(launch, repo, adapted, trained, tmp_path, capsy
     name = "adapter/adapter_model.safetensors"
     assert (tmp_path / name).read_bytes() == (adapted / name).read_bytes()
     # The base that ships is float16, and the quick run's export float32.
-    assert hf.checkpoint_dtype(tmp_path / "hf") == "float16"
+    assert hf_load.checkpoint_dtype(tmp_path / "hf") == "float16"
     flags = [f"--config.run={trained}", f"--config.out={tmp_path / 'none'}", "--config.adapter=true"]
     assert launch("export_hf", config, *flags) == 2
     assert "trains whole weights" in capsys.readouterr().err and not (tmp_path / "none").exists()
@@ -177,13 +179,13 @@ def test_a_second_adapter_on_the_first(launch, flags, adapted, tmp_path):
     named = json.loads((out / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert named == str(adapted / "hf")
     with jax.set_mesh(make_mesh(1, 8, 1)):
-        model = source.open_model(str(out), "")
-        layers = source.load_attached(model, jnp.float32, 0)["layers"]
+        model = model_source.open_model(str(out), "")
+        layers = model_source.load_with_adapter(model, jnp.float32, 0)["layers"]
         assert layers["q_a"].shape[-1] == 8
         jax.tree.map(
             lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6),
-            source.load_params(model, jnp.float32, 0),
-            hf.load_params(out / "hf", model.config, jnp.float32),
+            model_source.load_params(model, jnp.float32, 0),
+            hf_load.load_params(out / "hf", model.config, jnp.float32),
         )
 
 

@@ -9,14 +9,14 @@ import optax
 import pytest
 
 from tljax.core.config import data_block
-from tljax.core.mesh import global_batch, make_mesh
-from tljax.core.state import init_state
 from tljax.data.batch import Batches
 from tljax.data.examples import load_examples
 from tljax.data.tokens import load_tokenizer
+from tljax.distributed.mesh import global_batch, make_mesh
 from tljax.model import llama
 from tljax.sft.step import StepOptions, make_sft_step
 from tljax.toolbox import trajectories
+from tljax.training.state import init_state
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from tljax.core.state import init_state
 from tljax.data import rows as data_rows
 from tljax.model import llama
 from tljax.sft import step as sft_step
-from tljax.sft.step import make_eval_step, make_sft_step, means, score_sums, token_scores
+from tljax.sft.step import make_eval_step, make_sft_step, mean_metrics, score_sums, token_scores
+from tljax.training.state import init_state
 
 P = jax.P
 
@@ -129,7 +129,7 @@ def test_pmap_with_explicit_psums_gives_the_same(config, options, host_batch, ho
 
 def _compare_sums(grads, sums, reference):
     grads = jax.tree.map(lambda g: np.asarray(g) / np.asarray(sums["steps"]), grads)
-    metrics = {name: float(value) for name, value in means(sums).items()}
+    metrics = {name: float(value) for name, value in mean_metrics(sums).items()}
     metrics |= {"grad_norm": float(optax.tree.norm(grads)), "lr": 1.0}
     assert_same((metrics, grads), reference)
 
@@ -218,7 +218,7 @@ def test_trained_prompt_tokens_count_in_the_loss_alone():
         "kinds": jnp.asarray([[data_rows.PROMPT_TOKEN, 1, 2, 3]], jnp.int8),
         "hits": jnp.asarray([[True, False, False, True]]),
     }
-    metrics = means(score_sums(scores, jnp.ones((1, 4), jnp.int32)))
+    metrics = mean_metrics(score_sums(scores, jnp.ones((1, 4), jnp.int32)))
     assert (metrics["loss"], metrics["loss_other"], metrics["loss_key"]) == (3.75, 2.0, 6.0)
     assert (metrics["reply_tokens"], metrics["name_accuracy"]) == (3.0, 1.0)
 
@@ -240,7 +240,7 @@ def test_the_state_keeps_its_types_and_learns(config, options, load, place, mesh
 def test_evaluation_gives_the_loss_of_the_step(config, options, load, place, mesh_of, reference):
     with jax.set_mesh(mesh_of(1, 2, 1)):
         sums, scores = make_eval_step(config, options)(load(), place())
-        assert float(means(sums)["loss"]) == pytest.approx(reference[0]["loss"], abs=1e-6)
+        assert float(mean_metrics(sums)["loss"]) == pytest.approx(reference[0]["loss"], abs=1e-6)
         assert scores["logprobs"].dtype == jnp.float32 and scores["logprobs"].shape[1] >= options.max_targets
 
 

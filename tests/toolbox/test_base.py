@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax.core.mesh import make_mesh
 from tljax.data.tokens import load_tokenizer
-from tljax.evaluate import answers
+from tljax.distributed.mesh import make_mesh
+from tljax.evaluate import scored_replies
 from tljax.evaluate.score import summarize
-from tljax.evaluate.toolbox import held_out_sets
-from tljax.model import cost, llama, source
+from tljax.evaluate.toolbox_queries import held_out_sets
+from tljax.model import cost, llama
 from tljax.toolbox.embedded import BASE
+from tljax.training import model_source
 
 FOLDER = Path(BASE)
 N = 24
@@ -24,16 +25,16 @@ N = 24
 @pytest.fixture(scope="module")
 def base():
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
-        model = source.open_model(BASE, "")
-        yield model.config, source.load_params(model, jnp.float32, 0), load_tokenizer(BASE)
+        model = model_source.open_model(BASE, "")
+        yield model.config, model_source.load_params(model, jnp.float32, 0), load_tokenizer(BASE)
 
 
 @pytest.fixture(scope="module")
 def answered(base):
     sets = held_out_sets(N, "mae")
     config, params, tokenizer = base
-    options = answers.greedy(tokenizer, new_tokens=64, compute_dtype="float32", attention="auto")
-    return sets, answers.answer(params, config, tokenizer, sets, options, rows=2 * N)
+    options = scored_replies.greedy_options(tokenizer, new_tokens=64, compute_dtype="float32", attention="auto")
+    return sets, scored_replies.score_replies(params, config, tokenizer, sets, options, rows=2 * N)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_the_card_is_that_of_these_weights():
 def test_it_scores_what_the_card_says(answered):
     """The card's shares lie in the 95 % intervals of a few queries, widened to twice their width."""
     card = (FOLDER / "README.md").read_text()
-    for name, members in answers.scores_of(answered[1]).items():
+    for name, members in scored_replies.scores_of(answered[1]).items():
         for metric, share in summarize(members).scores.items():
             (told,) = re.findall(rf"\| {name} \|.*?{metric} ([0-9.]+)", card)
             assert 2 * share.low - share.percent <= float(told) <= 2 * share.high - share.percent, (name, metric)

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
 from tljax.data.trajectory import trajectory_from_row
 from tljax.toolbox.execute import execute
 from tljax.toolbox.noise import LEVELS, TARGETS, noisy_names, noisy_row, read_call

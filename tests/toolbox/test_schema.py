@@ -3,8 +3,8 @@ from typing import Any, Literal
 import pytest
 from transformers.utils import get_json_schema
 
+from tljax.calls.tool import tool_from_json
 from tljax.core.errors import InputError
-from tljax.data.trajectory import tool_from_json
 from tljax.toolbox.execute import execute
 from tljax.toolbox.schema import local_tool, tools_from_file
 from tljax.toolbox.tools import ASK_TO_USER, DOMAINS, FINISH, SPLITS, TOOLS, callable_tools

@@ -8,9 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
 from tljax.data.mae import load_rule
-from tljax.data.prompt import DIALECTS, render
+from tljax.data.prompt import render_trajectory
 from tljax.data.rows import rows_of
 from tljax.data.steps import steps_of
 from tljax.data.tokens import load_tokenizer
@@ -27,7 +28,7 @@ MARKS = st.text(st.sampled_from(string.ascii_letters[:4] + "0_\"'(), =:.\n\t Ã©æ
 
 def rendered(split, n, dialect="mae"):
     for i, row in enumerate(trajectories(seed=21, n=n, error_share=0.17, split=split, noise=None), start=1):
-        yield render(trajectory_from_row(row, "toolbox", i), dialect)
+        yield render_trajectory(trajectory_from_row(row, "toolbox", i), dialect)
 
 
 @settings(max_examples=300, deadline=None)

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
 from tljax.data.mae import load_rule
 from tljax.data.trajectory import trajectory_from_row
 from tljax.toolbox.execute import execute

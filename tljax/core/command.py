@@ -14,7 +14,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from tljax.core import gpu_memory
-from tljax.core.errors import InputError, one_line, verdict
+from tljax.core.errors import InputError, exit_code_and_line, one_line
 
 USAGE = "usage: python {script} --config configs/NAME.py[:option,option] [--config.field=value ...]"
 
@@ -40,7 +40,7 @@ def main(
             raise InputError(f"this config has no {' and no '.join(missing)}: it is another script's; {about.strip()}")
         with config.unlocked():
             config.update(added)
-        gpu_memory.take()
+        gpu_memory.set_memory_fraction()
         run(config)
 
     guard(start)
@@ -98,7 +98,7 @@ def guard(body: Callable[[], None]) -> None:
         # XLA's threads may still be compiling, and crash while the interpreter is taken down around them.
         os._exit(130)
     except Exception as error:
-        told = verdict(error)
+        told = exit_code_and_line(error)
         if told is None:
             raise
         code, line = told

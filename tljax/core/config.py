@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 
 from tljax.core.errors import InputError
 
-LARGEST = 2**31 - 1  # numbers of steps and seeds become int32 on the devices
+MAX_INT32 = 2**31 - 1  # numbers of steps and seeds become int32 on the devices
 
 # Fields of every training config, and the least each may be.
-TRAINING_LEAST = {
+TRAINING_MINIMUMS = {
     "seed": 0,
     "toolbox.trajectories": 1,
     "toolbox.copied": 0,
@@ -88,7 +88,7 @@ def mesh_block() -> ConfigDict:
     return mesh
 
 
-def options(arg: str, sizes: Iterable[str], flags_: Iterable[str], default: str) -> tuple[str, set[str]]:
+def parse_options(arg: str, sizes: Iterable[str], flags_: Iterable[str], default: str) -> tuple[str, set[str]]:
     """The size and the flags in "7b,release".
 
     Raises InputError for an unknown word or two sizes.
@@ -111,34 +111,34 @@ def check_choice(field: str, value: str, allowed: Iterable[str]) -> None:
         raise InputError(f"config.{field} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}")
 
 
-def check_range(field: str, value: float, least: float, most: float = LARGEST) -> None:
+def check_range(field: str, value: float, least: float, most: float = MAX_INT32) -> None:
     """Raises InputError unless `value` lies between `least` and `most`, both allowed."""
     if not least <= value <= most:
         raise InputError(f"config.{field} is {value}; allowed: {least} to {most:,}")
 
 
-def check_least(config: Any, least: Mapping[str, float]) -> None:
+def check_minimums(config: Any, least: Mapping[str, float]) -> None:
     """Raises InputError for the first field, "block.field", that is below the least it may be."""
     for name, value in least.items():
-        check_range(name, field_of(config, name), value)
+        check_range(name, get_field(config, name), value)
 
 
-def field_of(config: Any, name: str) -> Any:
+def get_field(config: Any, name: str) -> Any:
     """The value of "block.field"."""
     for part in name.split("."):
         config = config[part]
     return config
 
 
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested fields as {"block.field": value}."""
     found: dict[str, Any] = {}
     for key, item in value.items():
-        found |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+        found |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
     return found
 
 
 def check_choices(config: Any, choices: Mapping[str, Iterable[Any]]) -> None:
     """Raises InputError for the first field, "block.field", whose value is not among those allowed."""
     for name, allowed in choices.items():
-        check_choice(name, field_of(config, name), allowed)
+        check_choice(name, get_field(config, name), allowed)

@@ -4,6 +4,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+EXCERPT = 80  # characters
+
 
 class InputError(ValueError):
     """Bad input: one line that says what, where (file, row, field), what is allowed and what to do.
@@ -13,7 +15,7 @@ class InputError(ValueError):
 
 
 @contextlib.contextmanager
-def memory_told(told: str) -> Iterator[None]:
+def explain_out_of_memory(told: str) -> Iterator[None]:
     """Raises InputError("the device is out of memory " and `told`) where the body needs more than a device has."""
     try:
         yield
@@ -24,7 +26,7 @@ def memory_told(told: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def disk_told(path: object, remedy: str = "make room, then the same command goes on") -> Iterator[None]:
+def explain_disk_errors(path: object, remedy: str = "make room, then the same command goes on") -> Iterator[None]:
     """Raises InputError, naming `path` and what the system said, where the disk refuses what the body writes there."""
     try:
         yield
@@ -32,7 +34,7 @@ def disk_told(path: object, remedy: str = "make room, then the same command goes
         raise InputError(f"{path}: cannot be written ({error.strerror or one_line(error)}); {remedy}") from error
 
 
-def verdict(error: Exception) -> tuple[int, str] | None:
+def exit_code_and_line(error: Exception) -> tuple[int, str] | None:
     """Exit code and line for what a user can mend, or None."""
     if isinstance(error, InputError):
         return 2, f"error: {one_line(error)}"
@@ -55,3 +57,11 @@ def one_line(error: BaseException) -> str:
     """What an exception says, without newlines."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return re.sub(r"\s+", " ", text).strip() or type(error).__name__
+
+
+def excerpt(text: str, start: int = 0, end: int = 0) -> str:
+    """At most EXCERPT characters of text, on one line, that show text[start:end]."""
+    begin = 0 if end <= EXCERPT else start
+    # White space is folded first, so a few times as many characters are taken as are shown.
+    line = " ".join(text[begin : begin + 300].split())
+    return line if len(line) <= EXCERPT else line[: EXCERPT - 3] + "..."

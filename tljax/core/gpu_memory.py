@@ -6,12 +6,14 @@ from tljax.core.errors import InputError
 
 VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # the second is the first's older name
 # JAX's own 0.75 leaves 20 GB of 80 unused; what CUDA, cuDNN and NCCL hold besides takes a few.
-USUAL = 0.92
+DEFAULT_FRACTION = 0.92
 
 
-def share() -> float:
+def memory_fraction() -> float:
     """The part of a GPU's memory that programs get. Raises InputError where a variable holds no part."""
-    name, text = next(((name, os.environ[name]) for name in VARIABLES if os.environ.get(name)), ("", str(USUAL)))
+    name, text = next(
+        ((name, os.environ[name]) for name in VARIABLES if os.environ.get(name)), ("", str(DEFAULT_FRACTION))
+    )
     try:
         found = float(text)
     except ValueError:
@@ -21,7 +23,7 @@ def share() -> float:
     return found
 
 
-def take() -> None:
+def set_memory_fraction() -> None:
     """Sets the part for this process, before JAX looks for devices; what a variable says is left as it is."""
     if not any(os.environ.get(name) for name in VARIABLES):
-        os.environ[VARIABLES[0]] = str(USUAL)
+        os.environ[VARIABLES[0]] = str(DEFAULT_FRACTION)

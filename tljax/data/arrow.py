@@ -10,7 +10,7 @@ import datasets.config
 from datasets.exceptions import DatasetGenerationError
 
 from tljax.core.errors import InputError
-from tljax.core.remote import is_remote
+from tljax.storage.remote import is_remote
 
 
 def cache_folder(cache: str) -> Path:
@@ -20,7 +20,7 @@ def cache_folder(cache: str) -> Path:
     return Path(cache).expanduser() if cache else Path(datasets.config.HF_DATASETS_CACHE)
 
 
-def build(
+def build_dataset(
     generate: Callable[..., Iterator[dict[str, Any]]],
     features: datasets.Features,
     key: str,
@@ -33,7 +33,7 @@ def build(
     """
     folder = cache_folder(cache)
     try:
-        table = quietly(
+        table = without_progress_bars(
             lambda: datasets.Dataset.from_generator(
                 generate,
                 features=features,
@@ -59,7 +59,7 @@ def build(
     return table
 
 
-def quietly(load: Callable[[], Any]) -> Any:
+def without_progress_bars(load: Callable[[], Any]) -> Any:
     """The result of `load()` without progress bars, and without a line for every retry of a hub out of reach."""
     silent = datasets.are_progress_bars_disabled()
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub", "fsspec")]

@@ -11,12 +11,12 @@ import datasets
 import numpy as np
 
 from tljax.core.errors import InputError
-from tljax.core.remote import local
 from tljax.data.mae import load_rule
-from tljax.data.reader import Source, first_of, open_source
-from tljax.data.rows import content_hash, held_out, prepare_rows
+from tljax.data.reader import Source, format_first_errors, open_source
+from tljax.data.rows import content_hash, held_out_trajectories, prepare_rows
 from tljax.data.steps import steps_of_source, unlisted_note
 from tljax.data.tokens import Tokenizer
+from tljax.storage.remote import local_path
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     )
     blocked = Counter(reason.partition(":")[0] for reasons in rows["blocked"] for reason in reasons)
     full = np.asarray(rows["length"]) > 0
-    apart = np.isin(np.asarray(rows["trajectory"]), held_out(len(source), data.eval_fraction, seed))
+    apart = np.isin(np.asarray(rows["trajectory"]), held_out_trajectories(len(source), data.eval_fraction, seed))
     if not (full & ~apart).any():
         raise InputError(
-            f"{data.source}: no step is left to train on; blocked: {counts(blocked)}; "
+            f"{data.source}: no step is left to train on; blocked: {format_counts(blocked)}; "
             "choose another rule in config.data.mae or raise config.data.max_tokens"
         )
     train = rows.select(np.flatnonzero(full & ~apart))
@@ -62,24 +62,26 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
 
 
 def code_hash(rule: str) -> str:
-    """Hash of the code that makes rows, so that none made by another version are read: this folder, a user's rule.
+    """Hash of the code that makes rows, so that none made by another version are read: data/, calls/, a user's rule.
 
     Of a user's function that is the whole package it lies in, or every module in the folder of its file.
     """
-    files, rule = sorted(Path(__file__).parent.glob("*.py")), rule.strip()
+    package = Path(__file__).parents[1]
+    files = [*sorted((package / "calls").glob("*.py")), *sorted((package / "data").rglob("*.py"))]
+    rule = rule.strip()
     name = rule.partition(":")[0]
     # The rule is loaded by now, so its module is known; load_rule also finds modules beside the user's shell.
     module = sys.modules.get(name)
     if module is not None and module.__file__:
         root = sys.modules[name.partition(".")[0]].__file__ or module.__file__
-        package = Path(root).name == "__init__.py"
-        files += sorted(Path(root).parent.rglob("*.py") if package else Path(module.__file__).parent.glob("*.py"))
+        in_package = Path(root).name == "__init__.py"
+        files += sorted(Path(root).parent.rglob("*.py") if in_package else Path(module.__file__).parent.glob("*.py"))
     if rule.endswith(".txt"):
-        files.append(local(rule, "config.data.mae"))
+        files.append(local_path(rule, "config.data.mae"))
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
-def counts(counter: Counter[str]) -> str:
+def format_counts(counter: Counter[str]) -> str:
     """What was counted, the most frequent first, in one line."""
     return ", ".join(f"{reason} {count:,}" for reason, count in counter.most_common()) or "none"
 
@@ -95,12 +97,12 @@ def _summary(
     kept = sum(map(len, rows["steps"]))
     lines = [
         f"data:  {len(source):,} trajectories of {name}: {kept:,} steps kept, {blocked.total():,} blocked"
-        + (f" ({counts(blocked)})" if blocked else ""),
+        + (f" ({format_counts(blocked)})" if blocked else ""),
         f"rows:  {len(train):,} to train on with {sum(train['length']):,} tokens, "
         f"{len(rest) if rest is not None else 0:,} held out; longest {max(rows['length']):,} tokens",
     ]
     if source.skipped:
-        lines += [f"rows skipped: {len(source.skipped):,}", *first_of(source.skipped)]
+        lines += [f"rows skipped: {len(source.skipped):,}", *format_first_errors(source.skipped)]
     unlisted = Counter(name for names in rows["unlisted"] for name in names)
     if unlisted:
         lines.append(f"note:  {unlisted_note(unlisted)}")

@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tljax.calls.tool import Call
+from tljax.core import errors
 from tljax.core.errors import InputError
-from tljax.core.remote import local
+from tljax.core.user_function import describe_exception, is_function_path, load_function
 from tljax.data import mae_default
-from tljax.data.calls import Call
 from tljax.data.trajectory import Trajectory
-from tljax.data.user_function import is_path, load_function, one_line
+from tljax.storage.remote import local_path
 
 ALLOWED = (
     "allowed: default, release, release_no_filter, none, a JSON list of regular expressions, "
@@ -82,7 +83,7 @@ def load_rule(spec: str | Sequence[str]) -> Rule:
         return load_rule(_json_patterns(name))
     if name.endswith(".txt"):
         return _pattern_rule(_file_patterns(name))
-    if is_path(name):
+    if is_function_path(name):
         return _function_rule(name, load_function(name, "data.mae", "fn(call, feedback) -> str | None"))
     raise InputError(f"data.mae: unknown rule {spec!r}; {ALLOWED}")
 
@@ -132,7 +133,7 @@ def _release(trajectory: Trajectory, keywords: Sequence[str]) -> list[Decision]:
         elif after is not None:
             folded = _fold(after.text)
             if (keyword := next((k for k in keywords if _fold(k) in folded), None)) is not None:
-                reason = f"keyword {keyword}: {mae_default.excerpt(after.text)}"
+                reason = f"keyword {keyword}: {errors.excerpt(after.text)}"
         decisions.append(_decision(reason))
     return decisions
 
@@ -146,7 +147,7 @@ def _json_patterns(text: str) -> list[str]:
 
 def _file_patterns(file: str) -> list[tuple[str, str]]:
     try:
-        lines = local(file, "config.data.mae").read_text(encoding="utf-8").splitlines()
+        lines = local_path(file, "config.data.mae").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"data.mae: cannot read {file} ({error}); allowed: a UTF-8 text file with one regular expression a line"
@@ -170,7 +171,7 @@ def _pattern_rule(sources: Sequence[tuple[str, str]]) -> Rule:
     def reason(feedback: str | None) -> str | None:
         for pattern in patterns if feedback is not None else ():
             if match := pattern.search(feedback or ""):
-                return f"pattern {pattern.pattern}: {mae_default.excerpt(feedback or '', match.start(), match.end())}"
+                return f"pattern {pattern.pattern}: {errors.excerpt(feedback or '', match.start(), match.end())}"
         return None
 
     return lambda trajectory: [_decision(reason(feedback)) for _, feedback in _steps(trajectory)]
@@ -184,7 +185,9 @@ def _function_rule(path: str, function: UserFunction) -> Rule:
             try:
                 reason = function(trajectory.turns[i].call, feedback)
             except Exception as error:  # the user's code may raise anything
-                raise InputError(f"{where} raised {one_line(error)}; mend it, or choose another rule") from error
+                raise InputError(
+                    f"{where} raised {describe_exception(error)}; mend it, or choose another rule"
+                ) from error
             if reason is not None and not (isinstance(reason, str) and reason.strip()):
                 raise InputError(f"{where} returned {reason!r:.60}; allowed: None, or the reason to block as a string")
             decisions.append(_decision(None if reason is None else " ".join(reason.split())))

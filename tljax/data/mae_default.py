@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from tljax.core.errors import excerpt
+
 # Feedbacks up to this many characters are read as one message. Python's and web services' error texts are shorter;
 # search results, abstracts and pages that merely mention an error are longer.
 SHORT = 300
-EXCERPT = 80
 # Envelopes nest (a list of answers in a response in a gateway's reply), but not without end.
 DEPTH = 6
 # repr() is what str(result) leaves of a dict; parsing it is slow, and an error is short.
@@ -181,13 +182,6 @@ FAILED_WORDS = frozenset("error fail failed failure".split())
 NO_ERROR = frozenset(
     ["", "0", "200", "none", "null", "nil", "false", "no", "no error", "no errors", "ok", "success", "n/a"]
 )
-
-
-def excerpt(text: str, start: int = 0, end: int = 0) -> str:
-    """At most 80 characters of text on one line that show text[start:end]."""
-    begin = 0 if end <= EXCERPT else start
-    line = " ".join(text[begin : begin + SHORT].split())
-    return line if len(line) <= EXCERPT else line[: EXCERPT - 3] + "..."
 
 
 def _says_nothing(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.data.mae import load_rule
-from tljax.data.reader import first_of, open_source
+from tljax.data.reader import format_first_errors, open_source
 from tljax.data.steps import Step, check_data, steps_of_source, unlisted_note
 from tljax.data.tokens import Tokenizer
 
@@ -21,7 +21,7 @@ _LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
 
 
 @dataclass
-class Summary:
+class DataSummary:
     """Counts over steps; `str()` is the report for people.
 
     `lengths` counts the steps that MAE keeps by their number of tokens, those over `max_tokens` too.
@@ -83,13 +83,13 @@ class Summary:
             f"{_percent(self.key_tokens, self.reply_tokens)} of the reply tokens",
             f"rows skipped  {len(self.skipped):,}",
         ]
-        lines += first_of(self.skipped)
+        lines += format_first_errors(self.skipped)
         if self.unlisted:
             lines.append(f"note          {unlisted_note(self.unlisted)}")
         return "\n".join(lines)
 
 
-def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> Summary:
+def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSummary:
     """Writes `out`, one line per assistant step of `file` in source order, and says what it holds.
 
     data: the `data` block of a config, a ConfigDict; file: data.source, or what stands in for it. A line holds id,
@@ -107,7 +107,7 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> Summar
         )
     rule = load_rule(data.mae)
     source = open_source(file, data.on_bad_row, data.cache or None)
-    summary = Summary(data.max_tokens, skipped=source.skipped)
+    summary = DataSummary(data.max_tokens, skipped=source.skipped)
     with _writing(target) as write:
         for steps in steps_of_source(data, source, rule, tokenizer, "preparing"):
             summary.trajectories += 1

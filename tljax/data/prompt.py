@@ -5,31 +5,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from tljax.core.errors import InputError
-from tljax.data.calls import Call
-from tljax.data.trajectory import Tool, Trajectory, Turn
+from tljax.calls.render import (
+    check_dialect,
+    render_call,
+    render_tool,
+)
+from tljax.calls.tool import Tool
+from tljax.data.trajectory import Trajectory, Turn
 
-DIALECTS = ("mae", "readme")
-EQUALS = {"mae": "=", "readme": " = "}  # between a parameter's name and its value
 _ROLES = {"system": "System", "user": "User", "assistant": "Assistant", "function": "Output"}
-_PYTHON = {
-    "string": "str",
-    "integer": "int",
-    "number": "float",
-    "boolean": "bool",
-    "array": "list",
-    "object": "dict",
-    "null": "None",
-}
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ReplySpan:
     """Where one assistant turn lies, in characters of `Rendered.text`.
 
     `start` is right after "Assistant:", `text_start` after the blank that follows, `end` after the last character of
@@ -43,20 +34,20 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedTrajectory:
     """A trajectory as text up to its last reply, without end token; step k is `text[:replies[k].end]`.
 
     `tool_names` are the spans of the names that the tool list defines.
     """
 
     text: str
-    replies: tuple[Reply, ...]
+    replies: tuple[ReplySpan, ...]
     tool_names: tuple[tuple[int, int], ...]
 
 
-def render(trajectory: Trajectory, dialect: str) -> Rendered:
+def render_trajectory(trajectory: Trajectory, dialect: str) -> RenderedTrajectory:
     """The conversation as `Role: content` lines; what follows the last reply is left out."""
-    _known(dialect)
+    check_dialect(dialect)
     text, names = "", []
     if trajectory.system or trajectory.tools:
         text = "System: "
@@ -84,54 +75,20 @@ def render(trajectory: Trajectory, dialect: str) -> Rendered:
         if turn.role == "assistant":
             name = length - len(call)
             span = None if turn.call is None else (name, name + len(turn.call.name))
-            replies.append(Reply(start, start + 1, length, span))
-    return Rendered("".join(pieces), tuple(replies), tuple(names))
+            replies.append(ReplySpan(start, start + 1, length, span))
+    return RenderedTrajectory("".join(pieces), tuple(replies), tuple(names))
 
 
 def render_prompt(tools: Sequence[Tool], turns: Sequence[Turn], dialect: str, system: str = "") -> str:
     """What a model reads before the reply to these turns: the text up to and with the "Assistant:" of that reply."""
     # A reply as a stand-in: rendering ends with the last one, and only what precedes it is kept.
-    rendered = render(Trajectory("", tuple(tools), (*turns, Turn("assistant", ".")), system), dialect)
+    rendered = render_trajectory(Trajectory("", tuple(tools), (*turns, Turn("assistant", ".")), system), dialect)
     return rendered.text[: rendered.replies[-1].start]
 
 
 def render_feedback(text: str) -> str:
     """What stands between a reply and the next one, up to and with the "Assistant:" of that."""
     return f"\n{_ROLES['function']}: {text}\n{_ROLES['assistant']}:"
-
-
-def render_tools(tools: Sequence[Tool], dialect: str) -> str:
-    """The tool list of the system message; `readme` closes every block, the last too, with a blank line."""
-    blocks = [render_tool(tool, dialect) for tool in tools]
-    return "\n\n".join(blocks) if dialect == "mae" else "".join(block + "\n\n" for block in blocks)
-
-
-def render_tool(tool: Tool, dialect: str) -> str:
-    """One tool as a Python signature with a docstring: required parameters first, optional ones `= None`."""
-    _known(dialect)
-    colon, indent = (": ", "    ") if dialect == "mae" else (":", "        ")
-    signature, lines = [], []
-    for name in tool.parameters:
-        schema = tool.properties[name]
-        kinds = type_names(schema)
-        shown = kinds if dialect == "mae" else python_types(kinds)
-        signature.append(f"{name}{colon}{' | '.join(shown)}" + ("" if name in tool.required else " = None"))
-        lines.append(f"\n{indent}{name} ({' | '.join(kinds)}): {schema.get('description') or ''}")
-    # mae.py writes the Args block of a tool without parameters too; the released README does not.
-    arguments = "\n\n    Args:" + "".join(lines) if lines or dialect == "mae" else ""
-    return f'Function:\ndef {tool.name}({", ".join(signature)}):\n    """\n    {tool.description}{arguments}\n    """'
-
-
-def render_call(call: Call, dialect: str) -> str:
-    """A call as text: `f(a="x", n=1)` with JSON values (`mae`) or `f(a = 'x', n = 1)` with Python values (`readme`)."""
-    _known(dialect)
-    arguments = (f"{key}{EQUALS[dialect]}{render_value(value, dialect)}" for key, value in call.arguments.items())
-    return f"{call.name}({', '.join(arguments)})"
-
-
-def render_value(value: Any, dialect: str) -> str:
-    """An argument's value as `render_call` writes it."""
-    return json.dumps(value, ensure_ascii=False) if dialect == "mae" else repr(value)
 
 
 def chat_template(dialect: str, *, bos: bool) -> str:
@@ -144,35 +101,8 @@ def chat_template(dialect: str, *, bos: bool) -> str:
     and Output already, whose text it leaves as it is. The end token closes the last message, unless
     `add_generation_prompt` asks for "\\nAssistant:" there.
     """
-    _known(dialect)
+    check_dialect(dialect)
     return "{{- bos_token -}}" * bos + _TEMPLATE.strip().replace("DIALECT", dialect)
-
-
-def _known(dialect: str) -> None:
-    if dialect not in DIALECTS:
-        raise InputError(f"data.dialect is {dialect!r}; allowed: {', '.join(DIALECTS)}")
-
-
-def python_types(kinds: list[str]) -> list[str]:
-    """JSON types as a `readme` signature writes them: Python's, where there is one."""
-    return [_PYTHON.get(kind, kind) for kind in kinds]
-
-
-def type_names(schema: dict[str, Any]) -> list[str]:
-    """The JSON types that a parameter may take; `["any"]` where its schema names none."""
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        return [kind]
-    if isinstance(kind, list):
-        return [str(name) for name in kind] or ["any"]
-    members = schema.get("anyOf") or schema.get("oneOf")
-    if isinstance(members, list):
-        names = [name for member in members if isinstance(member, dict) for name in type_names(member)]
-        return list(dict.fromkeys(names)) or ["any"]
-    values = schema.get("enum")
-    if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
-        return ["string"]
-    return ["any"]
 
 
 # "%r"|format is Python's repr in every Jinja of Python, which makes `readme` calls exact there; an engine in another

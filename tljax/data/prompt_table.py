@@ -17,18 +17,19 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
+from tljax.calls.compare import Comparison, ToolList, tool_list
+from tljax.calls.render import render_call
+from tljax.calls.tool import Tool
+from tljax.calls.tool_text import tools_of_prompt
 from tljax.core.errors import InputError
 from tljax.data import reader
-from tljax.data.arrow import build
-from tljax.data.compare import Comparison, ToolList, tool_list
-from tljax.data.examples import code_hash, counts
+from tljax.data.arrow import build_dataset
+from tljax.data.examples import code_hash, format_counts
 from tljax.data.mae import Rule, load_rule
-from tljax.data.prompt import render_call
-from tljax.data.rows import held_out
+from tljax.data.rows import held_out_trajectories
 from tljax.data.steps import steps_of, unlisted_note
 from tljax.data.tokens import Tokenizer
-from tljax.data.tool_text import tools_of_prompt
-from tljax.data.trajectory import Tool, Trajectory
+from tljax.data.trajectory import Trajectory
 
 SHOWN = 5  # dropped prompts that a summary lists
 CUE = "Assistant:"  # what a prompt ends with
@@ -71,7 +72,12 @@ class PromptTable:
     def __getitem__(self, index: int) -> Prompt:
         row = self._rows[int(index)]
         return Prompt(
-            json.loads(row["id"]), row["step"], row["tokens"], row["text"], row["golden"], _tool_list(row["tools"])
+            json.loads(row["id"]),
+            row["step"],
+            row["tokens"],
+            row["text"],
+            row["golden"],
+            _tools_from_json(row["tools"]),
         )
 
     def content_hash(self) -> str:
@@ -85,7 +91,7 @@ class PromptTable:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptDataset:
     """Prompts to train on, those held out (may be empty), and what was kept, in a few lines.
 
     content: hash of the prompts to train on, by which a restart knows that it goes on with the same ones.
@@ -102,7 +108,7 @@ class Prompts:
         return max(int(table.lengths.max()) for table in (self.train, self.held_out) if len(table))
 
 
-def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_prompt_tokens: int) -> Prompts:
+def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_prompt_tokens: int) -> PromptDataset:
     """The prompts that the `data` block of a config describes, from `file` (data.source, or what stands in for it).
 
     `file` holds trajectories, of which every step that data.mae keeps is a prompt, or rows {"instruction", "output"}: a
@@ -117,7 +123,7 @@ def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_p
     rows, trajectories, skipped = make(data, file, tokenizer)
     lengths = _column(rows, "length")
     fits = (lengths > 0) & (lengths <= max_prompt_tokens)
-    apart = np.isin(_column(rows, "trajectory"), held_out(trajectories, data.eval_fraction, seed))
+    apart = np.isin(_column(rows, "trajectory"), held_out_trajectories(trajectories, data.eval_fraction, seed))
     dropped = {i: reason for i, reason in enumerate(_column(rows, "dropped")) if reason}
     for i in np.flatnonzero(lengths > max_prompt_tokens).tolist():
         dropped[i] = f"too long: {lengths[i]:,} tokens, at most {max_prompt_tokens:,} are allowed in a prompt"
@@ -129,7 +135,7 @@ def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_p
             f"{data.source}: no prompt is left to train on; {'; '.join(map(str.strip, summary.splitlines()))}; choose "
             "another rule in config.data.mae, raise config.data.max_tokens or the limit of a prompt, or add other data"
         )
-    return Prompts(train, rest, summary, train.content_hash())
+    return PromptDataset(train, rest, summary, train.content_hash())
 
 
 def _summary(
@@ -147,9 +153,9 @@ def _summary(
     longest = max((int(table.lengths.max()) for table in (train, rest) if len(table)), default=0)
     lines = [
         f"data:    {trajectories:,} trajectories of {name}: {kept:,} steps kept, "
-        f"{blocked.total():,} blocked" + (f" ({counts(blocked)})" if blocked else ""),
+        f"{blocked.total():,} blocked" + (f" ({format_counts(blocked)})" if blocked else ""),
         f"prompts: {len(train):,} to train on, {len(rest):,} held out; longest {longest:,} tokens; "
-        f"{why.total():,} dropped" + (f" ({counts(why)})" if why else ""),
+        f"{why.total():,} dropped" + (f" ({format_counts(why)})" if why else ""),
     ]
     for i in sorted(dropped)[:SHOWN]:
         row = rows[i]
@@ -157,7 +163,7 @@ def _summary(
     if len(dropped) > SHOWN:
         lines.append(f"  and {len(dropped) - SHOWN:,} more")
     if skipped:
-        lines += [f"rows skipped: {len(skipped):,}", *reader.first_of(skipped)]
+        lines += [f"rows skipped: {len(skipped):,}", *reader.format_first_errors(skipped)]
     unlisted = Counter(name for name in _column(rows, "unlisted") if name)
     if unlisted:
         lines.append(f"note:    {unlisted_note(unlisted)}")
@@ -234,7 +240,7 @@ def _of_pairs(data: Any, file: str, tokenizer: Tokenizer) -> Made:
     rows = _build(generate, data, facts, tokenizer)
     errors = [error for error in _column(rows, "error") if error]
     if data.on_bad_row == "refuse":
-        reader.refuse_first(errors)
+        reader.raise_first(errors)
     if len(errors) == len(rows):
         raise InputError(f"file {file}: none of its {len(rows)} rows is usable; the first: {errors[0]}")
     return rows, 1 + int(_column(rows, "trajectory").max()), errors
@@ -297,7 +303,7 @@ def _prompt(text: str, tokens: Sequence[int] | np.ndarray, golden: str, tools: T
 
 
 @lru_cache(maxsize=1024)
-def _tool_list(listed: str) -> ToolList:
+def _tools_from_json(listed: str) -> ToolList:
     # One object per content: what the reward remembers of a list is found by identity.
     return tool_list([Tool(name, text, properties, tuple(must)) for name, text, properties, must in json.loads(listed)])
 
@@ -307,4 +313,4 @@ def _build(
 ) -> datasets.Dataset:
     code = code_hash(facts.get("mae", ""))
     key = json.dumps({"tokenizer": tokenizer.fingerprint, "code": code, **facts}, sort_keys=True, default=str)
-    return build(generate, FEATURES, hashlib.sha256(key.encode()).hexdigest()[:32], data.cache)
+    return build_dataset(generate, FEATURES, hashlib.sha256(key.encode()).hexdigest()[:32], data.cache)

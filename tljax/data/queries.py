@@ -15,7 +15,7 @@ ASKING = ("user", "function")  # whom the assistant answers
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class PromptRow:
     """What a model reads. `row` counts from 1 and is the `id` where the row has none."""
 
     id: str | int
@@ -23,23 +23,23 @@ class Query:
     prompt: str
 
 
-def read_queries(file: str, dialect: str) -> Iterator[Query]:
+def read_prompt_rows(file: str, dialect: str) -> Iterator[PromptRow]:
     """The rows of a JSONL file or a JSON array, one at a time.
 
     Raises InputError, naming file, row and field, for the first row that cannot be answered, and for an id that is
     given twice.
     """
-    file = checked_file(file, SCHEMAS)
+    file = check_file(file, SCHEMAS)
     rows: dict[str | int, int] = {}
     for number, row in read_rows(file):
         if isinstance(row, InputError):
             raise row
-        query = query_from_row(row, file, number, dialect)
-        distinct(query.id, rows, file, number)
+        query = prompt_row_from_json(row, file, number, dialect)
+        check_distinct(query.id, rows, file, number)
         yield query
 
 
-def checked_file(file: str, schemas: str) -> str:
+def check_file(file: str, schemas: str) -> str:
     """The path, "~" expanded. Raises InputError where there is no such file, or nothing in it."""
     file = os.path.expanduser(file)
     if not os.path.isfile(file):
@@ -50,24 +50,24 @@ def checked_file(file: str, schemas: str) -> str:
     return file
 
 
-def query_from_row(row: Any, file: str, number: int, dialect: str) -> Query:
+def prompt_row_from_json(row: Any, file: str, number: int, dialect: str) -> PromptRow:
     """A query from one row of either schema. Raises InputError in one line: file, row, field, what is allowed."""
     at = f"file {file}, row {number}"
     if not isinstance(row, dict):
         raise InputError(f"{at}: is no object; a row is {SCHEMAS}")
-    field = one_of(row, "prompt", "messages", at, SCHEMAS)
-    identity = identity_of(row, file, number)
+    field = require_one_of(row, "prompt", "messages", at, SCHEMAS)
+    identity = row_id(row, file, number)
     if field == "messages":
         prompt = prompt_of_messages(row, file, number, dialect)
         check_text(prompt, f"{at}, field messages")
-        return Query(identity, number, prompt)
+        return PromptRow(identity, number, prompt)
     prompt = row["prompt"]
     check_given(prompt, f"{at}, field prompt", "the text that the model is to continue")
     check_text(prompt, f"{at}, field prompt")
-    return Query(identity, number, prompt)
+    return PromptRow(identity, number, prompt)
 
 
-def one_of(row: dict[str, Any], one: str, other: str, at: str, schemas: str) -> str:
+def require_one_of(row: dict[str, Any], one: str, other: str, at: str, schemas: str) -> str:
     """Which of two fields is there. Raises InputError where both are, or none."""
     there = [field for field in (one, other) if row.get(field) is not None]
     if len(there) != 1:
@@ -96,11 +96,11 @@ def prompt_of_messages(row: dict[str, Any], file: str, number: int, dialect: str
 
     Raises InputError as `asking_trajectory` does.
     """
-    asking = asking_trajectory(row, file, number)
+    asking = trajectory_to_answer(row, file, number)
     return render_prompt(asking.tools, asking.turns, dialect, asking.system)
 
 
-def asking_trajectory(row: dict[str, Any], file: str, number: int) -> Trajectory:
+def trajectory_to_answer(row: dict[str, Any], file: str, number: int) -> Trajectory:
     """The row's tools and messages, which end with what the assistant is to reply to.
 
     Raises InputError where the last message is the assistant's, and as `trajectory_from_row` does.
@@ -123,7 +123,7 @@ def asking_trajectory(row: dict[str, Any], file: str, number: int) -> Trajectory
     return replace(trajectory, turns=trajectory.turns[:-1])
 
 
-def identity_of(row: dict[str, Any], file: str, number: int) -> str | int:
+def row_id(row: dict[str, Any], file: str, number: int) -> str | int:
     """The row's id, its number where it has none. Raises InputError for what is no string or integer."""
     identity = row.get("id")
     if identity is None or identity == "":
@@ -134,7 +134,7 @@ def identity_of(row: dict[str, Any], file: str, number: int) -> str | int:
     return identity
 
 
-def distinct(identity: str | int, rows: dict[str | int, int], file: str, number: int) -> None:
+def check_distinct(identity: str | int, rows: dict[str | int, int], file: str, number: int) -> None:
     """Notes the row that bears an id. Raises InputError where an earlier one has it."""
     if identity in rows:
         raise InputError(

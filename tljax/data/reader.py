@@ -16,11 +16,11 @@ import datasets
 import ijson
 import numpy as np
 
+from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
 from tljax.data import trajectory as schema
-from tljax.data.arrow import build, quietly
-from tljax.data.calls import Call
-from tljax.data.trajectory import Tool, Trajectory, Turn, trajectory_from_row
+from tljax.data.arrow import build_dataset, without_progress_bars
+from tljax.data.trajectory import Trajectory, Turn, trajectory_from_row
 
 ON_BAD_ROW = ("refuse", "skip")
 SHOWN = 20  # skipped rows that a summary lists
@@ -58,7 +58,7 @@ class Source:
         return (self[i] for i in range(len(self)))
 
 
-def first_of(errors: list[str]) -> list[str]:
+def format_first_errors(errors: list[str]) -> list[str]:
     """Lines for people: the first SHOWN errors of skipped rows, and how many more there are."""
     more = len(errors) - SHOWN
     return [*(f"  {error}" for error in errors[:SHOWN]), *([f"  and {more:,} more"] * (more > 0))]
@@ -78,11 +78,11 @@ def open_source(source: str, on_bad_row: str, cache_dir: str | None = None) -> S
     fingerprint = hashlib.sha256(f"{content}\n{code}".encode()).hexdigest()[:32]
     # Stored errors name the file, so a copy under another name is read again.
     key = hashlib.sha256(f"{fingerprint}\n{source}".encode()).hexdigest()[:32]
-    table = build(_records, FEATURES, key, cache_dir or "", source=source)
+    table = build_dataset(_records, FEATURES, key, cache_dir or "", source=source)
     errors = table.data.column("error").to_pylist()
     bad = [error for error in errors if error]
     if on_bad_row == "refuse":
-        refuse_first(bad)
+        raise_first(bad)
     if len(bad) == len(errors):
         raise InputError(f"file {source}: none of its {len(errors)} rows is usable; the first: {bad[0]}")
     usable = np.asarray([i for i, error in enumerate(errors) if not error], dtype=np.int64)
@@ -94,7 +94,7 @@ def content_hash(source: str) -> str:
     return _hash_file(source) if os.path.isfile(source) else _load_dataset(source)._fingerprint
 
 
-def refuse_first(errors: list[str]) -> None:
+def raise_first(errors: list[str]) -> None:
     """Raises InputError with the first of some malformed rows' errors, if there are any."""
     if errors:
         more = f" (one of {len(errors)} malformed rows)" if len(errors) > 1 else ""
@@ -222,7 +222,7 @@ def _load_dataset(source: str) -> datasets.Dataset:
     try:
         if folder and os.path.isfile(os.path.join(source, "state.json")):
             return datasets.Dataset.load_from_disk(source)
-        return quietly(lambda: datasets.load_dataset(name, split=split or "train"))
+        return without_progress_bars(lambda: datasets.load_dataset(name, split=split or "train"))
     # Each hub and file failure has its own exception, and all of them are a source that cannot be read.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from tljax.data.arrow import build
+from tljax.data.arrow import build_dataset
 from tljax.data.steps import Step
 
 # Classes of a position by what it predicts; metrics are reported apart for them. Those of replies are above 0.
@@ -133,7 +133,7 @@ def prepare_rows(
 
     key = json.dumps({"mode": mode, "prompt_weight": prompt_weight, **facts}, sort_keys=True, default=str)
     fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return build(generate, FEATURES, fingerprint, cache).with_format("numpy")
+    return build_dataset(generate, FEATURES, fingerprint, cache).with_format("numpy")
 
 
 def _row_without_tokens() -> Row:
@@ -141,7 +141,7 @@ def _row_without_tokens() -> Row:
     return Row((), none, none, none.astype(np.float32), none.astype(np.int8))
 
 
-def held_out(trajectories: int, fraction: float, seed: int) -> np.ndarray:
+def held_out_trajectories(trajectories: int, fraction: float, seed: int) -> np.ndarray:
     """Numbers of the held-out trajectories, a function of (trajectories, fraction, seed) whatever the rules keep.
 
     At least one is held out where `fraction` is above 0, and at least one is left to train on. int [H], ascending.

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
 from tljax.data.mae import Rule
 from tljax.data.pkt import RULES, key_offsets, key_weight, token_weights, tokens_at
-from tljax.data.prompt import DIALECTS, Rendered, render
+from tljax.data.prompt import RenderedTrajectory, render_trajectory
 from tljax.data.reader import ON_BAD_ROW, Source
 from tljax.data.tokens import Tokenizer
 from tljax.data.trajectory import Trajectory
@@ -90,7 +91,7 @@ def steps_of(
 
     Every step's text is tokenized on its own, so that its tokens are those that inference sees.
     """
-    rendered = render(trajectory, dialect)
+    rendered = render_trajectory(trajectory, dialect)
     steps = []
     for k, decision in enumerate(rule(trajectory)):
         reply = rendered.replies[k]
@@ -130,7 +131,7 @@ def unlisted_note(names: Counter[str]) -> str:
     return f"{names.total():,} kept calls name a tool that their prompt does not list ({shown})"
 
 
-def _unlisted(rendered: Rendered, k: int) -> str:
+def _unlisted(rendered: RenderedTrajectory, k: int) -> str:
     name = rendered.replies[k].name
     called = rendered.text[slice(*name)] if name else ""
     return "" if called in {rendered.text[slice(*span)] for span in rendered.tool_names} else called
@@ -145,7 +146,7 @@ def _key(
     tokenizer: Tokenizer,
     ids: list[int],
     spans: list[tuple[int, int]],
-    rendered: Rendered,
+    rendered: RenderedTrajectory,
     k: int,
     start: int,
     *,

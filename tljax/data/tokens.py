@@ -14,7 +14,7 @@ from typing import Any
 import tokenizers
 
 from tljax.core.errors import InputError
-from tljax.core.hub import local_or_hub
+from tljax.storage.hub import local_or_hub
 
 TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 ID_FILES = ("generation_config.json", "config.json")

@@ -5,21 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tljax.core import processes
 from tljax.core.errors import InputError
-from tljax.core.metrics import RunLog, say
-from tljax.core.place import RunFolder
-from tljax.core.remote import EVERY, local
-from tljax.core.run_folder import read_lines
 from tljax.data.prompt_table import Prompt, PromptTable
 from tljax.data.tokens import Tokenizer
-from tljax.evaluate import answers, report
-from tljax.evaluate.answers import Answer
-from tljax.evaluate.benchmarks.find import read_sets
+from tljax.distributed import processes
+from tljax.distributed.log import log
+from tljax.evaluate import report, scored_replies
+from tljax.evaluate.benchmarks.discover import read_sets
 from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, prompt_of
 from tljax.evaluate.score import METRICS
-from tljax.evaluate.toolbox import held_out_sets, random_pick_of
+from tljax.evaluate.scored_replies import ScoredReply
+from tljax.evaluate.toolbox_queries import held_out_sets, random_pick_of
 from tljax.model import llama
+from tljax.storage.atomic import read_jsonl
+from tljax.storage.remote import ALL_FILES, local_path
+from tljax.storage.run_folder import RunFolder
+from tljax.training.metrics import MetricsLogger
 
 ROWS, TOOLBOX = "held_out", "toolbox"  # what eval.sets may name besides files and folders of benchmarks
 
@@ -61,7 +62,7 @@ def open_sets(config: Any) -> Sets:
 
 
 def _benchmarks(path: str, config: Any) -> Sets:
-    place = local(path, "config.eval.sets", EVERY)
+    place = local_path(path, "config.eval.sets", ALL_FILES)
     if not place.exists():
         raise InputError(
             f"config.eval.sets names {path!r}; allowed, separated by commas: {ROWS} (rows that data.eval_fraction "
@@ -95,7 +96,7 @@ def with_rows(config: Any, sets: Sets, held_out: PromptTable) -> Sets:
         return sets
     rows = [_query(i, held_out[i]) for i in _spread(len(held_out), config.eval.queries)]
     if not rows:
-        say("note:  no row is held out, so that eval.sets=held_out asks none; data.eval_fraction holds some out")
+        log("note:  no row is held out, so that eval.sets=held_out asks none; data.eval_fraction holds some out")
     if not rows and config.eval.best.startswith(f"{ROWS}_"):
         raise InputError(f"config.eval.best is {config.eval.best!r}, but no row is held out; raise data.eval_fraction")
     return {name: rows if name == ROWS else queries for name, queries in sets.items() if rows or name != ROWS}
@@ -114,37 +115,42 @@ def score(
     tokenizer: Tokenizer,
     step: int,
     folder: RunFolder,
-    log: RunLog,
-) -> dict[str, list[Answer]]:
+    log: MetricsLogger,
+) -> dict[str, list[ScoredReply]]:
     """Answers all sets on the current mesh, tells their scores and writes OUT/scores/STEP.jsonl."""
     if not sets:
         return {}
-    options = answers.greedy(
+    options = scored_replies.greedy_options(
         tokenizer,
         new_tokens=config.eval.new_tokens,
         compute_dtype=config.model.compute_dtype,
         attention=config.model.attention,
     )
     begin = time.perf_counter()
-    found = answers.answer(params, c, tokenizer, sets, options, config.eval.rows)
+    found = scored_replies.score_replies(params, c, tokenizer, sets, options, config.eval.rows)
     seconds = time.perf_counter() - begin
     path = scores_file(folder, step)
-    processes.on_first(lambda: _keep(path, sets, found, config.data.dialect))
-    log.say(f"step {step}: {answers.told(found, seconds)}; TS / PI / CF {report.score_line(answers.scores_of(found))}")
+    processes.run_on_primary(lambda: _keep(path, sets, found, config.data.dialect))
+    scores = report.score_line(scored_replies.scores_of(found))
+    log.say(f"step {step}: {scored_replies.format_summary(found, seconds)}; TS / PI / CF {scores}")
     return found
 
 
-def _keep(path: Path, sets: Sets, found: Mapping[str, Sequence[Answer]], dialect: str) -> None:
+def _keep(path: Path, sets: Sets, found: Mapping[str, Sequence[ScoredReply]], dialect: str) -> None:
     path.parent.mkdir(exist_ok=True)
-    answers.write_answers(path, sets, found, dialect)
+    scored_replies.write_scored_replies(path, sets, found, dialect)
 
 
-def metrics_of(answered: Mapping[str, Sequence[Answer]]) -> dict[str, float]:
+def metrics_of(answered: Mapping[str, Sequence[ScoredReply]]) -> dict[str, float]:
     """TS, PI, CF and the share of every kind in percent, as "eval_domain_TS"."""
-    return {f"eval_{name}": value for name, value in answers.metrics_of(answers.scores_of(answered)).items()}
+    return {
+        f"eval_{name}": value for name, value in scored_replies.metrics_of(scored_replies.scores_of(answered)).items()
+    }
 
 
-def badness(config: Any, metrics: Mapping[str, float], answered: Mapping[str, Sequence[Answer]]) -> float | None:
+def selection_loss(
+    config: Any, metrics: Mapping[str, float], answered: Mapping[str, Sequence[ScoredReply]]
+) -> float | None:
     """What the best checkpoint has least of, by eval.best: a loss, or minus a reward or score; None: not known.
 
     metrics: "loss" or "reward", where there is one.
@@ -161,10 +167,10 @@ def scores_file(folder: RunFolder, step: int) -> Path:
     return folder / "scores" / f"{step}.jsonl"
 
 
-def kept_answers(folder: RunFolder, step: int, sets: Sets) -> list[dict[str, Any]]:
+def read_scored_replies(folder: RunFolder, step: int, sets: Sets) -> list[dict[str, Any]]:
     """The rows of OUT/scores/STEP.jsonl, an answer to every query of the sets; nothing where they are to others."""
     path = scores_file(folder, step)
-    rows = read_lines(path) if path.is_file() else []
+    rows = read_jsonl(path) if path.is_file() else []
     asked = [(name, query.example.index) for name, queries in sets.items() for query in queries]
     return rows if [(row["set"], row["index"]) for row in rows] == asked else []
 
@@ -174,7 +180,7 @@ def table(sets: Sets, folder: RunFolder, step: int) -> str:
 
     Where the run began without scores, or with other queries, those of `step` alone; "" where there are none of them.
     """
-    before, after = (answers.scores_in(kept_answers(folder, n, sets)) for n in (0, step))
+    before, after = (scored_replies.scores_in(read_scored_replies(folder, n, sets)) for n in (0, step))
     if not after:
         return ""
     picks = {name: random_pick_of(queries) for name, queries in sets.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from tljax.evaluate.score import METRICS, Score, marks, paired_difference, summarize
+from tljax.evaluate.score import METRICS, Score, metric_marks, paired_difference, summarize
 
 # Kinds of error and their headings.
 ERRORS = {
@@ -62,7 +62,7 @@ def cell(middle: float, low: float, high: float, sign: str = "", decimals: int =
 
 
 def _block(name: str, before: Sequence[Score], after: Sequence[Score], pick: float) -> list[str]:
-    gains = (paired_difference(marks(before, metric), marks(after, metric)) for metric in METRICS)
+    gains = (paired_difference(metric_marks(before, metric), metric_marks(after, metric)) for metric in METRICS)
     gain = "".join(cell(*gain, sign="+") for gain in gains)
     lines = [_header(name, len(after)), _line("before", before), _line("after", after), f"  gain  {gain}", _pick(pick)]
     return [line.rstrip() for line in lines]

@@ -6,20 +6,19 @@ from typing import Any
 
 import jax
 
-from tljax.core import processes
+from tljax.calls.render import DIALECTS
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_joined, check_rows, make_mesh
-from tljax.core.metrics import say
-from tljax.data.prompt import DIALECTS
-from tljax.evaluate import answers, ask, report
-from tljax.evaluate.agent import run as multi_turn
+from tljax.distributed import processes
+from tljax.distributed.log import log
+from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
+from tljax.evaluate import benchmark_run, report, scored_replies
 from tljax.evaluate.benchmarks.scoring import check_single
-from tljax.evaluate.partial import check_new
-from tljax.evaluate.toolbox import held_out_sets, random_pick_of
-from tljax.evaluate.trained import open_trained
-from tljax.model import source
+from tljax.evaluate.toolbox_queries import held_out_sets, random_pick_of
+from tljax.generate.load import open_trained
 from tljax.model.attention import IMPLEMENTATIONS
+from tljax.storage.resumable import check_new_output
+from tljax.training import model_source
 
 
 def run(config: Any) -> None:
@@ -27,41 +26,40 @@ def run(config: Any) -> None:
 
     Raises InputError for what the user can mend, before any device work.
     """
-    check_choice("turns", config.turns, ("single", "multi"))
-    if config.turns == "multi":
-        return multi_turn.run(config)
     check(config)
     if config.data == "toolbox":
         run_toolbox(config)
     else:
-        ask.run(config)
+        benchmark_run.run(config)
 
 
 def run_toolbox(config: Any) -> None:
     """Prints the scores on the toolbox's held-out queries, and writes the answers to config.out."""
     out = Path(config.out).expanduser() if config.out else None
     if out is not None:
-        processes.on_first(lambda: check_new(out))
-    source.check_trained(config.model.path)
+        processes.run_on_primary(lambda: check_new_output(out))
+    model_source.check_trained(config.model.path)
     model, tokenizer = open_trained(config.model.path, config.tokenizer)
     sets = held_out_sets(config.queries, config.dialect)
     with jax.set_mesh(make_mesh(**config.mesh)):
-        check_joined()
+        check_initialized()
         check_rows(config.rows, "rows")
-        options = answers.greedy(
+        options = scored_replies.greedy_options(
             tokenizer,
             new_tokens=config.new_tokens,
             compute_dtype=config.model.compute_dtype,
             attention=config.model.attention,
         )
-        params = source.load_attached(model, config.model.compute_dtype, seed=0)
+        params = model_source.load_with_adapter(model, config.model.compute_dtype, seed=0)
         begin = time.perf_counter()
-        found = answers.answer(params, model.config, tokenizer, sets, options, config.rows)
+        found = scored_replies.score_replies(params, model.config, tokenizer, sets, options, config.rows)
         seconds = time.perf_counter() - begin
     if out is not None:
-        processes.on_first(lambda: answers.write_answers(out, sets, found, config.dialect))
+        processes.run_on_primary(lambda: scored_replies.write_scored_replies(out, sets, found, config.dialect))
     picks = {name: random_pick_of(queries) for name, queries in sets.items()}
-    say(f"{answers.told(found, seconds)}\n{report.score_table(answers.scores_of(found), picks)}")
+    log(
+        f"{scored_replies.format_summary(found, seconds)}\n{report.score_table(scored_replies.scores_of(found), picks)}"
+    )
 
 
 def check(config: Any) -> None:

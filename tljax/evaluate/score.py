@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tljax.calls.compare import KINDS, AnyValue, Comparison, ToolList, compare, tool_list
+from tljax.calls.loose_equality import loosely_equal
+from tljax.calls.parse import ParsedText
+from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
-from tljax.data.calls import Call, Parsed
-from tljax.data.compare import KINDS, AnyValue, Comparison, ToolList, compare, tool_list
-from tljax.data.trajectory import Tool
-from tljax.evaluate.loose import loosely_equal
 
 POLICIES = ("any", "first", "all", "loose", "rotbench_official")
 METRICS = ("TS", "PI", "CF")
@@ -42,7 +42,7 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class ScoreSummary:
     """Scores of a set in percent: TS, PI and CF under `policy`, and the share of each kind in the order of KINDS."""
 
     n: int
@@ -107,7 +107,7 @@ def score_any_call(
     return Score(dict.fromkeys(policies, best.level), best.kind, best.detail)
 
 
-def summarize(scores: Sequence[Score], policy: str = "any") -> Summary:
+def summarize(scores: Sequence[Score], policy: str = "any") -> ScoreSummary:
     """TS, PI and CF under `policy` and the share of every kind, in percent with 95 % Wilson intervals.
 
     Raises InputError for no scores, or scores that lack the policy.
@@ -115,12 +115,12 @@ def summarize(scores: Sequence[Score], policy: str = "any") -> Summary:
     if not scores:
         raise InputError("summarize: there are no scores; give at least one")
     n = len(scores)
-    shares = {metric: share_of(sum(map(bool, marks(scores, metric, policy))) / n, n) for metric in METRICS}
+    shares = {metric: share_of(sum(map(bool, metric_marks(scores, metric, policy))) / n, n) for metric in METRICS}
     kinds = {kind: share_of(sum(score.kind == kind for score in scores) / n, n) for kind in KINDS}
-    return Summary(n, policy, shares, kinds)
+    return ScoreSummary(n, policy, shares, kinds)
 
 
-def marks(scores: Iterable[Score], metric: str, policy: str = "any") -> list[float]:
+def metric_marks(scores: Iterable[Score], metric: str, policy: str = "any") -> list[float]:
     """100 for every reply that passes the metric and 0 for the others: percentages to average or to pair."""
     if metric not in METRICS:
         raise InputError(f"the metric is {metric!r}; allowed: {', '.join(METRICS)}")
@@ -193,21 +193,21 @@ def _loose_level(compared: Comparison) -> int:
     return 3 if right else compared.level
 
 
-def _no_call(parsed: Parsed, tools: ToolList) -> Comparison:
+def _no_call(parsed: ParsedText, tools: ToolList) -> Comparison:
     if not parsed.calls:
         return Comparison("correct")
     called = parsed.calls[0].name
     return Comparison("wrong_tool" if called in tools.schemas else "tool_hallucination", called)
 
 
-def _with_finish(parsed: Parsed, tools: ToolList, finish: str | None) -> Parsed:
+def _with_finish(parsed: ParsedText, tools: ToolList, finish: str | None) -> ParsedText:
     if finish is None or "finish" in tools.schemas:
         return parsed
     calls = (replace(call, name=finish) if call.name == "finish" else call for call in parsed.calls)
     return replace(parsed, calls=tuple(calls))
 
 
-def _as_many(parsed: Parsed, golden: Sequence[Call]) -> tuple[Call, ...]:
+def _as_many(parsed: ParsedText, golden: Sequence[Call]) -> tuple[Call, ...]:
     return parsed.calls if len(parsed.calls) == len(golden) else ()
 
 

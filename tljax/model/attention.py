@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import shards, spec
+from tljax.distributed.mesh import shard_count, spec
 from tljax.model import sequence
 
 IMPLEMENTATIONS = ("auto", "reference", "splash", "cudnn")
@@ -103,7 +103,7 @@ def _splash_kernel(tokens: int, places: int, heads: int, interpret: bool) -> Any
 
     It needs whole lanes (multiples of 128), so a device's queries and the keys count as padded to them.
     """
-    own = sequence.columns(tokens, places)
+    own = sequence.column_order(tokens, places)
     keys = tokens + -tokens % LANES
     own = np.concatenate([own, np.full((places, -own.shape[1] % LANES), keys - 1, np.int32)], axis=1)
     if places == 1:
@@ -193,13 +193,13 @@ def _on_mesh(
 ) -> jax.Array:
     """`attention` by an implementation of IMPLEMENTATIONS; interpret: run splash anywhere, slowly."""
     positions = None if jax.typeof(q).sharding.spec[1] is None else "positions"
-    places = 1 if positions is None else shards("positions")
+    places = 1 if positions is None else shard_count("positions")
     heads, rows = spec("batch", positions, "heads", None), spec("batch", positions)
 
     def local(kernel, q, k, v, segments):
         own = segments
         if places > 1:
-            k, v, segments = (sequence.gather(x, places) for x in (k, v, segments))
+            k, v, segments = (sequence.gather_positions(x, places) for x in (k, v, segments))
         if kernel is not None:
             return _splash(kernel, q, k, v, own, segments)
         attend = _reference if chosen == "reference" else _cudnn
@@ -213,7 +213,7 @@ def _on_mesh(
 
     kernel = layout = None
     if chosen == "splash":
-        kernel = _splash_kernel(q.shape[1], places, q.shape[2] // shards("heads"), interpret)
+        kernel = _splash_kernel(q.shape[1], places, q.shape[2] // shard_count("heads"), interpret)
         mesh, (along,) = jax.sharding.get_abstract_mesh(), spec(positions)
         layout = kernel.manual_sharding_spec(jax.NamedSharding(mesh, jax.P(None, along)))
         kernel = jax.tree.map(jax.reshard, kernel, layout)

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import nearest_mesh, spec
+from tljax.distributed.mesh import nearest_mesh, spec
 from tljax.model import attention as attention_lib
 from tljax.model.remat import remat_policy
 from tljax.model.rope import RopeScaling, apply_rope, rope_angles
-from tljax.model.sequence import spread
+from tljax.model.sequence import shard_positions
 
 Params = dict[str, Any]
 Angles = tuple[jax.Array, jax.Array]
@@ -308,7 +308,7 @@ def forward(
     Segments longer than `c.max_tokens` are the caller's to refuse (`check_length`): a packed row may be longer.
     Raises InputError for unknown names of `remat` and `attention`, and for a T that "sequence" does not divide.
     """
-    tokens, positions, segments = (spread(x) for x in (tokens, positions, segments))
+    tokens, positions, segments = (shard_positions(x) for x in (tokens, positions, segments))
     x = embed(params, tokens, compute_dtype)
     angles = rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
 

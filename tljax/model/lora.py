@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import spec
+from tljax.distributed.mesh import spec
 from tljax.model.llama import MATRICES, LlamaConfig, Param, Params, abstract_param, check_mesh, layer_axes, params_table
 
 Adapter = dict[str, jax.Array]
@@ -120,7 +120,7 @@ def attach(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
     return params | {"layers": layers}
 
 
-def with_adapter(params: Any, trunk: Params | None, options: LoraOptions | None) -> Params:
+def combine_with_trunk(params: Any, trunk: Params | None, options: LoraOptions | None) -> Params:
     """What the model computes with, of what is trained: `params` itself, or attached to a frozen trunk."""
     if options is None:
         return params

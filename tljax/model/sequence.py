@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.core.mesh import check_tokens, shards, spec
+from tljax.distributed.mesh import check_row_length, shard_count, spec
 
 
-def columns(tokens: int, places: int) -> np.ndarray:
+def column_order(tokens: int, places: int) -> np.ndarray:
     """Which column of a row of `tokens` stands where in the devices' order: int32 [places, tokens / places]."""
     row = np.arange(tokens, dtype=np.int32)
     if places == 1:
@@ -23,16 +23,16 @@ def columns(tokens: int, places: int) -> np.ndarray:
     return np.concatenate([chunks[:places], chunks[: places - 1 : -1]], axis=1)
 
 
-def spread(array: jax.Array) -> jax.Array:
+def shard_positions(array: jax.Array) -> jax.Array:
     """[B, T], in the row's order and whole on every device of "sequence", in the devices' order and split over it.
 
     Raises InputError where T does not divide.
     """
-    places = shards("positions")
+    places = shard_count("positions")
     array = jax.reshard(array, spec("batch", None))
     if places == 1:
         return array
-    check_tokens(array.shape[1], "a row's length")
+    check_row_length(array.shape[1], "a row's length")
 
     def local(row: jax.Array) -> jax.Array:
         own = jax.lax.axis_index("sequence")
@@ -43,7 +43,7 @@ def spread(array: jax.Array) -> jax.Array:
     return jax.shard_map(local, in_specs=spec("batch", None), out_specs=spec("batch", "positions"))(array)
 
 
-def gather(array: jax.Array, places: int) -> jax.Array:
+def gather_positions(array: jax.Array, places: int) -> jax.Array:
     """Under shard_map: a device's positions [B, T / S, ...] -> all of the row in its order, [B, T, ...]."""
     rows, own, *rest = array.shape
     halves = jax.lax.all_gather(array.reshape(rows, 2, own // 2, *rest), "sequence")
@@ -51,21 +51,21 @@ def gather(array: jax.Array, places: int) -> jax.Array:
     return jnp.moveaxis(chunks, 0, 1).reshape(rows, places * own, *rest)
 
 
-def take(array: jax.Array, order: jax.Array) -> jax.Array:
+def take_positions(array: jax.Array, order: jax.Array) -> jax.Array:
     """array[b, order[b, m]] of array [B, T, ...], which may be in the devices' order, and columns int32 [B, M].
 
     Each device looks among its own positions; where rows are split, the findings are added up over "sequence".
     """
     tail = (None,) * (array.ndim - 2)
     split = jax.typeof(array).sharding.spec[1] is not None
-    places = shards("positions")
+    places = shard_count("positions")
 
     def local(array: jax.Array, order: jax.Array) -> jax.Array:
         if not split:
-            return pick(array, order)
+            return take_positions_local(array, order)
         own, chunk = jax.lax.axis_index("sequence"), array.shape[1] // 2
         early, late = order // chunk == own, order // chunk == 2 * places - 1 - own
-        found = pick(array, order % chunk + jnp.where(late, chunk, 0))
+        found = take_positions_local(array, order % chunk + jnp.where(late, chunk, 0))
         here = (early | late).reshape(*order.shape, *(1,) * len(tail))
         return jax.lax.psum(jnp.where(here, found, jnp.zeros_like(found)), "sequence")
 
@@ -73,12 +73,12 @@ def take(array: jax.Array, order: jax.Array) -> jax.Array:
     return jax.shard_map(local, in_specs=(_layout(array), index), out_specs=taken)(array, order)
 
 
-def pick(array: jax.Array, order: jax.Array) -> jax.Array:
+def take_positions_local(array: jax.Array, order: jax.Array) -> jax.Array:
     """Under shard_map: array[b, order[b, m]] of array [B, T, ...] and order int32 [B, M]."""
     return jax.vmap(lambda row, picks: row[picks])(array, order)
 
 
-def weighted_first(room: int, weights: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
+def weighted_positions_first(room: int, weights: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
     """Of every device's own positions `room` ones, those that carry weight first and in order.
 
     weights: float32 [B, T], others: [B, T, ...], all laid out alike. Returns them with T = room, or S x room where rows
@@ -90,8 +90,8 @@ def weighted_first(room: int, weights: jax.Array, *others: jax.Array) -> tuple[j
         order = jnp.argsort(weights <= 0, axis=1, stable=True)
         order = jnp.pad(order, ((0, 0), (0, max(room - own, 0))))[:, :room]
         inside = jnp.arange(room)[None, :] < own
-        picked = jnp.where(inside, pick(weights, order), 0.0)
-        return picked, *(pick(other, order) for other in others)
+        picked = jnp.where(inside, take_positions_local(weights, order), 0.0)
+        return picked, *(take_positions_local(other, order) for other in others)
 
     layouts = tuple(_layout(x) for x in (weights, *others))
     return jax.shard_map(local, in_specs=layouts, out_specs=layouts)(weights, *others)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax.core.mesh import spec
+from tljax.distributed.mesh import spec
 from tljax.model import llama
 
 

@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-from tljax.core.mesh import batch_shards
+from tljax.distributed.mesh import batch_shard_count
 
 
 def divisible(config: Any) -> tuple[Any, list[str]]:
     """A copy of the config whose rows divide over the current mesh, and a note for every field that was changed."""
-    places = batch_shards()
+    places = batch_shard_count()
     config, notes = config.copy_and_resolve_references(), []
 
     def change(name: str, value: int) -> None:
@@ -43,7 +43,7 @@ def with_rows(config: Any, rows: int) -> Any:
     Of PPO the replies of an update stay, as the algorithm has them, but for what it takes to divide them: they are
     computed in more parts or fewer.
     """
-    config, places = config.copy_and_resolve_references(), batch_shards()
+    config, places = config.copy_and_resolve_references(), batch_shard_count()
     if config.run == "sft":
         config.batch.rows = rows * places * config.batch.accumulate
         return config
@@ -55,9 +55,9 @@ def with_rows(config: Any, rows: int) -> Any:
 def rows_of(config: Any) -> int:
     """How many rows every device of the current mesh computes side by side where it learns."""
     if config.run == "sft":
-        return config.batch.rows // config.batch.accumulate // batch_shards()
+        return config.batch.rows // config.batch.accumulate // batch_shard_count()
     parts = config.ppo.minibatches * config.ppo.accumulate
-    return config.rollout.prompts * config.rollout.group // parts // batch_shards()
+    return config.rollout.prompts * config.rollout.group // parts // batch_shard_count()
 
 
 def flags(config: Any) -> str:

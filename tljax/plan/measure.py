@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from tljax.core.mesh import describe_mesh
-from tljax.core.metrics import say
+from tljax.distributed.log import log
+from tljax.distributed.mesh import describe_mesh
 from tljax.model import llama
 from tljax.plan import estimate
 from tljax.plan.bound import Bound, bound, received
@@ -93,13 +93,13 @@ def _part(config: Any, c: llama.LlamaConfig, topology: Topology, program: Progra
     if not topology.compiles:
         work = estimate.work_space(config, c, program.name)
         return Part(program, held, inputs, gradients, work, None, _counted(config, c, topology, program))
-    say(f"compiling the {program.name} for {devices} x {topology.chip.name}")
+    log(f"compiling the {program.name} for {devices} x {topology.chip.name}")
     found = compile_program(program.lower, c.num_layers)
     work = max(0.0, found.temporaries + found.results + found.code - gradients)
     near, far = (received(found.transfers, network) for network in (False, True))
     best = bound(flops, found.traffic, near, topology.chip, devices, topology.links, far)
     part = Part(program, held, inputs, gradients, work, found, best)
-    say(f"compiled in {found.seconds:.0f} s, {size(part.total)}{' and refused' if found.refused else ''}")
+    log(f"compiled in {found.seconds:.0f} s, {size(part.total)}{' and refused' if found.refused else ''}")
     return part
 
 

@@ -6,14 +6,15 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from tljax.core.mesh import check_rows, row_unit
 from tljax.data.tokens import Tokenizer
-from tljax.model import cost, decode, llama, lora
-from tljax.model.replies import padded_width
+from tljax.distributed.mesh import check_rows, row_length_multiple
+from tljax.generate import decode
+from tljax.generate.batches import padded_width
+from tljax.model import cost, llama, lora
 from tljax.plan.programs import UPDATES, Program, Work, array, recomputed, state_of
+from tljax.rl.models import PPOModels
 from tljax.rl.options import optimizers, sample_options, update_options
-from tljax.rl.ppo import Experience, Rows, make_experience, make_update, ppo_state
-from tljax.rl.roles import Plan
+from tljax.rl.ppo import Experience, RolloutBatch, make_experience, make_update, ppo_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     check_rows(block.rows, "rollout.rows")
     check_rows(count // group, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
     dtype = jnp.dtype(config.model.compute_dtype)
-    plan = Plan(c, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
+    plan = PPOModels(c, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
     sample = sample_options(config, cast(Tokenizer, _EndToken()))
     options = update_options(config, sample)
     tx, critic_tx = optimizers(config, UPDATES + config.optim.warmup_steps)
@@ -44,7 +45,7 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     learner = state_of(critic, critic_tx) if plan.has_critic else None
     state = ppo_state(state_of(actor, tx), learner, array((), jnp.float32))
     prompt, reply = padded_width(block.max_prompt_tokens, block.round_to), block.max_new_tokens
-    width = padded_width(block.max_prompt_tokens + reply, row_unit(block.round_to))
+    width = padded_width(block.max_prompt_tokens + reply, row_length_multiple(block.round_to))
     rows, key = _rows(count, width, reply), array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
     scores = [array((count, reply), jnp.float32) for _ in range(5)]
     experience = Experience(rows, *scores)
@@ -96,8 +97,8 @@ def _attached(frozen: Any, adapter: Any) -> Any:
     return frozen | {"layers": frozen["layers"] | adapter}
 
 
-def _rows(count: int, width: int, reply: int) -> Rows:
-    return Rows(
+def _rows(count: int, width: int, reply: int) -> RolloutBatch:
+    return RolloutBatch(
         tokens=array((count, width), jnp.int32),
         starts=array((count,), jnp.int32),
         replies=array((count, reply), jnp.int32),

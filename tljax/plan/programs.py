@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 
-from tljax.core.mesh import make_mesh, spec
-from tljax.core.state import TrainState, abstract_state
+from tljax.distributed.mesh import make_mesh, spec
 from tljax.model import cost, llama
+from tljax.training.state import TrainState, abstract_state
 
 UPDATES = 1000  # of the run whose schedule is compiled; its number changes nothing else
 

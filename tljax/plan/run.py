@@ -7,18 +7,19 @@ import jax
 
 from tljax.core.config import check_choice
 from tljax.core.errors import InputError
-from tljax.core.mesh import make_mesh
-from tljax.core.metrics import say
-from tljax.model import llama, source
+from tljax.distributed.log import log
+from tljax.distributed.mesh import make_mesh
+from tljax.model import llama
 from tljax.model.attention import choose
 from tljax.plan.fitting import divisible, flags
 from tljax.plan.measure import Measured, measure
 from tljax.plan.report import report
-from tljax.plan.search import hint, search, told, whole
+from tljax.plan.search import format_tried, hint, search, whole
 from tljax.plan.topology import open_topology
 from tljax.rl import check as rl_check
 from tljax.sft import check as sft_check
 from tljax.toolbox.embedded import BASE, model_path
+from tljax.training import model_source
 
 RUNS = ("sft", "ppo")
 
@@ -38,25 +39,25 @@ def run(config: Any) -> None:
         choose(config.model.attention, config.model.compute_dtype, c.head_dim, platform)
         config, notes = divisible(config)
         for note in notes:
-            say(note)
+            log(note)
         if not config.search:
             return show(measure(config, c, topology), c, name)
     found = search(config, c, topology)
     if found:
-        say(told(found))
+        log(format_tried(found))
     if not found or not found[0].plan.fits:
-        say("nothing fits on this topology, however few rows; use more devices, lora, or shorter rows")
+        log("nothing fits on this topology, however few rows; use more devices, lora, or shorter rows")
         raise SystemExit(1)
     plan = whole(found[0], c, topology)
     show(plan, c, name)
-    say(f"flags: {flags(plan.config)}")
+    log(f"flags: {flags(plan.config)}")
 
 
 def show(plan: Measured, c: llama.LlamaConfig, name: str) -> None:
     """Prints a plan and what would fit better. Raises SystemExit with code 1 where it does not fit."""
-    say(report(plan, name))
+    log(report(plan, name))
     if not (plan.fits and plan.config.search):
-        say(hint(plan, c))
+        log(hint(plan, c))
     if not plan.fits:
         raise SystemExit(1)
 
@@ -67,7 +68,7 @@ def check(config: Any) -> None:
         sft_check.check(config)
         return
     planned = config.copy_and_resolve_references()
-    if planned.model.path in ("", source.SCRATCH):
+    if planned.model.path in ("", model_source.SCRATCH):
         planned.model.path = "base"
     rl_check.check(planned)
 
@@ -78,12 +79,12 @@ def shape_of(model: Any) -> tuple[str, llama.LlamaConfig]:
     Raises InputError for a folder that is no model.
     """
     path = str(BASE) if model.path == "quickstart" else model_path(model.path)
-    if path and path != source.SCRATCH and Path(path).expanduser().is_dir():
-        return path, source.open_model(path, "").config
+    if path and path != model_source.SCRATCH and Path(path).expanduser().is_dir():
+        return path, model_source.open_model(path, "").config
     if model.preset == "tiny":
         raise InputError(
             f"config.model.path is {model.path!r}, which is no folder here, and model.preset is 'tiny'; name a size "
             "after the config (configs/sft.py:7b), or a folder"
         )
-    away = f", as {model.path} is no folder here" if path and path != source.SCRATCH else ""
+    away = f", as {model.path} is no folder here" if path and path != model_source.SCRATCH else ""
     return f"CodeLLaMA {model.preset} (model.preset{away})", llama.preset(model.preset)

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import batch_shards, check_tokens, make_mesh
-from tljax.core.metrics import say
+from tljax.distributed.log import log
+from tljax.distributed.mesh import batch_shard_count, check_row_length, make_mesh
 from tljax.model import llama
 from tljax.plan.estimate import sft_tokens
 from tljax.plan.fitting import flags, rows_of, with_rows
@@ -101,7 +101,7 @@ def search(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Tried]
     """
     left = candidates(config, c, topology, meshes(config, c, topology))
     how = f"at most {COMPILES} are compiled, minutes each" if topology.compiles else "none can be compiled"
-    say(f"search: {len(left)} configs, the fastest by arithmetic first; {how}")
+    log(f"search: {len(left)} configs, the fastest by arithmetic first; {how}")
     room, scale, tried = topology.chip.memory, FIRST if topology.compiles else 1.0, list[Tried]()
     while left and len(tried) < COMPILES:
         best = max((x for x in tried if x.plan.fits), key=_worth, default=None)
@@ -115,7 +115,7 @@ def search(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Tried]
         with jax.set_mesh(make_mesh(**chosen.config.mesh, devices=topology.devices)):
             found = Tried(chosen, measure(chosen.config, c, topology, only=1))
         tried.append(found)
-        say(f"tried {len(tried)}: {_line(found)}")
+        log(f"tried {len(tried)}: {_line(found)}")
         total = found.plan.parts[0].total
         scale = total / chosen.memory
         if not found.plan.fits:
@@ -147,10 +147,14 @@ def whole(best: Tried, c: llama.LlamaConfig, topology: Topology) -> Measured:
     while True:
         with jax.set_mesh(make_mesh(**plan.config.mesh, devices=topology.devices)):
             plan = measure(plan.config, c, topology, known=known)
-            if plan.fits or plan.worst.program.name != "rollout" or plan.config.rollout.rows % (2 * batch_shards()):
+            if (
+                plan.fits
+                or plan.worst.program.name != "rollout"
+                or plan.config.rollout.rows % (2 * batch_shard_count())
+            ):
                 return plan
         known, rows = plan.parts[:-1], plan.config.rollout.rows // 2
-        say(f"the rollout does not fit, {size(plan.worst.total)}; once more with --config.rollout.rows={rows}")
+        log(f"the rollout does not fit, {size(plan.worst.total)}; once more with --config.rollout.rows={rows}")
         config = plan.config.copy_and_resolve_references()
         config.rollout.rows = rows
         plan = dataclasses.replace(plan, config=config)
@@ -171,7 +175,7 @@ def meshes(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Axes]:
             with jax.set_mesh(make_mesh(**mesh, devices=topology.devices)):
                 llama.check_mesh(c)
                 if config.run == "sft":
-                    check_tokens(sft_tokens(config))
+                    check_row_length(sft_tokens(config))
         except InputError:
             return False
         return True
@@ -179,7 +183,7 @@ def meshes(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Axes]:
     return [axes for axes in found if axes == own or possible(axes)]
 
 
-def told(found: list[Tried]) -> str:
+def format_tried(found: list[Tried]) -> str:
     """All that was tried, the best first."""
     rows = [["mesh", "remat", "rows side by side", "memory", "TFLOP/s a device at best", "held up by"]]
     for x in found:

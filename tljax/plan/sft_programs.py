@@ -4,12 +4,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from tljax.core.mesh import check_rows, check_tokens
-from tljax.core.state import make_optimizer, make_schedule
+from tljax.distributed.mesh import check_row_length, check_rows
 from tljax.model import cost, llama, lora
 from tljax.plan.estimate import sft_tokens
 from tljax.plan.programs import UPDATES, Program, Work, array, recomputed, state_of
 from tljax.sft.step import StepOptions, make_sft_step
+from tljax.training.optimizer import make_optimizer, make_schedule
 
 
 def sft_work(config: Any, c: llama.LlamaConfig) -> Work:
@@ -22,7 +22,7 @@ def sft_work(config: Any, c: llama.LlamaConfig) -> Work:
     tokens = sft_tokens(config)
     rows = config.batch.rows // config.batch.accumulate
     check_rows(rows, "batch.rows / batch.accumulate")
-    check_tokens(tokens)
+    check_row_length(tokens)
     adapter = lora.options_of(config.lora)
     dtype = jnp.dtype(config.model.compute_dtype)
     trunk = None if adapter is None else llama.abstract_params(c, dtype)

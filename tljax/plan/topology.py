@@ -98,7 +98,7 @@ def _gpus(name: str, count: int, memory: int) -> Topology:
     if not 1 <= count <= 1024 or not memory:
         raise InputError(f"config.topology is {name!r}; allowed: gpu:COUNTxMEMORYGB with 1 to 1024 GPUs, {HELP}")
     known = GPUS.get(memory) or Chip(f"GPU of {memory} GB", memory * 1e9, 0.0, 0.0, 0.0)
-    chip = dataclasses.replace(known, memory=known.memory * gpu_memory.share())
+    chip = dataclasses.replace(known, memory=known.memory * gpu_memory.memory_fraction())
     try:
         # Before JAX has looked for devices this gives as many as wanted; afterwards it is refused.
         if count > 1:

@@ -4,20 +4,20 @@ import math
 from typing import Any
 
 from tljax.core import config as checks
-from tljax.core import run_folder
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_joined, check_rows
-from tljax.core.metrics import check_installed
-from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
-from tljax.model import llama, source
+from tljax.distributed.mesh import check_initialized, check_rows
+from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
-from tljax.model.hf_config import DTYPES
+from tljax.model.hf.config import DTYPES
 from tljax.rl.advantage import ALGORITHMS, KL_PLACES
+from tljax.training import model_source, resume
+from tljax.training.metrics import check_installed
+from tljax.training.optimizer import SCHEDULES
 
 CHOICES = {
     "algorithm": ALGORITHMS,
-    "resume": run_folder.RESUME,
+    "resume": resume.RESUME,
     "kl.place": KL_PLACES,
     "model.compute_dtype": ("bfloat16", "float32"),
     "model.remat": ("none", "dots", "attention", "full"),
@@ -55,11 +55,11 @@ def check(config: Any) -> None:
     check_data(config.data)
     check_installed(config.log.wandb)
     checks.check_choices(config, CHOICES)
-    checks.check_least(config, checks.TRAINING_LEAST | LEAST)
+    checks.check_minimums(config, checks.TRAINING_MINIMUMS | LEAST)
     for field in ("ppo.gamma", "ppo.lam"):
-        checks.check_range(field, checks.field_of(config, field), 0.0, 1.0)
+        checks.check_range(field, checks.get_field(config, field), 0.0, 1.0)
     for field in ("kl.horizon", "ppo.prompt_epochs"):
-        checks.check_range(field, checks.field_of(config, field), 1e-3)
+        checks.check_range(field, checks.get_field(config, field), 1e-3)
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
     if not math.isfinite(config.reward.no_end):
         raise InputError(f"config.reward.no_end is {config.reward.no_end}; it must be a finite number")
@@ -89,7 +89,7 @@ def check(config: Any) -> None:
             f"config.kl.horizon is {config.kl.horizon:g}, less than the {rows} replies of one update: kl.coef would "
             f"jump; use {rows} or more"
         )
-    if config.model.path in ("", source.SCRATCH):
+    if config.model.path in ("", model_source.SCRATCH):
         raise InputError(
             f"config.model.path is {config.model.path!r}; PPO starts from an SFT model: give its run folder, an HF "
             "folder or a hub id"
@@ -116,4 +116,4 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     if config.eval.sets:
         check_rows(config.eval.rows, "eval.rows")
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
-    check_joined()
+    check_initialized()

@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from tljax.core.place import RunFolder
-from tljax.data.compare import KINDS
+from tljax.calls.compare import KINDS
 from tljax.data.prompt_table import PromptTable
 from tljax.evaluate import in_training
-from tljax.evaluate.answers import Answer
 from tljax.evaluate.benchmarks.sets import Query
 from tljax.evaluate.score import paired_difference
+from tljax.evaluate.scored_replies import ScoredReply
 from tljax.rl.irm import Reward, reward
 from tljax.rl.reward import RewardFunction
+from tljax.storage.run_folder import RunFolder
 
 
 def rewards_of(
-    answers: Sequence[Answer], queries: Sequence[Query], prompts: PromptTable, judge: RewardFunction
+    answers: Sequence[ScoredReply], queries: Sequence[Query], prompts: PromptTable, judge: RewardFunction
 ) -> list[Reward]:
     """The rewards of answers to queries that stand for held-out prompts."""
     return judge.score([answer.text for answer in answers], [prompts[query.example.index] for query in queries])
@@ -36,7 +36,7 @@ def answer_rewards(folder: RunFolder, step: int, sets: in_training.Sets) -> dict
     Rows where a score knows better are left out: with arguments that are not compared, or a renamed finish. Nothing
     where the file there is of other queries.
     """
-    rows = in_training.kept_answers(folder, step, sets)
+    rows = in_training.read_scored_replies(folder, step, sets)
     queries = [query for members in sets.values() for query in members] if rows else []
     found: dict[str, list[float]] = {}
     for row, query in zip(rows, queries, strict=True):
@@ -60,7 +60,7 @@ def reward_table(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequ
     return "\n".join(lines)
 
 
-def told(values: Mapping[str, Any], step: int, count: int) -> str:
+def format_metrics(values: Mapping[str, Any], step: int, count: int) -> str:
     """Held-out metrics in a line."""
     shares = ", ".join(f"{kind} {100 * values[f'share_{kind}']:.1f}" for kind in KINDS)
     return f"step {step}: greedy reward on {count:,} held-out prompts {values['reward']:+.4f}; percent {shares}"

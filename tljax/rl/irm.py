@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tljax.calls.compare import Comparison, ToolList, compare, tool_list
+from tljax.calls.parse import ParsedText
+from tljax.calls.render import render_tools
+from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
-from tljax.data.calls import Call, Parsed
-from tljax.data.compare import Comparison, ToolList, compare, tool_list
-from tljax.data.prompt import render_tools
-from tljax.data.trajectory import Tool
 
 RULES = ("table", "release")
 REWARDS = {"correct": 1.0, "content": -0.25, "wrong_tool": -1.5, "tool_hallucination": -2.0, "format": -2.0}
@@ -69,7 +69,7 @@ def _table(prediction: str, golden: str, tools: ToolList) -> Comparison:
 
 
 @lru_cache(maxsize=16384)
-def _golden(text: str, tools: ToolList) -> Parsed:
+def _golden(text: str, tools: ToolList) -> ParsedText:
     return tools.parse(text)
 
 

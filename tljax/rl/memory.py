@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from tljax.core.errors import InputError
-from tljax.core.mesh import batch_shards, device_bytes, row_unit, shards, weight_shards
+from tljax.distributed.mesh import batch_shard_count, device_bytes, row_length_multiple, shard_count, weight_shard_count
+from tljax.generate.batches import padded_width
 from tljax.model.activations import Activations
-from tljax.model.replies import padded_width
-from tljax.rl.roles import Plan
+from tljax.rl.models import PPOModels
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Need:
         return sum(role.total for role in self.roles) + max(self.rollout, self.update)
 
 
-def need(config: Any, plan: Plan, longest: int) -> Need:
+def need(config: Any, plan: PPOModels, longest: int) -> Need:
     """The bytes on one device of the current mesh for prompts of at most `longest` tokens; activations are estimated.
 
     See model/activations.py. Of adapters and norms, small parts that the mesh does not divide count as if it did.
     """
-    parts, tensor, c = weight_shards(), shards("heads"), plan.config
+    parts, tensor, c = weight_shard_count(), shard_count("heads"), plan.config
     width = jnp.dtype(config.model.compute_dtype).itemsize
     roles = tuple(
         Role(name, trained * 4 / parts, trained * 4 / parts, trained * 8 / parts)
@@ -53,20 +53,20 @@ def need(config: Any, plan: Plan, longest: int) -> Need:
         else Role(name, frozen * width / parts)
         for name, trained, frozen in plan.sizes()
     )
-    of = Activations(c, tensor, shards("positions"), width)
+    of = Activations(c, tensor, shard_count("positions"), width)
     prompt = padded_width(longest, config.rollout.round_to)
-    rows = max(config.rollout.rows, config.eval.rows) / batch_shards()
+    rows = max(config.rollout.rows, config.eval.rows) / batch_shard_count()
     rollout = of.replying(rows, prompt, max(config.rollout.max_new_tokens, config.eval.new_tokens), parts)
     here = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
-    unit = row_unit(config.rollout.round_to)
-    tokens = padded_width(longest + config.rollout.max_new_tokens, unit) / shards("positions")
+    unit = row_length_multiple(config.rollout.round_to)
+    tokens = padded_width(longest + config.rollout.max_new_tokens, unit) / shard_count("positions")
     chunk = min(config.model.loss_chunk, config.rollout.max_new_tokens)
     table = 8 if plan.adapter is None else width  # a trained embedding is gathered in float32, as is its gradient
-    update = of.learning(here / batch_shards(), tokens, chunk, config.model.remat, table)
+    update = of.learning(here / batch_shard_count(), tokens, chunk, config.model.remat, table)
     return Need(roles, rollout, update)
 
 
-def told(config: Any, plan: Plan, longest: int) -> str:
+def format_memory(config: Any, plan: PPOModels, longest: int) -> str:
     """The memory plan as a table for people. Raises InputError where weights and moments alone exceed a device."""
     found, mesh = need(config, plan, longest), jax.sharding.get_mesh()
     device = mesh.local_devices[0]

@@ -4,11 +4,11 @@ from typing import Any
 
 import optax
 
-from tljax.core.state import make_optimizer
 from tljax.data.tokens import Tokenizer
-from tljax.model.sampling import SampleOptions
+from tljax.generate.sampling import SampleOptions
 from tljax.rl.advantage import AdvantageOptions
 from tljax.rl.ppo import UpdateOptions
+from tljax.training.optimizer import make_optimizer
 
 
 def sample_options(config: Any, tokenizer: Tokenizer) -> SampleOptions:

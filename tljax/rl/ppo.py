@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from tljax.core.mesh import spec
-from tljax.core.state import TrainState, accumulate
+from tljax.distributed.mesh import spec
+from tljax.generate.sampling import SampleOptions, sampled_token_logprobs
 from tljax.model import llama
 from tljax.model.head import chunked_head
-from tljax.model.sampling import SampleOptions, chosen_logprobs
-from tljax.model.sequence import take
+from tljax.model.sequence import take_positions
 from tljax.model.value import values
 from tljax.rl.advantage import AdvantageOptions, advantages_and_returns
 from tljax.rl.loss import kl_sums, policy_sums, value_sums
-from tljax.rl.roles import Plan
+from tljax.rl.models import PPOModels
+from tljax.training.state import TrainState, accumulate_gradients
 
 Metrics = dict[str, jax.Array]
 
@@ -52,7 +52,7 @@ def ppo_state(actor: TrainState, critic: TrainState | None, kl_coef: Any) -> PPO
 
 
 @struct.dataclass
-class Rows:
+class RolloutBatch:
     """Prompts with their replies, right-padded; on every device the whole of them.
 
     tokens: int32 [B, T], prompt and reply; starts: int32 [B], length of the prompt; replies: int32 [B, M], the reply's
@@ -70,7 +70,7 @@ class Rows:
 class Experience:
     """Rows with what the models thought of them when they were sampled; float32 [B, M] all."""
 
-    rows: Rows
+    rows: RolloutBatch
     logprobs: jax.Array
     ref_logprobs: jax.Array
     values: jax.Array
@@ -98,7 +98,7 @@ class UpdateOptions:
     loss_chunk: int
 
 
-def reply_hidden(params: llama.Params, c: llama.LlamaConfig, rows: Rows, options: UpdateOptions) -> jax.Array:
+def reply_hidden(params: llama.Params, c: llama.LlamaConfig, rows: RolloutBatch, options: UpdateOptions) -> jax.Array:
     """Hidden states [B, M, D] from which each reply token is predicted; garbage off the mask."""
     (B, T), M = rows.tokens.shape, rows.replies.shape[1]
     columns = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T), out_sharding=spec("batch", None))
@@ -114,11 +114,11 @@ def reply_hidden(params: llama.Params, c: llama.LlamaConfig, rows: Rows, options
         attention=options.sample.attention,
     )
     places = rows.starts[:, None] - 1 + jnp.arange(M, dtype=jnp.int32)[None]
-    return take(hidden, jnp.minimum(places, T - 1))
+    return take_positions(hidden, jnp.minimum(places, T - 1))
 
 
 def reply_scores(
-    params: llama.Params, c: llama.LlamaConfig, rows: Rows, options: UpdateOptions
+    params: llama.Params, c: llama.LlamaConfig, rows: RolloutBatch, options: UpdateOptions
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of the reply tokens under the sampling distribution, and its entropy there: float32 [B, M].
 
@@ -128,7 +128,7 @@ def reply_scores(
     def score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
         normal = jax.nn.logsumexp(logits, axis=-1)
         entropy = normal - (jnp.exp(logits - normal[..., None]) * logits).sum(-1)
-        return chosen_logprobs(logits, targets, options.sample), entropy
+        return sampled_token_logprobs(logits, targets, options.sample), entropy
 
     hidden = reply_hidden(params, c, rows, options)
     M = rows.replies.shape[1]
@@ -140,13 +140,13 @@ def reply_scores(
 
 
 def make_experience(
-    plan: Plan, options: UpdateOptions
-) -> Callable[[PPOState, llama.Params, Rows], tuple[Experience, Metrics]]:
+    plan: PPOModels, options: UpdateOptions
+) -> Callable[[PPOState, llama.Params, RolloutBatch], tuple[Experience, Metrics]]:
     """The jitted judgement of sampled rows: (state, frozen, rows) -> Experience and metrics."""
     c = plan.config
 
-    def experience(state: PPOState, frozen: llama.Params, rows: Rows) -> tuple[Experience, Metrics]:
-        def judge(part: Rows) -> tuple[jax.Array, ...]:
+    def experience(state: PPOState, frozen: llama.Params, rows: RolloutBatch) -> tuple[Experience, Metrics]:
+        def judge(part: RolloutBatch) -> tuple[jax.Array, ...]:
             logprobs, entropy = reply_scores(plan.actor(frozen, state.params), c, part, options)
             ref_logprobs, _ = reply_scores(frozen, c, part, options)
             if not plan.has_critic:
@@ -187,7 +187,7 @@ def make_experience(
 
 
 def make_update(
-    plan: Plan, tx: optax.GradientTransformation, critic_tx: optax.GradientTransformation, options: UpdateOptions
+    plan: PPOModels, tx: optax.GradientTransformation, critic_tx: optax.GradientTransformation, options: UpdateOptions
 ) -> Callable[[PPOState, llama.Params, Experience, jax.Array], tuple[PPOState, Metrics]]:
     """The jitted update: (state, frozen, experience, key) -> new state and metrics; `state` is donated.
 
@@ -221,7 +221,7 @@ def make_update(
         def minibatch(carry, picks):
             params, opt_state, critic, critic_opt_state = carry
             part = _parts(experience, picks)
-            grads, sums = accumulate(lambda p, x: policy_loss(p, x, frozen, state.kl_coef), params, part)
+            grads, sums = accumulate_gradients(lambda p, x: policy_loss(p, x, frozen, state.kl_coef), params, part)
             tokens = jnp.maximum(sums["tokens"], 1.0)
             grads = jax.tree.map(lambda g: g / tokens, grads)
             updates, new = tx.update(grads, opt_state, params)
@@ -236,7 +236,7 @@ def make_update(
                 "grad_norm": optax.tree.norm(grads),
             }
             if plan.has_critic:
-                grads, sums = accumulate(lambda p, x: critic_loss(p, x, frozen), critic, part)
+                grads, sums = accumulate_gradients(lambda p, x: critic_loss(p, x, frozen), critic, part)
                 grads = jax.tree.map(lambda g: g / tokens, grads)
                 updates, critic_opt_state = critic_tx.update(grads, critic_opt_state, critic)
                 critic = optax.apply_updates(critic, updates)

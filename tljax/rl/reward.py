@@ -6,13 +6,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from tljax.core import processes
+from tljax.calls.compare import ToolList
 from tljax.core.errors import InputError
-from tljax.data.compare import ToolList
+from tljax.core.user_function import is_function_path
 from tljax.data.prompt_table import Prompt
-from tljax.data.user_function import is_path
+from tljax.distributed import processes
 from tljax.rl.irm import RULES, Reward, reward
-from tljax.rl.workers import ALLOWED, FIELD, Workers
+from tljax.rl.reward_workers import ALLOWED, FIELD, Workers
 
 
 class RewardFunction:
@@ -44,7 +44,7 @@ class RewardFunction:
 
     def _start(self, workers: int, timeout: float) -> Workers | None:
         # What a user's function returns may differ from call to call: where a run has several processes, one calls it.
-        return Workers(self._rule, workers, timeout) if processes.first() else None
+        return Workers(self._rule, workers, timeout) if processes.is_primary() else None
 
     def close(self) -> None:
         """Ends the processes of a user's function, if there are any."""
@@ -61,7 +61,7 @@ class RewardFunction:
         if self._rule in RULES:
             rewards = [reward(prediction, p.golden, p.tools, self._rule) for prediction, p in pairs]
         else:
-            answers = processes.on_first(lambda: self._ask(pairs))
+            answers = processes.run_on_primary(lambda: self._ask(pairs))
             rewards = [_complete(*answer, *pair) for answer, pair in zip(answers, pairs, strict=True)]
         if not self._clip:
             return rewards
@@ -88,7 +88,7 @@ def _checked(rule: Any) -> str:
         raise InputError(
             f"{FIELD} is {rule!r}, which other processes cannot import; move the function to a module; {allowed}"
         )
-    if not is_path(rule):
+    if not is_function_path(rule):
         raise InputError(f"{FIELD} is {rule!r}; {allowed}")
     return rule
 

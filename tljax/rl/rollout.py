@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from tljax.core import processes
-from tljax.core.mesh import row_unit
-from tljax.core.run_folder import read_lines, write_lines
 from tljax.data.prompt_table import Prompt
-from tljax.model.replies import Reply, padded_width
+from tljax.distributed import processes
+from tljax.distributed.mesh import row_length_multiple
+from tljax.generate.batches import Reply, padded_width
 from tljax.rl.irm import Reward
-from tljax.rl.ppo import Rows
+from tljax.rl.ppo import RolloutBatch
+from tljax.storage.atomic import read_jsonl, write_jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Rollout:
     rewards: list[Reward]
 
 
-def picked(step: int, *, count: int, prompts: int, group: int, seed: int) -> list[int]:
+def prompt_indices(step: int, *, count: int, prompts: int, group: int, seed: int) -> list[int]:
     """Numbers of the prompts of update `step`, from 0, each `group` times in a row: a function of its arguments alone.
 
     Epoch after epoch goes through all `count` prompts in an order of its own; an update may lie across two of them.
@@ -38,7 +38,9 @@ def picked(step: int, *, count: int, prompts: int, group: int, seed: int) -> lis
     return [int(orders[place // count][place % count]) for place in places for _ in range(group)]
 
 
-def arrays(prompts: Sequence[Prompt], rollout: Rollout, scores: Sequence[float], round_to: int, most: int) -> Rows:
+def pad_rollout(
+    prompts: Sequence[Prompt], rollout: Rollout, scores: Sequence[float], round_to: int, most: int
+) -> RolloutBatch:
     """The rollout's rows on the current mesh, the whole of them on every device.
 
     prompts: of each row. scores: its reward as the update takes it. most: the longest reply there may be, for which
@@ -47,13 +49,13 @@ def arrays(prompts: Sequence[Prompt], rollout: Rollout, scores: Sequence[float],
     replies = [[*reply.tokens, *([] if reply.end is None else [reply.end])] for reply in rollout.replies]
     texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
     host = {
-        "tokens": _padded(texts, padded_width(max(map(len, texts)), row_unit(round_to))),
+        "tokens": _padded(texts, padded_width(max(map(len, texts)), row_length_multiple(round_to))),
         "starts": np.asarray([len(prompt.tokens) for prompt in prompts], np.int32),
         "replies": _padded(replies, most),
         "mask": np.arange(most)[None] < np.asarray([len(reply) for reply in replies])[:, None],
         "scores": np.asarray(scores, np.float32),
     }
-    return Rows(**jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P())))
+    return RolloutBatch(**jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P())))
 
 
 def sampled_logprobs(rollout: Rollout, width: int) -> np.ndarray:
@@ -85,20 +87,20 @@ def write_rollout(folder: Path, step: int, rollout: Rollout) -> None:
         }
         for pick, reply, text, reward in rows
     ]
-    processes.on_first(lambda: _write(folder, step, lines))
+    processes.run_on_primary(lambda: _write(folder, step, lines))
 
 
 def _write(folder: Path, step: int, lines: list[dict[str, Any]]) -> None:
     folder.mkdir(exist_ok=True)
-    write_lines(folder / f"{step}.jsonl", lines)
+    write_jsonl(folder / f"{step}.jsonl", lines)
 
 
 def read_rollout(folder: Path, step: int, picks: list[int]) -> Rollout | None:
     """What `write_rollout` left for this update and these prompts, or None."""
     path = folder / f"{step}.jsonl"
-    if not processes.on_first(path.is_file):
+    if not processes.run_on_primary(path.is_file):
         return None
-    rows: list[dict[str, Any]] = read_lines(path)
+    rows: list[dict[str, Any]] = read_jsonl(path)
     if [row["prompt"] for row in rows] != picks:
         return None
     replies = [Reply(tokens=row["tokens"], logprobs=row["logprobs"], end=row["end"]) for row in rows]

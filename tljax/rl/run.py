@@ -8,31 +8,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.core import processes, run_folder
-from tljax.core.checkpoint import Checkpoints
-from tljax.core.mesh import make_mesh
-from tljax.core.metrics import RunLog, cut, due, say
-from tljax.core.state import abstract_state, init_state
-from tljax.core.stop import StopRequest, leave
 from tljax.data.prompt import chat_template
-from tljax.data.prompt_table import Prompts, load_prompts
+from tljax.data.prompt_table import PromptDataset, load_prompts
 from tljax.data.tokens import Tokenizer
+from tljax.distributed import processes
+from tljax.distributed.log import log
+from tljax.distributed.mesh import make_mesh
 from tljax.evaluate import in_training
-from tljax.evaluate.trained import open_trained
-from tljax.model import cost, llama, lora, source
-from tljax.model.fingerprint import fingerprint
-from tljax.model.sampling import check_options
+from tljax.generate.load import open_trained
+from tljax.generate.sampling import check_options
+from tljax.model import cost, llama, lora
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices, check_total
 from tljax.rl.held_out import reward_metrics
-from tljax.rl.iteration import Programs, Stage, iterate, told_widths
+from tljax.rl.models import PPOModels
 from tljax.rl.options import optimizers, sample_options, total_updates, update_options
 from tljax.rl.ppo import PPOState, UpdateOptions, make_experience, make_update, ppo_state
 from tljax.rl.reward import RewardFunction
-from tljax.rl.roles import Plan
 from tljax.rl.rollout import forget_rollouts
 from tljax.rl.samples import write_samples
+from tljax.rl.train_iteration import PPOContext, Programs, format_widths, train_iteration
 from tljax.toolbox.embedded import source_file
+from tljax.training import export, resume
+from tljax.training.checkpoint import Checkpoints
+from tljax.training.fingerprint import fingerprint
+from tljax.training.metrics import MetricsLogger, should_run, truncate_after
+from tljax.training.state import abstract_state, init_state
+from tljax.training.stop import StopRequest, exit_after_stop
 
 
 def run(config: Any) -> None:
@@ -43,31 +45,33 @@ def run(config: Any) -> None:
     """
     check(config)
     sets = in_training.open_sets(config)
-    folder = run_folder.choose(config.out, config.name, config.resume)
-    run_folder.check_config(folder, config)
+    folder = resume.choose_run_folder(config.out, config.name, config.resume)
+    resume.check_same_config(folder, config)
     model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
     with reward_function(config.reward) as judge, jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
-        prompts = processes.first_then_others(lambda: load(config, tokenizer))
-        say(prompts.summary)
-        plan = Plan(model.config, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
-        say(memory.told(config, plan, prompts.longest))
+        prompts = processes.primary_first(lambda: load(config, tokenizer))
+        log(prompts.summary)
+        plan = PPOModels(model.config, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
+        log(memory.format_memory(config, plan, prompts.longest))
         total = total_updates(config, len(prompts.train))
         check_total(config, total)
         sample = sample_options(config, tokenizer)
         check_options(sample, model.config.vocab_size)
         txs = optimizers(config, total)
         sets = in_training.with_rows(config, sets, prompts.held_out)
-        stage = Stage(config, plan, model, tokenizer, prompts, sets, judge, folder, total)
-        with run_folder.claim(folder, config) as begun:
+        stage = PPOContext(config, plan, model, tokenizer, prompts, sets, judge, folder, total)
+        with resume.claim_run_folder(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
-                processes.on_first(lambda: source.keep_files(model, tokenizer.folder, template, folder, plan.adapter))
-            say(describe(stage))
+                processes.run_on_primary(
+                    lambda: export.save_model_files(model, tokenizer.folder, template, folder, plan.adapter)
+                )
+            log(describe(stage))
             train(stage, update_options(config, sample), txs)
 
 
-def load(config: Any, tokenizer: Tokenizer) -> Prompts:
+def load(config: Any, tokenizer: Tokenizer) -> PromptDataset:
     """The prompts that the config names or that are made for it."""
     file = source_file(config.data.source, config.toolbox, config.data.cache)
     limit = config.rollout.max_prompt_tokens
@@ -79,7 +83,7 @@ def reward_function(reward: Any) -> RewardFunction:
     return RewardFunction(rule=reward.rule, clip=reward.clip, timeout=reward.timeout, workers=reward.workers)
 
 
-def describe(stage: Stage) -> str:
+def describe(stage: PPOContext) -> str:
     """What is about to run, in two lines."""
     config, c = stage.config, stage.model.config
     group = f" x {config.rollout.group} replies" if config.rollout.group > 1 else ""
@@ -91,7 +95,7 @@ def describe(stage: Stage) -> str:
     )
 
 
-def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
+def train(stage: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
     """The loop on the current mesh: restore or begin, sample, reward, update, evaluate, save, export.
 
     Ends with SystemExit where a signal stopped the run.
@@ -100,15 +104,15 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
     judge, update = make_experience(stage.plan, options), make_update(stage.plan, *txs, options)
     programs = Programs(options, judge, update, widths=set())
     facts = {"rows": stage.prompts.content, "updates": total, "model": fingerprint(stage.model)}
-    run_folder.begin_once(folder, facts)
+    resume.record_first_start(folder, facts)
     kept = facts | {"config": json.loads(config.to_json_best_effort())}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
     place = folder.kept / "checkpoints"
     with Checkpoints(place, before_commit=folder.mirror, **keep) as checkpoints, StopRequest() as stop:
         state, frozen = begin(stage, txs, checkpoints)
         start = saved = int(state.step)
-        processes.on_first(lambda: cut(folder / "samples.jsonl", start))
-        log = RunLog(
+        processes.run_on_primary(lambda: truncate_after(folder / "samples.jsonl", start))
+        log = MetricsLogger(
             folder,
             resume_step=start,
             tensorboard=config.log.tensorboard,
@@ -123,37 +127,37 @@ def train(stage: Stage, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
             elif not log.holds(0):
                 evaluate(stage, frozen, state, log, 0)
             for n in range(start, total):
-                state, prompts, rollout, metrics = iterate(stage, programs, frozen, state, n)
+                state, prompts, rollout, metrics = train_iteration(stage, programs, frozen, state, n)
                 log.push(n + 1, {}, metrics)
                 log.flush()
                 if config.log.samples and (n + 1 == total or (n + 1) % config.log.every == 0):
                     write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, log)
                 finished = n + 1 == total
-                planned = finished or due(config.checkpoint.every, n + 1)
+                planned = finished or should_run(config.checkpoint.every, n + 1)
                 badness = None
-                if finished or due(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
+                if finished or should_run(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
                     badness = evaluate(stage, frozen, state, log, n + 1)
                 stopped_by = stop.after(n + 1, waits=True)
                 if planned or stopped_by is not None:
                     log.flush()
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, badness=badness)
                     # By then the save before is committed, and no rollout that led to it is needed again.
-                    processes.on_first(functools.partial(forget_rollouts, folder / "rollouts", saved))
+                    processes.run_on_primary(functools.partial(forget_rollouts, folder / "rollouts", saved))
                     saved = n + 1
                 if stopped_by is not None and not finished:
                     checkpoints.wait()
-                    leave(stopped_by, n + 1, total, folder, log.say)
+                    exit_after_stop(stopped_by, n + 1, total, folder, log.say)
             checkpoints.wait()
-            processes.on_first(lambda: forget_rollouts(folder / "rollouts", total))
+            processes.run_on_primary(lambda: forget_rollouts(folder / "rollouts", total))
             if programs.widths:
-                log.say(told_widths(programs.widths))
+                log.say(format_widths(programs.widths))
         best = checkpoints.best_step()
     # An adapter is folded into weights that are loaded anew: what updates needed must not lie beside them.
     del frozen
     finish(stage, int(state.step), state.params, best)
 
 
-def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, step: int) -> float | None:
+def evaluate(stage: PPOContext, frozen: llama.Params, state: PPOState, log: MetricsLogger, step: int) -> float | None:
     """Answers the sets of eval.sets, logs scores and rewards; returns what keep_best goes by, if known."""
     config, actor = stage.config, stage.plan.actor(frozen, state.params)
     c, folder = stage.model.config, stage.folder
@@ -165,13 +169,13 @@ def evaluate(stage: Stage, frozen: llama.Params, state: PPOState, log: RunLog, s
         queries = stage.sets[in_training.ROWS]
         rewards = held_out.rewards_of(answered[in_training.ROWS], queries, stage.prompts.held_out, stage.judge)
         judged = reward_metrics(rewards)
-        log.say(held_out.told(judged, step, len(rewards)))
+        log.say(held_out.format_metrics(judged, step, len(rewards)))
         metrics |= {f"eval_{name}": value for name, value in judged.items()}
     log.log(step, metrics)
-    return in_training.badness(config, judged, answered)
+    return in_training.selection_loss(config, judged, answered)
 
 
-def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints) -> tuple[PPOState, llama.Params]:
+def begin(stage: PPOContext, txs: tuple[Any, Any], checkpoints: Checkpoints) -> tuple[PPOState, llama.Params]:
     """The state of the last checkpoint when resuming, else that of update 0, and the frozen weights."""
     plan, dtype = stage.plan, stage.config.model.compute_dtype
     last = checkpoints.latest_step()
@@ -187,10 +191,10 @@ def begin(stage: Stage, txs: tuple[Any, Any], checkpoints: Checkpoints) -> tuple
     return checkpoints.restore(last, abstract), plan.frozen(stage.model, dtype)
 
 
-def finish(stage: Stage, step: int, params: Any, best: int | None) -> None:
+def finish(stage: PPOContext, step: int, params: Any, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     config, folder = stage.config, stage.folder
-    exported = source.export_results(
+    exported = export.export_results(
         folder,
         params,
         adapter=stage.plan.adapter is not None,
@@ -198,16 +202,16 @@ def finish(stage: Stage, step: int, params: Any, best: int | None) -> None:
         dtype=config.export.dtype,
         max_shard_bytes=config.export.max_shard_bytes,
     )
-    lines = processes.on_first(lambda: told_scores(stage, step))
+    lines = processes.run_on_primary(lambda: told_scores(stage, step))
     lines.append(f"done:  checkpoints, metrics and samples in {folder}")
     if best is not None and best != step:
         lines.append(
             f"best:  update {best} by eval.best={config.eval.best}; launch/export_hf.py --config.step=-1 exports it"
         )
-    say("\n".join([*lines, *exported]))
+    log("\n".join([*lines, *exported]))
 
 
-def told_scores(stage: Stage, step: int) -> list[str]:
+def told_scores(stage: PPOContext, step: int) -> list[str]:
     """The tables of the scores and rewards after update `step`, where there are sets to score."""
     table = in_training.table(stage.sets, stage.folder, step)
     if not table:

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tljax.core import processes
-from tljax.core.metrics import RunLog
-from tljax.core.run_folder import append_lines
 from tljax.data.prompt_table import Prompt
+from tljax.distributed import processes
 from tljax.rl.rollout import Rollout
+from tljax.storage.atomic import append_jsonl
+from tljax.training.metrics import MetricsLogger
 
 SHOWN = 400  # characters of a prompt's end, where the query is
 
 
-def write_samples(path: Path, step: int, prompts: Sequence[Prompt], rollout: Rollout, count: int, log: RunLog) -> None:
+def write_samples(
+    path: Path, step: int, prompts: Sequence[Prompt], rollout: Rollout, count: int, log: MetricsLogger
+) -> None:
     """Appends the first `count` replies of an update to a JSONL file, and shows them in TensorBoard as a table."""
     rows = []
     shown = zip(prompts, rollout.texts, rollout.replies, rollout.rewards, strict=True)
@@ -20,7 +22,7 @@ def write_samples(path: Path, step: int, prompts: Sequence[Prompt], rollout: Rol
         what = {"step": step, "id": prompt.id, "of_step": prompt.step, "query": prompt.text[-SHOWN:]}
         what |= {"prediction": text, "golden": prompt.golden, "ended": reply.ended}
         rows.append(what | {"reward": reward.value, "kind": reward.kind, "detail": reward.detail})
-    processes.on_first(lambda: append_lines(path, rows))
+    processes.run_on_primary(lambda: append_jsonl(path, rows))
     columns = ("query", "prediction", "golden", "reward", "kind", "detail")
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     lines += ["| " + " | ".join(_cell(str(row[column])) for column in columns) + " |" for row in rows]

@@ -5,15 +5,15 @@ from typing import Any
 import jax
 
 from tljax.core import config as checks
-from tljax.core import run_folder
 from tljax.core.errors import InputError
-from tljax.core.mesh import check_joined, check_rows, check_tokens, device_bytes, weight_shards
-from tljax.core.metrics import check_installed
-from tljax.core.state import SCHEDULES
 from tljax.data.steps import check_data
-from tljax.model import cost, llama, lora, source
+from tljax.distributed.mesh import check_initialized, check_row_length, check_rows, device_bytes, weight_shard_count
+from tljax.model import cost, llama, lora
 from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
-from tljax.model.hf_config import DTYPES
+from tljax.model.hf.config import DTYPES
+from tljax.training import model_source, resume
+from tljax.training.metrics import check_installed
+from tljax.training.optimizer import SCHEDULES
 
 
 def check(config: Any) -> None:
@@ -21,7 +21,7 @@ def check(config: Any) -> None:
     check_data(config.data)
     check_installed(config.log.wandb)
     choices = {
-        "resume": run_folder.RESUME,
+        "resume": resume.RESUME,
         "model.compute_dtype": ("bfloat16", "float32"),
         "model.remat": ("none", "dots", "attention", "full"),
         "model.attention": IMPLEMENTATIONS,
@@ -37,12 +37,12 @@ def check(config: Any) -> None:
         "optim.max_steps": 0,
         "eval.samples": 0,
     }
-    checks.check_least(config, checks.TRAINING_LEAST | own)
+    checks.check_minimums(config, checks.TRAINING_MINIMUMS | own)
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
-    if lora.options_of(config.lora) is not None and config.model.path == source.SCRATCH:
+    if lora.options_of(config.lora) is not None and config.model.path == model_source.SCRATCH:
         raise InputError(
-            f"config.lora.rank is {config.lora.rank}, but config.model.path is {source.SCRATCH!r}: an adapter needs a "
-            "model to belong to; give one, or lora.rank = 0"
+            f"config.lora.rank is {config.lora.rank}, but config.model.path is {model_source.SCRATCH!r}: an adapter "
+            "needs a model to belong to; give one, or lora.rank = 0"
         )
     if config.batch.rows % config.batch.accumulate:
         raise InputError(
@@ -61,18 +61,18 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     llama.check_mesh(c)
     llama.check_length(c, config.data.max_tokens)
     check_rows(config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
-    check_tokens(config.batch.tokens)  # 0, where the data decides, always divides
+    check_row_length(config.batch.tokens)  # 0, where the data decides, always divides
     if config.eval.sets:
         check_rows(config.eval.rows, "eval.rows")
     check_state_fits(config, c)
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
-    check_joined()
+    check_initialized()
 
 
 def check_state_fits(config: Any, c: llama.LlamaConfig) -> None:
     """Raises InputError where weights, gradients and moments alone exceed a device of the mesh."""
     mesh = jax.sharding.get_mesh()
-    parts = weight_shards()
+    parts = weight_shard_count()
     room = device_bytes(mesh.local_devices[0])
     options = lora.options_of(config.lora)
     need = cost.state_bytes(c, config.model.compute_dtype, options) / parts

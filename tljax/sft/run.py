@@ -10,26 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tljax.core import processes, run_folder
-from tljax.core.checkpoint import Checkpoints
-from tljax.core.mesh import describe_mesh, global_batch, make_mesh, process_rows, row_unit
-from tljax.core.metrics import RunLog, cut, due, say
-from tljax.core.place import RunFolder
-from tljax.core.state import TrainState, abstract_state, init_state, make_optimizer, make_schedule
-from tljax.core.stop import StopRequest, leave
 from tljax.data.batch import Batches
 from tljax.data.examples import Examples, load_examples
 from tljax.data.prompt import chat_template
 from tljax.data.prompt_table import load_prompts
 from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.distributed import processes
+from tljax.distributed.log import log
+from tljax.distributed.mesh import describe_mesh, global_batch, make_mesh, process_rows, row_length_multiple
 from tljax.evaluate import in_training
-from tljax.evaluate.answers import Answer
-from tljax.model import cost, llama, lora, source
-from tljax.model.fingerprint import fingerprint
+from tljax.evaluate.scored_replies import ScoredReply
+from tljax.model import cost, llama, lora
 from tljax.sft.check import check, check_devices
 from tljax.sft.samples import write_samples
-from tljax.sft.step import StepOptions, make_eval_step, make_sft_step, means
+from tljax.sft.step import StepOptions, make_eval_step, make_sft_step, mean_metrics
+from tljax.storage.run_folder import RunFolder
 from tljax.toolbox.embedded import BASE, model_path, source_file
+from tljax.training import export, model_source, resume
+from tljax.training.checkpoint import Checkpoints
+from tljax.training.fingerprint import fingerprint
+from tljax.training.metrics import MetricsLogger, should_run, truncate_after
+from tljax.training.optimizer import make_optimizer, make_schedule
+from tljax.training.state import TrainState, abstract_state, init_state
+from tljax.training.stop import StopRequest, exit_after_stop
 
 ROUND_TO = 128  # TPU lanes; a row length that is a multiple keeps the kernels' blocks whole
 
@@ -42,29 +45,29 @@ def run(config: Any) -> None:
     """
     check(config)
     sets = in_training.open_sets(config)
-    folder = run_folder.choose(config.out, config.name, config.resume)
-    run_folder.check_config(folder, config)
-    model = source.open_model(model_path(config.model.path), config.model.preset)
+    folder = resume.choose_run_folder(config.out, config.name, config.resume)
+    resume.check_same_config(folder, config)
+    model = model_source.open_model(model_path(config.model.path), config.model.preset)
     tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE))
-    model = source.fit_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
+    model = model_source.fit_to_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
     mesh = make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
         check_devices(config, model.config)
-        file, examples = processes.first_then_others(lambda: load(config, tokenizer))
-        say(examples.summary)
+        file, examples = processes.primary_first(lambda: load(config, tokenizer))
+        log(examples.summary)
         batches, held_out = make_batches(config, examples)
         if in_training.ROWS in sets:
             limit = config.data.max_tokens
             among = {"seed": config.seed, "max_prompt_tokens": limit}
-            prompts = processes.first_then_others(lambda: load_prompts(config.data, file, tokenizer, **among))
+            prompts = processes.primary_first(lambda: load_prompts(config.data, file, tokenizer, **among))
             sets = in_training.with_rows(config, sets, prompts.held_out)
         tx = make_optimizer(config.optim, total_steps(config, batches))
-        with run_folder.claim(folder, config) as begun:
+        with resume.claim_run_folder(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
                 kept = tokenizer.folder, template, folder, lora.options_of(config.lora)
-                processes.on_first(lambda: source.keep_files(model, *kept))
-            say(describe(config, model.config, batches, mesh, folder))
+                processes.run_on_primary(lambda: export.save_model_files(model, *kept))
+            log(describe(config, model.config, batches, mesh, folder))
             train(config, model, tokenizer, batches, held_out, sets, tx, examples.content, folder)
 
 
@@ -79,7 +82,7 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
     longest = max(examples.train["length"])
     if examples.held_out is not None:
         longest = max(longest, *examples.held_out["length"])
-    unit = row_unit(ROUND_TO)
+    unit = row_length_multiple(ROUND_TO)
     tokens = config.batch.tokens or -(-longest // unit) * unit
     shape = {"rows": config.batch.rows, "tokens": tokens, "packed": config.batch.pack}
     epochs = config.optim.epochs
@@ -99,7 +102,7 @@ def make_batches(config: Any, examples: Examples) -> tuple[Batches, Batches | No
 
 def describe(config: Any, c: llama.LlamaConfig, batches: Batches, mesh: jax.sharding.Mesh, folder: RunFolder) -> str:
     """What is about to run, in two lines."""
-    scratch = config.model.path == source.SCRATCH
+    scratch = config.model.path == model_source.SCRATCH
     name = f"{config.model.preset} from scratch" if scratch else config.model.path
     devices = mesh.devices.flat
     options = lora.options_of(config.lora)
@@ -118,7 +121,7 @@ def total_steps(config: Any, batches: Batches) -> int:
 
 def train(
     config: Any,
-    model: source.Model,
+    model: model_source.Model,
     tokenizer: Tokenizer,
     batches: Batches,
     held_out: Batches | None,
@@ -143,15 +146,15 @@ def train(
     update = make_sft_step(c, tx, make_schedule(config.optim, total), options)
     evaluate = make_eval_step(c, options)
     facts = {"rows": content, "updates": total} | ({"model": fingerprint(model)} if model.folder else {})
-    run_folder.begin_once(folder, facts)
+    resume.record_first_start(folder, facts)
     kept = facts | {"config": json.loads(config.to_json_best_effort())}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
     place = folder.kept / "checkpoints"
     with Checkpoints(place, before_commit=folder.mirror, **keep) as checkpoints, StopRequest() as stop:
         state, trunk = begin(config, model, tx, checkpoints)
         start = int(state.step)
-        processes.on_first(lambda: cut(folder / "samples.jsonl", start))
-        log = RunLog(
+        processes.run_on_primary(lambda: truncate_after(folder / "samples.jsonl", start))
+        log = MetricsLogger(
             folder,
             resume_step=start,
             tensorboard=config.log.tensorboard,
@@ -161,8 +164,8 @@ def train(
             flops_per_token=cost.flops_per_token(c, float(np.mean(batches.lengths)), options.lora),
         )
 
-        def answer(params: Any, step: int) -> dict[str, list[Answer]]:
-            whole = lora.with_adapter(params, trunk, options.lora)
+        def answer(params: Any, step: int) -> dict[str, list[ScoredReply]]:
+            whole = lora.combine_with_trunk(params, trunk, options.lora)
             found = in_training.score(config, sets, c, whole, tokenizer, step, folder, log)
             if found:
                 log.log(step, in_training.metrics_of(found))
@@ -178,36 +181,40 @@ def train(
                 state, metrics = update(state, batch, trunk)
                 log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
                 stopped_by = stop.after(n + 1)
-                planned = n + 1 == total or due(config.checkpoint.every, n + 1)
+                planned = n + 1 == total or should_run(config.checkpoint.every, n + 1)
                 badness = None
                 # A checkpoint that was not evaluated could never be the best one.
-                if n + 1 == total or due(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
+                if (
+                    n + 1 == total
+                    or should_run(config.eval.every, n + 1)
+                    or (planned and config.checkpoint.keep_best > 0)
+                ):
                     metrics = {}
                     if held_out is not None:
                         judge = functools.partial(evaluate, state.params, trunk=trunk)
                         metrics["loss"] = evaluate_all(config, judge, held_out, tokenizer, log, folder, n + 1)
-                    badness = in_training.badness(config, metrics, answer(state.params, n + 1))
+                    badness = in_training.selection_loss(config, metrics, answer(state.params, n + 1))
                 if planned or stopped_by is not None:
                     log.flush()
                     checkpoints.save(n + 1, state, kept | {"step": n + 1}, badness=badness)
                 if stopped_by is not None and n + 1 < total:
                     checkpoints.wait()
-                    leave(stopped_by, n + 1, total, folder, log.say)
+                    exit_after_stop(stopped_by, n + 1, total, folder, log.say)
             checkpoints.wait()
         best = checkpoints.best_step()
     finish(config, sets, state, folder, best)
 
 
 def begin(
-    config: Any, model: source.Model, tx: optax.GradientTransformation, checkpoints: Checkpoints
+    config: Any, model: model_source.Model, tx: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> tuple[TrainState, llama.Params | None]:
     """The state of the last checkpoint when resuming, else that of update 0, and the frozen trunk of an adapter."""
     c, options = model.config, lora.options_of(config.lora)
     last = checkpoints.latest_step() if config.resume != "never" else None
-    trunk = None if options is None else source.load_attached(model, config.model.compute_dtype, config.seed)
+    trunk = None if options is None else model_source.load_with_adapter(model, config.model.compute_dtype, config.seed)
     if last is None:
         if options is None:
-            return init_state(source.load_params(model, jnp.float32, config.seed), tx), None
+            return init_state(model_source.load_params(model, jnp.float32, config.seed), tx), None
         return init_state(jax.jit(lora.init_adapter)(jax.random.key(config.seed), c, options), tx), trunk
     abstract = llama.abstract_params(c, jnp.float32) if options is None else lora.abstract_adapter(c, options)
     return checkpoints.restore(last, abstract_state(abstract, tx)), trunk
@@ -226,7 +233,7 @@ def evaluate_all(
     evaluate: Callable[..., Any],
     held_out: Batches,
     tokenizer: Tokenizer,
-    log: RunLog,
+    log: MetricsLogger,
     folder: RunFolder,
     step: int,
 ) -> float:
@@ -242,8 +249,8 @@ def evaluate_all(
         if n == 0 and config.eval.samples:
             write_samples(folder / "samples.jsonl", step, held_out.build(0), scores, tokenizer, config.eval.samples)
     assert total is not None
-    processes.pass_by("the evaluation's batches")
-    metrics = {f"eval_{name}": value for name, value in jax.device_get(means(total)).items()}
+    processes.report_progress("the evaluation's batches")
+    metrics = {f"eval_{name}": value for name, value in jax.device_get(mean_metrics(total)).items()}
     log.log(step, metrics)
     log.say(
         f"step {step}: held-out loss {metrics['eval_loss']:.4f} a step; a key token {metrics['eval_loss_key']:.4f}, "
@@ -255,7 +262,7 @@ def evaluate_all(
 def finish(config: Any, sets: in_training.Sets, state: TrainState, folder: RunFolder, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     lines = [f"done:  checkpoints and metrics in {folder}"]
-    if table := processes.on_first(lambda: in_training.table(sets, folder, int(state.step))):
+    if table := processes.run_on_primary(lambda: in_training.table(sets, folder, int(state.step))):
         lines.insert(0, table)
     if best is not None and best != int(state.step):
         lines.append(
@@ -264,11 +271,11 @@ def finish(config: Any, sets: in_training.Sets, state: TrainState, folder: RunFo
     adapter = lora.options_of(config.lora) is not None
     export = config.export
     size = export.max_shard_bytes
-    lines += source.export_results(
+    lines += export.export_results(
         folder, state.params, adapter=adapter, model=export.at_end, dtype=export.dtype, max_shard_bytes=size
     )
-    if config.model.path == source.SCRATCH:
+    if config.model.path == model_source.SCRATCH:
         lines.append(
             "note:  from scratch this shows the mechanics alone; for a model that helps, give config.model.path"
         )
-    say("\n".join(lines))
+    log("\n".join(lines))

@@ -5,11 +5,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tljax.core import processes
-from tljax.core.mesh import to_host
-from tljax.core.run_folder import append_lines
 from tljax.data.rows import KEY_TOKEN, OTHER_TOKEN
 from tljax.data.tokens import Tokenizer
+from tljax.distributed import processes
+from tljax.distributed.mesh import gather_to_host
+from tljax.storage.atomic import append_jsonl
 
 
 def write_samples(
@@ -20,7 +20,7 @@ def write_samples(
     batch: host arrays [B, T] of the whole batch; scores: `token_scores` of it, [B, M]. A line holds the update's
     number, the reply's text and a list of [token, weight relative to the reply's lightest, nll in nats, "key" or ""].
     """
-    found = to_host(scores)
+    found = gather_to_host(scores)
     lines = []
     for row, weights in enumerate(batch["weights"]):
         places = np.flatnonzero((weights > 0) & (batch["kinds"][row] >= OTHER_TOKEN))
@@ -41,4 +41,4 @@ def write_samples(
                     for piece, w, loss, mark in zip(pieces, relative, nll[reply], marks, strict=True)
                 ]
                 lines.append({"step": step, "reply": tokenizer.decode(ids), "tokens": tokens})
-    processes.on_first(lambda: append_lines(path, lines))
+    processes.run_on_primary(lambda: append_jsonl(path, lines))

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax.core.mesh import shards, spec
-from tljax.core.state import TrainState, accumulate
+from tljax.distributed.mesh import shard_count, spec
 from tljax.model import llama
 from tljax.model.head import chunked_head
-from tljax.model.lora import LoraOptions, with_adapter
-from tljax.model.sequence import spread, weighted_first
+from tljax.model.lora import LoraOptions, combine_with_trunk
+from tljax.model.sequence import shard_positions, weighted_positions_first
 from tljax.sft.loss import mean_nll_at, weighted_nll
+from tljax.training.state import TrainState, accumulate_gradients
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -55,13 +55,13 @@ def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: Step
     )
     shape = batch["weights"].shape
     # No device has more weighted positions than the row, nor than positions.
-    most = min(options.max_targets, shape[1] // shards("positions"))
+    most = min(options.max_targets, shape[1] // shard_count("positions"))
     chunk = min(options.loss_chunk, most)
     room = -(-most // chunk) * chunk
     columns = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32)[None], shape, out_sharding=spec("batch", None))
-    along = (spread(x) for x in (batch["weights"], batch["targets"], batch["kinds"], columns))
+    along = (shard_positions(x) for x in (batch["weights"], batch["targets"], batch["kinds"], columns))
     # A row without enough weighted positions fills up with positions of weight 0.
-    weights, targets, kinds, columns, hidden = weighted_first(room, *along, hidden)
+    weights, targets, kinds, columns, hidden = weighted_positions_first(room, *along, hidden)
     logprobs, hits = chunked_head(params, c, hidden, targets, chunk, _logprobs_and_hits)
     kinds = jnp.where(weights > 0, kinds, jnp.int8(0))
     return {"logprobs": logprobs, "hits": hits, "weights": weights, "kinds": kinds, "columns": columns}
@@ -95,7 +95,7 @@ def score_sums(scores: Batch, segments: jax.Array) -> Sums:
     }
 
 
-def means(sums: Sums) -> dict[str, jax.Array]:
+def mean_metrics(sums: Sums) -> dict[str, jax.Array]:
     """The metrics people read, from sums over the global batch (a count of 0 gives 0)."""
 
     def ratio(total: str, count: str) -> jax.Array:
@@ -129,15 +129,15 @@ def make_sft_step(
         state: TrainState, batch: Batch, trunk: llama.Params | None = None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         def loss_fn(params: dict, part: Batch) -> tuple[jax.Array, Sums]:
-            whole = with_adapter(params, trunk, options.lora)
+            whole = combine_with_trunk(params, trunk, options.lora)
             sums = score_sums(token_scores(whole, c, part, options), part["segments"])
             return sums["loss"], sums
 
-        grads, sums = accumulate(loss_fn, state.params, batch)
+        grads, sums = accumulate_gradients(loss_fn, state.params, batch)
         count = jnp.maximum(sums["steps"], 1.0)
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        metrics = means(sums) | {"grad_norm": optax.tree.norm(grads), "lr": jnp.asarray(schedule(state.step))}
+        metrics = mean_metrics(sums) | {"grad_norm": optax.tree.norm(grads), "lr": jnp.asarray(schedule(state.step))}
         params = optax.apply_updates(state.params, updates)
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
@@ -151,7 +151,7 @@ def make_eval_step(c: llama.LlamaConfig, options: StepOptions) -> Callable[..., 
     """
 
     def evaluate(params: dict, batch: Batch, trunk: llama.Params | None = None) -> tuple[Sums, Batch]:
-        whole = with_adapter(params, trunk, options.lora)
+        whole = combine_with_trunk(params, trunk, options.lora)
         scores = token_scores(whole, c, jax.tree.map(lambda x: x[0], batch), options)
         return score_sums(scores, batch["segments"]), scores
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tljax.core.remote import EVERY, is_remote, local
 from tljax.data.arrow import cache_folder
+from tljax.storage.remote import ALL_FILES, is_remote, local_path
 from tljax.toolbox import trajectories
 from tljax.toolbox.invented import pretraining
 
@@ -29,7 +29,7 @@ def source_file(source: str, toolbox: Any, cache: str) -> str:
     and where the folder cannot be written.
     """
     if source not in SOURCES:
-        return str(local(source, "config.data.source", EVERY)) if is_remote(source) else source
+        return str(local_path(source, "config.data.source", ALL_FILES)) if is_remote(source) else source
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in CODE)
     digest = hashlib.sha256(f"{source} {json.dumps(toolbox.to_dict())}".encode() + code).hexdigest()[:16]
     file = cache_folder(cache) / "tljax" / f"{source}-{digest}.json"

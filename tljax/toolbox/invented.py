@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tljax.data.calls import Call
+from tljax.calls.tool import Call
 from tljax.toolbox.lexicon import any_integer, any_number, any_text, any_value, any_word, lexicon, toolbox_words, word
 from tljax.toolbox.noise import write_call
 from tljax.toolbox.tasks import ASKING, OPENINGS, write_sentence

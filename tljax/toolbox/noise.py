@@ -18,8 +18,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
 
 LEVELS = ("slight", "medium", "heavy", "union")
 TARGETS = ("tool", "parameter")

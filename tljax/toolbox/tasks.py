@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
+from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
 from tljax.toolbox.execute import execute
 from tljax.toolbox.schema import LocalTool, Source
 from tljax.toolbox.tools import ASK_TO_USER, FINISH, SPLITS, callable_tools, listed_tools
@@ -51,7 +51,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TaskStep:
     tool: LocalTool
     call: Call
     result: str
@@ -65,7 +65,7 @@ def make_task(seed: int, split: str, index: int) -> Task:
     rng = random.Random(f"task/{seed}/{split}/{index}")
     pool = callable_tools(split)
     state: dict[str, Any] = {}
-    steps: list[Step] = []
+    steps: list[TaskStep] = []
     for _ in range(rng.choices((1, 2, 3, 4), CALLS)[0]):
         chained = chained_step(rng, pool, state, steps[-1]) if steps and rng.random() < CHAINED else None
         steps.append(chained or free_step(rng, pool, state))
@@ -85,7 +85,7 @@ def make_task(seed: int, split: str, index: int) -> Task:
     )
 
 
-def free_step(rng: random.Random, pool: Sequence[LocalTool], state: dict[str, Any]) -> Step:
+def free_step(rng: random.Random, pool: Sequence[LocalTool], state: dict[str, Any]) -> TaskStep:
     """A call that works, of any tool of the pool."""
     step = None
     while step is None:
@@ -93,7 +93,9 @@ def free_step(rng: random.Random, pool: Sequence[LocalTool], state: dict[str, An
     return step
 
 
-def chained_step(rng: random.Random, pool: Sequence[LocalTool], state: dict[str, Any], before: Step) -> Step | None:
+def chained_step(
+    rng: random.Random, pool: Sequence[LocalTool], state: dict[str, Any], before: TaskStep
+) -> TaskStep | None:
     """A call that takes the result before it, if some tool of the pool can."""
     value = read_result(before.result)
     takers = [(tool, name) for tool in pool for name in tool.types if accepts(tool, name, value)]
@@ -104,7 +106,7 @@ def chained_step(rng: random.Random, pool: Sequence[LocalTool], state: dict[str,
 
 def working_step(
     rng: random.Random, tool: LocalTool, state: dict[str, Any], chained: str | None = None, value: Any = None
-) -> Step | None:
+) -> TaskStep | None:
     """A call with drawn arguments, `chained` set to `value`; None (and the state as it was) where no draw works."""
     for _ in range(DRAWS):
         arguments = {
@@ -117,7 +119,7 @@ def working_step(
         if not result.error and 0 < len(result.value) <= LONGEST_RESULT:
             state.clear()
             state.update(trial)
-            return Step(tool, Call(tool.name, arguments), result.value, chained)
+            return TaskStep(tool, Call(tool.name, arguments), result.value, chained)
     return None
 
 
@@ -162,7 +164,7 @@ def list_tools(rng: random.Random, split: str, called: Sequence[LocalTool]) -> t
     return (*names, *([ASK_TO_USER.name] if rng.random() < ASKING else []), FINISH.name)
 
 
-def write_query(rng: random.Random, steps: Sequence[Step]) -> str:
+def write_query(rng: random.Random, steps: Sequence[TaskStep]) -> str:
     """One sentence a step, in which every value stands beside its parameter's name."""
     sentences = []
     for i, step in enumerate(steps):

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
-from tljax.data.prompt import DIALECTS, render
+from tljax.data.prompt import render_trajectory
 from tljax.data.trajectory import trajectory_from_row
 from tljax.toolbox.invented import pretraining
 from tljax.toolbox.trajectories import BASE
@@ -49,7 +50,7 @@ CONFIG = {
 def training_texts() -> Iterator[str]:
     """Rendered tasks with invented tools: the base's own kind of text, so that it knows every token there is."""
     for i, row in enumerate(pretraining(seed=SEED, copied=0, n=ROWS), start=1):
-        yield render(trajectory_from_row(row, "toolbox", i), DIALECTS[i % README_EVERY == 0]).text
+        yield render_trajectory(trajectory_from_row(row, "toolbox", i), DIALECTS[i % README_EVERY == 0]).text
 
 
 def build(model: models.BPE) -> Tokenizer:

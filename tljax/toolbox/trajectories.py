@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
 from tljax.toolbox.execute import execute
 from tljax.toolbox.noise import LEVELS, TARGETS, noisy_row, write_call
 from tljax.toolbox.schema import LocalTool

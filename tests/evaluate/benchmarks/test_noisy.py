@@ -2,10 +2,10 @@
 
 import pytest
 
+from tljax.calls.compare import AnyValue
+from tljax.calls.render import render_call
 from tljax.core.errors import InputError
-from tljax.data.compare import AnyValue
-from tljax.data.prompt import render_call
-from tljax.evaluate.benchmarks.find import read_sets
+from tljax.evaluate.benchmarks.discover import read_sets
 from tljax.evaluate.benchmarks.noisy import noisy_set, parse_levels, with_noise
 from tljax.evaluate.benchmarks.results import score_set
 from tljax.evaluate.benchmarks.sets import prompt_of

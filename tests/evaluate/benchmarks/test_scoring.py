@@ -9,7 +9,7 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks import scoring
 from tljax.evaluate.benchmarks.bfcl_results import check_new_folder
-from tljax.evaluate.benchmarks.find import read_sets
+from tljax.evaluate.benchmarks.discover import read_sets
 from tljax.evaluate.benchmarks.published import published
 from tljax.evaluate.benchmarks.results import Result, report_of, score_set
 from tljax.evaluate.benchmarks.robustness import groups, level_of, unpaired

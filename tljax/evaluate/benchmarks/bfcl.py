@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tljax.calls.compare import Choices, ToolList, tool_list
+from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
-from tljax.data.compare import Choices, ToolList, tool_list
-from tljax.data.trajectory import Tool, Turn, tool_from_json
+from tljax.data.trajectory import Turn
 from tljax.evaluate.benchmarks.sets import (
     ANY_CALL,
     GOLDEN,

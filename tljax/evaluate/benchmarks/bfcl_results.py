@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tljax.calls.compare import tool_list
 from tljax.core.errors import InputError
-from tljax.core.run_folder import write_lines
-from tljax.data.compare import tool_list
 from tljax.evaluate.benchmarks.bfcl import category_of
 from tljax.evaluate.benchmarks.noisy import MARK
 from tljax.evaluate.benchmarks.predictions import Replies
 from tljax.evaluate.benchmarks.sets import EvalSet
+from tljax.storage.atomic import write_jsonl
 
 VERSION = "BFCL_v3"
 _RESULT = re.compile(rf"\.?{VERSION}_\w+_result\.json(\.tmp)?")  # or what a kill has left of it
@@ -46,7 +46,7 @@ def write_bfcl_results(folder: Path, sets: Sequence[EvalSet], replies: Mapping[s
     files = {category: folder / f"{VERSION}_{category}_result.json" for category in lines}
     folder.mkdir(parents=True, exist_ok=True)
     for category, file in files.items():
-        write_lines(file, ({"id": identity, "result": text} for identity, text in lines[category].items()))
+        write_jsonl(file, ({"id": identity, "result": text} for identity, text in lines[category].items()))
     return list(files.values())
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tljax.calls.tool import Tool, tool_from_json
 from tljax.core.errors import InputError
-from tljax.data.trajectory import Tool, Turn, tool_from_json
+from tljax.data.trajectory import Turn
 from tljax.evaluate.benchmarks.sets import EvalSet, Example
 from tljax.toolbox.noise import LEVELS, TARGETS, noisy_names
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tljax.calls.compare import KINDS, tool_list
 from tljax.core.errors import InputError
-from tljax.data.compare import KINDS, tool_list
 from tljax.evaluate.benchmarks.predictions import Replies
 from tljax.evaluate.benchmarks.sets import ANY_CALL, EvalSet, Example, shown
 from tljax.evaluate.score import (
     METRICS,
     POLICIES,
     Score,
-    marks,
+    metric_marks,
     paired_difference,
     score_any_call,
     score_reply,
@@ -154,7 +154,8 @@ def differences(results: Sequence[Result], other: Path) -> list[Difference]:
         for policy in ("any", OFFICIAL):
             if before and policy in policies_of(result.set) and all(policy in score.levels for score in before):
                 metrics = {
-                    m: paired_difference(marks(before, m, policy), marks(result.scores, m, policy)) for m in METRICS
+                    m: paired_difference(metric_marks(before, m, policy), metric_marks(result.scores, m, policy))
+                    for m in METRICS
                 }
                 found.append(Difference(result.set.name, policy, len(before), metrics))
     return found

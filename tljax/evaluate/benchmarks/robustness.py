@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tljax.evaluate.benchmarks.noisy import MARK
 from tljax.evaluate.benchmarks.results import OFFICIAL, Result, policies_of
-from tljax.evaluate.score import METRICS, Share, marks, paired_difference, summarize
+from tljax.evaluate.score import METRICS, Share, metric_marks, paired_difference, summarize
 from tljax.toolbox.noise import LEVELS
 
 CLEAN = "clean"
@@ -123,11 +123,13 @@ def _drops(clean: Result, noisy: Result, level: str, policy: str) -> list[Drop]:
         metrics = {}
         for metric in METRICS:
             after: dict[int, list[float]] = {}
-            for (index, _), mark in zip(chosen, marks([score for _, score in chosen], metric, policy), strict=True):
+            for (index, _), mark in zip(
+                chosen, metric_marks([score for _, score in chosen], metric, policy), strict=True
+            ):
                 after.setdefault(index % rows, []).append(mark)
             before = {
                 example.index: mark
-                for example, mark in zip(clean.set.examples, marks(clean.scores, metric, policy), strict=True)
+                for example, mark in zip(clean.set.examples, metric_marks(clean.scores, metric, policy), strict=True)
             }
             both = [index for index in before if index in after]
             mean, low, high = paired_difference(

@@ -11,20 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tljax.calls.compare import AnyValue
+from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
-from tljax.data.compare import AnyValue
-from tljax.data.trajectory import Tool, Turn, tool_from_json
-from tljax.evaluate.benchmarks.sets import (
-    UNKNOWN,
-    EvalSet,
-    Example,
-    Skipped,
-    check_characters,
-    field,
-    loads,
-    odd_calls,
-)
+from tljax.data.trajectory import Turn
+from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, Skipped, check_characters, field, loads, odd_calls
 
 _TOOLS = "access of the following tools:\n"
 _BEGIN = "\nBegin!\n"

@@ -9,16 +9,16 @@ from typing import Any
 
 from tljax.core.config import check_range
 from tljax.core.errors import InputError
-from tljax.core.run_folder import write_json
 from tljax.evaluate.benchmarks.bfcl_results import check_new_folder, write_bfcl_results
-from tljax.evaluate.benchmarks.find import find_sets
+from tljax.evaluate.benchmarks.discover import find_sets
 from tljax.evaluate.benchmarks.noisy import parse_levels, with_noise
 from tljax.evaluate.benchmarks.predictions import Replies, read_predictions
 from tljax.evaluate.benchmarks.results import differences, read_report, report_of, score_set, scores_there
 from tljax.evaluate.benchmarks.robustness import groups, plot, unpaired
 from tljax.evaluate.benchmarks.sets import EvalSet
 from tljax.evaluate.benchmarks.tables import difference_table, result_table, robustness_table
-from tljax.evaluate.partial import check_new, claim
+from tljax.storage.atomic import write_json
+from tljax.storage.resumable import check_new_output, claim_output
 
 
 def run(config: Any) -> None:
@@ -33,7 +33,7 @@ def run(config: Any) -> None:
         raise InputError(f"config.data {config.data}: nothing to score; {untold[0] if untold else 'there is no row'}")
     check_sets(config, [one for one in sets if one.name in replies])
     if config.out:
-        with claim(Path(config.out).expanduser()):
+        with claim_output(Path(config.out).expanduser()):
             conclude(config, sets, replies, untold)
     else:
         conclude(config, sets, replies, untold)
@@ -53,7 +53,7 @@ def check(config: Any, begun: bool = False) -> None:
     parse_levels(config.noise)
     check_range("noise_seed", config.noise_seed, 0)
     if config.out and not begun:
-        check_new(Path(config.out).expanduser())
+        check_new_output(Path(config.out).expanduser())
     if config.compare:
         read_report(Path(config.compare).expanduser())
     if config.bfcl_out:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
 from tljax.data.prompt import render_prompt
-from tljax.data.trajectory import Tool, Turn
+from tljax.data.trajectory import Turn
 
 # What a row wants: one of its golden calls, no call at all, any call of a tool; UNKNOWN has no golden answer.
 GOLDEN, NO_CALL, ANY_CALL, UNKNOWN = WANTS = ("golden", "no call", "any call", "unknown")

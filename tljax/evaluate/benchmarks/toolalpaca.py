@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tljax.calls.compare import AnyValue
+from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
-from tljax.data.calls import Call
-from tljax.data.compare import AnyValue
-from tljax.data.trajectory import Tool, Turn
+from tljax.data.trajectory import Turn
 from tljax.evaluate.benchmarks.sets import GOLDEN, UNKNOWN, EvalSet, Example, Skipped, field, loads
 
 _FIELDS = {"Function_Description", "Instructions", "Golden_Answers"}

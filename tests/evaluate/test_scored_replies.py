@@ -1,0 +1,60 @@
+"""Answers: greedy, in order, the same however many are computed side by side; kept and read back."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tljax.data.tokens import load_tokenizer
+from tljax.distributed.mesh import make_mesh
+from tljax.evaluate import scored_replies
+from tljax.evaluate.score import Score
+from tljax.evaluate.toolbox_queries import held_out_sets
+from tljax.storage.atomic import read_jsonl
+from tljax.training import model_source
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return held_out_sets(5, "mae")
+
+
+@pytest.fixture(scope="module")
+def found(trained, sets):
+    """Answers of a model that has seen a few updates, for two sizes of batch."""
+    with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        model = model_source.open_model(str(trained / "hf"), "")
+        tokenizer = load_tokenizer(str(trained / "hf"))
+        params = model_source.load_params(model, jnp.float32, 0)
+        options = scored_replies.greedy_options(
+            tokenizer, new_tokens=24, compute_dtype="float32", attention="reference"
+        )
+        return [scored_replies.score_replies(params, model.config, tokenizer, sets, options, rows) for rows in (8, 3)]
+
+
+def test_the_size_of_a_batch_changes_no_answer(found, sets):
+    assert found[0] == found[1]
+    assert {name: len(members) for name, members in found[0].items()} == {name: 5 for name in sets}
+
+
+def test_answers_are_kept_and_read_back(found, sets, tmp_path):
+    scored_replies.write_scored_replies(tmp_path / "a.jsonl", sets, found[0], "mae")
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [(row["set"], row["index"]) for row in rows] == [(name, i) for name in sets for i in range(5)]
+    for row in rows:
+        query = sets[row["set"]][row["index"]]
+        assert row["golden"].startswith(f"{query.golden.name}(")
+        assert row["prediction"] == found[0][row["set"]][row["index"]].text
+    read = scored_replies.scores_in(read_jsonl(tmp_path / "a.jsonl"))
+    for name, scores in scored_replies.scores_of(found[0]).items():
+        assert [(s.levels["any"], s.kind, s.detail) for s in scores] == [
+            (s.levels["any"], s.kind, s.detail) for s in read[name]
+        ]
+
+
+def test_metrics_are_percentages_by_set():
+    scores = [Score({"any": 3}, "correct", ""), Score({"any": 1}, "parameter", ""), Score({"any": 0}, "format", "")]
+    metrics = scored_replies.metrics_of({"domain": [*scores, scores[0]]})
+    assert (metrics["domain_TS"], metrics["domain_PI"], metrics["domain_CF"]) == (75, 50, 50)
+    assert (metrics["domain_format"], metrics["domain_parameter"], metrics["domain_wrong_tool"]) == (25, 25, 0)

@@ -1,0 +1,115 @@
+"""Many prompts: batches, order, compiled programs, what a batch's neighbours may change, and bad input."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tljax.core.errors import InputError
+from tljax.distributed.mesh import make_mesh
+from tljax.generate.batches import Reply, generate_all, generate_batches, padded_width, plan_batches
+from tljax.generate.decode import generate
+from tljax.generate.sampling import SampleOptions
+from tljax.model import llama
+
+C = dataclasses.replace(
+    llama.preset("tiny", vocab_size=64), num_layers=1, d_model=32, num_kv_heads=2, head_dim=8, d_ff=48, max_positions=48
+)
+OPTIONS = SampleOptions(
+    max_new_tokens=8,
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    eos_ids=(1, 2, 3, 4, 5, 6),
+    pad_id=0,
+    compute_dtype="float32",
+    attention="auto",
+)
+RNG = np.random.default_rng(0)
+PROMPTS = [RNG.integers(0, 64, length).tolist() for length in (3, 17, 9, 30, 1, 8, 16, 4, 12, 2, 31)]
+
+
+def make_params():
+    return jax.jit(llama.init_params, static_argnums=2)(jax.random.key(0), C, jnp.float32)
+
+
+def test_batches_go_by_length_in_few_widths():
+    lengths = [5, 70, 64, 1, 65, 64, 130]
+    assert plan_batches(lengths, 2, 64) == [(192, [6, 1]), (128, [4, 2]), (64, [5, 0]), (64, [3])]
+    assert plan_batches(lengths, 8, 1) == [(160, [6, 1, 4, 2, 5, 0, 3])]
+    assert plan_batches([], 2, 64) == []
+
+
+def test_widths_are_four_an_octave_and_waste_a_quarter_at_most():
+    widths = [64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560]
+    assert sorted({padded_width(length, 64) for length in range(1, 2561)}) == widths
+    for round_to in (1, 7, 64):
+        for length in range(1, 40 * round_to):
+            width = padded_width(length, round_to)
+            assert width % round_to == 0 and length <= width
+            assert width - length < round_to if length <= 8 * round_to else width <= 1.25 * length
+            assert padded_width(width, round_to) == width
+
+
+def test_replies_come_in_order_whatever_the_batches_and_the_mesh():
+    results, compiled = [], []
+    for shape, rows, round_to in (((1, 1, 1), 3, 16), ((1, 1, 1), 11, 8), ((2, 2, 2), 4, 16)):
+        with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
+            params, before = make_params(), generate._cache_size()
+            options = dict(key=jax.random.key(0), rows=rows, round_to=round_to)
+            batches = list(generate_batches(params, C, PROMPTS, OPTIONS, **options))
+            replies = generate_all(params, C, PROMPTS, OPTIONS, **options)
+            compiled.append(generate._cache_size() - before)
+            assert {i: reply for batch in batches for i, reply in batch.items()} == dict(enumerate(replies))
+            assert len(batches) == -(-len(PROMPTS) // rows)
+            results.append(replies)
+    # Widths 32, 16, 16, 16; 32 alone; 32, 16, 16.
+    assert compiled == [2, 1, 2]
+    for replies in results[1:]:
+        assert [(r.tokens, r.end) for r in replies] == [(r.tokens, r.end) for r in results[0]]
+        for one, other in zip(replies, results[0], strict=True):
+            np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=2e-5)
+    for reply in results[0]:
+        assert reply.end in OPTIONS.eos_ids if reply.ended else reply.end is None and len(reply.tokens) == 8
+        assert not set(reply.tokens) & set(OPTIONS.eos_ids) and len(reply.logprobs) == len(reply.tokens) + reply.ended
+    assert {reply.ended for reply in results[0]} == {True, False} and len({str(r.tokens) for r in results[0]}) > 7
+
+
+def test_a_part_of_the_prompts_gives_the_same_replies_under_the_same_row_ids(one_device):
+    params, options = make_params(), dict(key=jax.random.key(0), rows=3, round_to=16)
+    everything = generate_all(params, C, PROMPTS, OPTIONS, **options)
+    part = [10, 4, 6]
+    again = generate_all(params, C, [PROMPTS[i] for i in part], OPTIONS, row_ids=part, **options)
+    assert [r.tokens for r in again] == [everything[i].tokens for i in part]
+    assert generate_all(params, C, [], OPTIONS, **options) == []
+
+
+def test_the_longest_prompt_that_fits_is_the_models_last_position(one_device):
+    prompts = [[7] * 40, np.array([8, 9], np.int64)]
+    replies = generate_all(make_params(), C, prompts, OPTIONS, key=jax.random.key(0), rows=2, round_to=64)
+    assert len(replies) == 2 and all(isinstance(reply, Reply) and reply.logprobs for reply in replies)
+    assert all(type(token) is int for reply in replies for token in reply.tokens)
+
+
+@pytest.mark.parametrize(
+    "prompts, fields, arguments, message",
+    [
+        ([[1], []], {}, {}, "prompt 1 is empty; it needs at least one token"),
+        ([[1], [2] * 41], {}, {}, r"prompt 1 with max_new_tokens \(41 \+ 8\) is 49, .*; use at most 48"),
+        ([[1, 64]], {}, {}, "prompt 0 holds token 64, but the model's are 0 to 63"),
+        ([[-1, 5]], {}, {}, "prompt 0 holds token -1"),
+        ([[1]], dict(temperature=-1.0), {}, "temperature is -1.0"),
+        ([[1]], dict(eos_ids=(64,)), {}, r"eos_ids is \(64,\)"),
+        ([[1]], {}, dict(rows=6), "rows is 6, which does not divide over the data x fsdp = 4 .* such as 4 or 8"),
+        ([[1]], {}, dict(round_to=0), "round_to is 0; allowed: a whole number from 1"),
+        ([[1]], {}, dict(row_ids=[1, 2]), "there are 2 row_ids for 1 prompts"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(prompts, fields, arguments, message):
+    with jax.set_mesh(make_mesh(2, 2, 2)):
+        options, arguments = dataclasses.replace(OPTIONS, **fields), dict(rows=4, round_to=16) | arguments
+        with pytest.raises(InputError, match=f"^{message}") as error:
+            generate_all({}, C, prompts, options, key=jax.random.key(0), **arguments)
+    assert "\n" not in str(error.value)

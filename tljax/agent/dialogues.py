@@ -1,0 +1,195 @@
+"""Where dialogues begin: tasks of the toolbox, rows of a benchmark, a file of queries; and whether a task is solved."""
+
+import functools
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tljax.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, schemas_of
+from tljax.agent.loop import Opening
+from tljax.calls.compare import ToolList, tool_list
+from tljax.core.errors import InputError
+from tljax.data.prompt import render_prompt
+from tljax.data.queries import (
+    check_distinct,
+    check_file,
+    check_given,
+    check_text,
+    require_one_of,
+    row_id,
+    trajectory_to_answer,
+)
+from tljax.data.reader import read_rows
+from tljax.data.trajectory import Turn
+from tljax.evaluate.benchmarks.discover import find_sets
+from tljax.evaluate.benchmarks.sets import EvalSet, Example
+from tljax.evaluate.toolbox_queries import HELD_OUT, SEED
+from tljax.toolbox.tasks import Task, make_task
+from tljax.toolbox.tools import FINISH
+from tljax.toolbox.trajectories import available
+
+SCHEMAS = (
+    'either {"id", "query"} or {"id", "messages"} (OpenAI), with "tools" where config.tools names no file; or give a '
+    "file of a benchmark"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A dialogue to be held: a query of a set. `task` is known in the toolbox alone."""
+
+    set: str
+    id: str | int
+    query: str
+    opening: Opening
+    task: Task | None = None
+
+
+def toolbox_dialogues(n: int, dialect: str) -> list[Asked]:
+    """`n` tasks of each held-out split, the same for every model; their tools are run, each dialogue's on its own."""
+    asked = []
+    for split in HELD_OUT:
+        for index in range(n):
+            task = make_task(SEED, split, index)
+            tools = tool_list([available(name).schema for name in task.tools])
+            prompt = render_prompt(tools.tools, [Turn("user", task.query)], dialect)
+            opening = Opening(prompt, tools, FINISH.name, functools.partial(ToolboxExecutor, task.tools))
+            asked.append(Asked(split, f"toolbox-{split}-{SEED}-{index}", task.query, opening, task))
+    return asked
+
+
+def benchmark_dialogues(path: str, dialect: str, finish: str) -> list[Asked]:
+    """The rows of a benchmark's files, those with a broken golden answer too; a mock answers their calls.
+
+    Prints which files and rows are left out. finish: the tool that ends a dialogue of a row that names none; see
+    `with_finish`. Raises InputError as `find_sets` does, and where two files ask the same.
+    """
+    found = find_sets(path)
+    for line in found.unread:
+        print(f"not read: {line}")
+    asked, files = [], dict[tuple[str, ...], str]()
+    for one in found.sets:
+        if one.parts:  # its rows are those of other sets
+            continue
+        rows = [_asked(one.name, example, dialect, finish) for example in _examples(one)]
+        if not rows:
+            continue
+        first = files.setdefault(tuple(row.opening.prompt for row in rows), one.file)
+        if first != one.file:
+            raise InputError(
+                f"config.data {path}: {first} and {one.file} ask the same {len(rows):,} queries with the same tools; "
+                "give one of the two files"
+            )
+        asked += rows
+    return asked
+
+
+def _examples(one: EvalSet) -> list[Example]:
+    """All rows of a file in its order, as far as they can be asked; prints which cannot."""
+    for row in one.skipped:
+        if row.example is None:
+            print(f"not asked: set {one.name}, row {row.index}: {row.why}")
+    spoilt = [row.example for row in one.skipped if row.example is not None]
+    return sorted([*one.examples, *spoilt], key=lambda example: example.index)
+
+
+def _asked(name: str, example: Example, dialect: str, finish: str) -> Asked:
+    tools, ends = with_finish(tool_list(example.tools), example.finish or finish, f"set {name}, row {example.index}")
+    prompt = render_prompt(tools.tools, example.turns, dialect, example.system)
+    opening = Opening(prompt, tools, ends, functools.partial(MockExecutor, tools))
+    query = next((turn.text for turn in example.turns if turn.role == "user"), "")
+    return Asked(name, example.id, query, opening)
+
+
+def query_dialogues(file: str, dialect: str, finish: str, tools_file: str, seconds: float) -> list[Asked]:
+    """The rows of a JSONL file or a JSON array: {"id", "query"} or {"id", "messages"}.
+
+    tools_file: the Python file whose functions are the tools, each call with `seconds` of time; "": every row lists its
+    own, and a mock answers. Raises InputError, naming file, row and field, for what cannot be asked.
+    """
+    file = check_file(file, SCHEMAS)
+    shared: ToolList | None = None
+    own: frozenset[str] = frozenset()
+    if tools_file:
+        shared = tool_list(schemas_of(tools_file, seconds))
+        own = frozenset(shared.schemas)
+    asked: list[Asked] = []
+    rows: dict[str | int, int] = {}
+    for number, row in read_rows(file):
+        if isinstance(row, InputError):
+            raise row
+        at = f"file {file}, row {number}"
+        if not isinstance(row, dict):
+            raise InputError(f"{at}: is no object; a row is {SCHEMAS}")
+        identity = row_id(row, file, number)
+        check_distinct(identity, rows, file, number)
+        row = row | {"messages": _messages(row, at)}
+        if shared is not None and row.get("tools"):
+            raise InputError(
+                f"{at}, field tools: is there, and config.tools names {tools_file} too; take the field out, or leave "
+                "config.tools empty, which answers the listed tools' calls with a mock"
+            )
+        trajectory = trajectory_to_answer(row, file, number)
+        listed = shared or tool_list(trajectory.tools)
+        if not listed.tools:
+            raise InputError(f"{at}, field tools: is missing; list the tools, or name a Python file in config.tools")
+        tools, ends = with_finish(listed, finish, at)
+        prompt = render_prompt(tools.tools, trajectory.turns, dialect, trajectory.system)
+        check_text(prompt, f"{at}, field messages")
+        if shared is None:
+            open_tools = functools.partial(MockExecutor, tools)
+        else:
+            open_tools = functools.partial(FileExecutor, tools_file, seconds, tools, own, ends)
+        query = next((turn.text for turn in reversed(trajectory.turns) if turn.role == "user"), "")
+        asked.append(Asked(Path(file).stem, identity, query, Opening(prompt, tools, ends, open_tools)))
+    return asked
+
+
+def _messages(row: dict[str, Any], at: str) -> Any:
+    if require_one_of(row, "query", "messages", at, SCHEMAS) == "messages":
+        return row["messages"]
+    query = row["query"]
+    check_given(query.strip() if isinstance(query, str) else query, f"{at}, field query", "the user's question")
+    return [{"role": "user", "content": query}]
+
+
+def with_finish(tools: ToolList, finish: str, at: str) -> tuple[ToolList, str | None]:
+    """The tools with the one that ends a dialogue, and its name; `finish` itself is added where it is not listed.
+
+    finish "": no tool ends a dialogue, a reply without a call does. Raises InputError for another name that is not
+    listed.
+    """
+    if not finish:
+        return tools, None
+    if finish in tools.schemas:
+        return tools, finish
+    if finish != FINISH.name:
+        raise InputError(
+            f"{at}: config.finish is {finish!r}, which is not listed; there are {', '.join(tools.schemas)}; name one "
+            f"of them, or {FINISH.name!r}, which is added, or leave it empty, so that a reply without a call ends"
+        )
+    return tool_list([*tools.tools, *tool_list([FINISH.schema]).tools]), finish
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """Whether a task's dialogue left the state that the solution leaves, and whether its answer is right."""
+
+    state: bool
+    answer: bool
+
+
+def solved(task: Task, state: dict[str, Any], answer: str | None) -> Solved:
+    """`answer` is None where the dialogue has none.
+
+    It is right where it is the results that are asked for and nothing else, with commas between, as in training; their
+    order and the blanks at commas are free. So the query itself is no answer, though it may hold the result.
+    """
+    orders = {_tight(",".join(order)) for order in itertools.permutations(task.asked)}
+    return Solved(state == task.state, answer is not None and _tight(answer) in orders)
+
+
+def _tight(text: str) -> str:
+    return re.sub(r"\s*,\s*", ",", text.strip())

@@ -1,0 +1,111 @@
+"""The files of a multi-turn run: dialogues as they end, then the report and a transcript beside them."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.evaluate.benchmarks.scoring import beside
+from tljax.storage.atomic import write_texts
+from tljax.storage.resumable import ResumableWriter, check_new_output, claim_output
+
+
+def paths_of(out: Path) -> tuple[Path, Path]:
+    """The dialogues as JSON lines and as a text, beside the report `out`."""
+    return beside(str(out), "dialogues.jsonl"), beside(str(out), "dialogues.txt")
+
+
+def check_files(out: Path) -> None:
+    """Raises InputError where a file is there already that the run would write, or their folder is not.
+
+    A report beside dialogues that are not all written is what an interruption at the very end has left.
+    """
+    dialogues, transcript = paths_of(out)
+    check_new_output(dialogues, "file")
+    if not _partial_of(dialogues).exists():
+        check_new_output(out)
+        check_new_output(transcript, "file")
+
+
+def _partial_of(dialogues: Path) -> Path:
+    return dialogues.with_name(f"{dialogues.name}.partial")
+
+
+class NoFiles:
+    """Keeps the dialogues of a run without config.out in memory."""
+
+    told = "lost, as config.out names no file"
+    path = None
+
+    def __init__(self) -> None:
+        self._rows: dict[int, dict[str, Any]] = {}
+
+    def __enter__(self) -> "NoFiles":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._rows
+
+    def append(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        self._rows |= dict(rows)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [self._rows[number] for number in sorted(self._rows)]
+
+    def finish(self, report: str, transcript: str) -> None:
+        pass
+
+
+class Files:
+    """The dialogues of a run in its partial file; `finish` writes all files."""
+
+    def __init__(self, out: Path, partial: ResumableWriter):
+        self._out, self._partial = out, partial
+        self.path = partial.path
+        self.told = f"kept in {partial.path}; the same command continues"
+
+    def __len__(self) -> int:
+        return len(self._partial)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._partial
+
+    def append(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """Adds dialogues by their numbers, safe from then on. Raises InputError where the disk refuses."""
+        if rows:
+            self._partial.append(rows)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All dialogues so far, in the order of their numbers."""
+        return [row for _, row in self._partial.answers()]
+
+    def finish(self, report: str, transcript: str) -> None:
+        """Writes report and transcript, then the dialogues. Raises InputError where the disk refuses."""
+        _, text = paths_of(self._out)
+        for path, content in ((text, transcript), (self._out, report)):
+            try:
+                write_texts(path, [content])
+            except OSError as error:
+                raise InputError(
+                    f"{path}: cannot be written ({error.strerror}); make room, then the same command writes it"
+                ) from None
+        self._partial.finish()
+
+
+@contextlib.contextmanager
+def open_files(out: Path, fields: dict[str, Any], content: dict[str, str]) -> Iterator[Files]:
+    """The files of the report `out`, held for this process; what an earlier run has finished is in them.
+
+    fields, content: what the dialogues are made with, as `Partial` takes them. Raises InputError as `claim` and
+    `Partial` do.
+    """
+    dialogues, _ = paths_of(out)
+    with claim_output(dialogues, "file"), ResumableWriter(dialogues, fields, content) as partial:
+        yield Files(out, partial)

@@ -1,0 +1,213 @@
+"""The multi-turn run: a model's dialogues with tools that are run, scored, printed, and kept as they end."""
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tljax.agent import report as dialogue_report
+from tljax.agent.dialogues import Asked, benchmark_dialogues, query_dialogues, toolbox_dialogues
+from tljax.agent.files import Files, NoFiles, check_files, open_files
+from tljax.agent.loop import Limits, Policy, fits, run_dialogues
+from tljax.agent.scores import row_of
+from tljax.calls.render import DIALECTS
+from tljax.core.config import check_choice, check_range
+from tljax.core.errors import InputError, explain_out_of_memory
+from tljax.data.reader import format_first_errors
+from tljax.data.tokens import Tokenizer
+from tljax.distributed import processes
+from tljax.distributed.log import log
+from tljax.distributed.mesh import batch_shard_count, make_mesh
+from tljax.evaluate import scored_replies
+from tljax.evaluate.benchmarks.discover import is_benchmark
+from tljax.generate.batches import Reply, generate_all
+from tljax.generate.load import open_trained
+from tljax.generate.progress import Progress
+from tljax.generate.run import check_devices
+from tljax.generate.sampling import SampleOptions
+from tljax.model import llama
+from tljax.model.attention import IMPLEMENTATIONS
+from tljax.training import model_source
+from tljax.training.fingerprint import fingerprint
+from tljax.training.stop import EXIT_CODES, StopRequest
+
+# Fields that decide how a dialogue goes; the others may change when a run goes on.
+DECIDING = ("dialect", "new_tokens", "max_turns", "max_tokens", "max_repeats", "finish", "tool_seconds")
+DAY = 86_400  # seconds
+
+
+def run(config: Any) -> None:
+    """Holds the dialogues that `config` (configs/evaluate.py, turns = "multi") asks for and prints their scores.
+
+    config.out = R.json gets the scores, R.dialogues.jsonl beside it the dialogues, R.dialogues.txt the same for people.
+    Raises InputError for what the user can mend, before any device work where it can be known by then, and SystemExit
+    where a signal stopped it; dialogues that have ended are kept then, and the same command goes on.
+    """
+    processes.check_single_process("config.turns=multi")
+    check(config)
+    out = Path(config.out).expanduser() if config.out else None
+    if out is not None:
+        check_files(out)
+    model_source.check_trained(config.model.path)
+    asked = read_asked(config)
+    model, tokenizer = open_trained(config.model.path, config.tokenizer)
+    llama.check_length(model.config, config.new_tokens + 1, "config.new_tokens and a prompt")
+    longest = min(config.max_tokens or model.config.max_tokens, model.config.max_tokens)
+    limits = Limits(config.max_turns, longest, config.new_tokens, config.max_repeats)
+    check_openings(asked, tokenizer, limits)
+    with jax.set_mesh(make_mesh(**config.mesh)):
+        check_devices(config, model.config)
+        options = scored_replies.greedy_options(
+            tokenizer,
+            new_tokens=config.new_tokens,
+            compute_dtype=config.model.compute_dtype,
+            attention=config.model.attention,
+        )
+        fields = made_with(config)
+        with NoFiles() if out is None else open_files(out, fields, hashes_of(config, asked, model, tokenizer)) as files:
+            converse(config, asked, model, tokenizer, options, limits, files)
+            sets = dialogue_report.sets_of(files.rows())
+            notes = [dialogue_report.NOTE, *([dialogue_report.MOCK] if is_mock(config) else [])]
+            facts = {"model": config.model.path, "data": config.data, "tools": config.tools, "made_with": fields}
+            files.finish(dialogue_report.report_of(sets, notes, facts), dialogue_report.transcripts(sets))
+    print(dialogue_report.table(sets, notes))
+
+
+def check(config: Any) -> None:
+    """Raises InputError for a field whose value is not allowed."""
+    for field in ("predictions", "noise", "compare", "bfcl_out"):
+        if config[field]:
+            raise InputError(f"config.{field} is {config[field]!r}, which is for config.turns=single; leave it empty")
+    check_choice("dialect", config.dialect, DIALECTS)
+    check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
+    check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)
+    for field in ("queries", "new_tokens", "rows", "max_turns", "tool_calls"):
+        check_range(field, config[field], 1)
+    check_range("max_tokens", config.max_tokens, 0)
+    if 0 < config.max_tokens <= config.new_tokens:
+        raise InputError(
+            f"config.max_tokens is {config.max_tokens}, but a reply may have config.new_tokens = {config.new_tokens} "
+            "tokens and a prompt comes before it; raise max_tokens, or leave it 0 for as many as the model can read"
+        )
+    check_range("max_repeats", config.max_repeats, 2)
+    if not 0 < config.tool_seconds <= DAY:
+        raise InputError(f"config.tool_seconds is {config.tool_seconds}; it must be above 0 and at most {DAY:,}, a day")
+    if config.data == "toolbox" and (config.tools or config.finish != "finish"):
+        field = "tools" if config.tools else "finish"
+        raise InputError(
+            f"config.{field} is {config[field]!r}, but config.data is 'toolbox', which has its own; name a file of "
+            "queries in config.data, or leave the field as it is"
+        )
+
+
+def read_asked(config: Any) -> list[Asked]:
+    """The dialogues to hold. Raises InputError as the readers do."""
+    if config.data == "toolbox":
+        return toolbox_dialogues(config.queries, config.dialect)
+    if not config.tools and is_benchmark(config.data):
+        return benchmark_dialogues(config.data, config.dialect, config.finish)
+    tools = os.path.expanduser(config.tools)
+    return query_dialogues(config.data, config.dialect, config.finish, tools, config.tool_seconds)
+
+
+def is_mock(config: Any) -> bool:
+    return config.data != "toolbox" and not config.tools
+
+
+def check_openings(asked: Sequence[Asked], tokenizer: Tokenizer, limits: Limits) -> None:
+    """Prints which dialogues are too long for a first reply. Raises InputError where all are."""
+    lengths = [len(tokenizer.encode(one.opening.prompt)[0]) for one in asked]
+    long = [
+        f"set {one.set}, {one.id}: {length:,} tokens"
+        for one, length in zip(asked, lengths, strict=True)
+        if not fits(length, limits)
+    ]
+    if long and len(long) == len(asked):
+        raise InputError(
+            f"no dialogue has room for a reply: the shortest begins with {min(lengths):,} tokens, and with "
+            f"config.new_tokens = {limits.new_tokens:,} more they may have {limits.tokens:,} (config.max_tokens, or "
+            "what the model can read); lower new_tokens, or raise max_tokens where it is set"
+        )
+    if long:
+        told = f"dialogues that end before they begin, over {limits.tokens:,} tokens with a reply: {len(long):,}"
+        log("\n".join([told, *format_first_errors(long)]))
+
+
+def made_with(config: Any) -> dict[str, Any]:
+    """The fields that decide the dialogues, by their dotted names."""
+    return {name: config[name] for name in DECIDING} | {"model.compute_dtype": config.model.compute_dtype}
+
+
+def hashes_of(config: Any, asked: Sequence[Asked], model: model_source.Model, tokenizer: Tokenizer) -> dict[str, str]:
+    """Hashes of what decides the dialogues and was read, by the names of that."""
+    digest = hashlib.sha256()
+    for one in asked:
+        digest.update(repr((one.set, one.id, one.opening.prompt)).encode())
+    content = {"model": fingerprint(model), "tokenizer": tokenizer.fingerprint, "content of data": digest.hexdigest()}
+    if config.tools:
+        content["content of tools"] = hashlib.sha256(Path(config.tools).expanduser().read_bytes()).hexdigest()
+    return content
+
+
+def converse(
+    config: Any,
+    asked: Sequence[Asked],
+    model: model_source.Model,
+    tokenizer: Tokenizer,
+    options: SampleOptions,
+    limits: Limits,
+    files: Files | NoFiles,
+) -> None:
+    """Holds the dialogues that `files` lack, on the current mesh, and adds them as they end.
+
+    Raises SystemExit with the signal's code where one asked to stop.
+    """
+    todo = [(number, one.opening) for number, one in enumerate(asked) if number not in files]
+    # The longest first: those of like length share a round, and memory runs out at once or never.
+    todo.sort(key=lambda one: -len(one[1].prompt))
+    log(f"dialogues: {len(asked):,}, with up to {limits.turns} replies and {limits.tokens:,} tokens")
+    if len(todo) < len(asked):
+        log(f"resumed: {len(asked) - len(todo):,} of {len(asked):,} dialogues are in {files.path}")
+    if not todo:
+        return
+    # No more rows than there are dialogues; of all of them, so that a resumed run computes in the same shapes.
+    shards = batch_shard_count()
+    rows = min(config.rows, -(-len(asked) // shards) * shards)
+    params = model_source.load_with_adapter(model, jnp.dtype(options.compute_dtype), seed=0)
+    begin, replies = time.perf_counter(), 0
+    with StopRequest() as stop, Progress(len(asked), len(files), "dialogue", "dialogues") as progress:
+        policy = policy_of(params, model.config, options, rows, progress)
+        rounds = run_dialogues(todo, policy, tokenizer, limits, rows=rows, calls_at_once=config.tool_calls)
+        with contextlib.closing(rounds):
+            for ended in rounds:
+                files.append([(dialogue.number, row_of(asked[dialogue.number], dialogue)) for dialogue in ended])
+                replies += sum(len(dialogue.exchanges) for dialogue in ended)
+                progress.advance(len(ended))
+                if stop.signal is not None and len(files) < len(asked):
+                    progress.close()
+                    log(f"stopped by {stop.signal.name} after {len(files):,} of {len(asked):,} dialogues, {files.told}")
+                    raise SystemExit(EXIT_CODES[stop.signal])
+    log(f"held {len(todo):,} dialogues with {replies:,} replies in {time.perf_counter() - begin:,.0f} s")
+
+
+def policy_of(
+    params: llama.Params, c: llama.LlamaConfig, options: SampleOptions, rows: int, progress: Progress
+) -> Policy:
+    """The model's greedy replies, `rows` of them side by side."""
+
+    def policy(prompts: list[list[int]]) -> list[Reply]:
+        with explain_out_of_memory(
+            f"with config.rows = {rows} and dialogues of up to {max(map(len, prompts)):,} tokens; lower config.rows or "
+            "config.max_tokens (the latter begins anew), or spread the model over more devices (config.mesh.fsdp)"
+        ):
+            replies = generate_all(params, c, prompts, options, key=jax.random.key(0), rows=rows)
+        progress.advance(0, sum(len(reply.logprobs) for reply in replies))
+        return replies
+
+    return policy

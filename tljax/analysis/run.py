@@ -1,0 +1,301 @@
+"""The analysis run: trajectories, and a model if there is one, to tables, plots and CSV files in a folder."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from tljax.analysis import plots
+from tljax.analysis.corrections import Judged, Outcome, ReplyCounts, corrected_prompt, first_wrong, judge
+from tljax.analysis.feedback_errors import FeedbackCounts, verdicts
+from tljax.analysis.golden_steps import (
+    NO_ROOM,
+    TOO_LONG,
+    Candidates,
+    GoldenStep,
+    add_candidates,
+    candidates,
+    chosen,
+    golden_steps,
+)
+from tljax.analysis.report import CsvFile, new_folder, write_report
+from tljax.analysis.tables import Table
+from tljax.analysis.token_losses import TokenCounts
+from tljax.analysis.token_scores import TokenScores, score_tokens
+from tljax.core.config import check_choices, check_range, get_field
+from tljax.core.errors import InputError, explain_out_of_memory
+from tljax.data.mae import load_rule
+from tljax.data.reader import Source, format_first_errors, open_source
+from tljax.data.steps import check_data
+from tljax.data.tokens import Tokenizer
+from tljax.distributed import processes
+from tljax.distributed.log import has_terminal, log
+from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
+from tljax.evaluate.scored_replies import greedy_options
+from tljax.generate.batches import generate_all
+from tljax.generate.load import open_trained
+from tljax.generate.progress import Progress
+from tljax.generate.sampling import SampleOptions
+from tljax.model import llama
+from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+from tljax.toolbox.embedded import source_file
+from tljax.training import model_source
+
+WINDOW = 8  # batches that are tokenized, and sorted by length, together
+
+STEPS = ("trajectory", "step", "tool", "answered", "default", "release", "call_errors")
+TOKENS = ("trajectory", "step", "position", "token", "class", "weight", "nll", "rank", "best")
+REPLIES = (
+    "trajectory",
+    "step",
+    "kind",
+    "detail",
+    "wrong_tokens",
+    "first_wrong",
+    "class",
+    "golden_token",
+    "model_token",
+    "kind_corrected",
+    "named",
+    "named_corrected",
+    "golden",
+    "reply",
+    "reply_corrected",
+)
+
+
+def run(config: Any) -> None:
+    """Prints the tables that `config` (configs/analyse.py) asks for and writes the report.
+
+    Raises InputError for what the user can mend; nothing is then left behind.
+    """
+    processes.check_single_process("launch/analyse.py")
+    check(config)
+    rule = load_rule(config.data.mae)
+    model = tokenizer = None
+    if config.model.path:
+        model_source.check_trained(config.model.path)
+        model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
+    with jax.set_mesh(make_mesh(**config.mesh)), new_folder(config.out, config.data.source) as (out, folder):
+        check_initialized()
+        if model is not None:
+            check_devices(config, model.config)
+        rows = open_source(
+            source_file(config.data.source, config.toolbox, config.data.cache),
+            config.data.on_bad_row,
+            config.data.cache or None,
+        )
+        counts, found, blocked = read_feedback(config, rows, rule, folder)
+        facts = _facts(config, rows, counts)
+        tables, names = counts.tables(), plots.draw_feedback(counts, folder) if config.plots else []
+        _print(facts, [table for table in tables if table.name != "differences"])
+        if model is not None and tokenizer is not None:
+            tokens, replies, told = ask_model(config, model, tokenizer, rows, found, folder)
+            told.insert(0, f"blocked by data.mae: {blocked:,} of {counts.steps:,} steps, which are not asked")
+            more = [*tokens.tables(), *replies.tables()]
+            names += plots.draw_model(tokens, replies, folder) if config.plots else []
+            _print(told, more)
+            facts, tables = [*facts, *told], [*tables, *more]
+        write_report(folder, config, facts, tables, names)
+    log(f"written: {out}, report.md and what it is made of")
+
+
+def check(config: Any) -> None:
+    """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
+    check_data(config.data)
+    choices = {"model.compute_dtype": ("bfloat16", "float32"), "model.attention": IMPLEMENTATIONS}
+    check_choices(config, choices)
+    for field, least in {"limit": 0, "seed": 0, "new_tokens": 1, "rows": 1, "toolbox.trajectories": 1}.items():
+        check_range(field, get_field(config, field), least)
+    if config.plots:
+        plots.check_matplotlib()
+
+
+def check_devices(config: Any, c: llama.LlamaConfig) -> None:
+    """Raises InputError where rows, model and attention do not fit the current mesh, or no reply fits the model."""
+    check_rows(config.rows, "config.rows")
+    llama.check_mesh(c)
+    llama.check_length(c, config.new_tokens + 1, "config.new_tokens and a prompt")
+    choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
+
+
+def read_feedback(config: Any, rows: Source, rule: Any, folder: Path) -> tuple[FeedbackCounts, Candidates, int]:
+    """The first analysis over the whole source, steps.csv, the steps that a model may be asked, and how many not."""
+    counts, found, blocked = FeedbackCounts(), candidates(), 0
+    with CsvFile(folder / "steps.csv", STEPS) as file:
+        bar = tqdm(rows.trajectories(), "reading", len(rows), unit="row", disable=not has_terminal())
+        for number, trajectory in enumerate(bar):
+            judged = verdicts(trajectory)
+            counts.add(judged)
+            if config.model.path:
+                blocked += add_candidates(found, number, trajectory, rule)
+            for one in judged:
+                errors = None if one.calls is None else "; ".join(one.calls)
+                file.write([one.id, one.step, one.name, int(one.answered), one.default, one.release, errors])
+    return counts, found, blocked
+
+
+def ask_model(
+    config: Any, model: model_source.Model, tokenizer: Tokenizer, rows: Source, found: Candidates, folder: Path
+) -> tuple[TokenCounts, ReplyCounts, list[str]]:
+    """The second and third analysis, tokens.csv and replies.csv, and what is to be told about the steps asked."""
+    tokens, replies, left_out, count = TokenCounts(), ReplyCounts(), Counter[str](), 0
+    total = min(config.limit or len(found), len(found))
+    log(f"asking {config.model.path} {total:,} of {len(found):,} steps that data.mae keeps and that make a call")
+    options = greedy_options(
+        tokenizer,
+        new_tokens=config.new_tokens,
+        compute_dtype=config.model.compute_dtype,
+        attention=config.model.attention,
+    )
+    params = model_source.load_with_adapter(model, config.model.compute_dtype, seed=0) if total else {}
+    with (
+        CsvFile(folder / "tokens.csv", TOKENS) as token_file,
+        CsvFile(folder / "replies.csv", REPLIES) as reply_file,
+        Progress(total, 0) as progress,
+        explain_out_of_memory(
+            f"with config.rows = {config.rows}; lower it, or config.new_tokens, or spread the model (config.mesh.fsdp)"
+        ),
+    ):
+        for window in _windows(config, model.config, tokenizer, rows, found, left_out):
+            scores, outcomes, generated = ask(params, model.config, tokenizer, window, options, config.rows)
+            for group in _by_trajectory(window):
+                tokens.add([window[i] for i in group], [scores[i] for i in group])
+                replies.add([outcomes[i] for i in group])
+            for step, own, outcome in zip(window, scores, outcomes, strict=True):
+                token_file.write_all(_token_rows(step, own, tokenizer))
+                reply_file.write(_reply_row(outcome, own, tokenizer))
+            progress.add(generated)
+            count += len(window)
+    unasked = _unasked(config, model.config, left_out)
+    if not count:
+        why = "; ".join(unasked) or "no step that data.mae keeps makes a call"
+        raise InputError(f"{config.data.source}: there is no step to ask the model ({why})")
+    sample = f", a sample with seed {config.seed}" if total < len(found) else ""
+    told = [f"model: {config.model.path}, asked {count:,} of {len(found):,} kept steps with a call{sample}"]
+    return tokens, replies, [*told, *(f"left out: {line}" for line in unasked)]
+
+
+def _unasked(config: Any, c: llama.LlamaConfig, left_out: Counter[str]) -> list[str]:
+    """How many steps are left out for each reason, with the limit that it stands for."""
+    limits = {
+        TOO_LONG: f", over {min(config.data.max_tokens, c.max_tokens):,} tokens (the smaller of data.max_tokens and "
+        "the model's)",
+        NO_ROOM: f", over {c.max_tokens - config.new_tokens:,} tokens (the model's less config.new_tokens)",
+    }
+    return [f"{n:,}, {reason}{limits.get(reason, '')}" for reason, n in left_out.most_common()]
+
+
+def ask(
+    params: llama.Params,
+    c: llama.LlamaConfig,
+    tokenizer: Tokenizer,
+    steps: Sequence[GoldenStep],
+    options: SampleOptions,
+    rows: int,
+) -> tuple[list[TokenScores], list[Outcome], dict[int, Any]]:
+    """Scores of the golden replies, what becomes of the greedy ones, and these, on the current mesh."""
+    found: dict[int, TokenScores] = {}
+    pairs = [(step.prompt, step.reply) for step in steps]
+    for done in score_tokens(params, c, pairs, rows, options.compute_dtype, options.attention):
+        found |= done
+    scores = [found[i] for i in range(len(steps))]
+    for step, own in zip(steps, scores, strict=True):
+        if not np.isfinite(own.nll).all():
+            raise InputError(
+                f"trajectory {step.id!r}, step {step.step}: the model's loss is not finite; its weights are broken, "
+                "or config.model.compute_dtype=float32 is needed"
+            )
+    key = jax.random.key(0)  # greedy decoding draws nothing
+    replies = generate_all(params, c, [step.prompt for step in steps], options, key=key, rows=rows)
+    firsts = [first_wrong(step, own) for step, own in zip(steps, scores, strict=True)]
+    prompts = {
+        i: prompt
+        for i, (step, first) in enumerate(zip(steps, firsts, strict=True))
+        if first is not None and (prompt := corrected_prompt(step, first)) is not None
+    }
+    continued = generate_all(params, c, list(prompts.values()), options, key=key, rows=rows)
+    rest = {i: reply.tokens for i, reply in zip(prompts, continued, strict=True)}
+
+    def verdict(step: GoldenStep, ids: Sequence[int]) -> Judged:
+        return judge(step, tokenizer.decode(ids).strip())
+
+    outcomes = []
+    for i, (step, own, first) in enumerate(zip(steps, scores, firsts, strict=True)):
+        corrected = None
+        if first is not None:
+            # The end token is no part of the text.
+            corrected = verdict(step, [*step.reply[:-1][: first + 1], *rest.get(i, [])])
+        wrong = int((own.rank > 1).sum())
+        outcomes.append(Outcome(step, verdict(step, replies[i].tokens), wrong, first, corrected))
+    return scores, outcomes, dict(enumerate(replies))
+
+
+def _windows(
+    config: Any,
+    c: llama.LlamaConfig,
+    tokenizer: Tokenizer,
+    rows: Source,
+    found: Candidates,
+    left_out: Counter[str],
+) -> Iterator[list[GoldenStep]]:
+    """Whole trajectories' steps to ask, some batches at a time; `left_out` counts those that are too long, and why."""
+    window: list[GoldenStep] = []
+    for wanted in chosen(found, config.limit, config.seed):
+        steps, reasons = golden_steps(config.data, rows, tokenizer, wanted, c.max_tokens, config.new_tokens)
+        window += steps
+        left_out.update(reason.partition(":")[0] for reason in reasons)
+        if len(window) >= WINDOW * config.rows:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _by_trajectory(window: Sequence[GoldenStep]) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for i, step in enumerate(window):
+        groups.setdefault(step.trajectory, []).append(i)
+    return list(groups.values())
+
+
+def _token_rows(step: GoldenStep, scores: TokenScores, tokenizer: Tokenizer) -> Iterator[list[Any]]:
+    own, best = tokenizer.pieces(step.reply), tokenizer.pieces(scores.best.tolist())
+    for i, (piece, other, kind) in enumerate(zip(own, best, step.classes, strict=True)):
+        nll, weight = f"{scores.nll[i]:.6g}", f"{step.weights[i]:.6g}"
+        yield [step.id, step.step, i, piece, kind, weight, nll, int(scores.rank[i]), other]
+
+
+def _reply_row(one: Outcome, scores: TokenScores, tokenizer: Tokenizer) -> list[Any]:
+    step, first, found = one.step, one.first, one.greedy.comparison
+    row: list[Any] = [step.id, step.step, found.kind, found.detail, one.wrong, first]
+    if first is None:
+        row += [None, None, None]
+    else:
+        row += [step.classes[first], *tokenizer.pieces([step.reply[first], int(scores.best[first])])]
+    after = one.corrected
+    row += [None if after is None else after.comparison.kind, int(one.greedy.named)]
+    row.append(None if after is None else int(after.named))
+    return [*row, tokenizer.decode(step.reply).strip(), one.greedy.text, None if after is None else after.text]
+
+
+def _facts(config: Any, rows: Source, counts: FeedbackCounts) -> list[str]:
+    """What was read, a line each."""
+    lines = [
+        f"data: {config.data.source}, {counts.trajectories:,} trajectories with {counts.steps:,} assistant steps, of "
+        f"which {counts.calls:,} make a call"
+    ]
+    if rows.skipped:
+        lines += [f"rows skipped: {len(rows.skipped):,}", *format_first_errors(rows.skipped)]
+    return [*lines, *counts.untold()]
+
+
+def _print(facts: Sequence[str], tables: Sequence[Table]) -> None:
+    log("\n".join(facts))
+    for table in tables:
+        log(f"\n{table.text()}")
+    log("")

@@ -1,0 +1,128 @@
+"""Prompts of any number and length, as lists, to replies: batches of few shapes for `decode.generate`."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from tljax.core.errors import InputError
+from tljax.distributed.mesh import check_rows, gather_to_host, global_batch, process_rows
+from tljax.generate.decode import Generated, generate
+from tljax.generate.sampling import SampleOptions, check_options
+from tljax.model import llama
+
+ROUND_TO = 64  # tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What was generated for one prompt."""
+
+    tokens: list[int]  # without the end token
+    logprobs: list[float]  # one a token, then the end token's if there is one
+    end: int | None  # the end token, None where max_new_tokens ran out
+
+    @property
+    def ended(self) -> bool:
+        return self.end is not None
+
+
+def padded_width(length: int, round_to: int) -> int:
+    """The width that prompts of `length` tokens, from 1, are padded to: few widths, as each is compiled on its own.
+
+    Multiples of `round_to` up to 8 of them, of twice as much up to 16, of 4 times as much up to 32, and so on: four
+    widths an octave, and above 4 `round_to` at most a quarter of the length in padding.
+    """
+    parts = -(-length // round_to)
+    step = round_to << max(0, (parts - 1).bit_length() - 3)
+    return -(-length // step) * step
+
+
+def plan_batches(lengths: Sequence[int], rows: int, round_to: int) -> list[tuple[int, list[int]]]:
+    """Prompts by falling length in batches of at most `rows`: the padded width and the prompts' indices.
+
+    As many programs are compiled as there are widths. The longest come first, so that memory runs out at once or never.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+    return [(padded_width(lengths[batch[0]], round_to), batch) for batch in batches]
+
+
+def generate_all(
+    params: llama.Params,
+    c: llama.LlamaConfig,
+    prompts: Sequence[Sequence[int]],
+    options: SampleOptions,
+    *,
+    key: jax.Array,
+    rows: int,
+    round_to: int = ROUND_TO,
+    row_ids: Sequence[int] | None = None,
+) -> list[Reply]:
+    """A reply to every prompt, in order; see `generate_batches`, which gives them batch by batch."""
+    replies: dict[int, Reply] = {}
+    for done in generate_batches(params, c, prompts, options, key=key, rows=rows, round_to=round_to, row_ids=row_ids):
+        replies |= done
+    return [replies[i] for i in range(len(prompts))]
+
+
+def generate_batches(
+    params: llama.Params,
+    c: llama.LlamaConfig,
+    prompts: Sequence[Sequence[int]],
+    options: SampleOptions,
+    *,
+    key: jax.Array,
+    rows: int,
+    round_to: int = ROUND_TO,
+    row_ids: Sequence[int] | None = None,
+) -> Iterator[dict[int, Reply]]:
+    """Replies to the prompts, by index, one batch of `plan_batches` after the other on the current mesh.
+
+    A prompt's sample depends on the key and its row id (default: its index) alone. Raises InputError, at the first
+    batch, for options out of range, rows that do not divide over the mesh, and a prompt that is empty, too long with
+    max_new_tokens for the model, or holds no token of its vocabulary.
+    """
+    check_options(options, c.vocab_size)
+    check_rows(rows, "rows")
+    if round_to < 1:
+        raise InputError(f"round_to is {round_to}; allowed: a whole number from 1")
+    ids = range(len(prompts)) if row_ids is None else row_ids
+    if len(ids) != len(prompts):
+        raise InputError(f"there are {len(ids)} row_ids for {len(prompts)} prompts; give one a prompt, or none")
+    for i, prompt in enumerate(prompts):
+        _check_prompt(c, prompt, i, options)
+    for width, batch in plan_batches([len(prompt) for prompt in prompts], rows, round_to):
+        host = {
+            "prompts": np.zeros((rows, width), np.int32),
+            "lengths": np.zeros(rows, np.int32),
+            "row_ids": np.zeros(rows, np.int32),
+        }
+        for row, i in enumerate(batch):
+            host["prompts"][row, : len(prompts[i])] = prompts[i]
+            host["lengths"][row], host["row_ids"][row] = len(prompts[i]), ids[i]
+        own = process_rows(rows)
+        placed = global_batch({name: array[own] for name, array in host.items()})
+        generated = generate(params, c, placed["prompts"], placed["lengths"], placed["row_ids"], key, options)
+        yield dict(zip(batch, _replies(gather_to_host(generated)), strict=False))
+
+
+def _check_prompt(c: llama.LlamaConfig, prompt: Sequence[int], index: int, options: SampleOptions) -> None:
+    if not len(prompt):
+        raise InputError(f"prompt {index} is empty; it needs at least one token, such as <s>")
+    outside = [token for token in (min(prompt), max(prompt)) if not 0 <= token < c.vocab_size]
+    if outside:
+        raise InputError(f"prompt {index} holds token {outside[0]}, but the model's are 0 to {c.vocab_size - 1}")
+    what = f"prompt {index} with max_new_tokens ({len(prompt)} + {options.max_new_tokens})"
+    llama.check_length(c, len(prompt) + options.max_new_tokens, what)
+
+
+def _replies(generated: Generated) -> list[Reply]:
+    """The rows of what came back from the device; filler rows have empty replies."""
+    replies = []
+    for row, length in enumerate(generated.lengths):
+        tokens, logprobs = generated.tokens[row, :length].tolist(), generated.logprobs[row, :length].tolist()
+        end = tokens.pop() if length and generated.ended[row] else None
+        replies.append(Reply(tokens=tokens, logprobs=logprobs, end=end))
+    return replies

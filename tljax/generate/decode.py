@@ -1,0 +1,206 @@
+"""Generation: prompts in, replies and their log-probabilities out, with a cache of keys and values.
+
+Column s of the cache holds what prompt position s left, for s < P, the padded width of the prompts; what step t feeds
+stands in column P + t, whatever the row's own length, so that every step writes one column of all rows at once. Between
+a row's length and P nothing is visible. The last token of a prompt is fed by step 0, not by the prefill.
+
+While it decodes, a mesh moves activations and never weights: the rows of a step are spread over "data" alone and their
+D over "fsdp" and "sequence", as the weights' is. A device then reads its own part of the weights at every step, where
+gathering them would move 13.5 GB a token for 7B in bfloat16 and hold as much. Attention alone spreads its rows over
+"fsdp" too, as the cache is. What this costs: one copy of the weights in the compute dtype, sharded as they are, beside
+the cache of 2 L K H numbers a token (0.5 MB for 7B). Prompts and cache are whole on every device of "sequence", which
+all compute the same: a rollout gains nothing by that axis, but needs no other mesh than the update.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from tljax.distributed.mesh import spec
+from tljax.generate.sampling import SampleOptions, check_options, sample_tokens, sampled_token_logprobs
+from tljax.model import attention as attention_lib
+from tljax.model import llama
+from tljax.model.rope import rope_angles
+
+# One layer's keys and values, [B, K, S, H] each in the compute dtype, S = P + max_new_tokens.
+Cache = tuple[jax.Array, jax.Array]
+
+CACHE_SPEC = ("batch", "heads", None, None)
+
+
+@struct.dataclass
+class Generated:
+    """Replies to B prompts, M = max_new_tokens; the end token is part of a reply."""
+
+    tokens: jax.Array  # int32 [B, M], pad_id after the end
+    logprobs: jax.Array  # float32 [B, M], of the distribution sampled from; 0 after the end
+    lengths: jax.Array  # int32 [B], tokens of the reply
+    ended: jax.Array  # bool [B], False where max_new_tokens ran out
+
+
+@struct.dataclass
+class _State:
+    step: jax.Array  # int32, from 0
+    token: jax.Array  # int32 [B], fed by this step
+    cache: list[Cache]  # one a layer: a stacked array would be copied at every write
+    generated: Generated
+
+
+@jax.jit
+def generate(
+    params: llama.Params,
+    c: llama.LlamaConfig,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    row_ids: jax.Array,
+    key: jax.Array,
+    options: SampleOptions,
+) -> Generated:
+    """Replies to right-padded prompts; stops as soon as every row has ended. Compiled once for each [B, P].
+
+    prompts: int32 [B, P], whose padding may hold anything; lengths: int32 [B], 0 for a row that only fills the batch:
+    it has ended before it begins. What a row draws is a function of (key, its row id, step), row_ids int32 [B], so
+    neither the batch around it nor P nor the mesh changes its reply. Raises InputError for options out of range;
+    prompts that leave no room for max_new_tokens below `c.max_tokens` are the caller's to refuse.
+    """
+    check_options(options, c.vocab_size)
+    prompts = jax.reshard(prompts, spec("batch", None))
+    lengths, row_ids = (jax.reshard(x, spec("batch")) for x in (lengths, row_ids))
+    dtype, (B, P), M = jnp.dtype(options.compute_dtype), prompts.shape, options.max_new_tokens
+    prompts = jnp.where(jnp.arange(P)[None] < lengths[:, None], prompts, 0)
+    weights = _cast(params, c, dtype)
+    # Gathered over "tensor", for a lookup that communicates nothing.
+    table = jax.reshard(weights["embed"], spec(None, "embed"))
+    columns = jnp.arange(P + M)[None]
+    last = lengths - 1
+    one = jax.P("data", None, *spec("embed"))  # of the single token that a step feeds
+
+    def running(state: _State) -> jax.Array:
+        return (state.step < M) & ~jnp.all(state.generated.ended)
+
+    def step(state: _State) -> _State:
+        t = state.step
+        visible = (columns < last[:, None]) | ((columns >= P) & (columns <= P + t))
+        x = table.at[jax.reshard(state.token, jax.P("data"))[:, None]].get(out_sharding=one)
+        positions = jax.reshard(jnp.maximum(last, 0) + t, jax.P("data"))[:, None]
+        angles = rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
+        cache = []
+        for w, kept in zip(weights["layers"], state.cache, strict=True):
+            x, kept = llama.block(x, w, c, angles, lambda q, k, v, kept=kept: _attend(q, k, v, kept, visible, P + t))
+            cache.append(kept)
+        x = llama.rms_norm(x, weights["final_norm"], c.norm_eps)
+        logits = jax.reshard(llama.logits(weights, c, x), spec("batch", None, None))[:, 0]
+        token, logprobs = _sample(logits, row_ids, key, t, options)
+        return _State(
+            step=t + 1, token=token, cache=cache, generated=_append(state.generated, t, token, logprobs, options)
+        )
+
+    first = jnp.max(jnp.where(jnp.arange(P)[None] == last[:, None], prompts, 0), axis=1)
+    state = _State(
+        step=jnp.zeros((), jnp.int32),
+        token=first,
+        cache=_prefill(weights, c, prompts, lengths, options),
+        generated=Generated(
+            tokens=jnp.full((B, M), options.pad_id, jnp.int32, out_sharding=spec("batch", None)),
+            logprobs=jnp.zeros((B, M), jnp.float32, out_sharding=spec("batch", None)),
+            lengths=jnp.zeros((B,), jnp.int32, out_sharding=spec("batch")),
+            ended=lengths == 0,
+        ),
+    )
+    return jax.lax.while_loop(running, step, state).generated
+
+
+def _cast(params: llama.Params, c: llama.LlamaConfig, dtype: jnp.dtype) -> llama.Params:
+    """The weights in the compute dtype, a list of layers instead of stacked ones, sharded as they are."""
+    cast = jax.tree.map(lambda x: x.astype(dtype), params)
+    layers = [{name: stacked[i] for name, stacked in cast["layers"].items()} for i in range(c.num_layers)]
+    return cast | {"layers": layers}
+
+
+def _prefill(
+    weights: llama.Params, c: llama.LlamaConfig, prompts: jax.Array, lengths: jax.Array, options: SampleOptions
+) -> list[Cache]:
+    """Every layer's keys and values of prompts int32 [B, P], with room for the reply.
+
+    The layers are unrolled: a scan would hold the prompts' cache twice, and compute the last layer's result.
+    """
+    B, P = prompts.shape
+    columns = jnp.broadcast_to(jnp.arange(P, dtype=jnp.int32)[None], (B, P), out_sharding=spec("batch", None))
+    segments = (columns < lengths[:, None]).astype(jnp.int32)
+    angles = rope_angles(columns, c.head_dim, c.rope_theta, c.rope_scaling)
+    x = llama.embed(weights, prompts, jnp.dtype(options.compute_dtype))
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Cache]:
+        room = ((0, 0), (0, 0), (0, options.max_new_tokens), (0, 0))
+        keys, values = (jnp.pad(x.transpose(0, 2, 1, 3), room) for x in (k, v))
+        return attention_lib.attention(q, k, v, segments, implementation=options.attention), (keys, values)
+
+    cache = []
+    for w in weights["layers"]:
+        x, kept = llama.block(x, llama.layer_weights(w, c), c, angles, attend)
+        cache.append(kept)
+    return cache
+
+
+def _attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, cache: Cache, visible: jax.Array, column: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """Writes k and v [B, 1, K, H] into a column of the cache, and attends with q [B, 1, N, H] to the visible ones.
+
+    visible: bool [B, S]. Softmax in float32, as in `attention.attention`. The rows of q, k, v and the result are spread
+    over "data", those of the cache over "fsdp" too.
+    """
+
+    def local(q, k, v, keys, values, visible, column):
+        B, _, N, H = q.shape
+        K = keys.shape[1]
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(kept, new.reshape(B, K, 1, H), column, axis=2)
+            for kept, new in ((keys, k), (values, v))
+        )
+        # Query heads in groups, so that no key is repeated.
+        scores = jnp.einsum("BKGH,BKSH->BKGS", q.reshape(B, K, N // K, H), keys, preferred_element_type=jnp.float32)
+        scores = jnp.where(visible[:, None, None], scores * H**-0.5, jnp.finfo(jnp.float32).min)
+        probs = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+        return jnp.einsum("BKGS,BKSH->BKGH", probs, values).reshape(B, 1, N, H), (keys, values)
+
+    heads, kept = spec("batch", None, "heads", None), spec(*CACHE_SPEC)
+    q, k, v = (jax.reshard(x, heads) for x in (q, k, v))
+    mixed, cache = jax.shard_map(
+        local,
+        in_specs=(heads, heads, heads, kept, kept, spec("batch", None), jax.P()),
+        out_specs=(heads, (kept, kept)),
+        check_vma=False,
+    )(q, k, v, *cache, visible, column)
+    return jax.reshard(mixed, jax.P("data", None, *spec("heads", None))), cache
+
+
+def _sample(
+    logits: jax.Array, row_ids: jax.Array, key: jax.Array, step: jax.Array, options: SampleOptions
+) -> tuple[jax.Array, jax.Array]:
+    """Tokens int32 [B] and their log-probabilities float32 [B], each device sampling its own rows of logits [B, V]."""
+
+    def local(logits, row_ids, key, step):
+        keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), step))(row_ids)
+        tokens = sample_tokens(logits, keys, options)
+        return tokens, sampled_token_logprobs(logits, tokens, options)
+
+    rows = spec("batch")
+    return jax.shard_map(
+        local, in_specs=(spec("batch", None), rows, jax.P(), jax.P()), out_specs=(rows, rows), check_vma=False
+    )(logits, row_ids, key, step)
+
+
+def _append(
+    generated: Generated, step: jax.Array, token: jax.Array, logprobs: jax.Array, options: SampleOptions
+) -> Generated:
+    """`generated` with one more token where a row has not ended."""
+    over = generated.ended
+    ids = jnp.asarray(options.eos_ids, jnp.int32)
+    here = (jnp.arange(options.max_new_tokens) == step)[None] & ~over[:, None]
+    return Generated(
+        tokens=jnp.where(here, token[:, None], generated.tokens),
+        logprobs=jnp.where(here, logprobs[:, None], generated.logprobs),
+        lengths=generated.lengths + ~over,
+        ended=over | jnp.any(token[:, None] == ids[None], axis=-1),
+    )

@@ -1,0 +1,160 @@
+"""Adapters in the format of the `peft` library: adapter_config.json and adapter_model.safetensors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from tljax.core.errors import InputError
+from tljax.model.hf import export as hf_export
+from tljax.model.hf import load as hf_load
+from tljax.model.hf.config import read_json
+from tljax.model.llama import LlamaConfig, check_mesh, params_table
+from tljax.model.lora import MATRICES, Adapter, LoraOptions, adapter_table, make_options
+
+CONFIG = "adapter_config.json"
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+# Fields that leave the result as it is, whatever they hold; any other that is set is refused by name.
+_FREE = frozenset(
+    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha "
+    "lora_dropout target_modules exclude_modules bias init_lora_weights layers_pattern megatron_core "
+    "qalora_group_size loftq_config eva_config ensure_weight_tying".split()
+)
+# How an adapter began says nothing about what it does, unless the weights beneath it were changed too (pissa, olora).
+_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds an adapter's config."""
+    return (Path(folder) / CONFIG).is_file()
+
+
+def config_of(options: LoraOptions, c: LlamaConfig, base_model: str) -> dict[str, Any]:
+    """adapter_config.json, with every field that older and newer versions of `peft` need."""
+    layers, alpha = params_table(c)["layers"], options.alpha
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "revision": None,
+        "inference_mode": True,
+        "r": options.rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": 0.0,
+        "target_modules": [_module(layers[name].hf_name) for name in options.targets],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "init_lora_weights": True,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_rslora": False,
+        "use_dora": False,
+    }
+
+
+def _module(hf_name: str) -> str:
+    """ "q_proj" of "model.layers.{}.self_attn.q_proj.weight"."""
+    return hf_name.split(".")[-2]
+
+
+def export_adapter(
+    folder: Any,
+    adapter: Adapter,
+    c: LlamaConfig,
+    options: LoraOptions,
+    base_model: str,
+    tokenizer_folder: Path | None = None,
+    dialect_template: str = "",
+) -> None:
+    """Writes what peft.PeftModel.from_pretrained loads, float32, into `folder`, which appears when complete.
+
+    base_model: folder or hub id of the weights that the adapter belongs to. With a tokenizer_folder, its tokenizer is
+    written too, with that chat template. Every process must call it. Raises InputError as hf_export.export does.
+    """
+    tensors = hf_export.tensors_of(adapter_table(c, options))
+    arrays = hf_export.gather(adapter, tensors, "float32")
+
+    def fill(partial: Any) -> None:
+        hf_export.write_durable_json(partial / CONFIG, config_of(options, c, base_model))
+        if tokenizer_folder is not None:
+            hf_export.write_tokenizer(partial, tokenizer_folder, dialect_template)
+        hf_export.write_weights(partial, arrays, [tensors], "float32", "adapter_model")
+
+    hf_export.write_folder(folder, fill, arrays)
+
+
+def read_adapter_config(folder: str | Path) -> tuple[LoraOptions, str]:
+    """The options of an adapter's folder, and the model it belongs to (folder or hub id, "" where it says none).
+
+    Raises InputError for a field that would change the result and is not supported.
+    """
+    path = Path(folder) / CONFIG
+    config = read_json(path)
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}; supported is 'LORA'")
+    refused = {field: value for field, value in config.items() if value and field not in _FREE}
+    if config.get("bias", "none") != "none":
+        refused["bias"] = config["bias"]
+    if config.get("init_lora_weights", True) not in _STARTS:
+        refused["init_lora_weights"] = config["init_lora_weights"]
+    for field, value in refused.items():
+        raise InputError(
+            f"{path}: {field} is {value!r}, which would change the result and is not supported; use plain LoRA"
+        )
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    for field, value, kinds in (("r", rank, (int,)), ("lora_alpha", alpha, (int, float))):
+        if isinstance(value, bool) or not isinstance(value, kinds) or value <= 0:
+            raise InputError(f"{path}: {field} is {value!r}; it must be a number above 0")
+    assert isinstance(rank, int) and isinstance(alpha, int | float)
+    targets = _targets(config.get("target_modules"), Path(folder), path)
+    return make_options(rank, alpha, targets, str(path)), str(config.get("base_model_name_or_path") or "")
+
+
+def _targets(modules: Any, folder: Path, path: Path) -> list[str]:
+    """Our names of the adapted weights; where target_modules is a pattern, of those that have tensors."""
+    if isinstance(modules, str):
+        modules = {name.split(".lora_")[0] for name in _stored(folder) if ".lora_" in name}
+    elif not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
+        raise InputError(f"{path}: target_modules is {modules!r}; it must be a list of names or a pattern")
+    known = {f"{name}_proj": name for name in MATRICES}
+    last = {module: str(module).rpartition(".")[2] for module in modules}
+    unknown = sorted(module for module in modules if last[module] not in known)
+    if unknown or not modules:
+        told = f"names {unknown[0]!r}" if unknown else "names nothing that the file has"
+        raise InputError(f"{path}: target_modules {told}; supported are {', '.join(known)}, one or several")
+    return sorted({known[name] for name in last.values()})
+
+
+def _stored(folder: Path) -> dict[str, hf_load.Stored]:
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return (hf_load.read_safetensors if name.endswith(".safetensors") else hf_load.read_torch)(folder / name)
+    raise InputError(f"{folder}: holds neither {' nor '.join(_WEIGHTS)}; give the folder of a peft adapter")
+
+
+def check_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Mapping[str, hf_load.Stored], LoraOptions]:
+    """The tensors of an adapter's folder, none read yet, and its options.
+
+    Raises InputError as read_adapter_config does, and naming the tensors that do not fit them or the model.
+    """
+    options, _ = read_adapter_config(folder)
+    stored = _stored(Path(folder))
+    hf_load.check_tensors(
+        stored,
+        adapter_table(c, options),
+        f"{folder}: tensors that do not fit {CONFIG} and the model",
+        "give the model that the adapter was trained on, or fetch the adapter again",
+    )
+    return stored, options
+
+
+def load_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Adapter, LoraOptions]:
+    """An adapter in float32 on the current mesh, and its options. Raises InputError as check_adapter does."""
+    stored, options = check_adapter(folder, c)
+    check_mesh(c)
+    return hf_load.load_table(stored, adapter_table(c, options), jnp.float32), options

@@ -1,0 +1,350 @@
+"""Checkpoints of a run: written in the background, committed by rename, restored onto any mesh."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from tljax.core.errors import InputError, one_line
+from tljax.distributed import processes
+from tljax.storage.remote import is_remote
+
+STATE, METADATA = "state", "metadata"
+PATIENCE = 86_400  # seconds for one save
+# Packages whose exceptions say that a store of objects did not do what it was asked, and words of its answers.
+STORES = ("gcsfs", "google", "aiohttp", "requests")
+STORE_ANSWERS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|NOT_FOUND|DEADLINE_EXCEEDED|ABORTED)\b")
+
+
+class Checkpoints:
+    """The checkpoints in one folder: the newest `keep`, and besides them the `keep_best` of lowest badness.
+
+    folder: local path or gs:// address. read_only leaves the folder as it is and needs it to exist; without it the
+    folder is made, and what a killed save left behind is deleted. before_commit: called beside each save, in a thread;
+    the checkpoint counts once it has returned. Every process of a run makes the same calls.
+
+    Raises InputError where the folder is missing (read_only) or cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int = 1,
+        keep_best: int = 1,
+        read_only: bool = False,
+        before_commit: Callable[[], None] = lambda: None,
+    ):
+        _silence_orbax()
+        self.folder = epath.Path(folder) if is_remote(folder) else epath.Path(os.path.abspath(folder))
+        if keep < 1 or keep_best < 0:
+            raise InputError(
+                f"{self.folder}: keep is {keep} and keep_best {keep_best}; allowed are 1 or more, 0 or more"
+            )
+        if read_only and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: there is no such folder of checkpoints; give that of a run")
+        best = policies.BestN(get_metric_fn=_badness, reverse=True, n=keep_best)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            # Orbax writes metrics only where it has a best_fn; without them a resumed run would forget its best.
+            best_fn=_badness,
+            best_mode="min",
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            # A save of hundreds of GB to a slow disk takes longer than Orbax's 20 minutes;
+            # distributed/process_group.py has its own.
+            async_options=ocp.AsyncOptions(timeout_secs=PATIENCE),
+        )
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        tree = _State(self._failed)
+        handlers.add(STATE, ocp.args.PyTreeSave, tree)
+        handlers.add(STATE, ocp.args.PyTreeRestore, tree)
+        text = _Metadata(before_commit, self._failed)
+        handlers.add(METADATA, ocp.args.JsonSave, text)
+        handlers.add(METADATA, ocp.args.JsonRestore, text)
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=handlers)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be used for checkpoints ({_reason(error)}); give another folder"
+            ) from error
+        if not read_only:
+            # A kill while Orbax removed it may have left a part.
+            for step in processes.run_on_primary(lambda: self._replaced(keep, keep_best)):
+                self._guard(lambda step=step: self._manager.delete(step))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def save(self, step: int, state: Any, metadata: dict[str, Any], badness: float | None = None) -> None:
+        """Copies the state from the devices and returns; writing goes on in the background.
+
+        metadata: what JSON can hold. badness: what the best checkpoint has least of, such as a loss. A step that is
+        there already is left as it is.
+
+        Raises InputError where this or the previous save could not be written; older checkpoints remain.
+        """
+        json.dumps(metadata)
+        items = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state), METADATA: ocp.args.JsonSave(metadata)})
+        metrics = {} if badness is None or math.isnan(badness) else {"badness": float(badness)}
+        self._guard(lambda: step in self.steps() or self._manager.save(step, args=items, metrics=metrics, force=True))
+
+    def wait(self) -> None:
+        """Returns when the save under way is committed; raises InputError where it could not be written."""
+        self._guard(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Waits for the save under way and ends the threads; raises InputError where it could not be written."""
+        try:
+            self._guard(self._manager.close)
+        except InputError:
+            # An error ends Orbax's close() half way, and is raised once by each of the parts that met it.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            raise
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, ascending, with the one being written."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, or None."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the lowest badness, the newest of equals, or None where none has one."""
+        found = {step: self._badness_of(step) for step in self.steps()}
+        finite = (step for step in found if math.isfinite(found[step]))
+        return min(finite, key=lambda step: (found[step], -step), default=None)
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What was given to save() beside the state."""
+        self._need(step)
+        args = ocp.args.Composite(**{METADATA: ocp.args.JsonRestore()})
+        return self._reading(step, lambda: self._manager.restore(step, args=args)[METADATA])
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of `step`, bit for bit, laid out by the shardings of `abstract_state` (ShapeDtypeStructs).
+
+        Raises InputError where there is no such checkpoint, or naming the first leaf that differs from it.
+        """
+        self._compare(step, abstract_state, partial=False)
+        return self._restore(step, abstract_state)
+
+    def restore_params(self, step: int, abstract_params: Any) -> Any:
+        """The params alone, in the dtypes and shardings of `abstract_params`; the optimizer's moments are not read.
+
+        Raises InputError as restore does.
+        """
+        self._compare(step, {"params": abstract_params}, partial=True)
+        return self._restore(step, {"params": abstract_params})["params"]
+
+    def _replaced(self, keep: int, keep_best: int) -> list[int]:
+        """The steps of checkpoints that newer or better ones replace."""
+        found = {step: self._badness_of(step) for step in self.steps()}
+        finite = sorted((step for step in found if math.isfinite(found[step])), key=lambda step: (found[step], -step))
+        return [step for step in sorted(found)[:-keep] if step not in finite[:keep_best]]
+
+    def _badness_of(self, step: int) -> float:
+        try:
+            return _badness(self._manager.metrics(step) or {})
+        except (FileNotFoundError, ValueError, KeyError):  # removed in part
+            return math.inf
+
+    def _restore(self, step: int, abstract: Any) -> Any:
+        args = ocp.args.PyTreeRestore(
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=True,
+        )
+        composite = ocp.args.Composite(**{STATE: args})
+        return self._reading(step, lambda: self._manager.restore(step, args=composite)[STATE])
+
+    def _reading(self, step: int, read: Callable[[], Any]) -> Any:
+        """`read()`; files that a disk or a hand has damaged become one line that names an older checkpoint."""
+        try:
+            return read()
+        # Orbax, TensorStore and json; running out of memory or a defect is no damage, and removing files no cure.
+        except Exception as error:
+            if is_remote(self.folder) and STORE_ANSWERS.search(str(error)) and "NOT_FOUND" not in str(error):
+                told = f"could not be read ({one_line(error)[:200]}); check the address and the network, then try again"
+                raise InputError(f"{self.folder}/{step}: {told}") from error
+            if not isinstance(error, OSError | ValueError | KeyError):
+                raise
+            earlier = [s for s in self.steps() if s < step]
+            remedy = f"remove it to go on from step {earlier[-1]}" if earlier else "there is no earlier one"
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise InputError(f"{self.folder}/{step}: the checkpoint cannot be read ({told}); {remedy}") from error
+
+    def _need(self, step: int) -> None:
+        self.wait()
+        steps = self.steps()
+        if step not in steps:
+            there = f"steps {', '.join(map(str, steps))} are there" if steps else "the folder has none"
+            raise InputError(f"{self.folder}: there is no checkpoint of step {step}; {there}")
+
+    def _compare(self, step: int, abstract: Any, partial: bool) -> None:
+        """Orbax alone would cast other dtypes silently and name no leaf where shapes differ."""
+        self._need(step)
+        saved = _leaves(self._reading(step, lambda: self._manager.item_metadata(step)[STATE].tree))
+        wanted = _leaves(abstract)
+        where = f"{self.folder}/{step}"
+        for name in sorted(wanted.keys() | saved.keys()):
+            if name not in saved:
+                raise InputError(f"{where}: {name} is missing; the config describes another model or optimizer")
+            if name not in wanted:
+                if partial and not name.startswith("params."):
+                    continue
+                raise InputError(f"{where}: {name} is not in this run; the config describes another model or optimizer")
+            have, want = saved[name], wanted[name]
+            if tuple(have.shape) != tuple(want.shape):
+                raise InputError(f"{where}: {name} has shape {tuple(have.shape)}, this run needs {tuple(want.shape)}")
+            if have.dtype != want.dtype and not partial:
+                raise InputError(f"{where}: {name} is {have.dtype}, this run needs {want.dtype}")
+
+    def _guard(self, act) -> None:
+        """Runs `act`; a disk that refuses becomes one line, and the list of checkpoints is read again from it."""
+        try:
+            act()
+        except Exception as error:
+            told = self._told(error)
+            if told is None:
+                raise
+            raise told from error
+
+    def _told(self, error: Exception) -> InputError | None:
+        """What a disk that refuses means to the user, or None where the error has another cause, or says it itself."""
+        reason = None if isinstance(error, InputError) else _reason(error)
+        if reason is None:
+            return None
+        self._manager.reload()
+        last = self.latest_step()
+        good = f"the last good one is of step {last}" if last is not None else "there is no earlier one"
+        return InputError(
+            f"{self.folder}: a checkpoint could not be written ({reason}); {good}; make room or give another folder"
+        )
+
+    def _failed(self, error: Exception) -> None:
+        """Tells the run's other processes: Orbax lets this one wait for them before it raises the error."""
+        if processes.is_multiprocess():
+            processes.abort_all(self._told(error) or error)
+
+
+class _State(ocp.PyTreeCheckpointHandler):
+    """Writes the arrays, and calls `failed` at once with what goes wrong."""
+
+    def __init__(self, failed: Callable[[Exception], None]):
+        super().__init__()
+        self._failed = failed
+
+    async def async_save(self, *args: Any, **more: Any) -> list[Any]:
+        return [_Part(part, self._failed) for part in await super().async_save(*args, **more) or ()]
+
+    def finalize(self, directory: Any) -> None:
+        try:
+            super().finalize(directory)
+        except Exception as error:
+            self._failed(error)
+            raise
+
+
+class _Metadata(ocp.JsonCheckpointHandler):
+    """Writes the metadata, and holds the commit until `before_commit` has returned; `failed` as of the arrays."""
+
+    def __init__(self, before_commit: Callable[[], None], failed: Callable[[Exception], None]):
+        super().__init__()
+        self._before_commit, self._failed = before_commit, failed
+        self._thread = ThreadPoolExecutor(max_workers=1)
+
+    async def async_save(self, directory: Any, item: Any = None, args: Any = None) -> list[Any]:
+        written = await super().async_save(directory, item, args) or ()
+        return [_Part(part, self._failed) for part in (*written, self._thread.submit(self._before_commit))]
+
+    def close(self) -> None:
+        super().close()
+        self._thread.shutdown()
+
+
+class _Part:
+    """A part of a save under way, as Orbax waits for it; calls `failed` with its error."""
+
+    def __init__(self, part: Any, failed: Callable[[Exception], None]):
+        self._part, self._failed = part, failed
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self._part.result(timeout=timeout)
+        except Exception as error:
+            self._failed(error)
+            raise
+
+    def cancel(self) -> bool | None:
+        return self._part.cancel()
+
+
+def _badness(metrics: dict[str, float]) -> float:
+    return metrics.get("badness", math.inf)
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Leaf name, as "params.layers.q", to leaf; Orbax's record of a struct has dicts and lists in its place."""
+
+    def part(key):
+        return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
+
+    return {".".join(map(part, path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _reason(error: BaseException) -> str | None:
+    """What the file system said, or None where the error has another cause."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, jax.errors.JaxRuntimeError):
+            return None  # a device or another process, whose words are those of a store
+        if isinstance(seen, OSError):
+            return seen.strerror or str(seen).splitlines()[0]
+        # TensorStore raises ValueError with the system's error number in its text, or a store's answer.
+        told = re.search(r"\[os_error_code='(\d+)'\]|\[OS error (\d+)", str(seen))
+        if told:
+            return os.strerror(int(told[1] or told[2]))
+        if type(seen).__module__.partition(".")[0] in STORES or STORE_ANSWERS.search(str(seen)):
+            return one_line(seen)[:200]
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _silence_orbax() -> None:
+    """Every failed save is raised by save(), wait() or close(), so what Orbax prints about it besides is dropped.
+
+    It logs each step and the traces of what it raises; and after a failed write TensorStore's other writes report to an
+    event loop that is closed already, which Python prints as a dozen ignored exceptions.
+    """
+    logging.getLogger("absl").addFilter(_not_orbax)
+    others = sys.unraisablehook
+    if getattr(others, "__module__", None) == __name__:
+        return
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            others(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname

@@ -1,0 +1,160 @@
+"""How a run's model leaves: RUN/model beside the checkpoints, Hugging Face folders and adapters from them."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from tljax.core.config import check_choice, check_range
+from tljax.core.errors import InputError, explain_disk_errors
+from tljax.distributed import processes
+from tljax.model import llama, lora
+from tljax.model.hf import adapter as hf_adapter
+from tljax.model.hf import config as hf_config
+from tljax.model.hf import export as hf_export
+from tljax.storage.run_folder import RunFolder
+from tljax.training import resume
+from tljax.training.model_source import (
+    Model,
+    _dtype_of,
+    as_path,
+    checkpoint_step,
+    load_adapter,
+    load_params,
+    model_files_of,
+    open_model,
+)
+
+
+def save_model_files(
+    model: Model, tokenizer_folder: str, chat_template: str, run: RunFolder, options: lora.LoraOptions | None = None
+) -> None:
+    """Writes RUN/model: config.json, tokenizer and chat template, all that an export needs beside the weights.
+
+    With options, of an adapter that the run trains on the model, also adapter_config.json, which names the model.
+    """
+    target, partial = run / "model", run / ".model.tmp"
+    for stale in (target, partial):
+        shutil.rmtree(stale, ignore_errors=True)
+    with explain_disk_errors(target):
+        _write_files(model, tokenizer_folder, chat_template, partial, options)
+        partial.rename(target)
+
+
+def _write_files(
+    model: Model, tokenizer_folder: str, chat_template: str, partial: Path, options: lora.LoraOptions | None
+) -> None:
+    partial.mkdir()
+    hf_export.write_texts(
+        partial,
+        hf_config.write_config(model.config, model.dtype, model.hf_config),
+        Path(tokenizer_folder),
+        chat_template,
+    )
+    if options is not None:
+        hf_export.write_durable_json(
+            partial / hf_adapter.CONFIG, hf_adapter.config_of(options, model.config, model.name)
+        )
+
+
+def export_model(run: Any, params: llama.Params, target: Any, *, dtype: str, max_shard_bytes: float) -> str:
+    """Writes params as a Hugging Face folder with what RUN/model holds; dtype "auto" is that of the model begun from.
+
+    Returns the dtype written. Raises InputError as hf.export does.
+    """
+    folder = model_files_of(run)
+    found = hf_config.read_json(folder / "config.json")
+    config = hf_config.parse_config(found, str(folder / "config.json"))
+    dtype = _dtype_of(found) if dtype == "auto" else dtype
+    hf_export.export_checkpoint(
+        target,
+        params,
+        config,
+        dtype=dtype,
+        tokenizer_folder=folder,
+        dialect_template=(folder / "chat_template.jinja").read_text(encoding="utf-8"),
+        max_shard_bytes=max_shard_bytes,
+        source_config=found,
+    )
+    return dtype
+
+
+def export_adapter(run: Any, adapter: lora.Adapter, target: Any) -> None:
+    """Writes a run's adapter and tokenizer in the format of `peft`. Raises InputError as that export does.
+
+    Where the adapter belongs to another run, whose checkpoint `peft` cannot read, it names that run's export, if any.
+    """
+    folder = model_files_of(run)
+    options, base = hf_adapter.read_adapter_config(folder)
+    home = as_path(base)
+    hf_adapter.export_adapter(
+        target,
+        adapter,
+        hf_config.read_config(folder),
+        options,
+        str(home / "hf") if (home / "checkpoints").is_dir() and hf_export.is_complete(home / "hf") else base,
+        folder,
+        (folder / "chat_template.jinja").read_text(encoding="utf-8"),
+    )
+
+
+def export_results(
+    run: RunFolder, params: Any, *, adapter: bool, model: bool, dtype: str, max_shard_bytes: float
+) -> list[str]:
+    """Writes what a finished run leaves, where it is not there: RUN/adapter if params are one, and RUN/hf if `model`.
+
+    Returns lines that say how to use them. Raises InputError as the exports do.
+    """
+    lines, target = [], run.kept / "adapter"
+    if adapter:
+        if not processes.run_on_primary(lambda: hf_export.is_complete(target)):
+            export_adapter(run, params, target)
+        lines += [
+            f"adapter: {target} in the format of peft; use it with",
+            f"       peft.AutoPeftModelForCausalLM.from_pretrained('{target}')",
+        ]
+    if not model:
+        return lines
+    target = run.kept / "hf"
+    there = processes.run_on_primary(lambda: hf_export.is_complete(target))
+    if adapter and not there:
+        # Onto the weights as the base has them, which the trunk in the compute dtype may have rounded.
+        export_run(run.kept, target, step=0, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    elif not there:
+        export_model(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    return [
+        *lines,
+        f"model: {target} in Hugging Face format; use it with",
+        f"       transformers.AutoModelForCausalLM.from_pretrained('{target}')",
+    ]
+
+
+def export_run(
+    run: Any, target: Any, *, step: int, dtype: str, max_shard_bytes: float, adapter: bool = False
+) -> tuple[int, str]:
+    """Exports a run's checkpoint on the current mesh; returns its step and the dtype written.
+
+    step: 0 is the newest, -1 the best one by its eval.best. adapter: that of the run alone, in float32, and not
+    the model with it. Raises InputError before anything is read.
+    """
+    check_choice("dtype", dtype, ("auto", *hf_config.DTYPES))
+    check_range("max_shard_bytes", max_shard_bytes, 1, 1e15)
+    hf_export.check_target(target)
+    resume.read_run_config(run)
+    model = open_model(str(run), "")
+    if step:
+        chosen = checkpoint_step(run, best=True) if step == -1 else step
+        model = dataclasses.replace(model, checkpoint=(run, chosen))
+    assert model.checkpoint is not None
+    if adapter:
+        if model.base is None:
+            raise InputError(f"config.adapter is set, but the run {run} trains whole weights; leave it out")
+        export_adapter(run, load_adapter(model)[0], target)
+        return model.checkpoint[1], "float32"
+    # A run's weights are float32; of an adapter's base from Hugging Face only the bits that are there need be held.
+    written, weights = model.dtype if dtype == "auto" else dtype, model.base or model
+    held = jnp.float32 if weights.checkpoint is not None else jnp.promote_types(model.dtype, written)
+    params = load_params(model, held, seed=0)
+    return model.checkpoint[1], export_model(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)

@@ -1,0 +1,60 @@
+"""What tells one model's weights from another's, without reading gigabytes."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from tljax.model.hf import adapter as hf_adapter
+from tljax.storage import remote
+from tljax.storage.remote import is_remote
+from tljax.training.model_source import Model
+
+WHOLE = 2**22  # bytes; a larger file is read in BLOCKS blocks of BLOCK bytes, evenly spread, first and last included
+BLOCKS, BLOCK = 64, 2**16
+WEIGHTS = (".safetensors", ".bin")
+
+
+def fingerprint(model: Model) -> str:
+    """A hash of config.json, and of names, sizes and samples of the files that hold the weights.
+
+    Training changes every block of a file, so that two checkpoints differ in it; a copy in another place does not. Of
+    an adapter it is that of its own files and of its base.
+    """
+    assert model.folder is not None
+    home = model.adapter or model.folder
+    root, sizes = home, {}
+    if model.checkpoint is None:
+        sizes = {path.name: path.stat().st_size for path in root.iterdir() if path.suffix in WEIGHTS}
+    else:
+        run, step = model.checkpoint
+        root = run / "checkpoints" / str(step)
+        if is_remote(root):
+            sizes = remote.object_sizes(str(root), "config.model.path")
+        else:
+            files = (path for path in root.rglob("*") if path.is_file())
+            sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
+    name = "config.json" if model.adapter is None else hf_adapter.CONFIG
+    digest = hashlib.sha256((home / name).read_bytes())
+    if model.base is not None:
+        digest.update(fingerprint(model.base).encode())
+    for name in sorted(sizes, key=lambda name: PurePosixPath(name).parts):
+        size = sizes[name]
+        digest.update(f"{name} {size}\n".encode())
+        starts, length = [0], size
+        if size > WHOLE:
+            starts, length = [i * (size - BLOCK) // (BLOCKS - 1) for i in range(BLOCKS)], BLOCK
+        for block in _blocks(root / name, starts, length):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(path: Any, starts: Sequence[int], length: int) -> Iterable[bytes]:
+    """`length` bytes of a file from each start on."""
+    if is_remote(path):
+        yield from remote.read_blocks(str(path), starts, length, "config.model.path")
+        return
+    with open(path, "rb") as file:
+        for start in starts:
+            file.seek(start)
+            yield file.read(length)
