@@ -21,14 +21,14 @@ def run_sft(config: Any) -> None:
 
 
 def run_ppo(config: Any) -> None:
-    from tljax.evaluate.in_training import open_sets
+    from tljax.evaluate.in_training import open_eval_sets
     from tljax.rl.check import check
     from tljax.rl.run import run
 
     if config.model.path == "quickstart":
         # What the run itself refuses first, before minutes of SFT.
         check(config)
-        open_sets(config)
+        open_eval_sets(config)
         config.model.path = quickstart()
     run(config)
 

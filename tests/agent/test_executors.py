@@ -2,7 +2,7 @@
 
 import pytest
 
-from tljax.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, documentation_error, schemas_of
+from tljax.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, documentation_error, read_tool_schemas
 from tljax.calls.compare import tool_list
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
@@ -105,7 +105,7 @@ def user_file(tmp_path):
 
 
 def test_a_users_file_in_a_process_of_every_dialogues_own(user_file):
-    schemas = schemas_of(user_file, 5)
+    schemas = read_tool_schemas(user_file, 5)
     assert [schema["name"] for schema in schemas] == ["count", "die", "hang", "fail"]
     assert schemas[0]["description"] == "Count calls."
     assert schemas[0]["parameters"]["properties"] == {"step": {"type": "integer", "description": "How far."}}
@@ -132,7 +132,7 @@ def test_a_users_file_in_a_process_of_every_dialogues_own(user_file):
 def test_an_answer_may_speak_of_errors(tmp_path):
     (tmp_path / "mytools.py").write_text('def done(text: str) -> str:\n    "End."\n    return f"Error: {text}"\n')
     file = str(tmp_path / "mytools.py")
-    tools, call = tool_list(schemas_of(file, 5)), Call("done", {"text": "not found"})
+    tools, call = tool_list(read_tool_schemas(file, 5)), Call("done", {"text": "not found"})
     for ends, error in (("done", False), ("finish", True)):
         executor = FileExecutor(file, 5, tools, frozenset(["done"]), ends)
         try:
@@ -146,4 +146,4 @@ def test_a_broken_users_file_is_refused_before_anything_runs(tmp_path):
     file = tmp_path / "mytools.py"
     file.write_text("import no_such_module\n")
     with pytest.raises(InputError, match=r"mytools.py: the file cannot be run \(ModuleNotFoundError: No module named"):
-        schemas_of(str(file), 5)
+        read_tool_schemas(str(file), 5)

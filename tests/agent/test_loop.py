@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from tljax.agent.dialogues import Asked, toolbox_dialogues
+from tljax.agent.dialogues import DialogueRequest, toolbox_requests
 from tljax.agent.executors import MockExecutor, ToolboxExecutor
-from tljax.agent.loop import Limits, Opening, answer_of, run_dialogues
-from tljax.agent.scores import figures_of, outcomes_of, row_of
+from tljax.agent.loop import DialogueLimits, Opening, final_answer, run_dialogues
+from tljax.agent.scores import count_outcomes, dialogue_row, dialogue_scores
 from tljax.calls.compare import tool_list
 from tljax.calls.render import DIALECTS, render_call
 from tljax.calls.tool import Call
@@ -23,7 +23,7 @@ from tljax.toolbox.execute import Result
 from tljax.toolbox.tools import TOOLS
 from tljax.toolbox.trajectories import trajectories
 
-LIMITS = Limits(turns=8, tokens=8192, new_tokens=64, repeats=3)
+LIMITS = DialogueLimits(turns=8, tokens=8192, new_tokens=64, repeats=3)
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +111,7 @@ def test_a_dialogue_has_the_tokens_of_training(tokenizers, shared, name, dialect
         prompt = render_prompt(trajectory.tools, turns[:1], dialect)
         opening = Opening(prompt, tool_list(trajectory.tools), "finish", lambda texts=texts: Replayed(texts))
         policy = Scripted(tokenizer, {prompt: [step.reply for step in steps]})
-        limits = Limits(turns=len(steps), tokens=16384, new_tokens=1, repeats=99)
+        limits = DialogueLimits(turns=len(steps), tokens=16384, new_tokens=1, repeats=99)
         (dialogue,) = held([opening], policy, tokenizer, limits)
         assert policy.seen[prompt] == [step.tokens[: step.reply_start].tolist() for step in steps]
         # As in training, only the last reply is followed by an end token, which the dialogue leaves out.
@@ -135,14 +135,14 @@ def test_sampled_tokens_stay_as_they_are(tokenizer):
         return [Reply(pieces)]
 
     opening = Opening(prompt, tools, "finish", lambda: Replayed(["3", "3"]))
-    (dialogue,) = held([opening], policy, tokenizer, Limits(2, 8192, 8, 99))
+    (dialogue,) = held([opening], policy, tokenizer, DialogueLimits(2, 8192, 8, 99))
     assert dialogue.outcome == "turn_limit"
     begin = tokenizer.encode(prompt)[0]
     assert seen[1] == begin + pieces + tokenizer.encode_continuation("\nOutput: 3\nAssistant:")
 
 
 def tasks_of(n, dialect="mae"):
-    return [asked for asked in toolbox_dialogues(n, dialect) if asked.task is not None]
+    return [asked for asked in toolbox_requests(n, dialect) if asked.task is not None]
 
 
 def solution(asked, dialect="mae"):
@@ -150,7 +150,7 @@ def solution(asked, dialect="mae"):
 
 
 def scored(asked, dialogues):
-    return [row_of(asked[dialogue.number], dialogue) for dialogue in dialogues]
+    return [dialogue_row(asked[dialogue.number], dialogue) for dialogue in dialogues]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -158,14 +158,14 @@ def test_a_perfect_policy_solves_every_task(tokenizer, dialect):
     asked = tasks_of(40, dialect)
     policy = Scripted(tokenizer, {one.opening.prompt: solution(one, dialect) for one in asked})
     rows = scored(asked, held([one.opening for one in asked], policy, tokenizer, rows=16))
-    figures, calls = figures_of(rows), sum(len(one.task.calls) for one in asked)
+    figures, calls = dialogue_scores(rows), sum(len(one.task.calls) for one in asked)
     changing = sum(bool(one.task.state) for one in asked)
     found = {name: (figure.count, figure.n) for name, figure in figures.items()}
     assert found == {"success": (80, 80), "answer": (80, 80), "state": (changing, changing), "VA": (80, 80)} | {
         "DE": (0, calls),
         "CE": (0, calls),
     }
-    assert outcomes_of(rows)["finish"] == 80 and changing
+    assert count_outcomes(rows)["finish"] == 80 and changing
     # Places that become free are taken at once: rounds are full until no dialogue waits.
     assert policy.widths[:3] == [16, 16, 16] and sum(policy.widths) == calls
 
@@ -229,7 +229,7 @@ def test_every_error_gives_exactly_its_figures(tokenizer):
     for row, (_, de, ce, valid, success, outcome) in zip(rows, kinds, strict=True):
         found = row["documentation_errors"], row["call_errors"], row["valid"], row["success"], row["outcome"]
         assert found == (de, ce, valid, success, outcome), row
-    figures = figures_of(rows)
+    figures = dialogue_scores(rows)
     expected = Counter()
     for kind in kinds:
         expected.update(DE=kind[1], CE=kind[2], VA=kind[3], success=kind[4])
@@ -252,9 +252,9 @@ def test_the_length_limit(tokenizer):
     one = tasks_of(1)[0]
     length = len(tokenizer.encode(one.opening.prompt)[0])
     policy = Scripted(tokenizer, {one.opening.prompt: solution(one)})
-    (dialogue,) = held([one.opening], policy, tokenizer, Limits(8, length + 63, 64, 3))
+    (dialogue,) = held([one.opening], policy, tokenizer, DialogueLimits(8, length + 63, 64, 3))
     assert (dialogue.outcome, dialogue.exchanges, policy.widths) == ("length_limit", [], [])
-    (dialogue,) = held([one.opening], policy, tokenizer, Limits(8, length + 64, 64, 3))
+    (dialogue,) = held([one.opening], policy, tokenizer, DialogueLimits(8, length + 64, 64, 3))
     assert dialogue.outcome == "length_limit" and len(dialogue.exchanges) == 1
     wanted = len(dialogue.tokens) + 64
     assert dialogue.detail == f"{wanted:,} tokens with the next reply, at most {length + 64:,} are allowed"
@@ -310,7 +310,7 @@ def test_executors_are_closed_and_a_dialogue_calls_one_tool_at_a_time(tokenizer)
     ],
 )
 def test_answers_as_text(arguments, text):
-    assert answer_of(Call("finish", arguments)) == text
+    assert final_answer(Call("finish", arguments)) == text
 
 
 def test_a_row_is_json_whatever_was_called(tokenizer):
@@ -319,5 +319,7 @@ def test_a_row_is_json_whatever_was_called(tokenizer):
     texts = ['add_numbers(first="\\ud800", second=nan)', "add_numbers(" + "[" * 80 + "]" * 80 + ")", 'x(\\="")']
     policy = Scripted(tokenizer, {prompt: texts})
     opening = Opening(prompt, tools, "finish", lambda: MockExecutor(tools))
-    (dialogue,) = held([opening], policy, tokenizer, Limits(3, 8192, 64, 3))
-    assert json.dumps(row_of(Asked("set", 1, "Add.", opening), dialogue), ensure_ascii=False, allow_nan=False).encode()
+    (dialogue,) = held([opening], policy, tokenizer, DialogueLimits(3, 8192, 64, 3))
+    assert json.dumps(
+        dialogue_row(DialogueRequest("set", 1, "Add.", opening), dialogue), ensure_ascii=False, allow_nan=False
+    ).encode()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tljax.agent import run as multi_turn
-from tljax.agent.files import NoFiles
+from tljax.agent.files import InMemoryDialogues
 from tljax.agent.worker import Worker
 from tljax.core import command
 from tljax.core.errors import InputError
@@ -65,7 +65,7 @@ def scripted(monkeypatch):
 
     def use(texts, stop_after=None):
         policy = Replies(tokenizer, texts, stop_after)
-        monkeypatch.setattr(multi_turn, "policy_of", lambda *_: policy)
+        monkeypatch.setattr(multi_turn, "greedy_policy", lambda *_: policy)
         return policy
 
     return use
@@ -133,7 +133,7 @@ def test_tools_end_with_a_run_that_fails(evaluate, place, scripted, monkeypatch)
         return 2, "error: told"
 
     monkeypatch.setattr(Worker, "start", kept)
-    monkeypatch.setattr(NoFiles, "append", refuse)
+    monkeypatch.setattr(InMemoryDialogues, "append", refuse)
     monkeypatch.setattr(command, "exit_code_and_line", tell)
     scripted(["add(first=1, second=2)", 'finish(answer="3")'])
     assert evaluate("--config.model.path=base", "--config.data=queries.jsonl", "--config.tools=mytools.py") == 2

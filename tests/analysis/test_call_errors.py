@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tljax.analysis.call_errors import CALL_ERRORS, call_errors
-from tljax.analysis.feedback_errors import verdicts
+from tljax.analysis.feedback_errors import find_step_errors
 from tljax.calls.tool import Call, tool_from_json
 from tljax.data.reader import open_source
 
@@ -94,7 +94,7 @@ def test_pythons_own_verdict(shared):
         "unexpected parameter": "unexpected keyword argument",
     }
     source = open_source(str(shared / "data/train/bfcl_multiturn_errors.json"), "refuse")
-    found = [one for trajectory in source.trajectories() for one in verdicts(trajectory)]
+    found = [one for trajectory in source.trajectories() for one in find_step_errors(trajectory)]
     assert len(found) == 1373 and {one.calls is None for one in found} == {False}
     for kind, pattern in raised.items():
         said = [bool(re.search(pattern, one.feedback[:300])) for one in found]

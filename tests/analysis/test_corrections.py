@@ -11,8 +11,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tljax.analysis import token_classes as tc
 from tljax.analysis.corrections import ANY, IN_NAME, NONE, ReplyCounts, corrected_prompt
 from tljax.analysis.golden_steps import golden_steps
-from tljax.analysis.run import ask
-from tljax.analysis.token_losses import ALL, TokenCounts, percentile
+from tljax.analysis.run import score_window
+from tljax.analysis.token_losses import ALL_TOKENS, TokenCounts, percentile
 from tljax.calls.tool import Call
 from tljax.data.tokens import load_tokenizer
 from tljax.data.trajectory import trajectory_from_row
@@ -101,7 +101,7 @@ def asked(pairs_model, config, tokenizer):
         assert not left_out
         steps += found
     options = greedy_options(tokenizer, new_tokens=24, compute_dtype="float32", attention="reference")
-    scores, outcomes, replies = ask(pairs_model, config, tokenizer, steps, options, rows=4)
+    scores, outcomes, replies = score_window(pairs_model, config, tokenizer, steps, options, rows=4)
     assert len(replies) == len(steps)
     return {name: (steps[i], scores[i], outcomes[i]) for i, name in enumerate(GOLDEN)}
 
@@ -172,13 +172,13 @@ def test_the_tables_count_what_there_is(asked):
     assert [row[1] for row in tables["wrong_tokens"].values()] == [1, 4, 1, 0, 1, 0, 0]
     steps = [step for step, _, _ in asked.values()]
     total = sum(len(step.reply) for step in steps)
-    assert tables["token_classes"][ALL][1] == total
+    assert tables["token_classes"][ALL_TOKENS][1] == total
     assert tables["token_classes"][tc.FIRST_NAME][1] == 7
     assert tables["token_classes"][tc.FIRST_NAME][3].value == pytest.approx(100 * 4 / 7)
     for column in (4, 5, 6):
         assert sum(row[column].value for row in tables["token_classes"].values() if row[column]) == pytest.approx(100)
     nll = np.concatenate([scores.nll for _, scores, _ in asked.values()])
-    assert tables["token_classes"][ALL][2].value == pytest.approx(nll.mean(), rel=1e-5)
+    assert tables["token_classes"][ALL_TOKENS][2].value == pytest.approx(nll.mean(), rel=1e-5)
     weights = np.concatenate([step.weights for step in steps])
     first = sum(step.weights[1] for step in steps)
     assert tables["token_classes"][tc.FIRST_NAME][6].value == pytest.approx(100 * first / weights.sum(), rel=1e-5)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tljax.analysis.feedback_errors import FeedbackCounts, kind_of, verdicts
+from tljax.analysis.feedback_errors import FeedbackCounts, find_step_errors, reason_kind
 from tljax.data.mae import load_rule
 from tljax.data.reader import open_source
 from tljax.data.trajectory import trajectory_from_row
@@ -13,7 +13,7 @@ TOOLS = [{"name": "f", "parameters": {"properties": {"x": {"type": "integer"}}, 
 def counted(trajectories):
     counts = FeedbackCounts()
     for trajectory in trajectories:
-        counts.add(verdicts(trajectory))
+        counts.add(find_step_errors(trajectory))
     return counts
 
 
@@ -34,22 +34,22 @@ USER = {"role": "user", "content": "?"}
 
 def test_what_is_judged_of_each_turn():
     said = {"role": "assistant", "content": "Done."}
-    found = verdicts(
+    found = find_step_errors(
         row(USER, call(x=1), output("5"), call(x="a"), output("'ja'"), said, USER, call("g"), USER, call(x=2))
     )
     assert [one.step for one in found] == [1, 2, 3, 4, 5]
     assert [one.answered for one in found] == [True, True, False, False, False]
     assert [one.calls for one in found] == [(), ("wrong type",), None, ("unknown tool",), ()]
     assert found[0].default is None and found[0].release is None
-    assert kind_of(found[1].default) == "exception" and found[1].release is None
+    assert reason_kind(found[1].default) == "exception" and found[1].release is None
     # Not answered: what the released rule says of the missing feedback is no error.
     assert found[3].release is None
     assert [one.name for one in found] == ["f", "f", "", "g", "f"]
 
 
 def test_without_a_tool_list_no_call_is_judged():
-    found = verdicts(row(USER, call(x=1), output("name 'f' is not defined"), tools=None))
-    assert found[0].calls is None and kind_of(found[0].default) == "unknown tool"
+    found = find_step_errors(row(USER, call(x=1), output("name 'f' is not defined"), tools=None))
+    assert found[0].calls is None and reason_kind(found[0].default) == "unknown tool"
     counts = counted([row(USER, call(x=1), output("5"), tools=None)])
     assert "call_errors" not in [table.name for table in counts.tables()]
     assert counts.untold() == ["no call has a tool list in its prompt, so calls are not judged"]
@@ -66,8 +66,8 @@ def test_what_is_not_there_is_told_in_a_line_and_no_table_is_all_zero():
 
 
 def test_all_answers_count_for_the_default_rule_and_the_next_for_the_released():
-    found = verdicts(row(USER, call(x=1), output("5"), output("connection error")))
-    assert kind_of(found[0].default) == "connection" and found[0].release is None
+    found = find_step_errors(row(USER, call(x=1), output("5"), output("connection error")))
+    assert reason_kind(found[0].default) == "connection" and found[0].release is None
 
 
 def test_known_figures_of_rotbench(shared):
@@ -95,7 +95,7 @@ def test_a_plain_recount(shared, name):
         for i, decision in zip(places, rule(trajectory), strict=True):
             answered += i + 1 < len(turns) and turns[i + 1].role == "function"
             if not decision.kept:
-                kinds.setdefault(kind_of(decision.reason), set()).add((trajectory.row, i))
+                kinds.setdefault(reason_kind(decision.reason), set()).add((trajectory.row, i))
     shown = {line[0]: line for line in counts.tables()[0].rows}
     for kind, steps in kinds.items():
         assert shown[kind][1] == len(steps) and shown[kind][2].n == answered

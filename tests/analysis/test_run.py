@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from tljax.analysis import run as command
-from tljax.analysis.report import new_folder
+from tljax.analysis.report import new_report_folder
 from tljax.calls.compare import KINDS
 from tljax.core.errors import InputError
 from tljax.data.prompt import chat_template
@@ -175,7 +175,7 @@ def test_the_report_shows_every_table_and_plot(asked):
 def test_a_folder_of_its_own_for_every_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for wanted in ("analyses/my-data", "analyses/my-data-2"):
-        with new_folder("", "some/my data.json") as (out, part):
+        with new_report_folder("", "some/my data.json") as (out, part):
             assert str(out) == wanted and not out.exists()
             (part / "x").touch()
         assert [path.name for path in out.iterdir()] == ["x"]
@@ -190,7 +190,7 @@ def test_nothing_half_written_stays(analyse, tmp_path, monkeypatch, capsys):
     assert analyse(tmp_path / "report") == 2
     assert "the disk is gone" in capsys.readouterr().err and not list(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError), new_folder("", "data.json"):
+    with pytest.raises(InputError), new_report_folder("", "data.json"):
         broken()
     assert not list(tmp_path.iterdir())
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tljax.analysis import token_classes as tc
-from tljax.analysis.golden_steps import add_candidates, candidates, chosen, golden_steps
+from tljax.analysis.golden_steps import add_steps, candidates, choose_steps, golden_steps
 from tljax.calls.parse import parse_calls
 from tljax.calls.render import DIALECTS, render_call
 from tljax.calls.tool import Call
@@ -181,11 +181,11 @@ def test_a_sample_of_steps_is_seeded_and_ordered():
     said = {"role": "assistant", "content": "text"}
     row = {"tools": [{"name": "f"}], "messages": [{"role": "user", "content": "?"}, call, call, said, call]}
     for number in range(50):
-        blocked = add_candidates(found, number, trajectory_from_row(row, "test", 1), lambda _, n=number: rule[n])
+        blocked = add_steps(found, number, trajectory_from_row(row, "test", 1), lambda _, n=number: rule[n])
         assert blocked == 1
-    everything = list(chosen(found, 0, 0))
+    everything = list(choose_steps(found, 0, 0))
     assert everything == [(number, [0, 3]) for number in range(50)]
-    few = list(chosen(found, 20, 0))
-    assert few == list(chosen(found, 20, 0)) != list(chosen(found, 20, 1))
+    few = list(choose_steps(found, 20, 0))
+    assert few == list(choose_steps(found, 20, 0)) != list(choose_steps(found, 20, 1))
     assert sum(len(picks) for _, picks in few) == 20 and [n for n, _ in few] == sorted({n for n, _ in few})
-    assert list(chosen(found, 100, 5)) == everything
+    assert list(choose_steps(found, 100, 5)) == everything

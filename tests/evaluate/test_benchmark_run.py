@@ -99,7 +99,7 @@ def test_a_run_that_ends_after_the_last_reply_goes_on_to_the_report(evaluate, wh
     left = {"report.predictions.jsonl.partial"}
     for place, name, written in (
         (scoring, "write_json", "report.json"),
-        (scoring, "plot", "report.robustness.png"),
+        (scoring, "plot_drops", "report.robustness.png"),
         (ResumableWriter, "finish", "report.predictions.jsonl"),
     ):
         with monkeypatch.context() as patched:
@@ -116,7 +116,7 @@ def test_a_run_that_ends_after_the_last_reply_goes_on_to_the_report(evaluate, wh
 
 
 def test_what_can_be_known_before_is_told_before_a_row_is_asked(evaluate, whole, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark_run, "fill", lambda *_: pytest.fail("rows are asked"))
+    monkeypatch.setattr(benchmark_run, "generate_missing_replies", lambda *_: pytest.fail("rows are asked"))
     out = tmp_path / "r.json"
     assert evaluate(out, f"--config.bfcl_out={tmp_path / 'bfcl'}") == 2
     assert "no set of BFCL is scored" in capsys.readouterr().err

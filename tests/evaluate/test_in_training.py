@@ -24,7 +24,7 @@ def config(sets, best="loss", queries=3, run="sft"):
 
 
 def test_names_stand_for_sets(rotbench):
-    sets = in_training.open_sets(config(f"toolbox, {rotbench},held_out", best="clean_PI"))
+    sets = in_training.open_eval_sets(config(f"toolbox, {rotbench},held_out", best="clean_PI"))
     assert {name: len(queries) for name, queries in sets.items()} == {
         "composition": 3,
         "domain": 3,
@@ -38,8 +38,8 @@ def test_names_stand_for_sets(rotbench):
 
 def test_rows_of_a_benchmark_are_evenly_spread(make, tmp_path):
     path = make.json(tmp_path / "many.json", [make.rows[i % 4] | {"id": str(i)} for i in range(12)])
-    assert [q.example.index for q in in_training.open_sets(config(str(path)))["many"]] == [0, 4, 8]
-    everything = in_training.open_sets(config(str(path), queries=50))["many"]
+    assert [q.example.index for q in in_training.open_eval_sets(config(str(path)))["many"]] == [0, 4, 8]
+    everything = in_training.open_eval_sets(config(str(path), queries=50))["many"]
     assert [q.example.index for q in everything] == list(range(12))
 
 
@@ -51,32 +51,32 @@ def test_what_cannot_be_asked(make, rotbench, tmp_path):
         ("toolbox", "reward", "eval.best is 'reward'"),
     ):
         with pytest.raises(InputError, match=words):
-            in_training.open_sets(config(sets, best))
+            in_training.open_eval_sets(config(sets, best))
     with pytest.raises(InputError, match="'reward', that of held_out"):
-        in_training.open_sets(config("toolbox", "reward", run="ppo"))
-    assert in_training.open_sets(config("", "reward", run="ppo")) == {}
+        in_training.open_eval_sets(config("toolbox", "reward", run="ppo"))
+    assert in_training.open_eval_sets(config("", "reward", run="ppo")) == {}
     with pytest.raises(InputError, match="no row is held out"):
-        in_training.with_rows(config("held_out", "held_out_CF"), {"held_out": []}, cast(Any, []))
+        in_training.add_held_out_rows(config("held_out", "held_out_CF"), {"held_out": []}, cast(Any, []))
 
 
 def test_parts_of_a_joined_set_are_not_asked_twice(shared):
-    found = in_training.open_sets(config(str(shared / "data" / "eval" / "BFCL_v3"), queries=1000))
+    found = in_training.open_eval_sets(config(str(shared / "data" / "eval" / "BFCL_v3"), queries=1000))
     assert {name: len(queries) for name, queries in found.items()} == {"BFCL_v3_simple": 400, "bfcl_exec": 240}
 
 
 def test_a_table_compares_the_same_queries_alone(rotbench, make, tmp_path):
     """Lines that a model broke at U+0085 or U+2028 are one line each."""
-    sets = in_training.open_sets(config(str(rotbench)))
+    sets = in_training.open_eval_sets(config(str(rotbench)))
     found = {"clean": [ScoredReply("no\x85call\u2028at all", Score({"any": 0}, "format", "")) for _ in sets["clean"]]}
     (tmp_path / "scores").mkdir()
-    scored_replies.write_scored_replies(in_training.scores_file(tmp_path, 4), sets, found, "mae")
-    alone = in_training.table(sets, tmp_path, 4)
+    scored_replies.write_scored_replies(in_training.scores_path(tmp_path, 4), sets, found, "mae")
+    alone = in_training.score_report(sets, tmp_path, 4)
     assert "clean, 3 queries" in alone and "gain" not in alone
-    scored_replies.write_scored_replies(in_training.scores_file(tmp_path, 0), sets, found, "mae")
-    assert "gain" in in_training.table(sets, tmp_path, 4)
+    scored_replies.write_scored_replies(in_training.scores_path(tmp_path, 0), sets, found, "mae")
+    assert "gain" in in_training.score_report(sets, tmp_path, 4)
     # As many rows of another file of that name are other queries.
     other = make.json(tmp_path / "other" / "clean.json", make.rows[1:])
-    assert in_training.table(in_training.open_sets(config(str(other), queries=2)), tmp_path, 4) == ""
+    assert in_training.score_report(in_training.open_eval_sets(config(str(other), queries=2)), tmp_path, 4) == ""
 
 
 def test_the_better_value_is_the_lower_badness():
@@ -96,7 +96,7 @@ def test_benchmark_rows_are_answered_scored_and_written(trained, make, tmp_path)
     """Beside a prompt that is longer than the model can read, which is an error of form."""
     long = make.row("Translate " + "cat " * 9000, make.listed, [make.react("translate", text="cat", to="de")])
     path = make.json(tmp_path / "clean.json", [*make.rows, long])
-    sets = in_training.open_sets(config(str(path), queries=9))
+    sets = in_training.open_eval_sets(config(str(path), queries=9))
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         model = model_source.open_model(str(trained / "hf"), "")
         tokenizer = load_tokenizer(str(trained / "hf"))

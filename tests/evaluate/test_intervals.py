@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tljax.analysis.tables import Table, shown
+from tljax.analysis.tables import Table, format_cell
 from tljax.evaluate.intervals import ClusteredSums
 
 
@@ -55,7 +55,7 @@ def test_intervals_of_resembling_steps_cover_the_truth():
 def test_nothing_and_a_single_group():
     assert ClusteredSums().mean() is None and ClusteredSums().share() is None and ClusteredSums().percent(0) is None
     one = sums_of([[1.0, 2.0]])
-    assert shown(one.mean()) == "1.500 [?, ?]"
+    assert format_cell(one.mean()) == "1.500 [?, ?]"
     assert sums_of([[1, 0]]).share().low > 0
     empty = sums_of([[1], [], [0]])
     assert empty.groups == 2

@@ -19,7 +19,7 @@ from tljax.evaluate.score import (
     Score,
     metric_marks,
     paired_difference,
-    random_pick,
+    random_tool_ts,
     score_any_call,
     score_reply,
     summarize,
@@ -304,16 +304,16 @@ def test_paired_difference_refuses_what_cannot_be_paired():
 
 def test_random_pick_is_the_mean_of_one_in_n():
     a, b = Call("a", {}), Call("b", {})
-    assert random_pick([[a], [a, b], [Call("gone", {})]], [[A, B], [A, B], [A]]) == pytest.approx(50)
-    assert random_pick([[a]], [[A, A, B, B]]) == 50
-    assert random_pick([[], [a]], [[A], []]) == 0
+    assert random_tool_ts([[a], [a, b], [Call("gone", {})]], [[A, B], [A, B], [A]]) == pytest.approx(50)
+    assert random_tool_ts([[a]], [[A, A, B, B]]) == 50
+    assert random_tool_ts([[], [a]], [[A], []]) == 0
     with pytest.raises(InputError, match="1 golden answers and 0 tool lists"):
-        random_pick([[a]], [])
+        random_tool_ts([[a]], [])
 
 
 def test_random_pick_of_rotbench_is_what_picking_scores(benchmark):
     rows = benchmark("rotbench_clean").examples
-    expected = random_pick([row.golden for row in rows], [row.tools for row in rows])
+    expected = random_tool_ts([row.golden for row in rows], [row.tools for row in rows])
     scores = [
         np.mean([score_reply(f"{tool.name}()", row.golden, row.tools).levels["any"] >= 1 for tool in row.tools])
         for row in rows
@@ -322,4 +322,4 @@ def test_random_pick_of_rotbench_is_what_picking_scores(benchmark):
 
 
 def test_a_picked_tool_list_is_read_in_any_form():
-    assert random_pick([[Call("a", {})]], [tool_list([A, B]).tools]) == 50
+    assert random_tool_ts([[Call("a", {})]], [tool_list([A, B]).tools]) == 50

@@ -46,8 +46,8 @@ def test_answers_are_kept_and_read_back(found, sets, tmp_path):
         query = sets[row["set"]][row["index"]]
         assert row["golden"].startswith(f"{query.golden.name}(")
         assert row["prediction"] == found[0][row["set"]][row["index"]].text
-    read = scored_replies.scores_in(read_jsonl(tmp_path / "a.jsonl"))
-    for name, scores in scored_replies.scores_of(found[0]).items():
+    read = scored_replies.scores_from_rows(read_jsonl(tmp_path / "a.jsonl"))
+    for name, scores in scored_replies.scores_by_set(found[0]).items():
         assert [(s.levels["any"], s.kind, s.detail) for s in scores] == [
             (s.levels["any"], s.kind, s.detail) for s in read[name]
         ]
@@ -55,6 +55,6 @@ def test_answers_are_kept_and_read_back(found, sets, tmp_path):
 
 def test_metrics_are_percentages_by_set():
     scores = [Score({"any": 3}, "correct", ""), Score({"any": 1}, "parameter", ""), Score({"any": 0}, "format", "")]
-    metrics = scored_replies.metrics_of({"domain": [*scores, scores[0]]})
+    metrics = scored_replies.score_metrics({"domain": [*scores, scores[0]]})
     assert (metrics["domain_TS"], metrics["domain_PI"], metrics["domain_CF"]) == (75, 50, 50)
     assert (metrics["domain_format"], metrics["domain_parameter"], metrics["domain_wrong_tool"]) == (25, 25, 0)

@@ -8,7 +8,7 @@ from tljax.calls.parse import parse_calls
 from tljax.calls.render import DIALECTS, render_call
 from tljax.core.errors import InputError
 from tljax.evaluate.score import score_reply, summarize
-from tljax.evaluate.toolbox_queries import HELD_OUT, held_out_queries, held_out_sets, random_pick_of
+from tljax.evaluate.toolbox_queries import HELD_OUT_SPLITS, held_out_queries, held_out_sets, random_tool_ts_of
 from tljax.toolbox.tools import TOOLS
 
 N = 120
@@ -64,11 +64,11 @@ def test_the_first_queries_are_the_same_however_many_are_asked_for():
 def test_a_random_pick_by_counting_the_list(sets):
     for members in sets[1].values():
         counted = 100 * sum(1 / query.prompt.count("Function:\ndef ") for query in members) / N
-        assert random_pick_of(members) == pytest.approx(counted)
+        assert random_tool_ts_of(members) == pytest.approx(counted)
         assert 20 < counted < 40
 
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(InputError, match="toolbox split is 'test'; allowed: train, composition, domain"):
         held_out_queries("test", 1, "mae")
-    assert HELD_OUT == ("composition", "domain")
+    assert HELD_OUT_SPLITS == ("composition", "domain")

@@ -65,7 +65,7 @@ def test_the_card_is_that_of_these_weights():
 def test_it_scores_what_the_card_says(answered):
     """The card's shares lie in the 95 % intervals of a few queries, widened to twice their width."""
     card = (FOLDER / "README.md").read_text()
-    for name, members in scored_replies.scores_of(answered[1]).items():
+    for name, members in scored_replies.scores_by_set(answered[1]).items():
         for metric, share in summarize(members).scores.items():
             (told,) = re.findall(rf"\| {name} \|.*?{metric} ([0-9.]+)", card)
             assert 2 * share.low - share.percent <= float(told) <= 2 * share.high - share.percent, (name, metric)

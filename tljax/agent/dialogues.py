@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tljax.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, schemas_of
+from tljax.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, read_tool_schemas
 from tljax.agent.loop import Opening
 from tljax.calls.compare import ToolList, tool_list
 from tljax.core.errors import InputError
@@ -23,9 +23,9 @@ from tljax.data.queries import (
 )
 from tljax.data.reader import read_rows
 from tljax.data.trajectory import Turn
-from tljax.evaluate.benchmarks.discover import find_sets
+from tljax.evaluate.benchmarks.discover import discover_sets
 from tljax.evaluate.benchmarks.sets import EvalSet, Example
-from tljax.evaluate.toolbox_queries import HELD_OUT, SEED
+from tljax.evaluate.toolbox_queries import HELD_OUT_SPLITS, QUERY_SEED
 from tljax.toolbox.tasks import Task, make_task
 from tljax.toolbox.tools import FINISH
 from tljax.toolbox.trajectories import available
@@ -37,7 +37,7 @@ SCHEMAS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DialogueRequest:
     """A dialogue to be held: a query of a set. `task` is known in the toolbox alone."""
 
     set: str
@@ -47,26 +47,26 @@ class Asked:
     task: Task | None = None
 
 
-def toolbox_dialogues(n: int, dialect: str) -> list[Asked]:
+def toolbox_requests(n: int, dialect: str) -> list[DialogueRequest]:
     """`n` tasks of each held-out split, the same for every model; their tools are run, each dialogue's on its own."""
     asked = []
-    for split in HELD_OUT:
+    for split in HELD_OUT_SPLITS:
         for index in range(n):
-            task = make_task(SEED, split, index)
+            task = make_task(QUERY_SEED, split, index)
             tools = tool_list([available(name).schema for name in task.tools])
             prompt = render_prompt(tools.tools, [Turn("user", task.query)], dialect)
             opening = Opening(prompt, tools, FINISH.name, functools.partial(ToolboxExecutor, task.tools))
-            asked.append(Asked(split, f"toolbox-{split}-{SEED}-{index}", task.query, opening, task))
+            asked.append(DialogueRequest(split, f"toolbox-{split}-{QUERY_SEED}-{index}", task.query, opening, task))
     return asked
 
 
-def benchmark_dialogues(path: str, dialect: str, finish: str) -> list[Asked]:
+def benchmark_requests(path: str, dialect: str, finish: str) -> list[DialogueRequest]:
     """The rows of a benchmark's files, those with a broken golden answer too; a mock answers their calls.
 
     Prints which files and rows are left out. finish: the tool that ends a dialogue of a row that names none; see
     `with_finish`. Raises InputError as `find_sets` does, and where two files ask the same.
     """
-    found = find_sets(path)
+    found = discover_sets(path)
     for line in found.unread:
         print(f"not read: {line}")
     asked, files = [], dict[tuple[str, ...], str]()
@@ -95,15 +95,17 @@ def _examples(one: EvalSet) -> list[Example]:
     return sorted([*one.examples, *spoilt], key=lambda example: example.index)
 
 
-def _asked(name: str, example: Example, dialect: str, finish: str) -> Asked:
-    tools, ends = with_finish(tool_list(example.tools), example.finish or finish, f"set {name}, row {example.index}")
+def _asked(name: str, example: Example, dialect: str, finish: str) -> DialogueRequest:
+    tools, ends = add_finish_tool(
+        tool_list(example.tools), example.finish or finish, f"set {name}, row {example.index}"
+    )
     prompt = render_prompt(tools.tools, example.turns, dialect, example.system)
     opening = Opening(prompt, tools, ends, functools.partial(MockExecutor, tools))
     query = next((turn.text for turn in example.turns if turn.role == "user"), "")
-    return Asked(name, example.id, query, opening)
+    return DialogueRequest(name, example.id, query, opening)
 
 
-def query_dialogues(file: str, dialect: str, finish: str, tools_file: str, seconds: float) -> list[Asked]:
+def query_requests(file: str, dialect: str, finish: str, tools_file: str, seconds: float) -> list[DialogueRequest]:
     """The rows of a JSONL file or a JSON array: {"id", "query"} or {"id", "messages"}.
 
     tools_file: the Python file whose functions are the tools, each call with `seconds` of time; "": every row lists its
@@ -113,9 +115,9 @@ def query_dialogues(file: str, dialect: str, finish: str, tools_file: str, secon
     shared: ToolList | None = None
     own: frozenset[str] = frozenset()
     if tools_file:
-        shared = tool_list(schemas_of(tools_file, seconds))
+        shared = tool_list(read_tool_schemas(tools_file, seconds))
         own = frozenset(shared.schemas)
-    asked: list[Asked] = []
+    asked: list[DialogueRequest] = []
     rows: dict[str | int, int] = {}
     for number, row in read_rows(file):
         if isinstance(row, InputError):
@@ -135,7 +137,7 @@ def query_dialogues(file: str, dialect: str, finish: str, tools_file: str, secon
         listed = shared or tool_list(trajectory.tools)
         if not listed.tools:
             raise InputError(f"{at}, field tools: is missing; list the tools, or name a Python file in config.tools")
-        tools, ends = with_finish(listed, finish, at)
+        tools, ends = add_finish_tool(listed, finish, at)
         prompt = render_prompt(tools.tools, trajectory.turns, dialect, trajectory.system)
         check_text(prompt, f"{at}, field messages")
         if shared is None:
@@ -143,7 +145,7 @@ def query_dialogues(file: str, dialect: str, finish: str, tools_file: str, secon
         else:
             open_tools = functools.partial(FileExecutor, tools_file, seconds, tools, own, ends)
         query = next((turn.text for turn in reversed(trajectory.turns) if turn.role == "user"), "")
-        asked.append(Asked(Path(file).stem, identity, query, Opening(prompt, tools, ends, open_tools)))
+        asked.append(DialogueRequest(Path(file).stem, identity, query, Opening(prompt, tools, ends, open_tools)))
     return asked
 
 
@@ -155,7 +157,7 @@ def _messages(row: dict[str, Any], at: str) -> Any:
     return [{"role": "user", "content": query}]
 
 
-def with_finish(tools: ToolList, finish: str, at: str) -> tuple[ToolList, str | None]:
+def add_finish_tool(tools: ToolList, finish: str, at: str) -> tuple[ToolList, str | None]:
     """The tools with the one that ends a dialogue, and its name; `finish` itself is added where it is not listed.
 
     finish "": no tool ends a dialogue, a reply without a call does. Raises InputError for another name that is not
@@ -174,21 +176,21 @@ def with_finish(tools: ToolList, finish: str, at: str) -> tuple[ToolList, str | 
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class SolutionCheck:
     """Whether a task's dialogue left the state that the solution leaves, and whether its answer is right."""
 
     state: bool
     answer: bool
 
 
-def solved(task: Task, state: dict[str, Any], answer: str | None) -> Solved:
+def check_solution(task: Task, state: dict[str, Any], answer: str | None) -> SolutionCheck:
     """`answer` is None where the dialogue has none.
 
     It is right where it is the results that are asked for and nothing else, with commas between, as in training; their
     order and the blanks at commas are free. So the query itself is no answer, though it may hold the result.
     """
     orders = {_tight(",".join(order)) for order in itertools.permutations(task.asked)}
-    return Solved(state == task.state, answer is not None and _tight(answer) in orders)
+    return SolutionCheck(state == task.state, answer is not None and _tight(answer) in orders)
 
 
 def _tight(text: str) -> str:

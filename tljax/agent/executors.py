@@ -114,7 +114,7 @@ class FileExecutor:
         self._worker.close()
 
 
-def schemas_of(path: str, time_limit: float) -> list[dict[str, Any]]:
+def read_tool_schemas(path: str, time_limit: float) -> list[dict[str, Any]]:
     """The tools of a user's file as flat OpenAI JSON. Raises InputError where the file cannot be run, or has none."""
     if not time_limit > 0:
         raise InputError(f"config.tool_seconds is {time_limit}; it must be above 0")

@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.evaluate.benchmarks.scoring import beside
+from tljax.evaluate.benchmarks.scoring import path_beside_report
 from tljax.storage.atomic import write_texts
 from tljax.storage.resumable import ResumableWriter, check_new_output, claim_output
 
 
-def paths_of(out: Path) -> tuple[Path, Path]:
+def dialogue_paths(out: Path) -> tuple[Path, Path]:
     """The dialogues as JSON lines and as a text, beside the report `out`."""
-    return beside(str(out), "dialogues.jsonl"), beside(str(out), "dialogues.txt")
+    return path_beside_report(str(out), "dialogues.jsonl"), path_beside_report(str(out), "dialogues.txt")
 
 
-def check_files(out: Path) -> None:
+def check_new_files(out: Path) -> None:
     """Raises InputError where a file is there already that the run would write, or their folder is not.
 
     A report beside dialogues that are not all written is what an interruption at the very end has left.
     """
-    dialogues, transcript = paths_of(out)
+    dialogues, transcript = dialogue_paths(out)
     check_new_output(dialogues, "file")
     if not _partial_of(dialogues).exists():
         check_new_output(out)
@@ -32,7 +32,7 @@ def _partial_of(dialogues: Path) -> Path:
     return dialogues.with_name(f"{dialogues.name}.partial")
 
 
-class NoFiles:
+class InMemoryDialogues:
     """Keeps the dialogues of a run without config.out in memory."""
 
     told = "lost, as config.out names no file"
@@ -41,7 +41,7 @@ class NoFiles:
     def __init__(self) -> None:
         self._rows: dict[int, dict[str, Any]] = {}
 
-    def __enter__(self) -> "NoFiles":
+    def __enter__(self) -> "InMemoryDialogues":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,7 +63,7 @@ class NoFiles:
         pass
 
 
-class Files:
+class DialogueFiles:
     """The dialogues of a run in its partial file; `finish` writes all files."""
 
     def __init__(self, out: Path, partial: ResumableWriter):
@@ -88,7 +88,7 @@ class Files:
 
     def finish(self, report: str, transcript: str) -> None:
         """Writes report and transcript, then the dialogues. Raises InputError where the disk refuses."""
-        _, text = paths_of(self._out)
+        _, text = dialogue_paths(self._out)
         for path, content in ((text, transcript), (self._out, report)):
             try:
                 write_texts(path, [content])
@@ -100,12 +100,12 @@ class Files:
 
 
 @contextlib.contextmanager
-def open_files(out: Path, fields: dict[str, Any], content: dict[str, str]) -> Iterator[Files]:
+def open_dialogue_files(out: Path, fields: dict[str, Any], content: dict[str, str]) -> Iterator[DialogueFiles]:
     """The files of the report `out`, held for this process; what an earlier run has finished is in them.
 
     fields, content: what the dialogues are made with, as `Partial` takes them. Raises InputError as `claim` and
     `Partial` do.
     """
-    dialogues, _ = paths_of(out)
+    dialogues, _ = dialogue_paths(out)
     with claim_output(dialogues, "file"), ResumableWriter(dialogues, fields, content) as partial:
-        yield Files(out, partial)
+        yield DialogueFiles(out, partial)

@@ -24,7 +24,7 @@ from tljax.toolbox.execute import Result, json_text, valid_unicode
 OUTCOMES = FINISH, FORMAT, LOOP, TURN_LIMIT, LENGTH_LIMIT = ("finish", "format", "loop", "turn_limit", "length_limit")
 
 
-class Sampled(Protocol):
+class SampledReply(Protocol):
     """A policy's reply: its tokens without the end token, and whether there was one."""
 
     @property
@@ -34,7 +34,7 @@ class Sampled(Protocol):
 
 
 # Dialogues as token lists, each up to and with "Assistant:" -> the reply to each, in order.
-Policy = Callable[[list[list[int]]], Sequence[Sampled]]
+Policy = Callable[[list[list[int]]], Sequence[SampledReply]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DialogueLimits:
     """Bounds of a dialogue: replies, tokens in all, tokens of a reply, and equal calls with equal feedback."""
 
     turns: int
@@ -100,7 +100,7 @@ def run_dialogues(
     openings: Iterable[tuple[int, Opening]],
     policy: Policy,
     tokenizer: Tokenizer,
-    limits: Limits,
+    limits: DialogueLimits,
     *,
     rows: int,
     calls_at_once: int = 1,
@@ -142,19 +142,19 @@ def _begin(number: int, opening: Opening, tokenizer: Tokenizer) -> Dialogue:
     return Dialogue(number, opening, opening.open_tools(), tokenizer.encode(opening.prompt)[0])
 
 
-def fits(tokens: int, limits: Limits) -> bool:
+def has_room_for_reply(tokens: int, limits: DialogueLimits) -> bool:
     """Whether a dialogue of so many tokens has room for a reply."""
     return tokens + limits.new_tokens <= limits.tokens
 
 
-def _check_length(dialogue: Dialogue, limits: Limits) -> None:
+def _check_length(dialogue: Dialogue, limits: DialogueLimits) -> None:
     length = len(dialogue.tokens)
-    if not fits(length, limits):
+    if not has_room_for_reply(length, limits):
         told = f"{length + limits.new_tokens:,} tokens with the next reply, at most {limits.tokens:,} are allowed"
         dialogue.end(LENGTH_LIMIT, told)
 
 
-def _take(dialogue: Dialogue, reply: Sampled, tokenizer: Tokenizer, limits: Limits) -> None:
+def _take(dialogue: Dialogue, reply: SampledReply, tokenizer: Tokenizer, limits: DialogueLimits) -> None:
     """Adds a reply and what comes of it: feedback, or the dialogue's end."""
     opening = dialogue.opening
     dialogue.tokens += reply.tokens
@@ -174,7 +174,7 @@ def _take(dialogue: Dialogue, reply: Sampled, tokenizer: Tokenizer, limits: Limi
     exchange = Exchange(text, call, documentation_error(call, opening.tools), result)
     dialogue.exchanges.append(exchange)
     if call.name == opening.finish and not result.error:
-        dialogue.answer = answer_of(call)
+        dialogue.answer = final_answer(call)
         dialogue.end(FINISH)
     elif sum(_repeats(exchange, other) for other in dialogue.exchanges) >= limits.repeats:
         dialogue.end(LOOP, f"the same call with the same feedback, {limits.repeats} times")
@@ -184,7 +184,7 @@ def _take(dialogue: Dialogue, reply: Sampled, tokenizer: Tokenizer, limits: Limi
         dialogue.tokens += tokenizer.encode_continuation(render_feedback(result.value))
 
 
-def _format_error(parsed: ParsedText, reply: Sampled, limits: Limits) -> str:
+def _format_error(parsed: ParsedText, reply: SampledReply, limits: DialogueLimits) -> str:
     detail = Comparison("format", issue=parsed.issue or "").detail
     return detail if reply.ended else f"{detail}; cut off after {limits.new_tokens} tokens"
 
@@ -197,7 +197,7 @@ def _repeats(exchange: Exchange, other: Exchange) -> bool:
     return same_call and exchange.result == other.result
 
 
-def answer_of(call: Call) -> str:
+def final_answer(call: Call) -> str:
     """What a call of `finish` says: its arguments' values, whatever noise has made of their names."""
     return valid_unicode(", ".join(map(_text, call.arguments.values())))
 

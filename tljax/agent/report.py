@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tljax.agent.loop import FINISH
-from tljax.agent.scores import DEFINITIONS, Figure, figures_of, outcomes_of
+from tljax.agent.scores import DEFINITIONS, DialogueScore, count_outcomes, dialogue_scores
 
 NOTE = "DE, CE, VA by our definitions, as the paper gives none"
 MOCK = "a mock answers the calls: it checks them against the tool list and runs nothing, so CE is DE"
@@ -13,7 +13,7 @@ UNITS = {"DE": "calls", "CE": "calls", "VA": "queries", "success": "tasks", "ans
 UNITS["state"] = "tasks that change the state"
 
 
-def sets_of(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def rows_by_set(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Rows by their set, in order."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -21,22 +21,22 @@ def sets_of(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def table(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str]) -> str:
+def dialogue_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str]) -> str:
     """A block a set: every score in percent with its 95 % interval and what it counts, and how the dialogues ended."""
     lines, names = [], dict[str, None]()
     for name, rows in sets.items():
-        figures = figures_of(rows)
+        figures = dialogue_scores(rows)
         names |= dict.fromkeys(figures)
         replies = sum(len(row["exchanges"]) for row in rows)
         lines.append(f"{name}: {len(rows):,} dialogues, {replies / len(rows):.1f} replies each")
         lines += [_line(score, figure) for score, figure in figures.items()]
-        ends = ", ".join(f"{outcome} {count:,}" for outcome, count in outcomes_of(rows).items() if count)
+        ends = ", ".join(f"{outcome} {count:,}" for outcome, count in count_outcomes(rows).items() if count)
         lines.append(f"  ends      {ends}")
     lines += [f"{name:<9}{DEFINITIONS[name]}" for name in names]
     return "\n".join([*lines, *notes])
 
 
-def _line(score: str, figure: Figure) -> str:
+def _line(score: str, figure: DialogueScore) -> str:
     label = f"  {'  ' if score in ('answer', 'state') else ''}{score}"
     if figure.share is None:
         return f"{label:<10}     -                  no {UNITS[score]}"
@@ -45,13 +45,13 @@ def _line(score: str, figure: Figure) -> str:
     return f"{label:<10}{percent:>6.1f} {interval:<16}{figure.count:>7,} of {figure.n:,} {UNITS[score]}"
 
 
-def report_of(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str], facts: dict[str, Any]) -> str:
+def report_json(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str], facts: dict[str, Any]) -> str:
     """The report as JSON: what was run, and of every set its scores, ends, and its rows without their texts."""
     listed, meant = [], {}
     for name, rows in sets.items():
         scores = {
             score: {"count": figure.count, "n": figure.n} | (figure.share._asdict() if figure.share else {})
-            for score, figure in figures_of(rows).items()
+            for score, figure in dialogue_scores(rows).items()
         }
         meant |= {score: DEFINITIONS[score] for score in scores}
         left_out = ("set", "query", "exchanges", "tokens", "ended", "wanted")
@@ -59,7 +59,7 @@ def report_of(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[s
             {"index": i} | {key: value for key, value in row.items() if key not in left_out}
             for i, row in enumerate(rows)
         ]
-        listed.append({"name": name, "n": len(rows), "scores": scores, "ends": outcomes_of(rows), "rows": brief})
+        listed.append({"name": name, "n": len(rows), "scores": scores, "ends": count_outcomes(rows), "rows": brief})
     report = facts | {"definitions": meant, "notes": list(notes), "sets": listed}
     return json.dumps(report, ensure_ascii=False, indent=1) + "\n"
 

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from tljax.agent import report as dialogue_report
-from tljax.agent.dialogues import Asked, benchmark_dialogues, query_dialogues, toolbox_dialogues
-from tljax.agent.files import Files, NoFiles, check_files, open_files
-from tljax.agent.loop import Limits, Policy, fits, run_dialogues
-from tljax.agent.scores import row_of
+from tljax.agent.dialogues import DialogueRequest, benchmark_requests, query_requests, toolbox_requests
+from tljax.agent.files import DialogueFiles, InMemoryDialogues, check_new_files, open_dialogue_files
+from tljax.agent.loop import DialogueLimits, Policy, has_room_for_reply, run_dialogues
+from tljax.agent.scores import dialogue_row
 from tljax.calls.render import DIALECTS
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError, explain_out_of_memory
@@ -53,14 +53,14 @@ def run(config: Any) -> None:
     check(config)
     out = Path(config.out).expanduser() if config.out else None
     if out is not None:
-        check_files(out)
+        check_new_files(out)
     model_source.check_trained(config.model.path)
-    asked = read_asked(config)
+    asked = read_requests(config)
     model, tokenizer = open_trained(config.model.path, config.tokenizer)
     llama.check_length(model.config, config.new_tokens + 1, "config.new_tokens and a prompt")
     longest = min(config.max_tokens or model.config.max_tokens, model.config.max_tokens)
-    limits = Limits(config.max_turns, longest, config.new_tokens, config.max_repeats)
-    check_openings(asked, tokenizer, limits)
+    limits = DialogueLimits(config.max_turns, longest, config.new_tokens, config.max_repeats)
+    check_prompt_lengths(asked, tokenizer, limits)
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
         options = scored_replies.greedy_options(
@@ -69,14 +69,18 @@ def run(config: Any) -> None:
             compute_dtype=config.model.compute_dtype,
             attention=config.model.attention,
         )
-        fields = made_with(config)
-        with NoFiles() if out is None else open_files(out, fields, hashes_of(config, asked, model, tokenizer)) as files:
-            converse(config, asked, model, tokenizer, options, limits, files)
-            sets = dialogue_report.sets_of(files.rows())
-            notes = [dialogue_report.NOTE, *([dialogue_report.MOCK] if is_mock(config) else [])]
+        fields = deciding_fields(config)
+        with (
+            InMemoryDialogues()
+            if out is None
+            else open_dialogue_files(out, fields, content_hashes(config, asked, model, tokenizer)) as files
+        ):
+            generate_dialogues(config, asked, model, tokenizer, options, limits, files)
+            sets = dialogue_report.rows_by_set(files.rows())
+            notes = [dialogue_report.NOTE, *([dialogue_report.MOCK] if uses_mock(config) else [])]
             facts = {"model": config.model.path, "data": config.data, "tools": config.tools, "made_with": fields}
-            files.finish(dialogue_report.report_of(sets, notes, facts), dialogue_report.transcripts(sets))
-    print(dialogue_report.table(sets, notes))
+            files.finish(dialogue_report.report_json(sets, notes, facts), dialogue_report.transcripts(sets))
+    print(dialogue_report.dialogue_table(sets, notes))
 
 
 def check(config: Any) -> None:
@@ -106,27 +110,27 @@ def check(config: Any) -> None:
         )
 
 
-def read_asked(config: Any) -> list[Asked]:
+def read_requests(config: Any) -> list[DialogueRequest]:
     """The dialogues to hold. Raises InputError as the readers do."""
     if config.data == "toolbox":
-        return toolbox_dialogues(config.queries, config.dialect)
+        return toolbox_requests(config.queries, config.dialect)
     if not config.tools and is_benchmark(config.data):
-        return benchmark_dialogues(config.data, config.dialect, config.finish)
+        return benchmark_requests(config.data, config.dialect, config.finish)
     tools = os.path.expanduser(config.tools)
-    return query_dialogues(config.data, config.dialect, config.finish, tools, config.tool_seconds)
+    return query_requests(config.data, config.dialect, config.finish, tools, config.tool_seconds)
 
 
-def is_mock(config: Any) -> bool:
+def uses_mock(config: Any) -> bool:
     return config.data != "toolbox" and not config.tools
 
 
-def check_openings(asked: Sequence[Asked], tokenizer: Tokenizer, limits: Limits) -> None:
+def check_prompt_lengths(asked: Sequence[DialogueRequest], tokenizer: Tokenizer, limits: DialogueLimits) -> None:
     """Prints which dialogues are too long for a first reply. Raises InputError where all are."""
     lengths = [len(tokenizer.encode(one.opening.prompt)[0]) for one in asked]
     long = [
         f"set {one.set}, {one.id}: {length:,} tokens"
         for one, length in zip(asked, lengths, strict=True)
-        if not fits(length, limits)
+        if not has_room_for_reply(length, limits)
     ]
     if long and len(long) == len(asked):
         raise InputError(
@@ -139,12 +143,14 @@ def check_openings(asked: Sequence[Asked], tokenizer: Tokenizer, limits: Limits)
         log("\n".join([told, *format_first_errors(long)]))
 
 
-def made_with(config: Any) -> dict[str, Any]:
+def deciding_fields(config: Any) -> dict[str, Any]:
     """The fields that decide the dialogues, by their dotted names."""
     return {name: config[name] for name in DECIDING} | {"model.compute_dtype": config.model.compute_dtype}
 
 
-def hashes_of(config: Any, asked: Sequence[Asked], model: model_source.Model, tokenizer: Tokenizer) -> dict[str, str]:
+def content_hashes(
+    config: Any, asked: Sequence[DialogueRequest], model: model_source.Model, tokenizer: Tokenizer
+) -> dict[str, str]:
     """Hashes of what decides the dialogues and was read, by the names of that."""
     digest = hashlib.sha256()
     for one in asked:
@@ -155,14 +161,14 @@ def hashes_of(config: Any, asked: Sequence[Asked], model: model_source.Model, to
     return content
 
 
-def converse(
+def generate_dialogues(
     config: Any,
-    asked: Sequence[Asked],
+    asked: Sequence[DialogueRequest],
     model: model_source.Model,
     tokenizer: Tokenizer,
     options: SampleOptions,
-    limits: Limits,
-    files: Files | NoFiles,
+    limits: DialogueLimits,
+    files: DialogueFiles | InMemoryDialogues,
 ) -> None:
     """Holds the dialogues that `files` lack, on the current mesh, and adds them as they end.
 
@@ -182,11 +188,11 @@ def converse(
     params = model_source.load_with_adapter(model, jnp.dtype(options.compute_dtype), seed=0)
     begin, replies = time.perf_counter(), 0
     with StopRequest() as stop, Progress(len(asked), len(files), "dialogue", "dialogues") as progress:
-        policy = policy_of(params, model.config, options, rows, progress)
+        policy = greedy_policy(params, model.config, options, rows, progress)
         rounds = run_dialogues(todo, policy, tokenizer, limits, rows=rows, calls_at_once=config.tool_calls)
         with contextlib.closing(rounds):
             for ended in rounds:
-                files.append([(dialogue.number, row_of(asked[dialogue.number], dialogue)) for dialogue in ended])
+                files.append([(dialogue.number, dialogue_row(asked[dialogue.number], dialogue)) for dialogue in ended])
                 replies += sum(len(dialogue.exchanges) for dialogue in ended)
                 progress.advance(len(ended))
                 if stop.signal is not None and len(files) < len(asked):
@@ -196,7 +202,7 @@ def converse(
     log(f"held {len(todo):,} dialogues with {replies:,} replies in {time.perf_counter() - begin:,.0f} s")
 
 
-def policy_of(
+def greedy_policy(
     params: llama.Params, c: llama.LlamaConfig, options: SampleOptions, rows: int, progress: Progress
 ) -> Policy:
     """The model's greedy replies, `rows` of them side by side."""

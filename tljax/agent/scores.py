@@ -20,11 +20,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tljax.agent.dialogues import Asked, solved
+from tljax.agent.dialogues import DialogueRequest, check_solution
 from tljax.agent.executors import ToolboxExecutor
 from tljax.agent.loop import FINISH, OUTCOMES, Dialogue, Exchange
 from tljax.evaluate.intervals import ClusteredSums
-from tljax.evaluate.score import Share, share_of
+from tljax.evaluate.score import Share, wilson_share
 
 DEFINITIONS = {
     "success": "tasks that end in finish with the results asked for, and the state that the solution leaves",
@@ -44,7 +44,7 @@ _REFUSAL = re.compile(
 )
 
 
-class Figure(NamedTuple):
+class DialogueScore(NamedTuple):
     """A share with what it counts: `count` of `n`; share is None where there is nothing to count."""
 
     count: int
@@ -57,7 +57,7 @@ def is_refusal(answer: str) -> bool:
     return _REFUSAL.search(" ".join(answer.replace("\u2019", "'").split())) is not None
 
 
-def row_of(asked: Asked, dialogue: Dialogue) -> dict[str, Any]:
+def dialogue_row(asked: DialogueRequest, dialogue: Dialogue) -> dict[str, Any]:
     """All that is kept of a dialogue, as JSON; scores are made of these rows alone."""
     calls = [one for one in dialogue.exchanges if one.result is not None]
     answer = dialogue.answer
@@ -74,7 +74,7 @@ def row_of(asked: Asked, dialogue: Dialogue) -> dict[str, Any]:
         "call_errors": sum(one.result is not None and one.result.error for one in calls),
     }
     if asked.task is not None and isinstance(dialogue.executor, ToolboxExecutor):
-        found = solved(asked.task, dialogue.executor.state, answer)
+        found = check_solution(asked.task, dialogue.executor.state, answer)
         row |= {"success": found.state and found.answer, "state_right": found.state, "answer_right": found.answer}
         row |= {"wanted": asked.task.answer, "changes_state": bool(asked.task.state)}
     row["exchanges"] = [_exchange(one) for one in dialogue.exchanges]
@@ -88,7 +88,7 @@ def _exchange(one: Exchange) -> dict[str, Any]:
     return {"reply": one.reply} | feedback | {"documentation_error": one.undocumented}
 
 
-def figures_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+def dialogue_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, DialogueScore]:
     """The scores of one set's rows, by the names in DEFINITIONS; those of tasks where the rows are tasks."""
     figures = {}
     if rows and "success" in rows[0]:
@@ -99,20 +99,20 @@ def figures_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     return figures | {"DE": _of_calls(rows, "documentation_errors"), "CE": _of_calls(rows, "call_errors")}
 
 
-def _of_dialogues(rows: Sequence[Mapping[str, Any]], field: str) -> Figure:
+def _of_dialogues(rows: Sequence[Mapping[str, Any]], field: str) -> DialogueScore:
     count, n = sum(row[field] for row in rows), len(rows)
-    return Figure(count, n, share_of(count / n, n) if n else None)
+    return DialogueScore(count, n, wilson_share(count / n, n) if n else None)
 
 
-def _of_calls(rows: Sequence[Mapping[str, Any]], field: str) -> Figure:
+def _of_calls(rows: Sequence[Mapping[str, Any]], field: str) -> DialogueScore:
     sums = ClusteredSums()
     for row in rows:
         sums.add(row[field], row["calls"])
     share = sums.share()
     count, n = sum(row[field] for row in rows), sum(row["calls"] for row in rows)
-    return Figure(count, n, Share(share.value, share.low, share.high) if share else None)
+    return DialogueScore(count, n, Share(share.value, share.low, share.high) if share else None)
 
 
-def outcomes_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def count_outcomes(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """How many dialogues ended in which way, in the order of OUTCOMES."""
     return {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES}

@@ -22,7 +22,7 @@ WRONG_COUNTS = {"0": 0, "1": 1, "2": 2, "3": 3, "4-5": 5, "6-10": 10, "above 10"
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ComparedReply:
     """A reply's text, how its first call compares with the golden one, and whether that names the golden tool."""
 
     text: str
@@ -35,7 +35,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StepReplies:
     """One step's replies. `first` is the position of its first wrong token, `wrong` the number of wrong ones.
 
     `wrong` counts under the golden prefix, so it is how many corrections in a row lead to the golden reply. `corrected`
@@ -43,13 +43,13 @@ class Outcome:
     """
 
     step: GoldenStep
-    greedy: Judged
+    greedy: ComparedReply
     wrong: int
     first: int | None
-    corrected: Judged | None
+    corrected: ComparedReply | None
 
 
-def first_wrong(step: GoldenStep, scores: TokenScores) -> int | None:
+def first_wrong_position(step: GoldenStep, scores: TokenScores) -> int | None:
     """The position of the first golden token that greedy decoding does not take; None where it takes all."""
     return next((i for i, (best, own) in enumerate(zip(scores.best, step.reply, strict=True)) if best != own), None)
 
@@ -59,11 +59,11 @@ def corrected_prompt(step: GoldenStep, first: int) -> list[int] | None:
     return [*step.prompt, *step.reply[: first + 1]] if first + 1 < len(step.reply) else None
 
 
-def judge(step: GoldenStep, text: str) -> Judged:
+def compare_reply(step: GoldenStep, text: str) -> ComparedReply:
     """A reply's verdict by its first call."""
     parsed = step.tools.parse(text)
     named = bool(parsed.calls) and parsed.calls[0].name == step.golden.name
-    return Judged(text, compare(parsed, step.golden, step.tools), named)
+    return ComparedReply(text, compare(parsed, step.golden, step.tools), named)
 
 
 class ReplyCounts:
@@ -74,7 +74,7 @@ class ReplyCounts:
         self._sums: dict[tuple[str, ...], ClusteredSums] = {}
         self._pairs: Counter[tuple[str, str]] = Counter()
 
-    def add(self, outcomes: Sequence[Outcome]) -> None:
+    def add(self, outcomes: Sequence[StepReplies]) -> None:
         """All outcomes of one trajectory."""
         n = len(outcomes)
         self.replies.add(n, n)
@@ -197,7 +197,7 @@ def _details(found: Comparison) -> set[tuple[str, str]]:
     return {("parameter", what) for what, names in parts.items() if names}
 
 
-def _belongs(one: Outcome, name: str) -> bool:
+def _belongs(one: StepReplies, name: str) -> bool:
     """Whether a reply's first wrong token is of a class, or of one of the classes together."""
     if one.first is None:
         return name == NONE
@@ -205,7 +205,7 @@ def _belongs(one: Outcome, name: str) -> bool:
     return name == ANY or own == name or (name == IN_NAME and own in NAME_CLASSES)
 
 
-def _name_follows(one: Outcome) -> bool:
+def _name_follows(one: StepReplies) -> bool:
     """Whether more of the tool's name comes after the first wrong token; if not, the name is right with it."""
     return one.first is not None and any(kind in NAME_CLASSES for kind in one.step.classes[one.first + 1 :])
 

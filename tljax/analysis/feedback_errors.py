@@ -17,7 +17,7 @@ SHOWN = 20  # steps on which the rules differ that the report lists
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class StepErrors:
     """What is known of one step, the `step`-th assistant turn from 1.
 
     answered: its call has tool feedback. default, release: the reasons of the two rules, None where they find no
@@ -35,12 +35,12 @@ class Verdict:
     feedback: str
 
 
-def kind_of(reason: str) -> str:
+def reason_kind(reason: str) -> str:
     """The kind in a rule's "kind: excerpt", of the released rule the keyword."""
     return reason.partition(": ")[0].removeprefix("keyword ")
 
 
-def verdicts(trajectory: Trajectory) -> list[Verdict]:
+def find_step_errors(trajectory: Trajectory) -> list[StepErrors]:
     """One Verdict for every assistant turn, in order."""
     default, release = (rule(trajectory) for rule in (_DEFAULT, _RELEASE))
     found = []
@@ -51,7 +51,7 @@ def verdicts(trajectory: Trajectory) -> list[Verdict]:
         answered = turn.call is not None and after is not None and after.role == "function"
         known = turn.call is not None and bool(trajectory.tools)
         found.append(
-            Verdict(
+            StepErrors(
                 trajectory.id,
                 k + 1,
                 turn.call.name if turn.call is not None else "",
@@ -75,10 +75,10 @@ class FeedbackCounts:
     def __init__(self) -> None:
         self.trajectories = self.steps = self.calls = self.judged = 0
         self._sums: dict[tuple[str, ...], ClusteredSums] = {}
-        self._differing: list[Verdict] = []
+        self._differing: list[StepErrors] = []
         self.differ = 0
 
-    def add(self, found: Sequence[Verdict]) -> None:
+    def add(self, found: Sequence[StepErrors]) -> None:
         """The verdicts of one trajectory."""
         self.trajectories += 1
         self.steps += len(found)
@@ -213,33 +213,35 @@ class FeedbackCounts:
         )
         for one in self._differing:
             excerpt = " ".join(one.feedback[:400].split())[:80]
-            table.rows.append([str(one.id)[:40], one.step, one.default or "-", kind_of(one.release or "-"), excerpt])
+            table.rows.append(
+                [str(one.id)[:40], one.step, one.default or "-", reason_kind(one.release or "-"), excerpt]
+            )
         return table
 
 
-def _kinds(one: Verdict) -> set[str]:
+def _kinds(one: StepErrors) -> set[str]:
     return {*one.calls, "any error"} if one.calls else {"fits"}
 
 
-def _call_keys(one: Verdict) -> Iterator[tuple[str, ...]]:
+def _call_keys(one: StepErrors) -> Iterator[tuple[str, ...]]:
     for kind in _kinds(one):
         yield "call", kind
 
 
-def _feedback_keys(one: Verdict) -> Iterator[tuple[str, ...]]:
+def _feedback_keys(one: StepErrors) -> Iterator[tuple[str, ...]]:
     """Keys under which an answered step counts."""
     default, release = one.default is not None, one.release is not None
     names = {(True, True): "both", (True, False): "default only", (False, True): "release only"}
     yield "rules", names.get((default, release), "neither")
     if one.default is not None:
         yield "rules", "default"
-        yield "default", kind_of(one.default)
+        yield "default", reason_kind(one.default)
         if release:
-            yield "both", kind_of(one.default)
+            yield "both", reason_kind(one.default)
     else:
         yield "rules", "fine"
     if one.release is not None:
         yield "rules", "release"
-        yield "release", kind_of(one.release)
+        yield "release", reason_kind(one.release)
         if default:
-            yield "release both", kind_of(one.release)
+            yield "release both", reason_kind(one.release)

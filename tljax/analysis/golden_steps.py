@@ -41,7 +41,7 @@ class GoldenStep:
 
 
 @dataclass
-class Candidates:
+class StepIndex:
     """Steps that may be asked, as numbers: 12 bytes each."""
 
     trajectories: array
@@ -51,12 +51,12 @@ class Candidates:
         return len(self.steps)
 
 
-def candidates() -> Candidates:
+def candidates() -> StepIndex:
     """An empty list of candidates."""
-    return Candidates(array("q"), array("i"))
+    return StepIndex(array("q"), array("i"))
 
 
-def add_candidates(found: Candidates, number: int, trajectory: Trajectory, rule: Rule) -> int:
+def add_steps(found: StepIndex, number: int, trajectory: Trajectory, rule: Rule) -> int:
     """Adds the steps of a trajectory that the rule keeps and that make a call; returns how many the rule blocks."""
     turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
     decisions = rule(trajectory)
@@ -67,7 +67,7 @@ def add_candidates(found: Candidates, number: int, trajectory: Trajectory, rule:
     return sum(not decision.kept for decision in decisions)
 
 
-def chosen(found: Candidates, limit: int, seed: int) -> Iterator[tuple[int, list[int]]]:
+def choose_steps(found: StepIndex, limit: int, seed: int) -> Iterator[tuple[int, list[int]]]:
     """Trajectories with their chosen steps, in source order: all of them (limit 0), or a seeded sample of `limit`."""
     places = np.arange(len(found))
     if 0 < limit < len(found):

@@ -8,7 +8,7 @@ from typing import Any
 from tljax.analysis.call_errors import CALL_ERRORS
 from tljax.analysis.corrections import ANY, ReplyCounts
 from tljax.analysis.feedback_errors import FeedbackCounts
-from tljax.analysis.token_losses import RANKS, TokenCounts
+from tljax.analysis.token_losses import RANK_BINS, TokenCounts
 from tljax.calls.compare import KINDS
 from tljax.core.errors import InputError
 from tljax.evaluate.intervals import Estimate
@@ -115,8 +115,8 @@ def _tokens(tokens: TokenCounts, folder: Path) -> list[str]:
 
     figure, axes = _figure(0.3 * len(classes) + 1.5)
     shares = [tokens.ranks(name) for name in classes]
-    parts = {rank: ([one[i] for one in shares], RANK_COLOURS[i]) for i, rank in enumerate(RANKS)}
-    _stacked(axes, labels, parts, title="rank", columns=len(RANKS))
+    parts = {rank: ([one[i] for one in shares], RANK_COLOURS[i]) for i, rank in enumerate(RANK_BINS)}
+    _stacked(axes, labels, parts, title="rank", columns=len(RANK_BINS))
     _finish(axes, "% of tokens", "golden token", limits=(0, 100))
     names.append(_save(figure, folder, "token_ranks"))
 

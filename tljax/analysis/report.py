@@ -47,7 +47,7 @@ KIND_MEANINGS = {
 
 
 @contextlib.contextmanager
-def new_folder(out: str, data: str) -> Iterator[tuple[Path, Path]]:
+def new_report_folder(out: str, data: str) -> Iterator[tuple[Path, Path]]:
     """Yields the folder to be and one beside it to write into, which takes that name when the block ends well.
 
     out: "" is analyses/NAME after the source `data`, or the first free analyses/NAME-2, ... Raises InputError where

@@ -10,19 +10,26 @@ import numpy as np
 from tqdm import tqdm
 
 from tljax.analysis import plots
-from tljax.analysis.corrections import Judged, Outcome, ReplyCounts, corrected_prompt, first_wrong, judge
-from tljax.analysis.feedback_errors import FeedbackCounts, verdicts
+from tljax.analysis.corrections import (
+    ComparedReply,
+    ReplyCounts,
+    StepReplies,
+    compare_reply,
+    corrected_prompt,
+    first_wrong_position,
+)
+from tljax.analysis.feedback_errors import FeedbackCounts, find_step_errors
 from tljax.analysis.golden_steps import (
     NO_ROOM,
     TOO_LONG,
-    Candidates,
     GoldenStep,
-    add_candidates,
+    StepIndex,
+    add_steps,
     candidates,
-    chosen,
+    choose_steps,
     golden_steps,
 )
-from tljax.analysis.report import CsvFile, new_folder, write_report
+from tljax.analysis.report import CsvFile, new_report_folder, write_report
 from tljax.analysis.tables import Table
 from tljax.analysis.token_losses import TokenCounts
 from tljax.analysis.token_scores import TokenScores, score_tokens
@@ -80,7 +87,7 @@ def run(config: Any) -> None:
     if config.model.path:
         model_source.check_trained(config.model.path)
         model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
-    with jax.set_mesh(make_mesh(**config.mesh)), new_folder(config.out, config.data.source) as (out, folder):
+    with jax.set_mesh(make_mesh(**config.mesh)), new_report_folder(config.out, config.data.source) as (out, folder):
         check_initialized()
         if model is not None:
             check_devices(config, model.config)
@@ -94,7 +101,7 @@ def run(config: Any) -> None:
         tables, names = counts.tables(), plots.draw_feedback(counts, folder) if config.plots else []
         _print(facts, [table for table in tables if table.name != "differences"])
         if model is not None and tokenizer is not None:
-            tokens, replies, told = ask_model(config, model, tokenizer, rows, found, folder)
+            tokens, replies, told = analyse_model(config, model, tokenizer, rows, found, folder)
             told.insert(0, f"blocked by data.mae: {blocked:,} of {counts.steps:,} steps, which are not asked")
             more = [*tokens.tables(), *replies.tables()]
             names += plots.draw_model(tokens, replies, folder) if config.plots else []
@@ -123,24 +130,24 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
 
 
-def read_feedback(config: Any, rows: Source, rule: Any, folder: Path) -> tuple[FeedbackCounts, Candidates, int]:
+def read_feedback(config: Any, rows: Source, rule: Any, folder: Path) -> tuple[FeedbackCounts, StepIndex, int]:
     """The first analysis over the whole source, steps.csv, the steps that a model may be asked, and how many not."""
     counts, found, blocked = FeedbackCounts(), candidates(), 0
     with CsvFile(folder / "steps.csv", STEPS) as file:
         bar = tqdm(rows.trajectories(), "reading", len(rows), unit="row", disable=not has_terminal())
         for number, trajectory in enumerate(bar):
-            judged = verdicts(trajectory)
+            judged = find_step_errors(trajectory)
             counts.add(judged)
             if config.model.path:
-                blocked += add_candidates(found, number, trajectory, rule)
+                blocked += add_steps(found, number, trajectory, rule)
             for one in judged:
                 errors = None if one.calls is None else "; ".join(one.calls)
                 file.write([one.id, one.step, one.name, int(one.answered), one.default, one.release, errors])
     return counts, found, blocked
 
 
-def ask_model(
-    config: Any, model: model_source.Model, tokenizer: Tokenizer, rows: Source, found: Candidates, folder: Path
+def analyse_model(
+    config: Any, model: model_source.Model, tokenizer: Tokenizer, rows: Source, found: StepIndex, folder: Path
 ) -> tuple[TokenCounts, ReplyCounts, list[str]]:
     """The second and third analysis, tokens.csv and replies.csv, and what is to be told about the steps asked."""
     tokens, replies, left_out, count = TokenCounts(), ReplyCounts(), Counter[str](), 0
@@ -162,7 +169,7 @@ def ask_model(
         ),
     ):
         for window in _windows(config, model.config, tokenizer, rows, found, left_out):
-            scores, outcomes, generated = ask(params, model.config, tokenizer, window, options, config.rows)
+            scores, outcomes, generated = score_window(params, model.config, tokenizer, window, options, config.rows)
             for group in _by_trajectory(window):
                 tokens.add([window[i] for i in group], [scores[i] for i in group])
                 replies.add([outcomes[i] for i in group])
@@ -190,14 +197,14 @@ def _unasked(config: Any, c: llama.LlamaConfig, left_out: Counter[str]) -> list[
     return [f"{n:,}, {reason}{limits.get(reason, '')}" for reason, n in left_out.most_common()]
 
 
-def ask(
+def score_window(
     params: llama.Params,
     c: llama.LlamaConfig,
     tokenizer: Tokenizer,
     steps: Sequence[GoldenStep],
     options: SampleOptions,
     rows: int,
-) -> tuple[list[TokenScores], list[Outcome], dict[int, Any]]:
+) -> tuple[list[TokenScores], list[StepReplies], dict[int, Any]]:
     """Scores of the golden replies, what becomes of the greedy ones, and these, on the current mesh."""
     found: dict[int, TokenScores] = {}
     pairs = [(step.prompt, step.reply) for step in steps]
@@ -212,7 +219,7 @@ def ask(
             )
     key = jax.random.key(0)  # greedy decoding draws nothing
     replies = generate_all(params, c, [step.prompt for step in steps], options, key=key, rows=rows)
-    firsts = [first_wrong(step, own) for step, own in zip(steps, scores, strict=True)]
+    firsts = [first_wrong_position(step, own) for step, own in zip(steps, scores, strict=True)]
     prompts = {
         i: prompt
         for i, (step, first) in enumerate(zip(steps, firsts, strict=True))
@@ -221,8 +228,8 @@ def ask(
     continued = generate_all(params, c, list(prompts.values()), options, key=key, rows=rows)
     rest = {i: reply.tokens for i, reply in zip(prompts, continued, strict=True)}
 
-    def verdict(step: GoldenStep, ids: Sequence[int]) -> Judged:
-        return judge(step, tokenizer.decode(ids).strip())
+    def verdict(step: GoldenStep, ids: Sequence[int]) -> ComparedReply:
+        return compare_reply(step, tokenizer.decode(ids).strip())
 
     outcomes = []
     for i, (step, own, first) in enumerate(zip(steps, scores, firsts, strict=True)):
@@ -231,7 +238,7 @@ def ask(
             # The end token is no part of the text.
             corrected = verdict(step, [*step.reply[:-1][: first + 1], *rest.get(i, [])])
         wrong = int((own.rank > 1).sum())
-        outcomes.append(Outcome(step, verdict(step, replies[i].tokens), wrong, first, corrected))
+        outcomes.append(StepReplies(step, verdict(step, replies[i].tokens), wrong, first, corrected))
     return scores, outcomes, dict(enumerate(replies))
 
 
@@ -240,12 +247,12 @@ def _windows(
     c: llama.LlamaConfig,
     tokenizer: Tokenizer,
     rows: Source,
-    found: Candidates,
+    found: StepIndex,
     left_out: Counter[str],
 ) -> Iterator[list[GoldenStep]]:
     """Whole trajectories' steps to ask, some batches at a time; `left_out` counts those that are too long, and why."""
     window: list[GoldenStep] = []
-    for wanted in chosen(found, config.limit, config.seed):
+    for wanted in choose_steps(found, config.limit, config.seed):
         steps, reasons = golden_steps(config.data, rows, tokenizer, wanted, c.max_tokens, config.new_tokens)
         window += steps
         left_out.update(reason.partition(":")[0] for reason in reasons)
@@ -270,7 +277,7 @@ def _token_rows(step: GoldenStep, scores: TokenScores, tokenizer: Tokenizer) -> 
         yield [step.id, step.step, i, piece, kind, weight, nll, int(scores.rank[i]), other]
 
 
-def _reply_row(one: Outcome, scores: TokenScores, tokenizer: Tokenizer) -> list[Any]:
+def _reply_row(one: StepReplies, scores: TokenScores, tokenizer: Tokenizer) -> list[Any]:
     step, first, found = one.step, one.first, one.greedy.comparison
     row: list[Any] = [step.id, step.step, found.kind, found.detail, one.wrong, first]
     if first is None:

@@ -24,7 +24,7 @@ class Table:
 
     def text(self) -> str:
         """For a terminal: aligned columns."""
-        cells = [list(self.columns), *([shown(cell) for cell in row] for row in self.rows)]
+        cells = [list(self.columns), *([format_cell(cell) for cell in row] for row in self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
         lines = []
         for first, *others in cells:
@@ -37,7 +37,7 @@ class Table:
         """For report.md."""
         lines = ["| " + " | ".join(self.columns) + " |"]
         lines.append("| --- |" + " ---: |" * (len(self.columns) - 1))
-        lines += ["| " + " | ".join(_escaped(shown(cell)) for cell in row) + " |" for row in self.rows]
+        lines += ["| " + " | ".join(_escaped(format_cell(cell)) for cell in row) + " |" for row in self.rows]
         note = ["", self.note] if self.note else []
         return "\n".join([f"### {self.title}", "", *lines, *note])
 
@@ -47,7 +47,7 @@ class Table:
         return {"title": self.title, "rows": rows, "note": self.note}
 
 
-def shown(cell: Cell) -> str:
+def format_cell(cell: Cell) -> str:
     """A cell as people read it; an Estimate as "12.3 [10.1, 14.9]"."""
     if cell is None:
         return "-"

@@ -18,8 +18,8 @@ from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate.benchmarks import scoring
-from tljax.evaluate.benchmarks.predictions import Replies, has_no_golden, matched
-from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, prompt_of
+from tljax.evaluate.benchmarks.predictions import Replies, lacks_golden, match_replies
+from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, example_prompt
 from tljax.evaluate.scored_replies import greedy_options
 from tljax.generate.load import open_trained
 from tljax.generate.run import TokenizedPrompts, answer, check_devices
@@ -35,13 +35,13 @@ def run(config: Any) -> None:
     where a signal stopped it. The replies lie in a partial file until all results are written: wherever it is stopped,
     the same command goes on from there.
     """
-    sets = scoring.load(config)
+    sets = scoring.load_sets(config)
     if not config.out:
         raise InputError(
             "config.out is empty; name a new report, --config.out=report.json: the replies are kept beside it, and a "
             "run that was stopped goes on from them"
         )
-    out = scoring.beside(config.out, "predictions.jsonl")
+    out = scoring.path_beside_report(config.out, "predictions.jsonl")
     processes.run_on_primary(lambda: check_new_predictions(out))
     processes.run_on_primary(lambda: scoring.check(config, begun=out.with_name(f"{out.name}.partial").exists()))
     asked = [(one, example) for one in sets if not one.parts for example in one.examples if example.wants != UNKNOWN]
@@ -49,12 +49,12 @@ def run(config: Any) -> None:
         raise InputError(
             f"config.data {config.data}: no row has a golden answer, so there are no scores of single turns"
         )
-    scoring.check_sets(config, [one for one in sets if not has_no_golden(one)])
+    scoring.check_scored_sets(config, [one for one in sets if not lacks_golden(one)])
     model_source.check_trained(config.model.path)
     model, tokenizer = open_trained(config.model.path, config.tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), claim_output(out, "file"):
         check_devices(config, model.config)
-        prompts = [prompt_of(example, config.dialect) for _, example in asked]
+        prompts = [example_prompt(example, config.dialect) for _, example in asked]
         content = {
             "model": fingerprint(model),
             "tokenizer": tokenizer.fingerprint,
@@ -62,8 +62,10 @@ def run(config: Any) -> None:
         }
         fields = {name: config[name] for name in ("dialect", "new_tokens")}
         with ResumableWriter(out, fields | {"model.compute_dtype": config.model.compute_dtype}, content) as partial:
-            fill(config, model, tokenizer, asked, prompts, partial)
-            processes.run_on_primary(lambda: scoring.conclude(config, sets, *matched(replies_of(asked, partial), sets)))
+            generate_missing_replies(config, model, tokenizer, asked, prompts, partial)
+            processes.run_on_primary(
+                lambda: scoring.report_results(config, sets, *match_replies(replies_by_set(asked, partial), sets))
+            )
             tokens, ended = partial.finish(lambda index, reply: _row(asked[index], reply))
     log(f"answered      {len(asked):,} rows with {tokens:,} tokens, {100 * ended / len(asked):.1f} % ended, in {out}")
 
@@ -78,7 +80,7 @@ def check_new_predictions(out: Path) -> None:
     check_new_output(out, "file")
 
 
-def fill(
+def generate_missing_replies(
     config: Any,
     model: model_source.Model,
     tokenizer: Tokenizer,
@@ -116,7 +118,7 @@ def fill(
     partial.append([(place, nothing) for place in unasked if place not in partial])
 
 
-def replies_of(asked: Sequence[tuple[EvalSet, Example]], partial: ResumableWriter) -> dict[str, Replies]:
+def replies_by_set(asked: Sequence[tuple[EvalSet, Example]], partial: ResumableWriter) -> dict[str, Replies]:
     """The replies in `partial` by set."""
     found: dict[str, Replies] = {}
     for place, reply in partial.answers():

@@ -12,31 +12,31 @@ from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.evaluate import report, scored_replies
 from tljax.evaluate.benchmarks.discover import read_sets
-from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, prompt_of
+from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, example_prompt
 from tljax.evaluate.score import METRICS
 from tljax.evaluate.scored_replies import ScoredReply
-from tljax.evaluate.toolbox_queries import held_out_sets, random_pick_of
+from tljax.evaluate.toolbox_queries import held_out_sets, random_tool_ts_of
 from tljax.model import llama
 from tljax.storage.atomic import read_jsonl
 from tljax.storage.remote import ALL_FILES, local_path
 from tljax.storage.run_folder import RunFolder
 from tljax.training.metrics import MetricsLogger
 
-ROWS, TOOLBOX = "held_out", "toolbox"  # what eval.sets may name besides files and folders of benchmarks
+HELD_OUT_ROWS, TOOLBOX = "held_out", "toolbox"  # what eval.sets may name besides files and folders of benchmarks
 
-Sets = dict[str, list[Query]]
+EvalSets = dict[str, list[Query]]
 
 
-def open_sets(config: Any) -> Sets:
+def open_eval_sets(config: Any) -> EvalSets:
     """At most eval.queries queries of every set that eval.sets asks for, the same ones whenever they are asked for.
 
     "toolbox" stands for its held-out splits, a file or folder for the sets in it, and "held_out" stays empty until
     `with_rows`. Raises InputError for what is none of these, and an eval.best that no set can give.
     """
-    sets: Sets = {}
+    sets: EvalSets = {}
     for name in dict.fromkeys(name.strip() for name in config.eval.sets.split(",") if name.strip()):
-        if name == ROWS:
-            found: Sets = {ROWS: []}
+        if name == HELD_OUT_ROWS:
+            found: EvalSets = {HELD_OUT_ROWS: []}
         elif name == TOOLBOX:
             found = held_out_sets(config.eval.queries, config.data.dialect)
         else:
@@ -47,7 +47,7 @@ def open_sets(config: Any) -> Sets:
             )
         sets |= found
     own = "reward" if config.run == "ppo" else "loss"
-    if config.eval.best == "reward" and sets and ROWS not in sets:
+    if config.eval.best == "reward" and sets and HELD_OUT_ROWS not in sets:
         raise InputError(
             f"config.eval.best is 'reward', that of held_out, which eval.sets={config.eval.sets!r} does not ask; add "
             "it, or choose a score"
@@ -61,21 +61,21 @@ def open_sets(config: Any) -> Sets:
     return sets
 
 
-def _benchmarks(path: str, config: Any) -> Sets:
+def _benchmarks(path: str, config: Any) -> EvalSets:
     place = local_path(path, "config.eval.sets", ALL_FILES)
     if not place.exists():
         raise InputError(
-            f"config.eval.sets names {path!r}; allowed, separated by commas: {ROWS} (rows that data.eval_fraction "
-            f"holds out), {TOOLBOX}, a file or a folder of benchmarks"
+            f"config.eval.sets names {path!r}; allowed, separated by commas: {HELD_OUT_ROWS} (rows "
+            f"that data.eval_fraction holds out), {TOOLBOX}, a file or a folder of benchmarks"
         )
-    found: Sets = {}
+    found: EvalSets = {}
     sets = read_sets(place, "config.eval.sets")
     parts = {name for one in sets for name, _ in one.parts}
     for one in sets:
         asked = [example for example in one.examples if example.wants != UNKNOWN]
         picked = [asked[i] for i in _spread(len(asked), config.eval.queries)]
         if picked and one.name not in parts:
-            found[one.name] = [Query(prompt_of(example, config.data.dialect), example) for example in picked]
+            found[one.name] = [Query(example_prompt(example, config.data.dialect), example) for example in picked]
     if not found:
         raise InputError(f"config.eval.sets names {path}, of which no row has a golden answer; leave it out")
     return found
@@ -87,19 +87,23 @@ def _spread(count: int, most: int) -> list[int]:
     return [i * count // picked for i in range(picked)]
 
 
-def with_rows(config: Any, sets: Sets, held_out: PromptTable) -> Sets:
+def add_held_out_rows(config: Any, sets: EvalSets, held_out: PromptTable) -> EvalSets:
     """The sets with prompts of the held-out trajectories, where they are asked for and there are some.
 
     Raises InputError where the best checkpoint depends on held-out rows and there are none.
     """
-    if ROWS not in sets:
+    if HELD_OUT_ROWS not in sets:
         return sets
     rows = [_query(i, held_out[i]) for i in _spread(len(held_out), config.eval.queries)]
     if not rows:
         log("note:  no row is held out, so that eval.sets=held_out asks none; data.eval_fraction holds some out")
-    if not rows and config.eval.best.startswith(f"{ROWS}_"):
+    if not rows and config.eval.best.startswith(f"{HELD_OUT_ROWS}_"):
         raise InputError(f"config.eval.best is {config.eval.best!r}, but no row is held out; raise data.eval_fraction")
-    return {name: rows if name == ROWS else queries for name, queries in sets.items() if rows or name != ROWS}
+    return {
+        name: rows if name == HELD_OUT_ROWS else queries
+        for name, queries in sets.items()
+        if rows or name != HELD_OUT_ROWS
+    }
 
 
 def _query(index: int, prompt: Prompt) -> Query:
@@ -107,9 +111,9 @@ def _query(index: int, prompt: Prompt) -> Query:
     return Query(prompt.text, Example(index, str(prompt.id), prompt.tools.tools, (), golden))
 
 
-def score(
+def score_eval_sets(
     config: Any,
-    sets: Sets,
+    sets: EvalSets,
     c: llama.LlamaConfig,
     params: llama.Params,
     tokenizer: Tokenizer,
@@ -129,22 +133,23 @@ def score(
     begin = time.perf_counter()
     found = scored_replies.score_replies(params, c, tokenizer, sets, options, config.eval.rows)
     seconds = time.perf_counter() - begin
-    path = scores_file(folder, step)
+    path = scores_path(folder, step)
     processes.run_on_primary(lambda: _keep(path, sets, found, config.data.dialect))
-    scores = report.score_line(scored_replies.scores_of(found))
+    scores = report.score_line(scored_replies.scores_by_set(found))
     log.say(f"step {step}: {scored_replies.format_summary(found, seconds)}; TS / PI / CF {scores}")
     return found
 
 
-def _keep(path: Path, sets: Sets, found: Mapping[str, Sequence[ScoredReply]], dialect: str) -> None:
+def _keep(path: Path, sets: EvalSets, found: Mapping[str, Sequence[ScoredReply]], dialect: str) -> None:
     path.parent.mkdir(exist_ok=True)
     scored_replies.write_scored_replies(path, sets, found, dialect)
 
 
-def metrics_of(answered: Mapping[str, Sequence[ScoredReply]]) -> dict[str, float]:
+def eval_metrics(answered: Mapping[str, Sequence[ScoredReply]]) -> dict[str, float]:
     """TS, PI, CF and the share of every kind in percent, as "eval_domain_TS"."""
     return {
-        f"eval_{name}": value for name, value in scored_replies.metrics_of(scored_replies.scores_of(answered)).items()
+        f"eval_{name}": value
+        for name, value in scored_replies.score_metrics(scored_replies.scores_by_set(answered)).items()
     }
 
 
@@ -159,31 +164,31 @@ def selection_loss(
         return metrics.get("loss")
     if config.eval.best == "reward":
         return -metrics["reward"] if "reward" in metrics else None
-    return -metrics_of(answered)[f"eval_{config.eval.best}"]
+    return -eval_metrics(answered)[f"eval_{config.eval.best}"]
 
 
-def scores_file(folder: RunFolder, step: int) -> Path:
+def scores_path(folder: RunFolder, step: int) -> Path:
     """Where the answers of an update are kept."""
     return folder / "scores" / f"{step}.jsonl"
 
 
-def read_scored_replies(folder: RunFolder, step: int, sets: Sets) -> list[dict[str, Any]]:
+def read_scored_replies(folder: RunFolder, step: int, sets: EvalSets) -> list[dict[str, Any]]:
     """The rows of OUT/scores/STEP.jsonl, an answer to every query of the sets; nothing where they are to others."""
-    path = scores_file(folder, step)
+    path = scores_path(folder, step)
     rows = read_jsonl(path) if path.is_file() else []
     asked = [(name, query.example.index) for name, queries in sets.items() for query in queries]
     return rows if [(row["set"], row["index"]) for row in rows] == asked else []
 
 
-def table(sets: Sets, folder: RunFolder, step: int) -> str:
+def score_report(sets: EvalSets, folder: RunFolder, step: int) -> str:
     """The scores after update `step` beside those before the first, as a table with a heading.
 
     Where the run began without scores, or with other queries, those of `step` alone; "" where there are none of them.
     """
-    before, after = (scored_replies.scores_in(read_scored_replies(folder, n, sets)) for n in (0, step))
+    before, after = (scored_replies.scores_from_rows(read_scored_replies(folder, n, sets)) for n in (0, step))
     if not after:
         return ""
-    picks = {name: random_pick_of(queries) for name, queries in sets.items()}
+    picks = {name: random_tool_ts_of(queries) for name, queries in sets.items()}
     heading = "greedy answers, called once a query; percent of queries [95 % interval], and of each kind of error"
     body = report.progress_table(before, after, picks) if before else report.score_table(after, picks)
     return f"{heading}\n{body}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from tljax.evaluate.score import METRICS, Score, metric_marks, paired_difference, summarize
 
 # Kinds of error and their headings.
-ERRORS = {
+ERROR_HEADINGS = {
     "format": "format",
     "tool_hallucination": "unknown",
     "wrong_tool": "wrong",
@@ -42,20 +42,20 @@ def score_line(scores: Mapping[str, Sequence[Score]]) -> str:
     )
 
 
-def columns(kinds: bool = True) -> str:
+def score_headings(kinds: bool = True) -> str:
     """The headings over `cells`."""
     metrics = "".join(f"{metric:>6}{'':17}" for metric in METRICS)
-    return metrics + ("".join(f"{heading:>8}" for heading in ERRORS.values()) if kinds else "")
+    return metrics + ("".join(f"{heading:>8}" for heading in ERROR_HEADINGS.values()) if kinds else "")
 
 
-def cells(scores: Sequence[Score], policy: str = "any", kinds: bool = True) -> str:
+def score_cells(scores: Sequence[Score], policy: str = "any", kinds: bool = True) -> str:
     """Scores in percent with 95 % intervals, and the shares of the error kinds."""
     summary = summarize(scores, policy)
-    metrics = "".join(cell(*summary.scores[metric]) for metric in METRICS)
-    return metrics + ("".join(f"{summary.kinds[kind].percent:>8.1f}" for kind in ERRORS) if kinds else "")
+    metrics = "".join(format_interval(*summary.scores[metric]) for metric in METRICS)
+    return metrics + ("".join(f"{summary.kinds[kind].percent:>8.1f}" for kind in ERROR_HEADINGS) if kinds else "")
 
 
-def cell(middle: float, low: float, high: float, sign: str = "", decimals: int = 1) -> str:
+def format_interval(middle: float, low: float, high: float, sign: str = "", decimals: int = 1) -> str:
     """A figure with its interval, as wide as its heading."""
     interval = f"[{low:{sign}.1f}, {high:{sign}.1f}]"
     return f"{middle:>{sign}6.{decimals}f} {interval:<16}"
@@ -63,17 +63,17 @@ def cell(middle: float, low: float, high: float, sign: str = "", decimals: int =
 
 def _block(name: str, before: Sequence[Score], after: Sequence[Score], pick: float) -> list[str]:
     gains = (paired_difference(metric_marks(before, metric), metric_marks(after, metric)) for metric in METRICS)
-    gain = "".join(cell(*gain, sign="+") for gain in gains)
+    gain = "".join(format_interval(*gain, sign="+") for gain in gains)
     lines = [_header(name, len(after)), _line("before", before), _line("after", after), f"  gain  {gain}", _pick(pick)]
     return [line.rstrip() for line in lines]
 
 
 def _header(name: str, n: int) -> str:
-    return f"{name}, {n:,} queries\n        {columns()}"
+    return f"{name}, {n:,} queries\n        {score_headings()}"
 
 
 def _line(label: str, scores: Sequence[Score]) -> str:
-    return f"  {label:<6}{cells(scores)}"
+    return f"  {label:<6}{score_cells(scores)}"
 
 
 def _pick(percent: float) -> str:

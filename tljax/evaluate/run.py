@@ -13,8 +13,8 @@ from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
 from tljax.evaluate import benchmark_run, report, scored_replies
-from tljax.evaluate.benchmarks.scoring import check_single
-from tljax.evaluate.toolbox_queries import held_out_sets, random_pick_of
+from tljax.evaluate.benchmarks.scoring import check_no_tools
+from tljax.evaluate.toolbox_queries import held_out_sets, random_tool_ts_of
 from tljax.generate.load import open_trained
 from tljax.model.attention import IMPLEMENTATIONS
 from tljax.storage.resumable import check_new_output
@@ -56,17 +56,16 @@ def run_toolbox(config: Any) -> None:
         seconds = time.perf_counter() - begin
     if out is not None:
         processes.run_on_primary(lambda: scored_replies.write_scored_replies(out, sets, found, config.dialect))
-    picks = {name: random_pick_of(queries) for name, queries in sets.items()}
-    log(
-        f"{scored_replies.format_summary(found, seconds)}\n{report.score_table(scored_replies.scores_of(found), picks)}"
-    )
+    picks = {name: random_tool_ts_of(queries) for name, queries in sets.items()}
+    table = report.score_table(scored_replies.scores_by_set(found), picks)
+    log(f"{scored_replies.format_summary(found, seconds)}\n{table}")
 
 
 def check(config: Any) -> None:
     """Raises InputError for a field whose value is not allowed."""
     if config.data == "toolbox" and (config.noise or config.compare or config.bfcl_out):
         raise InputError("config.noise, compare and bfcl_out are for benchmarks, but config.data is 'toolbox'")
-    check_single(config)
+    check_no_tools(config)
     check_choice("dialect", config.dialect, DIALECTS)
     check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)

@@ -115,8 +115,8 @@ def summarize(scores: Sequence[Score], policy: str = "any") -> ScoreSummary:
     if not scores:
         raise InputError("summarize: there are no scores; give at least one")
     n = len(scores)
-    shares = {metric: share_of(sum(map(bool, metric_marks(scores, metric, policy))) / n, n) for metric in METRICS}
-    kinds = {kind: share_of(sum(score.kind == kind for score in scores) / n, n) for kind in KINDS}
+    shares = {metric: wilson_share(sum(map(bool, metric_marks(scores, metric, policy))) / n, n) for metric in METRICS}
+    kinds = {kind: wilson_share(sum(score.kind == kind for score in scores) / n, n) for kind in KINDS}
     return ScoreSummary(n, policy, shares, kinds)
 
 
@@ -164,7 +164,7 @@ def paired_difference(
     return float(difference.mean()), float(low), float(high)
 
 
-def random_pick(golden: Sequence[Sequence[Call]], tools: Sequence[Sequence[Tool | Mapping[str, Any]]]) -> float:
+def random_tool_ts(golden: Sequence[Sequence[Call]], tools: Sequence[Sequence[Tool | Mapping[str, Any]]]) -> float:
     """Expected TS in percent, policy `any`, of naming a listed tool uniformly at random: one entry for each query.
 
     Such a pick is level 1 at most. A query without golden calls or without tools counts as 0. Raises InputError where
@@ -271,7 +271,7 @@ def _same(arguments: dict[str, Any], golden: dict[str, Any]) -> bool:
         return False
 
 
-def share_of(p: float, n: int) -> Share:
+def wilson_share(p: float, n: int) -> Share:
     """A share of n, `p` from 0 to 1, with Wilson's interval: it stays within 0 and 100 and has width at both ends."""
     spread = _Z * _Z / n
     middle = (p + spread / 2) / (1 + spread)

@@ -12,7 +12,7 @@ from tljax.calls.render import render_call
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 from tljax.data.tokens import Tokenizer
-from tljax.evaluate.benchmarks.results import NOT_ASKED, score_example
+from tljax.evaluate.benchmarks.results import PROMPT_TOO_LONG, score_example
 from tljax.evaluate.benchmarks.sets import Query
 from tljax.evaluate.score import METRICS, Score, summarize
 from tljax.generate.batches import generate_all
@@ -77,7 +77,7 @@ def score_replies(
 def format_summary(answers: Mapping[str, Sequence[ScoredReply]], seconds: float) -> str:
     """How many answers took how long, compilation included, for people."""
     found = [answer for members in answers.values() for answer in members]
-    unasked = sum(answer.score.detail == NOT_ASKED for answer in found)
+    unasked = sum(answer.score.detail == PROMPT_TOO_LONG for answer in found)
     long = f" ({unasked:,} more too long for the model, which count as errors of form)" if unasked else ""
     return f"answered {len(found) - unasked:,} held-out queries in {seconds:.0f} s{long}"
 
@@ -119,7 +119,7 @@ def _golden(query: Query, dialect: str) -> str | None:
     return render_call(Call(query.golden.name, shown), dialect)
 
 
-def scores_in(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Score]]:
+def scores_from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Score]]:
     """The scores in rows of `write_answers`, by set."""
     scores: dict[str, list[Score]] = {}
     for row in rows:
@@ -127,12 +127,12 @@ def scores_in(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Score]]:
     return scores
 
 
-def scores_of(answers: Mapping[str, Sequence[ScoredReply]]) -> dict[str, list[Score]]:
+def scores_by_set(answers: Mapping[str, Sequence[ScoredReply]]) -> dict[str, list[Score]]:
     """The scores of answers, by set."""
     return {name: [one.score for one in members] for name, members in answers.items()}
 
 
-def metrics_of(scores: Mapping[str, Sequence[Score]]) -> dict[str, float]:
+def score_metrics(scores: Mapping[str, Sequence[Score]]) -> dict[str, float]:
     """TS, PI, CF and the share of every kind in percent, as "composition_TS", for metrics.jsonl and TensorBoard."""
     found = {}
     for name, members in scores.items():

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from tljax.data.prompt import render_trajectory
 from tljax.data.trajectory import trajectory_from_row
 from tljax.evaluate.benchmarks.sets import Example, Query
-from tljax.evaluate.score import random_pick
+from tljax.evaluate.score import random_tool_ts
 from tljax.toolbox.tools import FINISH
 from tljax.toolbox.trajectories import trajectories
 
-HELD_OUT = ("composition", "domain")
-SEED = 1  # of the queries: the same for every model, so that scores compare
+HELD_OUT_SPLITS = ("composition", "domain")
+QUERY_SEED = 1  # of the queries: the same for every model, so that scores compare
 
 
 def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
@@ -21,12 +21,12 @@ def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
     InputError for an unknown split.
     """
     queries = []
-    for number, row in enumerate(trajectories(seed=SEED, n=n, error_share=0.0, split=split), start=1):
+    for number, row in enumerate(trajectories(seed=QUERY_SEED, n=n, error_share=0.0, split=split), start=1):
         trajectory = trajectory_from_row(row, f"toolbox {split}", number)
         rendered = render_trajectory(trajectory, dialect)
         calls = [turn.call for turn in trajectory.turns if turn.role == "assistant"]
         open_ = [i for i, call in enumerate(calls) if call is not None and call.name != FINISH.name]
-        chosen = random.Random(f"query/{SEED}/{split}/{number}").choice(open_)
+        chosen = random.Random(f"query/{QUERY_SEED}/{split}/{number}").choice(open_)
         golden = calls[chosen]
         assert golden is not None
         example = Example(number - 1, str(trajectory.id), trajectory.tools, (), (golden,))
@@ -36,9 +36,9 @@ def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
 
 def held_out_sets(n: int, dialect: str) -> dict[str, list[Query]]:
     """`n` queries of each held-out split, by the split's name."""
-    return {split: held_out_queries(split, n, dialect) for split in HELD_OUT}
+    return {split: held_out_queries(split, n, dialect) for split in HELD_OUT_SPLITS}
 
 
-def random_pick_of(queries: Sequence[Query]) -> float:
+def random_tool_ts_of(queries: Sequence[Query]) -> float:
     """Expected TS in percent of naming a listed tool at random."""
-    return random_pick([query.example.golden for query in queries], [query.tools for query in queries])
+    return random_tool_ts([query.example.golden for query in queries], [query.tools for query in queries])

@@ -30,7 +30,7 @@ def reward_metrics(rewards: Sequence[Reward]) -> dict[str, float]:
     return found | {f"share_{kind}": kinds.count(kind) / len(kinds) for kind in sorted({*KINDS, *kinds})}
 
 
-def answer_rewards(folder: RunFolder, step: int, sets: in_training.Sets) -> dict[str, list[float]]:
+def answer_rewards(folder: RunFolder, step: int, sets: in_training.EvalSets) -> dict[str, list[float]]:
     """The table's reward of every answer of update `step` to a query with one golden call, by set.
 
     Rows where a score knows better are left out: with arguments that are not compared, or a renamed finish. Nothing

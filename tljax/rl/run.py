@@ -44,7 +44,7 @@ def run(config: Any) -> None:
     FloatingPointError when a loss or gradient is not finite; the last checkpoint stays.
     """
     check(config)
-    sets = in_training.open_sets(config)
+    sets = in_training.open_eval_sets(config)
     folder = resume.choose_run_folder(config.out, config.name, config.resume)
     resume.check_same_config(folder, config)
     model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
@@ -59,7 +59,7 @@ def run(config: Any) -> None:
         sample = sample_options(config, tokenizer)
         check_options(sample, model.config.vocab_size)
         txs = optimizers(config, total)
-        sets = in_training.with_rows(config, sets, prompts.held_out)
+        sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
         stage = PPOContext(config, plan, model, tokenizer, prompts, sets, judge, folder, total)
         with resume.claim_run_folder(folder, config) as begun:
             if not begun:
@@ -161,13 +161,13 @@ def evaluate(stage: PPOContext, frozen: llama.Params, state: PPOState, log: Metr
     """Answers the sets of eval.sets, logs scores and rewards; returns what keep_best goes by, if known."""
     config, actor = stage.config, stage.plan.actor(frozen, state.params)
     c, folder = stage.model.config, stage.folder
-    answered = in_training.score(config, stage.sets, c, actor, stage.tokenizer, step, folder, log)
+    answered = in_training.score_eval_sets(config, stage.sets, c, actor, stage.tokenizer, step, folder, log)
     if not answered:
         return None
-    metrics, judged = in_training.metrics_of(answered), {}
-    if in_training.ROWS in answered:
-        queries = stage.sets[in_training.ROWS]
-        rewards = held_out.rewards_of(answered[in_training.ROWS], queries, stage.prompts.held_out, stage.judge)
+    metrics, judged = in_training.eval_metrics(answered), {}
+    if in_training.HELD_OUT_ROWS in answered:
+        queries = stage.sets[in_training.HELD_OUT_ROWS]
+        rewards = held_out.rewards_of(answered[in_training.HELD_OUT_ROWS], queries, stage.prompts.held_out, stage.judge)
         judged = reward_metrics(rewards)
         log.say(held_out.format_metrics(judged, step, len(rewards)))
         metrics |= {f"eval_{name}": value for name, value in judged.items()}
@@ -213,7 +213,7 @@ def finish(stage: PPOContext, step: int, params: Any, best: int | None) -> None:
 
 def told_scores(stage: PPOContext, step: int) -> list[str]:
     """The tables of the scores and rewards after update `step`, where there are sets to score."""
-    table = in_training.table(stage.sets, stage.folder, step)
+    table = in_training.score_report(stage.sets, stage.folder, step)
     if not table:
         return []
     before, after = (held_out.answer_rewards(stage.folder, n, stage.sets) for n in (0, step))

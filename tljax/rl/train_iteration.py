@@ -34,7 +34,7 @@ class PPOContext:
     model: model_source.Model
     tokenizer: Tokenizer
     prompts: PromptDataset
-    sets: in_training.Sets
+    sets: in_training.EvalSets
     judge: RewardFunction
     folder: RunFolder
     total: int

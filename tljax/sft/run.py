@@ -44,7 +44,7 @@ def run(config: Any) -> None:
     FloatingPointError when loss or gradient is not finite; the last checkpoint stays.
     """
     check(config)
-    sets = in_training.open_sets(config)
+    sets = in_training.open_eval_sets(config)
     folder = resume.choose_run_folder(config.out, config.name, config.resume)
     resume.check_same_config(folder, config)
     model = model_source.open_model(model_path(config.model.path), config.model.preset)
@@ -56,11 +56,11 @@ def run(config: Any) -> None:
         file, examples = processes.primary_first(lambda: load(config, tokenizer))
         log(examples.summary)
         batches, held_out = make_batches(config, examples)
-        if in_training.ROWS in sets:
+        if in_training.HELD_OUT_ROWS in sets:
             limit = config.data.max_tokens
             among = {"seed": config.seed, "max_prompt_tokens": limit}
             prompts = processes.primary_first(lambda: load_prompts(config.data, file, tokenizer, **among))
-            sets = in_training.with_rows(config, sets, prompts.held_out)
+            sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
         tx = make_optimizer(config.optim, total_steps(config, batches))
         with resume.claim_run_folder(folder, config) as begun:
             if not begun:
@@ -125,7 +125,7 @@ def train(
     tokenizer: Tokenizer,
     batches: Batches,
     held_out: Batches | None,
-    sets: in_training.Sets,
+    sets: in_training.EvalSets,
     tx: optax.GradientTransformation,
     content: str,
     folder: RunFolder,
@@ -166,9 +166,9 @@ def train(
 
         def answer(params: Any, step: int) -> dict[str, list[ScoredReply]]:
             whole = lora.combine_with_trunk(params, trunk, options.lora)
-            found = in_training.score(config, sets, c, whole, tokenizer, step, folder, log)
+            found = in_training.score_eval_sets(config, sets, c, whole, tokenizer, step, folder, log)
             if found:
-                log.log(step, in_training.metrics_of(found))
+                log.log(step, in_training.eval_metrics(found))
             return found
 
         with log:
@@ -259,10 +259,10 @@ def evaluate_all(
     return float(metrics["eval_loss"])
 
 
-def finish(config: Any, sets: in_training.Sets, state: TrainState, folder: RunFolder, best: int | None) -> None:
+def finish(config: Any, sets: in_training.EvalSets, state: TrainState, folder: RunFolder, best: int | None) -> None:
     """Exports OUT/hf, the last weights, and says what lies where."""
     lines = [f"done:  checkpoints and metrics in {folder}"]
-    if table := processes.run_on_primary(lambda: in_training.table(sets, folder, int(state.step))):
+    if table := processes.run_on_primary(lambda: in_training.score_report(sets, folder, int(state.step))):
         lines.insert(0, table)
     if best is not None and best != int(state.step):
         lines.append(

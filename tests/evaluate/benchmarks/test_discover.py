@@ -7,8 +7,8 @@ import pytest
 from tljax.calls.compare import AnyValue, Choices
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.evaluate.benchmarks.discover import find_sets, read_sets
-from tljax.evaluate.benchmarks.sets import prompt_of
+from tljax.evaluate.benchmarks.discover import discover_sets, read_sets
+from tljax.evaluate.benchmarks.sets import example_prompt
 
 # Rows, golden calls of rows that are scored, rows left out: counted by another program.
 COUNTS = {
@@ -55,12 +55,12 @@ def test_keys_of_apis_are_neither_shown_nor_compared(everything):
     for row in rows:
         assert not row.ignored & {name for tool in row.tools for name in tool.properties}
         assert row.ignored & row.golden[0].arguments.keys()
-        assert not any(name in prompt_of(row, "mae").replace(row.turns[0].text, "") for name in row.ignored)
+        assert not any(name in example_prompt(row, "mae").replace(row.turns[0].text, "") for name in row.ignored)
 
 
 def test_prompts_are_those_of_training(rotbench):
     (one,) = read_sets(rotbench)
-    prompt = prompt_of(one.examples[3], "mae")
+    prompt = example_prompt(one.examples[3], "mae")
     assert prompt.startswith("System: Function:\ndef translate(text: string, to: string):\n")
     assert "\n\nFunction:\ndef weather(city: string, unit: string = None):\n" in prompt
     assert prompt.endswith(
@@ -202,7 +202,7 @@ def test_bfcls_answers(make, tmp_path):
         (3, "golden answer is broken: there is no golden call"),
     ]
     assert len(one.remarks) == 2 and "live_simple_2-0-1" in one.remarks[0]
-    prompt = prompt_of(first, "mae")
+    prompt = example_prompt(first, "mae")
     assert prompt.startswith("System: Be brief.\n\nFunction:\ndef area(a: number, o: object = None, t: any = None):")
     assert prompt.endswith("\nUser: How large?\nAssistant:")
 
@@ -249,7 +249,7 @@ def test_names_of_a_folder(make, tmp_path):
     make.json(tmp_path / "package.json", {"name": "x"})
     make.json(tmp_path / ".git" / "clean.json", [])
     (tmp_path / "report.json").write_text(json.dumps({"sets": [{"name": "x"}]}, indent=2))
-    found = find_sets(tmp_path)
+    found = discover_sets(tmp_path)
     assert [one.name for one in found.sets] == ["First_Turn/clean", "slight", "Third_Turn/clean"]
     assert len(found.unread) == 3
     assert "java" in found.unread[0] and "fields of its first row: name" in found.unread[1]

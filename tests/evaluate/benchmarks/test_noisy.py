@@ -6,9 +6,9 @@ from tljax.calls.compare import AnyValue
 from tljax.calls.render import render_call
 from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks.discover import read_sets
-from tljax.evaluate.benchmarks.noisy import noisy_set, parse_levels, with_noise
+from tljax.evaluate.benchmarks.noisy import add_noisy_sets, noisy_set, parse_levels
 from tljax.evaluate.benchmarks.results import score_set
-from tljax.evaluate.benchmarks.sets import prompt_of
+from tljax.evaluate.benchmarks.sets import example_prompt
 from tljax.toolbox.noise import LEVELS
 
 
@@ -39,7 +39,7 @@ def test_golden_calls_follow_the_documentation(clean, level):
                 (tool,) = [tool for tool in example.tools if tool.name == call.name]
                 assert call.arguments.keys() <= tool.properties.keys()
                 assert set(tool.required) <= call.arguments.keys()
-            prompt = prompt_of(example, "mae")
+            prompt = example_prompt(example, "mae")
             assert all(f"def {tool.name}(" in prompt for tool in example.tools)
 
 
@@ -80,7 +80,7 @@ def test_which_sets_get_noise(clean):
     slight = type(clean)("First_Turn/slight", clean.benchmark, clean.examples)
     whole = type(clean)("whole", clean.benchmark, clean.examples, parts=(("part", 4),))
     part = type(clean)("part", clean.benchmark, clean.examples)
-    names = [one.name for one in with_noise([clean, slight, part, whole], ["heavy", "union"], 0)]
+    names = [one.name for one in add_noisy_sets([clean, slight, part, whole], ["heavy", "union"], 0)]
     assert names == [
         *("clean", "clean+heavy", "clean+union", "First_Turn/slight", "part"),
         *("whole", "whole+heavy", "whole+union"),

@@ -10,9 +10,9 @@ from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks import scoring
 from tljax.evaluate.benchmarks.bfcl_results import check_new_folder
 from tljax.evaluate.benchmarks.discover import read_sets
-from tljax.evaluate.benchmarks.published import published
-from tljax.evaluate.benchmarks.results import Result, report_of, score_set
-from tljax.evaluate.benchmarks.robustness import groups, level_of, unpaired
+from tljax.evaluate.benchmarks.published import published_figures
+from tljax.evaluate.benchmarks.results import SetScores, benchmark_report, score_set
+from tljax.evaluate.benchmarks.robustness import noise_level, robustness_groups, unpaired
 from tljax.evaluate.benchmarks.sets import EvalSet, Example
 from tljax.evaluate.benchmarks.tables import result_table
 
@@ -111,7 +111,7 @@ def test_rows_left_out_of_the_noisy_set_are_paired_by_number(make, tmp_path):
         score_set(clean, dict(enumerate(["no", *RIGHT[1:]]))),
         score_set(heavy, dict(enumerate([*RIGHT, "no", *RIGHT[1:]]))),
     ]
-    (any_, _) = groups(results)
+    (any_, _) = robustness_groups(results)
     assert {drop.part: drop.drops["TS"][0] for drop in any_.drops} == {"all": 0.0, "tools": 0.0, "parameters": 0.0}
 
 
@@ -133,14 +133,14 @@ def test_a_noisy_version_without_a_row_in_common_is_left_out(make, tmp_path):
     make.json(tmp_path / "clean.json", [broken, *make.rows[1:2]])
     make.json(tmp_path / "union.json", [make.rows[0], broken])
     results = [score_set(one, dict.fromkeys(range(2), "no")) for one in read_sets(tmp_path)]
-    assert groups(results) == [] and "none of its rows has a golden answer both with" in unpaired(results)[0]
+    assert robustness_groups(results) == [] and "none of its rows has a golden answer both with" in unpaired(results)[0]
 
 
 def test_a_plot_that_fails_costs_no_report(evaluate, folder, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(scoring, "plot", broken)
+    monkeypatch.setattr(scoring, "plot_drops", broken)
     with pytest.raises(ZeroDivisionError):
         run(evaluate, folder, f"--config.out={folder / 'r.json'}")
     assert len(json.loads((folder / "r.json").read_text())["robustness"]) == 2
@@ -150,7 +150,7 @@ def test_files_beside_a_report_keep_its_whole_name(evaluate, folder):
     for name in ("scores.7b", "scores.13b.json"):
         assert run(evaluate, folder, f"--config.out={folder / name}") == 0
     assert {path.name for path in folder.glob("*.png")} == {"scores.7b.robustness.png", "scores.13b.robustness.png"}
-    assert scoring.beside("a.7b", "predictions.jsonl").name == "a.7b.predictions.jsonl"
+    assert scoring.path_beside_report("a.7b", "predictions.jsonl").name == "a.7b.predictions.jsonl"
 
 
 def test_two_sets_of_one_level_go_by_their_names(evaluate, folder, make, capsys):
@@ -165,10 +165,10 @@ def test_two_sets_of_one_level_go_by_their_names(evaluate, folder, make, capsys)
 
 
 def test_which_sets_are_levels_of_one():
-    assert level_of("First_Turn/heavy") == ("First_Turn/clean", "heavy")
-    assert level_of("eval_real+slight") == ("eval_real", "slight")
-    assert level_of("First_Turn/clean+union") == ("First_Turn/clean", "union")
-    assert level_of("clean") == ("clean", "") and level_of("a+b") == ("a+b", "")
+    assert noise_level("First_Turn/heavy") == ("First_Turn/clean", "heavy")
+    assert noise_level("eval_real+slight") == ("eval_real", "slight")
+    assert noise_level("First_Turn/clean+union") == ("First_Turn/clean", "union")
+    assert noise_level("clean") == ("clean", "") and noise_level("a+b") == ("a+b", "")
 
 
 def test_noise_on_any_set(evaluate, make, tmp_path, capsys):
@@ -310,15 +310,15 @@ def test_wanting_no_call_or_any(make, tmp_path):
 
 def test_the_papers_figures_stand_beside_its_own_sets_alone():
     rows = tuple(Example(i, "", (), ()) for i in range(105))
-    n, models = published(EvalSet("First_Turn/clean", "rotbench", rows))
+    n, models = published_figures(EvalSet("First_Turn/clean", "rotbench", rows))
     assert n == 105 and models[0] == ("TL-CodeLLaMA-2 7B", (83.81, 54.29, 42.86)) and models[1].model == "standard SFT"
     assert all(
         100 * round(f * 105 / 100) / 105 == pytest.approx(f, abs=0.005) for _, figures in models for f in figures
     )
     for other in ("slight", "Third_Turn/clean", "clean+slight"):
-        assert published(EvalSet(other, "rotbench", rows[:70] if "Third" in other else rows)) == (0, [])
+        assert published_figures(EvalSet(other, "rotbench", rows[:70] if "Third" in other else rows)) == (0, [])
     bfcl = tuple(Example(i, "", (), ()) for i in range(240))
-    _, models = published(EvalSet("bfcl_exec", "bfcl", bfcl))
+    _, models = published_figures(EvalSet("bfcl_exec", "bfcl", bfcl))
     assert len(models) == 10
     assert all(
         100 * round(f * 240 / 100) / 240 == pytest.approx(f, abs=0.005) for _, figures in models for f in figures
@@ -329,7 +329,7 @@ def test_levels_fall_from_right_to_left_in_the_report(rotbench):
     (one,) = read_sets(rotbench)
     replies = ["translate(text='cat', to='fr')", "weather(town='Rome')", "finish(answer='?')", "gone()"]
     result = score_set(one, dict(enumerate(replies)))
-    report = report_of([result])["sets"][0]
+    report = benchmark_report([result])["sets"][0]
     assert [row["kind"] for row in report["rows"]] == ["content", "parameter", "wrong_tool", "tool_hallucination"]
     assert report["scores"]["any"] == {"TS": 50.0, "PI": 25.0, "CF": 0.0}
-    assert report["kinds"]["content"] == 25.0 and isinstance(result, Result)
+    assert report["kinds"]["content"] == 25.0 and isinstance(result, SetScores)

@@ -23,16 +23,27 @@ from tljax.evaluate.benchmarks.sets import (
     Example,
     Skipped,
     check_characters,
-    field,
-    odd_calls,
+    golden_call_remarks,
     read_json_rows,
+    require_field,
 )
 
-EXEC = ("exec_simple", "exec_multiple", "exec_parallel", "exec_parallel_multiple")
+EXEC_CATEGORIES = ("exec_simple", "exec_multiple", "exec_parallel", "exec_parallel_multiple")
 _ANSWERS = "possible_answer"
 _CATEGORY = re.compile(r"[a-z_]*[a-z]")
 # Categories that no prompt of Python calls answers, or whose golden answers are no calls.
-UNREAD = ("java", "javascript", "rest", "sql", "chatable", "chatting", "multi_turn", "memory", "web_search", "format")
+UNSUPPORTED = (
+    "java",
+    "javascript",
+    "rest",
+    "sql",
+    "chatable",
+    "chatting",
+    "multi_turn",
+    "memory",
+    "web_search",
+    "format",
+)
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "list": "array", "any": None}
 _ROLES = ("user", "assistant")
 
@@ -48,11 +59,11 @@ def category_of(row: dict[str, Any]) -> str:
     return match[0] if match else ""
 
 
-def why_unread(row: dict[str, Any]) -> str | None:
+def why_unsupported(row: dict[str, Any]) -> str | None:
     """Why rows of this category are not read; None where they are."""
     category = category_of(row)
     bare = category.removeprefix("live_").removeprefix("exec_")
-    if any(bare == name or bare.startswith((f"{name}_", f"simple_{name}")) for name in UNREAD):
+    if any(bare == name or bare.startswith((f"{name}_", f"simple_{name}")) for name in UNSUPPORTED):
         return f"BFCL's category {category} is not one of single-turn Python calls"
     return None
 
@@ -70,7 +81,7 @@ def read_bfcl(name: str, file: Path, rows: list[Any]) -> EvalSet:
             raise InputError(f"{at}: has no id and question; give BFCL's own file")
         identity, category = str(row["id"]), category_of(row)
         system, turns = _dialogue(row["question"], at)
-        listed = field(row, "function", list, at)
+        listed = require_field(row, "function", list, at)
         tools = tuple(_tool(tool, f"{at}, field function[{i}]") for i, tool in enumerate(listed))
         wants = {"irrelevance": NO_CALL, "relevance": ANY_CALL}.get(category.rpartition("_")[2], GOLDEN)
         golden: tuple[Call, ...] = ()
@@ -78,7 +89,7 @@ def read_bfcl(name: str, file: Path, rows: list[Any]) -> EvalSet:
             given = row.get("ground_truth")
             if given is None:
                 answers = _answers(file, len(rows)) if answers is None else answers
-                given = field(answers[index], "ground_truth", list, f"file {_beside(file)}, row {index}")
+                given = require_field(answers[index], "ground_truth", list, f"file {_beside(file)}, row {index}")
                 if answers[index].get("id") != row["id"]:
                     remarks.append(f"row {index}: the answer to {identity} bears the id {answers[index].get('id')}")
             try:
@@ -87,15 +98,15 @@ def read_bfcl(name: str, file: Path, rows: list[Any]) -> EvalSet:
                 example = Example(index, identity, tools, turns, system=system, wants=UNKNOWN)
                 skipped.append(Skipped(index, identity, f"golden answer is broken: {error}", example))
                 continue
-            remarks += odd_calls(index, golden, tools)
+            remarks += golden_call_remarks(index, golden, tools)
         examples.append(Example(index, identity, tools, turns, golden, system=system, wants=wants))
     return EvalSet(name, "bfcl", tuple(examples), tuple(skipped), tuple(remarks), file=str(file))
 
 
-def exec_part(name: str) -> str | None:
+def exec_category(name: str) -> str | None:
     """Which of the executable categories a set's name stands for."""
     stem = re.sub(r"^BFCL_v\d+_", "", name.rpartition("/")[2])
-    return stem if stem in EXEC else None
+    return stem if stem in EXEC_CATEGORIES else None
 
 
 def _dialogue(question: list[Any], at: str) -> tuple[str, tuple[Turn, ...]]:

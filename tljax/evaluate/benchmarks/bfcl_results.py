@@ -15,7 +15,7 @@ from typing import Any
 from tljax.calls.compare import tool_list
 from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks.bfcl import category_of
-from tljax.evaluate.benchmarks.noisy import MARK
+from tljax.evaluate.benchmarks.noisy import NOISE_MARK
 from tljax.evaluate.benchmarks.predictions import Replies
 from tljax.evaluate.benchmarks.sets import EvalSet
 from tljax.storage.atomic import write_jsonl
@@ -36,11 +36,11 @@ def write_bfcl_results(folder: Path, sets: Sequence[EvalSet], replies: Mapping[s
     """Writes a file for every category of BFCL's sets that have replies; returns the files."""
     lines: dict[str, dict[str, str]] = {}
     for one in sets:
-        if one.benchmark == "bfcl" and one.name in replies and MARK not in one.name:
+        if one.benchmark == "bfcl" and one.name in replies and NOISE_MARK not in one.name:
             given = replies[one.name]
             # The official checker counts the rows: those that we leave out stand there too.
             texts = {row.index: (row.id, given.get(row.index) or "") for row in one.skipped}
-            texts |= {row.index: (row.id, as_result(given[row.index], row.tools)) for row in one.examples}
+            texts |= {row.index: (row.id, result_text(given[row.index], row.tools)) for row in one.examples}
             for _, (identity, text) in sorted(texts.items()):
                 lines.setdefault(category_of({"id": identity}), {}).setdefault(identity, text)
     files = {category: folder / f"{VERSION}_{category}_result.json" for category in lines}
@@ -50,7 +50,7 @@ def write_bfcl_results(folder: Path, sets: Sequence[EvalSet], replies: Mapping[s
     return list(files.values())
 
 
-def as_result(reply: str | None, tools: Sequence[Any]) -> str:
+def result_text(reply: str | None, tools: Sequence[Any]) -> str:
     """A reply as the text of Python calls; a reply that makes none, or a malformed one, as it is."""
     if reply is None:
         return ""

@@ -26,7 +26,7 @@ ALLOWED = "a file of RoTBench, ToolAlpaca, BFCL or ToolEyes as its repository ha
 EXEC_SET = "bfcl_exec"
 
 
-class Found(NamedTuple):
+class DiscoveredSets(NamedTuple):
     """The sets of a path, and for each file of a folder that is no set why it is none."""
 
     sets: list[EvalSet]
@@ -35,10 +35,10 @@ class Found(NamedTuple):
 
 def read_sets(path: str | Path, field: str = "config.data") -> list[EvalSet]:
     """The sets of a benchmark file, or of all files in a folder; see `find_sets`."""
-    return find_sets(path, field).sets
+    return discover_sets(path, field).sets
 
 
-def find_sets(path: str | Path, field: str = "config.data") -> Found:
+def discover_sets(path: str | Path, field: str = "config.data") -> DiscoveredSets:
     """Every file is a set named after it, with its folder in front where two have one name; files in order of path.
 
     The four executable files of BFCL also give "bfcl_exec": all their rows, in the order of `bfcl.EXEC`. field: what
@@ -51,7 +51,7 @@ def find_sets(path: str | Path, field: str = "config.data") -> Found:
         found = _read(path.stem, path)
         if isinstance(found, str):
             raise InputError(f"file {path}: {found}; allowed: {ALLOWED}")
-        return Found([found], [])
+        return DiscoveredSets([found], [])
     files = sorted(file for end in ("json", "jsonl") for file in path.rglob(f"*.{end}") if _may_be_set(file, path))
     count = Counter(file.stem for file in files)
     sets, unread = [], []
@@ -64,10 +64,10 @@ def find_sets(path: str | Path, field: str = "config.data") -> Found:
             sets.append(found)
     if not sets:
         raise InputError(f"{field} {path}: {unread[0] if unread else 'holds no .json file'}; allowed: {ALLOWED}")
-    return Found(sets + _executable(sets), unread)
+    return DiscoveredSets(sets + _executable(sets), unread)
 
 
-def reader_of(row: Any) -> tuple[Callable[[Any], bool], Callable[[str, Path, list[Any]], EvalSet]] | None:
+def find_reader(row: Any) -> tuple[Callable[[Any], bool], Callable[[str, Path, list[Any]], EvalSet]] | None:
     """The pair of READERS that a file's first row asks for; None where it is no benchmark's."""
     return next((pair for pair in READERS if isinstance(row, dict) and pair[0](row)), None)
 
@@ -78,7 +78,7 @@ def is_benchmark(path: str | Path) -> bool:
     if not path.is_file() or not path.stat().st_size:
         return path.is_dir()
     _, first = next(iter(read_rows(str(path))))
-    return reader_of(first) is not None or rotbench.is_tooleyes_raw(first)
+    return find_reader(first) is not None or rotbench.is_tooleyes_raw(first)
 
 
 def _may_be_set(file: Path, folder: Path) -> bool:
@@ -91,10 +91,10 @@ def _read(name: str, file: Path) -> EvalSet | str:
     """The set, or why the file is none."""
     rows = read_json_rows(file)
     first = rows[0] if isinstance(rows, list) and rows else None
-    reader = reader_of(first)
+    reader = find_reader(first)
     if isinstance(first, dict) and reader is not None:
         is_one, read = reader
-        unread = bfcl.why_unread(first) if is_one is bfcl.is_bfcl else None
+        unread = bfcl.why_unsupported(first) if is_one is bfcl.is_bfcl else None
         if unread is None:
             _check_characters(file, rows)
         return unread or read(name, file, rows)
@@ -117,7 +117,7 @@ def _check_characters(file: Path, rows: Sequence[Any]) -> None:
 
 def _executable(sets: Sequence[EvalSet]) -> list[EvalSet]:
     """The 240 executable rows as one set, where each of the four files is there once."""
-    found = [[one for one in sets if bfcl.exec_part(one.name) == part] for part in bfcl.EXEC]
+    found = [[one for one in sets if bfcl.exec_category(one.name) == part] for part in bfcl.EXEC_CATEGORIES]
     if any(len(there) != 1 for there in found):
         return []
     examples, skipped, remarks, start = [], [], [], 0

@@ -13,7 +13,7 @@ from tljax.data.trajectory import Turn
 from tljax.evaluate.benchmarks.sets import EvalSet, Example
 from tljax.toolbox.noise import LEVELS, TARGETS, noisy_names
 
-MARK = "+"  # between the name of a set and its noise
+NOISE_MARK = "+"  # between the name of a set and its noise
 
 
 def parse_levels(text: str) -> list[str]:
@@ -25,7 +25,7 @@ def parse_levels(text: str) -> list[str]:
     return list(dict.fromkeys(levels))
 
 
-def with_noise(sets: Sequence[EvalSet], levels: Sequence[str], seed: int) -> list[EvalSet]:
+def add_noisy_sets(sets: Sequence[EvalSet], levels: Sequence[str], seed: int) -> list[EvalSet]:
     """The sets, each followed by its noisy versions.
 
     None is made of a set that is noisy already, of one that is part of another, and of one without golden calls.
@@ -53,7 +53,7 @@ def noisy_set(one: EvalSet, level: str, seed: int) -> EvalSet:
             rng = random.Random(f"{seed}/{level}/{target}/{example.index}")
             examples.append(replace(_noisy(example, level, target, rng), index=start + example.index))
         skipped += [row._replace(index=start + row.index) for row in one.skipped]
-    return EvalSet(f"{one.name}{MARK}{level}", one.benchmark, tuple(examples), tuple(skipped), file=one.file)
+    return EvalSet(f"{one.name}{NOISE_MARK}{level}", one.benchmark, tuple(examples), tuple(skipped), file=one.file)
 
 
 def _noisy(example: Example, level: str, target: str, rng: random.Random) -> Example:

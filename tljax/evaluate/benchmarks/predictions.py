@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, shown
+from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, format_indices
 
 ROW = '{"index": the row in the set, from 0, "prediction": the reply, "set": where there are several}'
 
@@ -40,31 +40,31 @@ def read_predictions(file: Path, sets: Sequence[EvalSet]) -> tuple[dict[str, Rep
         found.setdefault(name, {})[index] = text
     if not found:
         raise InputError(f"file {file}: is empty; give a row a line: {ROW}")
-    together, untold = matched(found, sets)
+    together, untold = match_replies(found, sets)
     for name, replies in together.items():
         _check_whole(file, known[name], replies)
     return together, untold
 
 
-def matched(given: Mapping[str, Replies], sets: Sequence[EvalSet]) -> tuple[dict[str, Replies], list[str]]:
+def match_replies(given: Mapping[str, Replies], sets: Sequence[EvalSet]) -> tuple[dict[str, Replies], list[str]]:
     """Replies by set, those of sets of several files included, and a line for every set that has none to score."""
     found = dict(given)
     for one in sets:
         if one.parts and one.name not in found and all(name in found for name, _ in one.parts):
-            found[one.name] = joined(one, found)
+            found[one.name] = join_parts(one, found)
     for one in sets:
-        if one.name in found and has_no_golden(one):
+        if one.name in found and lacks_golden(one):
             del found[one.name]
     untold = [f"set {one.name}: {_why_none(one)}" for one in sets if one.name not in found]
     return {one.name: found[one.name] for one in sets if one.name in found}, untold
 
 
-def has_no_golden(one: EvalSet) -> bool:
+def lacks_golden(one: EvalSet) -> bool:
     """Whether single replies to a set cannot be scored: no row has a golden answer, or says that none is wanted."""
     return all(example.wants == UNKNOWN for example in one.examples)
 
 
-def joined(one: EvalSet, replies: Mapping[str, Replies]) -> Replies:
+def join_parts(one: EvalSet, replies: Mapping[str, Replies]) -> Replies:
     """The replies of a set of several files from those of its parts."""
     together: Replies = {}
     start = 0
@@ -128,12 +128,12 @@ def _check_whole(file: Path, of: EvalSet, replies: Replies) -> None:
     missing = [example.index for example in of.examples if example.index not in replies]
     if missing:
         raise InputError(
-            f"file {file}: set {of.name} lacks {len(missing):,} of {of.rows:,} rows: {shown(missing)}; every row needs "
-            "a prediction, which may be empty text"
+            f"file {file}: set {of.name} lacks {len(missing):,} of {of.rows:,} rows: {format_indices(missing)}; "
+            "every row needs a prediction, which may be empty text"
         )
 
 
 def _why_none(one: EvalSet) -> str:
-    if has_no_golden(one):
+    if lacks_golden(one):
         return "has no golden answers, and so no scores of single turns"
     return "has no predictions, and is left out"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tljax.evaluate.benchmarks.sets import EvalSet
 
 
-class Published(NamedTuple):
+class PublishedFigures(NamedTuple):
     """A model's TS, PI and CF in percent."""
 
     model: str
@@ -93,11 +93,11 @@ _ABLATION_FIGURES = {
 _ROWS = {"rotbench": ("clean", 105), "toolalpaca": ("eval_real", 114), "bfcl": ("bfcl_exec", 240)}
 
 
-def published(one: EvalSet) -> tuple[int, list[Published]]:
+def published_figures(one: EvalSet) -> tuple[int, list[PublishedFigures]]:
     """How many rows the paper's figures for a set are of, and the figures; (0, []) for a set that it does not have."""
     stem, rows = _ROWS.get(one.benchmark, ("", 0))
     if one.name.rpartition("/")[2] != stem or one.rows != rows:
         return 0, []
     models = list(zip(_MODELS, _FIGURES[one.benchmark], strict=True))
     ablation = list(zip(_ABLATION, _ABLATION_FIGURES.get(one.benchmark, ()), strict=False))
-    return rows, [Published(model, figures) for model, figures in [models[0], *ablation, *models[1:]]]
+    return rows, [PublishedFigures(model, figures) for model, figures in [models[0], *ablation, *models[1:]]]

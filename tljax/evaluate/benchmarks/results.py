@@ -11,7 +11,7 @@ from typing import Any
 from tljax.calls.compare import KINDS, tool_list
 from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks.predictions import Replies
-from tljax.evaluate.benchmarks.sets import ANY_CALL, EvalSet, Example, shown
+from tljax.evaluate.benchmarks.sets import ANY_CALL, EvalSet, Example, format_indices
 from tljax.evaluate.score import (
     METRICS,
     POLICIES,
@@ -24,11 +24,11 @@ from tljax.evaluate.score import (
 )
 
 OFFICIAL = "rotbench_official"
-NOT_ASKED = "not asked: the prompt is too long for the model"
+PROMPT_TOO_LONG = "not asked: the prompt is too long for the model"
 
 
 @dataclass(frozen=True)
-class Result:
+class SetScores:
     """The scores of a set's examples, in their order; `unasked` of them are of rows that the model was not asked."""
 
     set: EvalSet
@@ -41,29 +41,29 @@ def policies_of(one: EvalSet) -> tuple[str, ...]:
     return tuple(policy for policy in POLICIES if policy != OFFICIAL or one.benchmark == "rotbench")
 
 
-def score_set(one: EvalSet, replies: Replies) -> Result:
+def score_set(one: EvalSet, replies: Replies) -> SetScores:
     """The scores of replies to all examples of a set, which must have golden answers."""
     policies = policies_of(one)
     scores = tuple(score_example(example, replies[example.index], policies) for example in one.examples)
-    return Result(one, scores, sum(replies[example.index] is None for example in one.examples))
+    return SetScores(one, scores, sum(replies[example.index] is None for example in one.examples))
 
 
 def score_example(example: Example, reply: str | None, policies: Sequence[str]) -> Score:
     """The score of a reply to one row; None, of a row that was not asked, is an error of form."""
     if reply is None:
-        return Score(dict.fromkeys(policies, 0), "format", NOT_ASKED)
+        return Score(dict.fromkeys(policies, 0), "format", PROMPT_TOO_LONG)
     tools = tool_list(example.tools)
     if example.wants == ANY_CALL:
         return score_any_call(reply, tools, policies)
     return score_reply(reply, example.golden, tools, policies, ignored=example.ignored, finish=example.finish)
 
 
-def report_of(results: Sequence[Result]) -> dict[str, Any]:
+def benchmark_report(results: Sequence[SetScores]) -> dict[str, Any]:
     """The report: of every set its scores by policy in percent with their intervals, kinds, and rows."""
     return {"sets": [_set_report(result) for result in results]}
 
 
-def _set_report(result: Result) -> dict[str, Any]:
+def _set_report(result: SetScores) -> dict[str, Any]:
     one = result.set
     summaries = {policy: summarize(result.scores, policy) for policy in policies_of(one)}
     any_ = summaries["any"]
@@ -110,7 +110,7 @@ def _row(row: Any) -> tuple[int, Score]:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ScoreDifference:
     """Ours minus another model's in points, with a 95 % interval by a paired bootstrap: (mean, low, high) by metric."""
 
     name: str
@@ -119,7 +119,7 @@ class Difference:
     metrics: dict[str, tuple[float, float, float]]
 
 
-def scores_there(sets: Sequence[EvalSet], other: Path) -> dict[str, list[Score]]:
+def read_other_scores(sets: Sequence[EvalSet], other: Path) -> dict[str, list[Score]]:
     """The scores in another report of those of `sets` that it has, by name.
 
     Raises InputError where it has none of them, or where a set's rows are not the same.
@@ -132,7 +132,7 @@ def scores_there(sets: Sequence[EvalSet], other: Path) -> dict[str, list[Score]]
         indices = [example.index for example in one.examples]
         if [index for index, _ in rows] != indices:
             odd = sorted({index for index, _ in rows} ^ set(indices))
-            what = f"rows in one alone: {shown(odd)}" if odd else "they are in another order"
+            what = f"rows in one alone: {format_indices(odd)}" if odd else "they are in another order"
             raise InputError(f"config.compare {other}: set {one.name} has other rows there ({what})")
         found[one.name] = [score for _, score in rows]
     if not found:
@@ -143,12 +143,12 @@ def scores_there(sets: Sequence[EvalSet], other: Path) -> dict[str, list[Score]]
     return found
 
 
-def differences(results: Sequence[Result], other: Path) -> list[Difference]:
+def score_differences(results: Sequence[SetScores], other: Path) -> list[ScoreDifference]:
     """Differences from another report on the sets that both have, under `any` and where there is one the official.
 
     Raises InputError as `scores_there` does.
     """
-    theirs, found = scores_there([result.set for result in results], other), []
+    theirs, found = read_other_scores([result.set for result in results], other), []
     for result in results:
         before = theirs.get(result.set.name, [])
         for policy in ("any", OFFICIAL):
@@ -157,5 +157,5 @@ def differences(results: Sequence[Result], other: Path) -> list[Difference]:
                     m: paired_difference(metric_marks(before, m, policy), metric_marks(result.scores, m, policy))
                     for m in METRICS
                 }
-                found.append(Difference(result.set.name, policy, len(before), metrics))
+                found.append(ScoreDifference(result.set.name, policy, len(before), metrics))
     return found

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tljax.evaluate.benchmarks.noisy import MARK
-from tljax.evaluate.benchmarks.results import OFFICIAL, Result, policies_of
+from tljax.evaluate.benchmarks.noisy import NOISE_MARK
+from tljax.evaluate.benchmarks.results import OFFICIAL, SetScores, policies_of
 from tljax.evaluate.score import METRICS, Share, metric_marks, paired_difference, summarize
 from tljax.toolbox.noise import LEVELS
 
 CLEAN = "clean"
-POLICIES = ("any", OFFICIAL)
-COLUMNS = 4  # panels side by side
+ROBUSTNESS_POLICIES = ("any", OFFICIAL)
+PANELS_PER_ROW = 4  # panels side by side
 
 
 @dataclass(frozen=True)
-class Drop:
+class ScoreDrop:
     """A level's scores and how far they lie below those without noise, in points with a 95 % interval by metric.
 
     level: the set's name instead, where two sets have one level.
@@ -33,25 +33,25 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Group:
+class RobustnessGroup:
     """A set without noise and its noisy versions, under one policy."""
 
     name: str
     policy: str
-    clean: Result
-    drops: tuple[Drop, ...]
+    clean: SetScores
+    drops: tuple[ScoreDrop, ...]
 
 
-def level_of(name: str) -> tuple[str, str]:
+def noise_level(name: str) -> tuple[str, str]:
     """The name of the set without noise, and the level: of "First_Turn/slight" and of "eval_real+slight"."""
-    before, mark, level = name.rpartition(MARK)
+    before, mark, level = name.rpartition(NOISE_MARK)
     if mark and level in LEVELS:
         return before, level
     folder, slash, stem = name.rpartition("/")
     return (f"{folder}{slash}{CLEAN}", stem) if stem in LEVELS else (name, "")
 
 
-def groups(results: Sequence[Result]) -> list[Group]:
+def robustness_groups(results: Sequence[SetScores]) -> list[RobustnessGroup]:
     """A group for every set without noise of which a noisy version is there, under each policy of `POLICIES`.
 
     Drops are paired: a row's score without noise minus the mean of its scores with it. Versions whose rows cannot be
@@ -60,14 +60,14 @@ def groups(results: Sequence[Result]) -> list[Group]:
     found = []
     for clean, noisy in _versions(results):
         paired = [(label, one) for label, one in noisy if _why_unpaired(clean, one) is None]
-        for policy in POLICIES:
+        for policy in ROBUSTNESS_POLICIES:
             if paired and policy in policies_of(clean.set):
                 drops = [drop for label, one in paired for drop in _drops(clean, one, label, policy)]
-                found.append(Group(clean.set.name, policy, clean, tuple(drops)))
+                found.append(RobustnessGroup(clean.set.name, policy, clean, tuple(drops)))
     return found
 
 
-def unpaired(results: Sequence[Result]) -> list[str]:
+def unpaired(results: Sequence[SetScores]) -> list[str]:
     """A line on every noisy version that is left out of the groups, with the reason."""
     return [
         f"robustness of {clean.set.name}: {label} is left out, {why}"
@@ -77,7 +77,7 @@ def unpaired(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _versions(results: Sequence[Result]) -> list[tuple[Result, list[tuple[str, Result]]]]:
+def _versions(results: Sequence[SetScores]) -> list[tuple[SetScores, list[tuple[str, SetScores]]]]:
     """Every set without noise that has noisy versions, and these with what they are called, in the order of LEVELS.
 
     Both RoTBench's own file of a level and the same level of config.noise may be there; they go by their sets' names.
@@ -86,7 +86,7 @@ def _versions(results: Sequence[Result]) -> list[tuple[Result, list[tuple[str, R
     for clean in results:
         own = []
         for one in results:
-            name, level = level_of(one.set.name)
+            name, level = noise_level(one.set.name)
             # RoTBench's files belong together where they are files of RoTBench.
             if level and name == clean.set.name and one.set.benchmark == clean.set.benchmark:
                 own.append((level, one))
@@ -98,7 +98,7 @@ def _versions(results: Sequence[Result]) -> list[tuple[Result, list[tuple[str, R
     return found
 
 
-def _why_unpaired(clean: Result, noisy: Result) -> str | None:
+def _why_unpaired(clean: SetScores, noisy: SetScores) -> str | None:
     """Why a version's rows have no partners without noise; None where they have."""
     rows, others = clean.set.rows, noisy.set.rows
     if others not in (rows, 2 * rows):
@@ -108,7 +108,7 @@ def _why_unpaired(clean: Result, noisy: Result) -> str | None:
     return None
 
 
-def _drops(clean: Result, noisy: Result, level: str, policy: str) -> list[Drop]:
+def _drops(clean: SetScores, noisy: SetScores, level: str, policy: str) -> list[ScoreDrop]:
     """The drop of all rows, and of each half where there are two; none of a part without a row scored in both."""
     rows = clean.set.rows
     parts = [("all", range(noisy.set.rows))]
@@ -136,18 +136,18 @@ def _drops(clean: Result, noisy: Result, level: str, policy: str) -> list[Drop]:
                 [sum(after[index]) / len(after[index]) for index in both], [before[index] for index in both]
             )
             metrics[metric] = (mean, low, high)
-        drops.append(Drop(level, part, summary.n, summary.scores, metrics))
+        drops.append(ScoreDrop(level, part, summary.n, summary.scores, metrics))
     return drops
 
 
-def plot(found: Sequence[Group], file: Path) -> None:
+def plot_drops(found: Sequence[RobustnessGroup], file: Path) -> None:
     """Writes the drops of whole levels as a picture: a panel for every group, a line for every metric."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = min(len(found), COLUMNS)
+    columns = min(len(found), PANELS_PER_ROW)
     rows = -(-len(found) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False, sharey=True)
     for axis in axes.flat[len(found) :]:

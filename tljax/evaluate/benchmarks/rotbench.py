@@ -15,7 +15,16 @@ from tljax.calls.compare import AnyValue
 from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
 from tljax.data.trajectory import Turn
-from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, Skipped, check_characters, field, loads, odd_calls
+from tljax.evaluate.benchmarks.sets import (
+    UNKNOWN,
+    EvalSet,
+    Example,
+    Skipped,
+    check_characters,
+    golden_call_remarks,
+    load_json_text,
+    require_field,
+)
 
 _TOOLS = "access of the following tools:\n"
 _BEGIN = "\nBegin!\n"
@@ -44,7 +53,7 @@ def read_rotbench(name: str, file: Path, rows: list[Any]) -> EvalSet:
         at = f"file {file}, row {index}"
         if not is_rotbench(row):
             raise InputError(f"{at}, field conversations: does not end with a list of calls; give RoTBench's own file")
-        identity, messages = field(row, "id", str, at), row["conversations"]
+        identity, messages = require_field(row, "id", str, at), row["conversations"]
         tools = _tools(messages, at)
         if len(tools) < 2:
             raise InputError(f"{at}: lists {len(tools)} tools; the last two are to be those that ask and that finish")
@@ -60,7 +69,7 @@ def read_rotbench(name: str, file: Path, rows: list[Any]) -> EvalSet:
         free = {tool.name for tool in tools[-2:]}
         judged = tuple(_judged(call, call.name in free) for call in golden)
         examples.append(Example(index, identity, tools, turns, judged, finish=tools[-1].name))
-        remarks += odd_calls(index, golden, tools)
+        remarks += golden_call_remarks(index, golden, tools)
     return EvalSet(name, "rotbench", tuple(examples), tuple(skipped), tuple(remarks), file=str(file))
 
 
@@ -73,7 +82,7 @@ def read_tooleyes(name: str, file: Path, rows: list[Any]) -> EvalSet:
             raise InputError(f"{at}: has no conversations and path; give ToolEyes' own processed file")
         messages = row["conversations"]
         turns = tuple(_turn(message, f"{at}, field conversations[{i}]") for i, message in enumerate(messages[1:], 1))
-        tools, identity = _tools(messages, at), field(row, "id", str, at)
+        tools, identity = _tools(messages, at), require_field(row, "id", str, at)
         examples.append(Example(index, identity, tools, turns, finish=tools[-1].name if tools else None, wants=UNKNOWN))
     return EvalSet(name, "tooleyes", tuple(examples), file=str(file))
 
@@ -122,7 +131,7 @@ def _call(text: Any) -> Call:
     _, found, name = head.partition("Action:")
     if not mark or not found:
         raise ValueError(f"no Action and Action Input in {text!r:.60}")
-    value = loads(arguments)
+    value = load_json_text(arguments)
     name = name[1:].removesuffix("\n")
     if not name or not isinstance(value, dict):
         raise ValueError(f"no name and object of arguments in {text!r:.60}")

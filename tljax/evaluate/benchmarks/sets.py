@@ -14,7 +14,7 @@ from tljax.data.prompt import render_prompt
 from tljax.data.trajectory import Turn
 
 # What a row wants: one of its golden calls, no call at all, any call of a tool; UNKNOWN has no golden answer.
-GOLDEN, NO_CALL, ANY_CALL, UNKNOWN = WANTS = ("golden", "no call", "any call", "unknown")
+GOLDEN, NO_CALL, ANY_CALL, UNKNOWN = EXPECTED_REPLIES = ("golden", "no call", "any call", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Query:
         return self.example.tools
 
 
-def prompt_of(example: Example, dialect: str) -> str:
+def example_prompt(example: Example, dialect: str) -> str:
     """What a model reads: tools and dialogue as in training, up to and with the "Assistant:" of the asked reply."""
     return render_prompt(example.tools, example.turns, dialect, example.system)
 
@@ -130,7 +130,7 @@ def read_json_rows(file: Path) -> Any:
     return rows
 
 
-def loads(text: str) -> Any:
+def load_json_text(text: str) -> Any:
     """The value of JSON text within a row. Raises ValueError where it is none, or `check_characters` refuses it."""
     try:
         value = json.loads(text)
@@ -150,7 +150,7 @@ def check_characters(value: Any) -> None:
         raise ValueError(f"holds \\u{ord(error.object[error.start]):04x}, half of a character pair") from None
 
 
-def field(row: Any, name: str, kind: type, at: str) -> Any:
+def require_field(row: Any, name: str, kind: type, at: str) -> Any:
     """row[name], a string, list or object. Raises InputError, which begins with `at`, for anything else."""
     value = row.get(name) if isinstance(row, dict) else None
     if not isinstance(value, kind):
@@ -162,7 +162,7 @@ def field(row: Any, name: str, kind: type, at: str) -> Any:
 _KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 
 
-def odd_calls(index: int, golden: tuple[Call, ...], tools: tuple[Tool, ...]) -> list[str]:
+def golden_call_remarks(index: int, golden: tuple[Call, ...], tools: tuple[Tool, ...]) -> list[str]:
     """What makes a row's golden calls hard to reach for a model that follows the documentation."""
     names = [tool.name for tool in tools]
     remarks = []
@@ -176,7 +176,7 @@ def odd_calls(index: int, golden: tuple[Call, ...], tools: tuple[Tool, ...]) -> 
     return list(dict.fromkeys(remarks))
 
 
-def shown(indices: Sequence[int], most: int = 5) -> str:
+def format_indices(indices: Sequence[int], most: int = 5) -> str:
     """The first indices of many, for a message."""
     more = f" and {len(indices) - most:,} more" if len(indices) > most else ""
     return ", ".join(map(str, indices[:most])) + more

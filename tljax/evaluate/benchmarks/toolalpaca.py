@@ -15,7 +15,7 @@ from tljax.calls.compare import AnyValue
 from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
 from tljax.data.trajectory import Turn
-from tljax.evaluate.benchmarks.sets import GOLDEN, UNKNOWN, EvalSet, Example, Skipped, field, loads
+from tljax.evaluate.benchmarks.sets import GOLDEN, UNKNOWN, EvalSet, Example, Skipped, load_json_text, require_field
 
 _FIELDS = {"Function_Description", "Instructions", "Golden_Answers"}
 _PARAMETER = re.compile(
@@ -56,18 +56,21 @@ def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
         if isinstance(secrets, list) and not all(isinstance(name, str) for name in secrets):
             raise InputError(f"{at}, field Authentication: is {secrets!r:.40}; allowed: an object, or a list of names")
         hidden = frozenset(secrets if isinstance(secrets, dict | list) else ())
-        listed = field(row, "Function_Description", dict, at)
+        listed = require_field(row, "Function_Description", dict, at)
         tools = tuple(
             _tool(name, text, hidden, f"{at}, field Function_Description.{name}")
             for name, text in listed.items()
             if name != "components"
         )
         tools += (ASK,) if asks else ()
-        instructions, answers = field(row, "Instructions", list, at), field(row, "Golden_Answers", list, at)
+        instructions, answers = (
+            require_field(row, "Instructions", list, at),
+            require_field(row, "Golden_Answers", list, at),
+        )
         if len(instructions) != len(answers):
             raise InputError(f"{at}: {len(instructions)} Instructions and {len(answers)} Golden_Answers; give one each")
         for k, (text, steps) in enumerate(zip(instructions, answers, strict=True)):
-            identity = f"{field(row, 'Name', str, at)} {k:02}"
+            identity = f"{require_field(row, 'Name', str, at)} {k:02}"
             if not isinstance(text, str):
                 raise InputError(f"{at}, field Instructions[{k}]: is {text!r:.40}; allowed: a string")
             if not isinstance(steps, list):
@@ -99,7 +102,7 @@ def _tool(name: str, text: Any, hidden: frozenset[str], at: str) -> Tool:
         text.rpartition("Parameters: ") if text.startswith("Parameters: ") else text.partition("\nParameters: ")
     )
     try:
-        listed = loads(rest.partition("\nOutput:")[0]) if mark else {}
+        listed = load_json_text(rest.partition("\nOutput:")[0]) if mark else {}
         if not isinstance(listed, dict):
             raise ValueError(f"{listed!r:.40} is no object")
     except ValueError as error:
@@ -130,7 +133,7 @@ def _call(step: Any, tools: tuple[Tool, ...]) -> Call:
     if all(tool.name != name for tool in tools):
         raise ValueError(f"{name} is not among the functions")
     try:
-        arguments = loads(_BARE.sub(r'\1"${}"', text)) if isinstance(text, str) else None
+        arguments = load_json_text(_BARE.sub(r'\1"${}"', text)) if isinstance(text, str) else None
     except json.JSONDecodeError:
         raise ValueError(f"the arguments of {name} are not JSON: {text!r:.80}") from None
     if not isinstance(arguments, dict):
