@@ -14,10 +14,10 @@ from tljax.core.errors import InputError
 
 CONFIG = """
 from ml_collections import ConfigDict
-from tljax.core.config import data_block, options
+from tljax.core.config import data_block, parse_options
 
 def get_config(arg=""):
-    size, flags = options(arg, ("tiny", "7b"), ("release",), "tiny")
+    size, flags = parse_options(arg, ("tiny", "7b"), ("release",), "tiny")
     config = ConfigDict({"size": size, "lr": 1e-6, "steps": 3, "release": "release" in flags})
     config.data = data_block()
     return config

@@ -235,7 +235,7 @@ import signal, sys, weakref
 weakref.finalize(sys, int)  # so that finalizers run last at exit, after multiprocessing has waited for its processes
 from tljax.data.prompt_table import Prompt
 from tljax.rl.reward import RewardFunction
-from tljax.data.compare import tool_list
+from tljax.calls.compare import tool_list
 
 def main():
     if sys.argv[2:]:

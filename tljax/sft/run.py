@@ -26,8 +26,9 @@ from tljax.sft.samples import write_samples
 from tljax.sft.step import StepOptions, make_eval_step, make_sft_step, mean_metrics
 from tljax.storage.run_folder import RunFolder
 from tljax.toolbox.embedded import BASE, model_path, source_file
-from tljax.training import export, model_source, resume
+from tljax.training import model_source, resume
 from tljax.training.checkpoint import Checkpoints
+from tljax.training.export import export_results, save_model_files
 from tljax.training.fingerprint import fingerprint
 from tljax.training.metrics import MetricsLogger, should_run, truncate_after
 from tljax.training.optimizer import make_optimizer, make_schedule
@@ -66,7 +67,7 @@ def run(config: Any) -> None:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
                 kept = tokenizer.folder, template, folder, lora.options_of(config.lora)
-                processes.run_on_primary(lambda: export.save_model_files(model, *kept))
+                processes.run_on_primary(lambda: save_model_files(model, *kept))
             log(describe(config, model.config, batches, mesh, folder))
             train(config, model, tokenizer, batches, held_out, sets, tx, examples.content, folder)
 
@@ -271,7 +272,7 @@ def finish(config: Any, sets: in_training.EvalSets, state: TrainState, folder: R
     adapter = lora.options_of(config.lora) is not None
     export = config.export
     size = export.max_shard_bytes
-    lines += export.export_results(
+    lines += export_results(
         folder, state.params, adapter=adapter, model=export.at_end, dtype=export.dtype, max_shard_bytes=size
     )
     if config.model.path == model_source.SCRATCH:

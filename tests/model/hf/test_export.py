@@ -129,17 +129,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, tokenizer_folder, 
     folder = write_checkpoint(tmp_path / "in")
     program = f"""
 import jax, resource, signal
-from tljax.core.mesh import make_mesh
-from tljax.model import hf
+from tljax.core.errors import InputError
+from tljax.distributed.mesh import make_mesh
+from tljax.model.hf.config import read_config
+from tljax.model.hf.export import export_checkpoint
+from tljax.model.hf.load import load_params
 with jax.set_mesh(make_mesh(1, 1, 1)):
-    c = hf_config.read_config({str(folder)!r})
-    params = hf.load_params({str(folder)!r}, c, "float32")
+    c = read_config({str(folder)!r})
+    params = load_params({str(folder)!r}, c, "float32")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
     try:
         out, tokenizer = {str(tmp_path / "out")!r}, {str(tokenizer_folder)!r}
-        hf_export.export(out, params, c, dtype="float32", tokenizer_folder=tokenizer, dialect_template="")
-    except hf.InputError as error:
+        export_checkpoint(out, params, c, dtype="float32", tokenizer_folder=tokenizer, dialect_template="")
+    except InputError as error:
         print(error)
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
