@@ -291,9 +291,10 @@ def test_a_step_moves_activations_and_no_weights():
 import jax, jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 8)
 import dataclasses
-from tljax.core.mesh import make_mesh, spec
-from tljax.model import decode, llama
-from tljax.model.sampling import SampleOptions
+from tljax.distributed.mesh import make_mesh, spec
+from tljax.generate import decode
+from tljax.model import llama
+from tljax.generate.sampling import SampleOptions
 c = dataclasses.replace(llama.preset("tiny", vocab_size=512), num_layers=2)
 options = SampleOptions(max_new_tokens=16, temperature=1.0, top_k=0, top_p=1.0, eos_ids=(3,), pad_id=0,
                         compute_dtype="bfloat16", attention="auto")

@@ -289,7 +289,7 @@ def test_sharding_makes_xla_replicate_nothing_and_gathers_layers_inside_the_loop
     program = """
 import jax, jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 8)
-from tljax.core.mesh import make_mesh, spec
+from tljax.distributed.mesh import make_mesh, spec
 from tljax.model import llama
 import dataclasses
 c = dataclasses.replace(llama.preset("tiny"), num_layers=3)

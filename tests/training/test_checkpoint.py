@@ -202,7 +202,7 @@ def test_a_defect_is_not_taken_for_a_full_disk(tmp_path):
 KILLED = """
 import os, signal, sys, threading
 import jax, jax.numpy as jnp
-from tljax.core.checkpoint import Checkpoints
+from tljax.training.checkpoint import Checkpoints
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

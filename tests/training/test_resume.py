@@ -97,9 +97,9 @@ def test_one_process_at_a_time(tmp_path):
     code = f"""
 from pathlib import Path
 from ml_collections import ConfigDict
-from tljax.core.place import RunFolder
-from tljax.core.run_folder import claim
-with claim(RunFolder(Path({str(tmp_path)!r})), ConfigDict({{"run": "sft", "resume": "never"}})): pass
+from tljax.storage.run_folder import RunFolder
+from tljax.training.resume import claim_run_folder
+with claim_run_folder(RunFolder(Path({str(tmp_path)!r})), ConfigDict({{"run": "sft", "resume": "never"}})): pass
 """
 
     def other():
