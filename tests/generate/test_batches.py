@@ -9,7 +9,7 @@ import pytest
 
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
-from tljax.generate.batches import Reply, generate_all, generate_batches, padded_width, plan_batches
+from tljax.generate.batches import Reply, batch_by_length, generate_in_batches, generate_replies, padded_length
 from tljax.generate.decode import generate
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
@@ -37,20 +37,20 @@ def make_params():
 
 def test_batches_go_by_length_in_few_widths():
     lengths = [5, 70, 64, 1, 65, 64, 130]
-    assert plan_batches(lengths, 2, 64) == [(192, [6, 1]), (128, [4, 2]), (64, [5, 0]), (64, [3])]
-    assert plan_batches(lengths, 8, 1) == [(160, [6, 1, 4, 2, 5, 0, 3])]
-    assert plan_batches([], 2, 64) == []
+    assert batch_by_length(lengths, 2, 64) == [(192, [6, 1]), (128, [4, 2]), (64, [5, 0]), (64, [3])]
+    assert batch_by_length(lengths, 8, 1) == [(160, [6, 1, 4, 2, 5, 0, 3])]
+    assert batch_by_length([], 2, 64) == []
 
 
 def test_widths_are_four_an_octave_and_waste_a_quarter_at_most():
     widths = [64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560]
-    assert sorted({padded_width(length, 64) for length in range(1, 2561)}) == widths
+    assert sorted({padded_length(length, 64) for length in range(1, 2561)}) == widths
     for round_to in (1, 7, 64):
         for length in range(1, 40 * round_to):
-            width = padded_width(length, round_to)
+            width = padded_length(length, round_to)
             assert width % round_to == 0 and length <= width
             assert width - length < round_to if length <= 8 * round_to else width <= 1.25 * length
-            assert padded_width(width, round_to) == width
+            assert padded_length(width, round_to) == width
 
 
 def test_replies_come_in_order_whatever_the_batches_and_the_mesh():
@@ -59,8 +59,8 @@ def test_replies_come_in_order_whatever_the_batches_and_the_mesh():
         with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
             params, before = make_params(), generate._cache_size()
             options = dict(key=jax.random.key(0), rows=rows, round_to=round_to)
-            batches = list(generate_batches(params, C, PROMPTS, OPTIONS, **options))
-            replies = generate_all(params, C, PROMPTS, OPTIONS, **options)
+            batches = list(generate_in_batches(params, C, PROMPTS, OPTIONS, **options))
+            replies = generate_replies(params, C, PROMPTS, OPTIONS, **options)
             compiled.append(generate._cache_size() - before)
             assert {i: reply for batch in batches for i, reply in batch.items()} == dict(enumerate(replies))
             assert len(batches) == -(-len(PROMPTS) // rows)
@@ -79,16 +79,16 @@ def test_replies_come_in_order_whatever_the_batches_and_the_mesh():
 
 def test_a_part_of_the_prompts_gives_the_same_replies_under_the_same_row_ids(one_device):
     params, options = make_params(), dict(key=jax.random.key(0), rows=3, round_to=16)
-    everything = generate_all(params, C, PROMPTS, OPTIONS, **options)
+    everything = generate_replies(params, C, PROMPTS, OPTIONS, **options)
     part = [10, 4, 6]
-    again = generate_all(params, C, [PROMPTS[i] for i in part], OPTIONS, row_ids=part, **options)
+    again = generate_replies(params, C, [PROMPTS[i] for i in part], OPTIONS, row_ids=part, **options)
     assert [r.tokens for r in again] == [everything[i].tokens for i in part]
-    assert generate_all(params, C, [], OPTIONS, **options) == []
+    assert generate_replies(params, C, [], OPTIONS, **options) == []
 
 
 def test_the_longest_prompt_that_fits_is_the_models_last_position(one_device):
     prompts = [[7] * 40, np.array([8, 9], np.int64)]
-    replies = generate_all(make_params(), C, prompts, OPTIONS, key=jax.random.key(0), rows=2, round_to=64)
+    replies = generate_replies(make_params(), C, prompts, OPTIONS, key=jax.random.key(0), rows=2, round_to=64)
     assert len(replies) == 2 and all(isinstance(reply, Reply) and reply.logprobs for reply in replies)
     assert all(type(token) is int for reply in replies for token in reply.tokens)
 
@@ -111,5 +111,5 @@ def test_bad_input_is_refused_in_one_line(prompts, fields, arguments, message):
     with jax.set_mesh(make_mesh(2, 2, 2)):
         options, arguments = dataclasses.replace(OPTIONS, **fields), dict(rows=4, round_to=16) | arguments
         with pytest.raises(InputError, match=f"^{message}") as error:
-            generate_all({}, C, prompts, options, key=jax.random.key(0), **arguments)
+            generate_replies({}, C, prompts, options, key=jax.random.key(0), **arguments)
     assert "\n" not in str(error.value)

@@ -13,7 +13,7 @@ from tljax.data.tokens import load_tokenizer
 from tljax.evaluate.toolbox_queries import held_out_queries
 from tljax.generate import decode
 from tljax.generate import run as command
-from tljax.generate.batches import ROUND_TO, Reply, padded_width
+from tljax.generate.batches import ROUND_TO, Reply, padded_length
 from tljax.storage.resumable import ResumableWriter, claim_output
 from tljax.toolbox.embedded import BASE
 
@@ -27,7 +27,7 @@ TOKENIZER = load_tokenizer(BASE)
 def prompts():
     """Texts that are padded to one width, the longest and the shortest of them apart."""
     texts = [query.prompt for query in held_out_queries("domain", 120, "mae")]
-    fitting = [text for text in texts if padded_width(len(TOKENIZER.encode(text)[0]), ROUND_TO) == WIDTH]
+    fitting = [text for text in texts if padded_length(len(TOKENIZER.encode(text)[0]), ROUND_TO) == WIDTH]
     assert len(fitting) >= N
     return fitting[:N]
 
@@ -121,7 +121,7 @@ def test_a_completion_begins_after_the_blank(text, blank):
     tokenizer = dataclasses.replace(TOKENIZER, backend=backend, bos_id=None)
     before = len(tokenizer.encode("Assistant:")[0])
     reply = Reply(tokens=tokenizer.encode(f"Assistant: {text}")[0][before:], logprobs=[-1.0, -0.5], end=None)
-    row = command.as_row(reply, tokenizer)
+    row = command.reply_to_row(reply, tokenizer)
     assert row == {"completion": text, "tokens": reply.tokens, "logprob": -1.5, "ended": False}
 
 
@@ -281,7 +281,7 @@ def test_too_little_memory_is_told_with_what_helps(generate, tmp_path, monkeypat
     def exhausted(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
 
-    monkeypatch.setattr(command, "generate_batches", exhausted)
+    monkeypatch.setattr(command, "generate_in_batches", exhausted)
     line = error_of(generate(tmp_path / "out.jsonl"), capsys)
     assert "config.rows = 8" in line and "mesh.fsdp" in line and not list(tmp_path.iterdir())
 

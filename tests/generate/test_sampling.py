@@ -11,7 +11,7 @@ from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh, spec
 from tljax.generate.sampling import (
     SampleOptions,
-    check_options,
+    check_sample_options,
     sample_tokens,
     sampled_token_logprobs,
     sampling_logprobs,
@@ -173,7 +173,7 @@ def test_greedy_draws_need_no_key():
     ],
 )
 def test_options_out_of_range_are_refused(fields, message):
-    check_options(OPTIONS, 16)
+    check_sample_options(OPTIONS, 16)
     with pytest.raises(InputError, match=f"^{message}") as error:
-        check_options(dataclasses.replace(OPTIONS, **fields), 16)
+        check_sample_options(dataclasses.replace(OPTIONS, **fields), 16)
     assert "\n" not in str(error.value)

@@ -165,7 +165,7 @@ def test_scores_stay_in_float32_between_bfloat16_inputs():
     ],
 )
 def test_auto_chooses_by_platform(asked, dtype, head_dim, platform, chosen):
-    assert A.choose(asked, dtype, head_dim, platform) == chosen
+    assert A.choose_implementation(asked, dtype, head_dim, platform) == chosen
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_auto_chooses_by_platform(asked, dtype, head_dim, platform, chosen):
 )
 def test_implementations_that_cannot_run_are_refused(asked, dtype, head_dim, platform, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        A.choose(asked, dtype, head_dim, platform)
+        A.choose_implementation(asked, dtype, head_dim, platform)
 
 
 def test_the_platform_is_the_mesh_s(monkeypatch):

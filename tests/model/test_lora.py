@@ -120,9 +120,9 @@ def loss_of(params, batch):
 @jax.jit
 def attached_gradient(params, adapter, batch):
     """Logits and the adapter's gradient, the trunk only read."""
-    (_, logits), grads = jax.value_and_grad(lambda a: loss_of(lora.attach(params, a, ALL), batch), has_aux=True)(
-        adapter
-    )
+    (_, logits), grads = jax.value_and_grad(
+        lambda a: loss_of(lora.attach_adapter(params, a, ALL), batch), has_aux=True
+    )(adapter)
     return logits, grads
 
 
@@ -162,7 +162,7 @@ def test_greedy_decoding_is_the_argmax_of_the_forward(shape):
     rng = np.random.default_rng(1)
     prompts = rng.integers(0, 64, (B, P)).astype(np.int32)
     with on_mesh(shape):
-        params = lora.attach(make_params(), make_adapter(), ALL)
+        params = lora.attach_adapter(make_params(), make_adapter(), ALL)
         batch = global_batch({"prompts": prompts, "lengths": LENGTHS, "rows": np.arange(B, dtype=np.int32)})
         found = decode.generate(
             params, C, batch["prompts"], batch["lengths"], batch["rows"], jax.random.key(0), SAMPLING
@@ -186,7 +186,7 @@ def test_a_fresh_adapter_changes_no_bit_and_is_drawn_as_peft_draws_it():
     with on_mesh((1, 1, 1)):
         params, batch = make_params(), global_batch(make_batch())
         fresh = jax.device_get(jax.jit(lora.init_adapter)(jax.random.key(0), C, ALL))
-        with_it = run_logits(lora.attach(params, fresh, ALL), batch)
+        with_it = run_logits(lora.attach_adapter(params, fresh, ALL), batch)
         np.testing.assert_array_equal(with_it, run_logits(params, batch))
     with on_mesh((2, 2, 2)):
         again = jax.device_get(jax.jit(lora.init_adapter)(jax.random.key(0), C, ALL))
@@ -214,12 +214,13 @@ def test_a_change_too_small_for_bfloat16_weights_still_counts():
             else jnp.full_like(half, floor[name[:-2]] / 2000 / options.alpha)
             for name, half in adapter.items()
         }
-        folded = lora.fold(trunk, adapter, options)
+        folded = lora.merge_adapter(trunk, adapter, options)
         for name, x in weights.items():
             same = np.asarray(folded["layers"][name], np.float32) == x
             assert folded["layers"][name].dtype == jnp.bfloat16 and same.mean() > 0.98
         plain, apart, merged = (
-            np.asarray(run_logits(p, batch, jnp.float32)) for p in (trunk, lora.attach(trunk, adapter, options), folded)
+            np.asarray(run_logits(p, batch, jnp.float32))
+            for p in (trunk, lora.attach_adapter(trunk, adapter, options), folded)
         )
         exact = np.asarray(
             run_logits(add_by_hand(jax.tree.map(lambda x: x.astype(jnp.float32), trunk), adapter, options), batch)
@@ -235,7 +236,7 @@ def test_folding_adds_the_change_and_leaves_the_rest(shape):
         adapter = make_adapter(SOME)
         wanted = jax.device_get(add_by_hand(params, adapter, SOME))
         types = jax.tree.map(jax.typeof, params)
-        folded = jax.jit(lora.fold, donate_argnums=0)(params, adapter, SOME)
+        folded = jax.jit(lora.merge_adapter, donate_argnums=0)(params, adapter, SOME)
         assert jax.tree.map(jax.typeof, folded) == types
     for (path, got), want in zip(jax.tree.leaves_with_path(folded), jax.tree.leaves(wanted), strict=True):
         if path[-1].key in SOME.targets:
@@ -248,7 +249,7 @@ def test_two_adapters_on_one_weight_add_up():
     """A second stage on the first one's adapter: neither is rounded into the weights."""
     with on_mesh((2, 2, 2)):
         params, first, second = make_params(), make_adapter(SOME), make_adapter(ALL, key=2)
-        both = lora.attach(lora.attach(params, first, SOME), second, ALL)
+        both = lora.attach_adapter(lora.attach_adapter(params, first, SOME), second, ALL)
         assert both["layers"]["q_a"].shape[-1] == 5 and both["layers"]["k_b"].shape[1] == 3
         batch = global_batch(make_batch())
         found = run_logits(both, batch)
@@ -258,8 +259,8 @@ def test_two_adapters_on_one_weight_add_up():
 
 
 def test_options_are_checked():
-    assert lora.make_options(4, 8, "down, q") == lora.LoraOptions(rank=4, alpha=8.0, targets=("q", "down"))
-    assert lora.make_options(4, 8, ("up",)).scale == 2
+    assert lora.make_lora_options(4, 8, "down, q") == lora.LoraOptions(rank=4, alpha=8.0, targets=("q", "down"))
+    assert lora.make_lora_options(4, 8, ("up",)).scale == 2
     for arguments, told in (
         ((0, 8, "q"), r"^config.lora.rank is 0; allowed is 1 or more$"),
         ((4, -1.0, "q"), r"^config.lora.alpha is -1.0; allowed is a number above 0$"),
@@ -267,12 +268,12 @@ def test_options_are_checked():
         ((4, 8, ()), r"^config.lora.targets is empty"),
     ):
         with pytest.raises(InputError, match=told):
-            lora.make_options(*arguments)
+            lora.make_lora_options(*arguments)
 
 
 def test_cost_of_an_adapter():
     """QLoRA's setting on 7B, counted by hand: rank 64 on four square matrices and three of 4096 x 11008, 32 layers."""
-    c, options = llama.preset("7b"), lora.make_options(64, 16, tuple(llama.MATRICES))
+    c, options = llama.preset("7b"), lora.make_lora_options(64, 16, tuple(llama.MATRICES))
     adapter = 32 * 64 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
     assert cost.count_adapter(c, options) == adapter == 159_907_840
     assert cost.state_bytes(c, "bfloat16", options) == 2 * 6_738_546_688 + 16 * adapter

@@ -12,7 +12,7 @@ import pytest
 from tljax.distributed.mesh import make_mesh
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama, lora
-from tljax.model.value import init_value_head, without_head
+from tljax.model.value import drop_lm_head, init_value_head
 from tljax.rl.advantage import AdvantageOptions
 from tljax.rl.models import PPOModels
 from tljax.rl.ppo import PPOState, RolloutBatch, UpdateOptions, adapted, make_experience, make_update
@@ -101,7 +101,7 @@ def first_state(critic: bool, head_seed: int = 5) -> PPOState:
     if critic:
         head = jax.random.normal(jax.random.key(head_seed), (CONFIG.d_model,), jnp.float32)
         head = jax.device_put(head, jax.tree.leaves(jax.jit(init_value_head, static_argnums=0)(CONFIG))[0].sharding)
-        value = init_state({"trunk": without_head(random_params(1)), "head": 0.1 * head}, tx)
+        value = init_state({"trunk": drop_lm_head(random_params(1)), "head": 0.1 * head}, tx)
     return PPOState(
         step=actor.step,
         params=actor.params,

@@ -107,7 +107,7 @@ def test_a_run_leaves_an_adapter_and_a_model(adapted):
         # Folded onto the base's own weights, and back from the export.
         assert run.base is not None
         base = model_source.load_params(run.base, jnp.float32, 0)
-        folded = jax.tree.leaves(jax.jit(lora.fold)(base, adapter, options))
+        folded = jax.tree.leaves(jax.jit(lora.merge_adapter)(base, adapter, options))
         written = jax.tree.leaves(hf_load.load_params(adapted / "hf", run.config, jnp.float32))
         for ours, theirs in zip(folded, written, strict=True):
             np.testing.assert_array_equal(ours, theirs)

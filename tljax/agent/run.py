@@ -26,8 +26,8 @@ from tljax.distributed.log import log
 from tljax.distributed.mesh import batch_shard_count, make_mesh
 from tljax.evaluate import scored_replies
 from tljax.evaluate.benchmarks.discover import is_benchmark
-from tljax.generate.batches import Reply, generate_all
-from tljax.generate.load import open_trained
+from tljax.generate.batches import Reply, generate_replies
+from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
 from tljax.generate.run import check_devices
 from tljax.generate.sampling import SampleOptions
@@ -56,7 +56,7 @@ def run(config: Any) -> None:
         check_new_files(out)
     model_source.check_trained(config.model.path)
     asked = read_requests(config)
-    model, tokenizer = open_trained(config.model.path, config.tokenizer)
+    model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
     llama.check_length(model.config, config.new_tokens + 1, "config.new_tokens and a prompt")
     longest = min(config.max_tokens or model.config.max_tokens, model.config.max_tokens)
     limits = DialogueLimits(config.max_turns, longest, config.new_tokens, config.max_repeats)
@@ -212,7 +212,7 @@ def greedy_policy(
             f"with config.rows = {rows} and dialogues of up to {max(map(len, prompts)):,} tokens; lower config.rows or "
             "config.max_tokens (the latter begins anew), or spread the model over more devices (config.mesh.fsdp)"
         ):
-            replies = generate_all(params, c, prompts, options, key=jax.random.key(0), rows=rows)
+            replies = generate_replies(params, c, prompts, options, key=jax.random.key(0), rows=rows)
         progress.advance(0, sum(len(reply.logprobs) for reply in replies))
         return replies
 

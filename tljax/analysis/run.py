@@ -43,12 +43,12 @@ from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
 from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
 from tljax.evaluate.scored_replies import greedy_options
-from tljax.generate.batches import generate_all
-from tljax.generate.load import open_trained
+from tljax.generate.batches import generate_replies
+from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
-from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
 from tljax.toolbox.embedded import source_file
 from tljax.training import model_source
 
@@ -86,7 +86,7 @@ def run(config: Any) -> None:
     model = tokenizer = None
     if config.model.path:
         model_source.check_trained(config.model.path)
-        model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
+        model, tokenizer = open_model_and_tokenizer(config.model.path, config.data.tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), new_report_folder(config.out, config.data.source) as (out, folder):
         check_initialized()
         if model is not None:
@@ -127,7 +127,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     check_rows(config.rows, "config.rows")
     llama.check_mesh(c)
     llama.check_length(c, config.new_tokens + 1, "config.new_tokens and a prompt")
-    choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
+    choose_implementation(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
 
 
 def read_feedback(config: Any, rows: Source, rule: Any, folder: Path) -> tuple[FeedbackCounts, StepIndex, int]:
@@ -218,14 +218,14 @@ def score_window(
                 "or config.model.compute_dtype=float32 is needed"
             )
     key = jax.random.key(0)  # greedy decoding draws nothing
-    replies = generate_all(params, c, [step.prompt for step in steps], options, key=key, rows=rows)
+    replies = generate_replies(params, c, [step.prompt for step in steps], options, key=key, rows=rows)
     firsts = [first_wrong_position(step, own) for step, own in zip(steps, scores, strict=True)]
     prompts = {
         i: prompt
         for i, (step, first) in enumerate(zip(steps, firsts, strict=True))
         if first is not None and (prompt := corrected_prompt(step, first)) is not None
     }
-    continued = generate_all(params, c, list(prompts.values()), options, key=key, rows=rows)
+    continued = generate_replies(params, c, list(prompts.values()), options, key=key, rows=rows)
     rest = {i: reply.tokens for i, reply in zip(prompts, continued, strict=True)}
 
     def verdict(step: GoldenStep, ids: Sequence[int]) -> ComparedReply:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.distributed.mesh import global_batch, row_length_multiple, spec
-from tljax.generate.batches import ROUND_TO, padded_width, plan_batches
+from tljax.generate.batches import ROUND_TO, batch_by_length, padded_length
 from tljax.model import llama
 from tljax.model.head import chunked_head
 from tljax.model.sequence import take_positions
@@ -39,8 +39,8 @@ def score_tokens(
 ) -> Iterator[dict[int, TokenScores]]:
     """Scores of (prompt, reply) pairs by index, a batch of `rows` after the other on the current mesh."""
     lengths = [len(prompt) + len(reply) - 1 for prompt, reply in pairs]
-    for width, batch in plan_batches(lengths, rows, row_length_multiple(ROUND_TO)):
-        room = padded_width(max(len(pairs[i][1]) for i in batch), CHUNK)
+    for width, batch in batch_by_length(lengths, rows, row_length_multiple(ROUND_TO)):
+        room = padded_length(max(len(pairs[i][1]) for i in batch), CHUNK)
         room = -(-room // CHUNK) * CHUNK
         names = {"tokens": width, "segments": width, "places": room, "targets": room}
         host = {name: np.zeros((rows, size), np.int32) for name, size in names.items()}

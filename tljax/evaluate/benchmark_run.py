@@ -21,8 +21,8 @@ from tljax.evaluate.benchmarks import scoring
 from tljax.evaluate.benchmarks.predictions import Replies, lacks_golden, match_replies
 from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, example_prompt
 from tljax.evaluate.scored_replies import greedy_options
-from tljax.generate.load import open_trained
-from tljax.generate.run import TokenizedPrompts, answer, check_devices
+from tljax.generate.load import open_model_and_tokenizer
+from tljax.generate.run import TokenizedPrompts, check_devices, write_missing_replies
 from tljax.storage.resumable import ResumableWriter, check_new_output, claim_output
 from tljax.training import model_source
 from tljax.training.fingerprint import fingerprint
@@ -51,7 +51,7 @@ def run(config: Any) -> None:
         )
     scoring.check_scored_sets(config, [one for one in sets if not lacks_golden(one)])
     model_source.check_trained(config.model.path)
-    model, tokenizer = open_trained(config.model.path, config.tokenizer)
+    model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), claim_output(out, "file"):
         check_devices(config, model.config)
         prompts = [example_prompt(example, config.dialect) for _, example in asked]
@@ -113,7 +113,7 @@ def generate_missing_replies(
         attention=config.model.attention,
     )
     how = ConfigDict({"samples": 1, "seed": 0, "rows": config.rows})
-    answer(how, model, tokenizer, found, options, partial)
+    write_missing_replies(how, model, tokenizer, found, options, partial)
     nothing = {"completion": None, "tokens": [], "ended": False}
     partial.append([(place, nothing) for place in unasked if place not in partial])
 

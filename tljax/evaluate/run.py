@@ -15,7 +15,7 @@ from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
 from tljax.evaluate import benchmark_run, report, scored_replies
 from tljax.evaluate.benchmarks.scoring import check_no_tools
 from tljax.evaluate.toolbox_queries import held_out_sets, random_tool_ts_of
-from tljax.generate.load import open_trained
+from tljax.generate.load import open_model_and_tokenizer
 from tljax.model.attention import IMPLEMENTATIONS
 from tljax.storage.resumable import check_new_output
 from tljax.training import model_source
@@ -39,7 +39,7 @@ def run_toolbox(config: Any) -> None:
     if out is not None:
         processes.run_on_primary(lambda: check_new_output(out))
     model_source.check_trained(config.model.path)
-    model, tokenizer = open_trained(config.model.path, config.tokenizer)
+    model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
     sets = held_out_sets(config.queries, config.dialect)
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_initialized()

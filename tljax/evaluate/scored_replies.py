@@ -15,7 +15,7 @@ from tljax.data.tokens import Tokenizer
 from tljax.evaluate.benchmarks.results import PROMPT_TOO_LONG, score_example
 from tljax.evaluate.benchmarks.sets import Query
 from tljax.evaluate.score import METRICS, Score, summarize
-from tljax.generate.batches import generate_all
+from tljax.generate.batches import generate_replies
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.storage.atomic import write_jsonl
@@ -65,7 +65,7 @@ def score_replies(
             f"which new_tokens takes {options.max_new_tokens:,}; lower it, or ask other sets"
         )
     asked = [prompts[i] for i in fits]
-    replies = generate_all(params, c, asked, options, key=jax.random.key(0), rows=rows)
+    replies = generate_replies(params, c, asked, options, key=jax.random.key(0), rows=rows)
     texts = {i: tokenizer.decode(reply.tokens).strip() for i, reply in zip(fits, replies, strict=True)}
     scored = (
         ScoredReply(texts.get(i, ""), score_example(query.example, texts.get(i), ("any",)))

@@ -8,8 +8,8 @@ import numpy as np
 
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import check_rows, gather_to_host, global_batch, process_rows
-from tljax.generate.decode import Generated, generate
-from tljax.generate.sampling import SampleOptions, check_options
+from tljax.generate.decode import ReplyBatch, generate
+from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import llama
 
 ROUND_TO = 64  # tokens
@@ -28,7 +28,7 @@ class Reply:
         return self.end is not None
 
 
-def padded_width(length: int, round_to: int) -> int:
+def padded_length(length: int, round_to: int) -> int:
     """The width that prompts of `length` tokens, from 1, are padded to: few widths, as each is compiled on its own.
 
     Multiples of `round_to` up to 8 of them, of twice as much up to 16, of 4 times as much up to 32, and so on: four
@@ -39,17 +39,17 @@ def padded_width(length: int, round_to: int) -> int:
     return -(-length // step) * step
 
 
-def plan_batches(lengths: Sequence[int], rows: int, round_to: int) -> list[tuple[int, list[int]]]:
+def batch_by_length(lengths: Sequence[int], rows: int, round_to: int) -> list[tuple[int, list[int]]]:
     """Prompts by falling length in batches of at most `rows`: the padded width and the prompts' indices.
 
     As many programs are compiled as there are widths. The longest come first, so that memory runs out at once or never.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches = [order[start : start + rows] for start in range(0, len(order), rows)]
-    return [(padded_width(lengths[batch[0]], round_to), batch) for batch in batches]
+    return [(padded_length(lengths[batch[0]], round_to), batch) for batch in batches]
 
 
-def generate_all(
+def generate_replies(
     params: llama.Params,
     c: llama.LlamaConfig,
     prompts: Sequence[Sequence[int]],
@@ -60,14 +60,16 @@ def generate_all(
     round_to: int = ROUND_TO,
     row_ids: Sequence[int] | None = None,
 ) -> list[Reply]:
-    """A reply to every prompt, in order; see `generate_batches`, which gives them batch by batch."""
+    """A reply to every prompt, in order; see `generate_in_batches`, which gives them batch by batch."""
     replies: dict[int, Reply] = {}
-    for done in generate_batches(params, c, prompts, options, key=key, rows=rows, round_to=round_to, row_ids=row_ids):
+    for done in generate_in_batches(
+        params, c, prompts, options, key=key, rows=rows, round_to=round_to, row_ids=row_ids
+    ):
         replies |= done
     return [replies[i] for i in range(len(prompts))]
 
 
-def generate_batches(
+def generate_in_batches(
     params: llama.Params,
     c: llama.LlamaConfig,
     prompts: Sequence[Sequence[int]],
@@ -78,13 +80,13 @@ def generate_batches(
     round_to: int = ROUND_TO,
     row_ids: Sequence[int] | None = None,
 ) -> Iterator[dict[int, Reply]]:
-    """Replies to the prompts, by index, one batch of `plan_batches` after the other on the current mesh.
+    """Replies to the prompts, by index, one batch of `batch_by_length` after the other on the current mesh.
 
     A prompt's sample depends on the key and its row id (default: its index) alone. Raises InputError, at the first
     batch, for options out of range, rows that do not divide over the mesh, and a prompt that is empty, too long with
     max_new_tokens for the model, or holds no token of its vocabulary.
     """
-    check_options(options, c.vocab_size)
+    check_sample_options(options, c.vocab_size)
     check_rows(rows, "rows")
     if round_to < 1:
         raise InputError(f"round_to is {round_to}; allowed: a whole number from 1")
@@ -93,7 +95,7 @@ def generate_batches(
         raise InputError(f"there are {len(ids)} row_ids for {len(prompts)} prompts; give one a prompt, or none")
     for i, prompt in enumerate(prompts):
         _check_prompt(c, prompt, i, options)
-    for width, batch in plan_batches([len(prompt) for prompt in prompts], rows, round_to):
+    for width, batch in batch_by_length([len(prompt) for prompt in prompts], rows, round_to):
         host = {
             "prompts": np.zeros((rows, width), np.int32),
             "lengths": np.zeros(rows, np.int32),
@@ -118,7 +120,7 @@ def _check_prompt(c: llama.LlamaConfig, prompt: Sequence[int], index: int, optio
     llama.check_length(c, len(prompt) + options.max_new_tokens, what)
 
 
-def _replies(generated: Generated) -> list[Reply]:
+def _replies(generated: ReplyBatch) -> list[Reply]:
     """The rows of what came back from the device; filler rows have empty replies."""
     replies = []
     for row, length in enumerate(generated.lengths):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from tljax.distributed.mesh import spec
-from tljax.generate.sampling import SampleOptions, check_options, sample_tokens, sampled_token_logprobs
+from tljax.generate.sampling import SampleOptions, check_sample_options, sample_tokens, sampled_token_logprobs
 from tljax.model import attention as attention_lib
 from tljax.model import llama
 from tljax.model.rope import rope_angles
@@ -29,7 +29,7 @@ CACHE_SPEC = ("batch", "heads", None, None)
 
 
 @struct.dataclass
-class Generated:
+class ReplyBatch:
     """Replies to B prompts, M = max_new_tokens; the end token is part of a reply."""
 
     tokens: jax.Array  # int32 [B, M], pad_id after the end
@@ -43,7 +43,7 @@ class _State:
     step: jax.Array  # int32, from 0
     token: jax.Array  # int32 [B], fed by this step
     cache: list[Cache]  # one a layer: a stacked array would be copied at every write
-    generated: Generated
+    generated: ReplyBatch
 
 
 @jax.jit
@@ -55,7 +55,7 @@ def generate(
     row_ids: jax.Array,
     key: jax.Array,
     options: SampleOptions,
-) -> Generated:
+) -> ReplyBatch:
     """Replies to right-padded prompts; stops as soon as every row has ended. Compiled once for each [B, P].
 
     prompts: int32 [B, P], whose padding may hold anything; lengths: int32 [B], 0 for a row that only fills the batch:
@@ -63,7 +63,7 @@ def generate(
     neither the batch around it nor P nor the mesh changes its reply. Raises InputError for options out of range;
     prompts that leave no room for max_new_tokens below `c.max_tokens` are the caller's to refuse.
     """
-    check_options(options, c.vocab_size)
+    check_sample_options(options, c.vocab_size)
     prompts = jax.reshard(prompts, spec("batch", None))
     lengths, row_ids = (jax.reshard(x, spec("batch")) for x in (lengths, row_ids))
     dtype, (B, P), M = jnp.dtype(options.compute_dtype), prompts.shape, options.max_new_tokens
@@ -100,7 +100,7 @@ def generate(
         step=jnp.zeros((), jnp.int32),
         token=first,
         cache=_prefill(weights, c, prompts, lengths, options),
-        generated=Generated(
+        generated=ReplyBatch(
             tokens=jnp.full((B, M), options.pad_id, jnp.int32, out_sharding=spec("batch", None)),
             logprobs=jnp.zeros((B, M), jnp.float32, out_sharding=spec("batch", None)),
             lengths=jnp.zeros((B,), jnp.int32, out_sharding=spec("batch")),
@@ -137,7 +137,7 @@ def _prefill(
 
     cache = []
     for w in weights["layers"]:
-        x, kept = llama.block(x, llama.layer_weights(w, c), c, angles, attend)
+        x, kept = llama.block(x, llama.gather_layer_weights(w, c), c, angles, attend)
         cache.append(kept)
     return cache
 
@@ -192,13 +192,13 @@ def _sample(
 
 
 def _append(
-    generated: Generated, step: jax.Array, token: jax.Array, logprobs: jax.Array, options: SampleOptions
-) -> Generated:
+    generated: ReplyBatch, step: jax.Array, token: jax.Array, logprobs: jax.Array, options: SampleOptions
+) -> ReplyBatch:
     """`generated` with one more token where a row has not ended."""
     over = generated.ended
     ids = jnp.asarray(options.eos_ids, jnp.int32)
     here = (jnp.arange(options.max_new_tokens) == step)[None] & ~over[:, None]
-    return Generated(
+    return ReplyBatch(
         tokens=jnp.where(here, token[:, None], generated.tokens),
         logprobs=jnp.where(here, logprobs[:, None], generated.logprobs),
         lengths=generated.lengths + ~over,

@@ -5,7 +5,7 @@ from tljax.toolbox.embedded import model_path
 from tljax.training import model_source
 
 
-def open_trained(path: str, tokenizer: str) -> tuple[model_source.Model, Tokenizer]:
+def open_model_and_tokenizer(path: str, tokenizer: str) -> tuple[model_source.Model, Tokenizer]:
     """The model at `path` (a folder, a hub id or "base") and the tokenizer in a folder, "" for the model's own.
 
     Raises InputError as `open_model` and `load_tokenizer` do, and where the two do not fit.

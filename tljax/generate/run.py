@@ -21,12 +21,12 @@ from tljax.data.tokens import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
 from tljax.distributed.mesh import batch_shard_count, check_initialized, check_rows, make_mesh
-from tljax.generate.batches import ROUND_TO, Reply, generate_batches, padded_width
-from tljax.generate.load import open_trained
+from tljax.generate.batches import ROUND_TO, Reply, generate_in_batches, padded_length
+from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
-from tljax.generate.sampling import SampleOptions, check_options
+from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import llama
-from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
 from tljax.storage.resumable import ResumableWriter, check_new_output, claim_output
 from tljax.training import model_source
 from tljax.training.fingerprint import fingerprint
@@ -56,7 +56,7 @@ def run(config: Any) -> None:
     """
     check(config)
     out, file = Path(config.out).expanduser(), Path(config.prompts).expanduser()
-    model, tokenizer = open_trained(config.model.path, config.tokenizer)
+    model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
     options = sample_options(config, model.config, tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), claim_output(out):
         check_devices(config, model.config)
@@ -65,9 +65,9 @@ def run(config: Any) -> None:
             "tokenizer": tokenizer.fingerprint,
             "content of config.prompts": _hash_file(file),
         }
-        with ResumableWriter(out, made_with(config), content) as partial:
+        with ResumableWriter(out, resume_fields(config), content) as partial:
             prompts = read_prompts(config, file, model.config, tokenizer)
-            answer(config, model, tokenizer, prompts, options, partial)
+            write_missing_replies(config, model, tokenizer, prompts, options, partial)
             count, (tokens, ended) = len(partial), partial.finish()
     log(
         f"done: {count:,} replies with {tokens:,} tokens, {100 * ended / count:.1f} % ended before "
@@ -99,7 +99,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     check_initialized()
     check_rows(config.rows, "config.rows")
     llama.check_mesh(c)
-    choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
+    choose_implementation(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
 
 
 def sample_options(config: Any, c: llama.LlamaConfig, tokenizer: Tokenizer) -> SampleOptions:
@@ -112,13 +112,13 @@ def sample_options(config: Any, c: llama.LlamaConfig, tokenizer: Tokenizer) -> S
         attention=config.model.attention,
     )
     try:
-        check_options(options, c.vocab_size)
+        check_sample_options(options, c.vocab_size)
     except InputError as error:
         raise InputError(f"config.sample.{error}") from None
     return options
 
 
-def made_with(config: Any) -> dict[str, Any]:
+def resume_fields(config: Any) -> dict[str, Any]:
     """The fields that decide what a reply is, by their dotted names; the others may change when it goes on."""
     fields = {f"sample.{name}": value for name, value in config.sample.items()}
     fields |= {name: config[name] for name in ("dialect", "samples", "seed")}
@@ -156,7 +156,7 @@ def read_prompts(config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Token
     return found
 
 
-def answer(
+def write_missing_replies(
     config: Any,
     model: model_source.Model,
     tokenizer: Tokenizer,
@@ -206,14 +206,14 @@ def generate(
     key, row_ids = jax.random.key(config.seed), [index for _, index, _ in todo]
     widths: set[int] = set()
     with StopRequest() as stop, Progress(total, len(partial)) as progress:
-        for replies in generate_batches(params, c, tokens, options, key=key, rows=rows, row_ids=row_ids):
+        for replies in generate_in_batches(params, c, tokens, options, key=key, rows=rows, row_ids=row_ids):
             answers = []
             for i, reply in replies.items():
                 place, index, k = todo[i]
                 number = {"sample": k} if config.samples > 1 else {}
-                answers.append((index, {"id": prompts.ids[place]} | number | as_row(reply, tokenizer)))
+                answers.append((index, {"id": prompts.ids[place]} | number | reply_to_row(reply, tokenizer)))
             partial.append(answers)
-            widths.add(padded_width(max(len(tokens[i]) for i in replies), ROUND_TO))
+            widths.add(padded_length(max(len(tokens[i]) for i in replies), ROUND_TO))
             progress.add(replies)
             stopped_by = stop.after(len(partial), waits=True, what="reply")
             if stopped_by is not None and len(partial) < total:
@@ -224,7 +224,7 @@ def generate(
     log(progress.told(widths))
 
 
-def as_row(reply: Reply, tokenizer: Tokenizer) -> dict[str, Any]:
+def reply_to_row(reply: Reply, tokenizer: Tokenizer) -> dict[str, Any]:
     """A reply as its row of the output has it."""
     text = tokenizer.decode(reply.tokens)
     # The blank between "Assistant:" and the reply; SentencePiece's decoders have dropped it already.

@@ -25,7 +25,7 @@ class SampleOptions:
     attention: str  # of the prompt, as attention.IMPLEMENTATIONS; single tokens attend to the cache in one way
 
 
-def check_options(options: SampleOptions, vocab_size: int) -> None:
+def check_sample_options(options: SampleOptions, vocab_size: int) -> None:
     """Raises InputError for the first option outside its range."""
 
     def word(token: int) -> bool:

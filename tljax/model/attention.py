@@ -148,7 +148,7 @@ def _splash(kernel: Any, q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Arra
     return out.transpose(0, 2, 1, 3)[:, :T, :, :H].astype(q.dtype)
 
 
-def choose(implementation: str, dtype: jax.typing.DTypeLike, head_dim: int, platform: str) -> str:
+def choose_implementation(implementation: str, dtype: jax.typing.DTypeLike, head_dim: int, platform: str) -> str:
     """The implementation that "auto" stands for; raises InputError for one that cannot run.
 
     cuDNN has no float32 attention, and on every GPU heads of at most 128 in steps of 8; splash exists on TPU alone.
@@ -184,7 +184,7 @@ def attention(
     mesh, in the devices' order.
     Returns q's shape and dtype. Raises InputError as `choose` does.
     """
-    chosen = choose(implementation, q.dtype, q.shape[3], mesh_platform())
+    chosen = choose_implementation(implementation, q.dtype, q.shape[3], mesh_platform())
     return _on_mesh(chosen, q, k, v, segments)
 
 

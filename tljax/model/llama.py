@@ -231,7 +231,7 @@ def layer_axes(table: dict[str, Param], name: str) -> tuple[str | None, ...]:
     return (*axes[:inputs], None) if half == "a" else (None, *axes[inputs:])
 
 
-def layer_weights(weights: Params, c: LlamaConfig) -> Params:
+def gather_layer_weights(weights: Params, c: LlamaConfig) -> Params:
     """One layer's weights, cast before so that half the bytes travel, gathered over "embed"."""
     table = params_table(c)["layers"]
 
@@ -316,7 +316,7 @@ def forward(
         return attention_lib.attention(q, k, v, segments, implementation=attention), None
 
     def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
-        return block(x, layer_weights(weights, c), c, angles, attend)
+        return block(x, gather_layer_weights(weights, c), c, angles, attend)
 
     if remat != "none":
         layer = jax.checkpoint(layer, prevent_cse=False, policy=remat_policy(remat))

@@ -33,7 +33,7 @@ class LoraOptions:
         return self.alpha / self.rank
 
 
-def make_options(rank: int, alpha: float, targets: str | Iterable[str], where: str = "config.lora") -> LoraOptions:
+def make_lora_options(rank: int, alpha: float, targets: str | Iterable[str], where: str = "config.lora") -> LoraOptions:
     """The options, checked; targets: names of llama.MATRICES, as a list or in one string with commas.
 
     Raises InputError, which begins with `where` and the field.
@@ -51,8 +51,8 @@ def make_options(rank: int, alpha: float, targets: str | Iterable[str], where: s
 
 
 def options_of(block: Any) -> LoraOptions | None:
-    """The options of a config's `lora` block, None where its rank is 0. Raises InputError as make_options does."""
-    return make_options(block.rank, block.alpha, block.targets) if block.rank else None
+    """The options of a config's `lora` block, None where its rank is 0. Raises InputError as make_lora_options does."""
+    return make_lora_options(block.rank, block.alpha, block.targets) if block.rank else None
 
 
 def adapter_table(c: LlamaConfig, options: LoraOptions) -> dict[str, Param]:
@@ -103,7 +103,7 @@ def init_adapter(key: jax.Array, c: LlamaConfig, options: LoraOptions) -> Adapte
     return adapter
 
 
-def attach(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
+def attach_adapter(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
     """`params` with the adapter beside its weights, alpha / rank multiplied into B; on any mesh, under jit or not.
 
     Of a tree that has an adapter already, both add to the result: their ranks come next to each other.
@@ -125,10 +125,10 @@ def combine_with_trunk(params: Any, trunk: Params | None, options: LoraOptions |
     if options is None:
         return params
     assert trunk is not None
-    return attach(trunk, params, options)
+    return attach_adapter(trunk, params, options)
 
 
-def fold(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
+def merge_adapter(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
     """W + A B alpha / rank, summed in float32, in the dtype of W; of a tree that holds no adapter.
 
     Layer by layer, so that no whole stacked sum in float32 ever exists.

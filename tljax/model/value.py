@@ -20,12 +20,12 @@ def abstract_value_head(c: llama.LlamaConfig) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((c.d_model,), jnp.float32, sharding=sharding)
 
 
-def without_head(params: llama.Params) -> dict[str, Any]:
+def drop_lm_head(params: llama.Params) -> dict[str, Any]:
     """The trunk alone: what a critic keeps of a language model. Tied embeddings are part of the trunk."""
     return {name: weight for name, weight in params.items() if name != "lm_head"}
 
 
-def values(head: jax.Array, hidden: jax.Array) -> jax.Array:
+def predict_values(head: jax.Array, hidden: jax.Array) -> jax.Array:
     """Values float32 [B, M] of hidden states [B, M, D], with head float32 [D]; summed in float32."""
     own = jax.typeof(hidden).sharding.spec
     return jnp.einsum("BMD,D->BM", hidden.astype(jnp.float32), head, out_sharding=jax.P(*own[:2]))

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from tljax.distributed.mesh import batch_shard_count, row_length_multiple, shard_count, weight_shard_count
-from tljax.generate.batches import padded_width
+from tljax.generate.batches import padded_length
 from tljax.model import cost, llama
 from tljax.model.activations import Activations
 
@@ -19,7 +19,7 @@ def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
     of = Activations(c, shard_count("heads"), shard_count("positions"), width)
     if program == "rollout":
         block = config.rollout
-        prompt = padded_width(block.max_prompt_tokens, block.round_to)
+        prompt = padded_length(block.max_prompt_tokens, block.round_to)
         return of.replying(block.rows / batch_shard_count(), prompt, block.max_new_tokens, weight_shard_count())
     rows, tokens, targets = _batch(config)
     chunk = min(config.model.loss_chunk, targets)
@@ -65,7 +65,7 @@ def _batch(config: Any) -> tuple[float, int, int]:
         tokens = sft_tokens(config) // places
         return config.batch.rows / config.batch.accumulate / batch_shard_count(), tokens, tokens
     block, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
-    tokens = padded_width(block.max_prompt_tokens + block.max_new_tokens, row_length_multiple(block.round_to))
+    tokens = padded_length(block.max_prompt_tokens + block.max_new_tokens, row_length_multiple(block.round_to))
     return block.prompts * block.group / parts / batch_shard_count(), tokens // places, block.max_new_tokens
 
 

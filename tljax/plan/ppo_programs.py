@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tljax.data.tokens import Tokenizer
 from tljax.distributed.mesh import check_rows, row_length_multiple
 from tljax.generate import decode
-from tljax.generate.batches import padded_width
+from tljax.generate.batches import padded_length
 from tljax.model import cost, llama, lora
 from tljax.plan.programs import UPDATES, Program, Work, array, recomputed, state_of
 from tljax.rl.models import PPOModels
@@ -44,8 +44,8 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     actor, critic = plan.abstract()
     learner = state_of(critic, critic_tx) if plan.has_critic else None
     state = ppo_state(state_of(actor, tx), learner, array((), jnp.float32))
-    prompt, reply = padded_width(block.max_prompt_tokens, block.round_to), block.max_new_tokens
-    width = padded_width(block.max_prompt_tokens + reply, row_length_multiple(block.round_to))
+    prompt, reply = padded_length(block.max_prompt_tokens, block.round_to), block.max_new_tokens
+    width = padded_length(block.max_prompt_tokens + reply, row_length_multiple(block.round_to))
     rows, key = _rows(count, width, reply), array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
     scores = [array((count, reply), jnp.float32) for _ in range(5)]
     experience = Experience(rows, *scores)

@@ -10,7 +10,7 @@ from tljax.core.errors import InputError
 from tljax.distributed.log import log
 from tljax.distributed.mesh import make_mesh
 from tljax.model import llama
-from tljax.model.attention import choose
+from tljax.model.attention import choose_implementation
 from tljax.plan.fitting import divisible, flags
 from tljax.plan.measure import Measured, measure
 from tljax.plan.report import report
@@ -36,7 +36,7 @@ def run(config: Any) -> None:
     with jax.set_mesh(make_mesh(**config.mesh, devices=topology.devices)):
         llama.check_mesh(c)
         platform = "tpu" if topology.compiles else "gpu"
-        choose(config.model.attention, config.model.compute_dtype, c.head_dim, platform)
+        choose_implementation(config.model.attention, config.model.compute_dtype, c.head_dim, platform)
         config, notes = divisible(config)
         for note in notes:
             log(note)

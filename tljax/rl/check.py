@@ -8,7 +8,7 @@ from tljax.core.errors import InputError
 from tljax.data.steps import check_data
 from tljax.distributed.mesh import check_initialized, check_rows
 from tljax.model import llama
-from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
 from tljax.model.hf.config import DTYPES
 from tljax.rl.advantage import ALGORITHMS, KL_PLACES
 from tljax.training import model_source, resume
@@ -115,5 +115,5 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     check_rows(rows // parts, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
     if config.eval.sets:
         check_rows(config.eval.rows, "eval.rows")
-    choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
+    choose_implementation(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
     check_initialized()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import batch_shard_count, device_bytes, row_length_multiple, shard_count, weight_shard_count
-from tljax.generate.batches import padded_width
+from tljax.generate.batches import padded_length
 from tljax.model.activations import Activations
 from tljax.rl.models import PPOModels
 
@@ -54,12 +54,12 @@ def need(config: Any, plan: PPOModels, longest: int) -> Need:
         for name, trained, frozen in plan.sizes()
     )
     of = Activations(c, tensor, shard_count("positions"), width)
-    prompt = padded_width(longest, config.rollout.round_to)
+    prompt = padded_length(longest, config.rollout.round_to)
     rows = max(config.rollout.rows, config.eval.rows) / batch_shard_count()
     rollout = of.replying(rows, prompt, max(config.rollout.max_new_tokens, config.eval.new_tokens), parts)
     here = config.rollout.prompts * config.rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
     unit = row_length_multiple(config.rollout.round_to)
-    tokens = padded_width(longest + config.rollout.max_new_tokens, unit) / shard_count("positions")
+    tokens = padded_length(longest + config.rollout.max_new_tokens, unit) / shard_count("positions")
     chunk = min(config.model.loss_chunk, config.rollout.max_new_tokens)
     table = 8 if plan.adapter is None else width  # a trained embedding is gathered in float32, as is its gradient
     update = of.learning(here / batch_shard_count(), tokens, chunk, config.model.remat, table)

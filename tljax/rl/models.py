@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.model import cost, llama, lora
-from tljax.model.value import abstract_value_head, init_value_head, without_head
+from tljax.model.value import abstract_value_head, drop_lm_head, init_value_head
 from tljax.training import model_source
 
 
@@ -58,7 +58,7 @@ class PPOModels:
         else:
             params = model_source.load_params(model, jnp.float32, seed=0)
             # A copy: actor and critic are donated apart.
-            critic = jax.jit(lambda p: jax.tree.map(jnp.copy, p))(without_head(params))
+            critic = jax.jit(lambda p: jax.tree.map(jnp.copy, p))(drop_lm_head(params))
         if not self.has_critic:
             return params, {}
         return params, {"trunk": critic, "head": jax.jit(init_value_head, static_argnums=0)(self.config)}
@@ -69,7 +69,7 @@ class PPOModels:
             params = critic = lora.abstract_adapter(self.config, self.adapter)
         else:
             params = llama.abstract_params(self.config, jnp.float32)
-            critic = without_head(params)
+            critic = drop_lm_head(params)
         return params, {"trunk": critic, "head": abstract_value_head(self.config)} if self.has_critic else {}
 
     def actor(self, frozen: llama.Params, params: Any) -> llama.Params:

@@ -14,7 +14,7 @@ from tljax.generate.sampling import SampleOptions, sampled_token_logprobs
 from tljax.model import llama
 from tljax.model.head import chunked_head
 from tljax.model.sequence import take_positions
-from tljax.model.value import values
+from tljax.model.value import predict_values
 from tljax.rl.advantage import AdvantageOptions, advantages_and_returns
 from tljax.rl.loss import kl_sums, policy_sums, value_sums
 from tljax.rl.models import PPOModels
@@ -152,7 +152,7 @@ def make_experience(
             if not plan.has_critic:
                 return logprobs, ref_logprobs, entropy, jnp.zeros_like(logprobs)
             trunk, head = plan.critic(frozen, state.critic)
-            return logprobs, ref_logprobs, entropy, values(head, reply_hidden(trunk, c, part, options))
+            return logprobs, ref_logprobs, entropy, predict_values(head, reply_hidden(trunk, c, part, options))
 
         parts = _parts(rows, jnp.arange(len(rows.scores)).reshape(options.minibatches * options.accumulate, -1))
         judged = jax.lax.map(judge, parts)
@@ -211,7 +211,7 @@ def make_update(
 
     def critic_loss(params: Any, part: Experience, frozen: llama.Params):
         trunk, head = plan.critic(frozen, params)
-        found = values(head, reply_hidden(trunk, c, part.rows, options))
+        found = predict_values(head, reply_hidden(trunk, c, part.rows, options))
         sums = value_sums(found, part.values, part.returns, part.rows.mask, options.value_clip)._asdict()
         return sums["loss"], sums
 

@@ -11,7 +11,7 @@ import numpy as np
 from tljax.data.prompt_table import Prompt
 from tljax.distributed import processes
 from tljax.distributed.mesh import row_length_multiple
-from tljax.generate.batches import Reply, padded_width
+from tljax.generate.batches import Reply, padded_length
 from tljax.rl.irm import Reward
 from tljax.rl.ppo import RolloutBatch
 from tljax.storage.atomic import read_jsonl, write_jsonl
@@ -44,12 +44,12 @@ def pad_rollout(
     """The rollout's rows on the current mesh, the whole of them on every device.
 
     prompts: of each row. scores: its reward as the update takes it. most: the longest reply there may be, for which
-    room is made, so that the rows' width alone, `padded_width` of the longest, decides what is compiled.
+    room is made, so that the rows' width alone, `padded_length` of the longest, decides what is compiled.
     """
     replies = [[*reply.tokens, *([] if reply.end is None else [reply.end])] for reply in rollout.replies]
     texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
     host = {
-        "tokens": _padded(texts, padded_width(max(map(len, texts)), row_length_multiple(round_to))),
+        "tokens": _padded(texts, padded_length(max(map(len, texts)), row_length_multiple(round_to))),
         "starts": np.asarray([len(prompt.tokens) for prompt in prompts], np.int32),
         "replies": _padded(replies, most),
         "mask": np.arange(most)[None] < np.asarray([len(reply) for reply in replies])[:, None],

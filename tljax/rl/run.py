@@ -15,8 +15,8 @@ from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate import in_training
-from tljax.generate.load import open_trained
-from tljax.generate.sampling import check_options
+from tljax.generate.load import open_model_and_tokenizer
+from tljax.generate.sampling import check_sample_options
 from tljax.model import cost, llama, lora
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices, check_total
@@ -47,7 +47,7 @@ def run(config: Any) -> None:
     sets = in_training.open_eval_sets(config)
     folder = resume.choose_run_folder(config.out, config.name, config.resume)
     resume.check_same_config(folder, config)
-    model, tokenizer = open_trained(config.model.path, config.data.tokenizer)
+    model, tokenizer = open_model_and_tokenizer(config.model.path, config.data.tokenizer)
     with reward_function(config.reward) as judge, jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
         prompts = processes.primary_first(lambda: load(config, tokenizer))
@@ -57,7 +57,7 @@ def run(config: Any) -> None:
         total = total_updates(config, len(prompts.train))
         check_total(config, total)
         sample = sample_options(config, tokenizer)
-        check_options(sample, model.config.vocab_size)
+        check_sample_options(sample, model.config.vocab_size)
         txs = optimizers(config, total)
         sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
         stage = PPOContext(config, plan, model, tokenizer, prompts, sets, judge, folder, total)

@@ -13,7 +13,7 @@ from tljax.data.tokens import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.mesh import gather_to_host
 from tljax.evaluate import in_training
-from tljax.generate.batches import generate_all, plan_batches
+from tljax.generate.batches import batch_by_length, generate_replies
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.rl.held_out import reward_metrics
@@ -94,7 +94,7 @@ def format_widths(widths: set[tuple[str, int]]) -> str:
 def _widths(stage: PPOContext, prompts: list[Prompt], rows: RolloutBatch) -> set[tuple[str, int]]:
     """The widths that an iteration's programs are compiled for: of padded prompts, and of prompts with replies."""
     block = stage.config.rollout
-    batches = plan_batches([len(prompt.tokens) for prompt in prompts], block.rows, block.round_to)
+    batches = batch_by_length([len(prompt.tokens) for prompt in prompts], block.rows, block.round_to)
     return {("rollout", width) for width, _ in batches} | {("update", rows.tokens.shape[1])}
 
 
@@ -107,7 +107,7 @@ def sample(
     if stored is not None:
         return stored, {"seconds_rollout": 0.0, "seconds_reward": 0.0}
     begun = time.perf_counter()
-    replies = generate_all(
+    replies = generate_replies(
         actor,
         stage.model.config,
         [prompt.tokens for prompt in prompts],

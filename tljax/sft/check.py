@@ -9,7 +9,7 @@ from tljax.core.errors import InputError
 from tljax.data.steps import check_data
 from tljax.distributed.mesh import check_initialized, check_row_length, check_rows, device_bytes, weight_shard_count
 from tljax.model import cost, llama, lora
-from tljax.model.attention import IMPLEMENTATIONS, choose, mesh_platform
+from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
 from tljax.model.hf.config import DTYPES
 from tljax.training import model_source, resume
 from tljax.training.metrics import check_installed
@@ -65,7 +65,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     if config.eval.sets:
         check_rows(config.eval.rows, "eval.rows")
     check_state_fits(config, c)
-    choose(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
+    choose_implementation(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
     check_initialized()
 
 

@@ -47,15 +47,15 @@ def _write_files(
     model: Model, tokenizer_folder: str, chat_template: str, partial: Path, options: lora.LoraOptions | None
 ) -> None:
     partial.mkdir()
-    hf_export.write_texts(
+    hf_export.write_config_and_tokenizer(
         partial,
-        hf_config.write_config(model.config, model.dtype, model.hf_config),
+        hf_config.to_hf_config(model.config, model.dtype, model.hf_config),
         Path(tokenizer_folder),
         chat_template,
     )
     if options is not None:
         hf_export.write_durable_json(
-            partial / hf_adapter.CONFIG, hf_adapter.config_of(options, model.config, model.name)
+            partial / hf_adapter.CONFIG_FILE, hf_adapter.adapter_config(options, model.config, model.name)
         )
 
 
@@ -141,7 +141,7 @@ def export_run(
     """
     check_choice("dtype", dtype, ("auto", *hf_config.DTYPES))
     check_range("max_shard_bytes", max_shard_bytes, 1, 1e15)
-    hf_export.check_target(target)
+    hf_export.check_export_folder(target)
     resume.read_run_config(run)
     model = open_model(str(run), "")
     if step:

@@ -34,7 +34,7 @@ def fingerprint(model: Model) -> str:
         else:
             files = (path for path in root.rglob("*") if path.is_file())
             sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
-    name = "config.json" if model.adapter is None else hf_adapter.CONFIG
+    name = "config.json" if model.adapter is None else hf_adapter.CONFIG_FILE
     digest = hashlib.sha256((home / name).read_bytes())
     if model.base is not None:
         digest.update(fingerprint(model.base).encode())

@@ -97,7 +97,7 @@ def check_trained(path: str) -> None:
 
 def _open_adapter(name: str, folder: Path, checkpoint: tuple[Path, int] | None) -> Model:
     """The model of an adapter in `folder`, or of a run that trains one: that of its base."""
-    field = f"{folder / hf_adapter.CONFIG}: base_model_name_or_path"
+    field = f"{folder / hf_adapter.CONFIG_FILE}: base_model_name_or_path"
     _, base_name = hf_adapter.read_adapter_config(folder)
     if base_name in ("", SCRATCH):
         raise InputError(f"{field} is {base_name!r}; write the folder or hub id of the adapter's model there")
@@ -150,7 +150,7 @@ def load_params(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.P
     """
     if model.base is not None:
         params, (adapter, options) = load_params(model.base, dtype, seed), load_adapter(model)
-        return jax.jit(lora.fold, donate_argnums=0)(params, adapter, options)
+        return jax.jit(lora.merge_adapter, donate_argnums=0)(params, adapter, options)
     if model.checkpoint is not None:
         run, step = model.checkpoint
         with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
@@ -178,4 +178,4 @@ def load_with_adapter(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> l
     """
     if model.base is None:
         return load_params(model, dtype, seed)
-    return lora.attach(load_with_adapter(model.base, dtype, seed), *load_adapter(model))
+    return lora.attach_adapter(load_with_adapter(model.base, dtype, seed), *load_adapter(model))

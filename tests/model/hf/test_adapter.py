@@ -60,7 +60,7 @@ def test_peft_computes_the_logits_of_our_export(name, peft, torch, checkpoints, 
     assert not [key for key in theirs.state_dict() if "lora" in key and "k_proj" in key]
     wanted = torch_logits(theirs, TOKENS)
     assert np.abs(wanted - torch_logits(model, TOKENS)).max() > 1
-    for ours in (lora.attach(params, adapter, OPTIONS), lora.fold(params, adapter, OPTIONS)):
+    for ours in (lora.attach_adapter(params, adapter, OPTIONS), lora.merge_adapter(params, adapter, OPTIONS)):
         np.testing.assert_allclose(logits_of(ours, c), wanted, rtol=0, atol=1e-4)
 
 

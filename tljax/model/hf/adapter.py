@@ -11,9 +11,9 @@ from tljax.model.hf import export as hf_export
 from tljax.model.hf import load as hf_load
 from tljax.model.hf.config import read_json
 from tljax.model.llama import LlamaConfig, check_mesh, params_table
-from tljax.model.lora import MATRICES, Adapter, LoraOptions, adapter_table, make_options
+from tljax.model.lora import MATRICES, Adapter, LoraOptions, adapter_table, make_lora_options
 
-CONFIG = "adapter_config.json"
+CONFIG_FILE = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 # Fields that leave the result as it is, whatever they hold; any other that is set is refused by name.
@@ -28,10 +28,10 @@ _STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 def is_adapter(folder: str | Path) -> bool:
     """Whether a folder holds an adapter's config."""
-    return (Path(folder) / CONFIG).is_file()
+    return (Path(folder) / CONFIG_FILE).is_file()
 
 
-def config_of(options: LoraOptions, c: LlamaConfig, base_model: str) -> dict[str, Any]:
+def adapter_config(options: LoraOptions, c: LlamaConfig, base_model: str) -> dict[str, Any]:
     """adapter_config.json, with every field that older and newer versions of `peft` need."""
     layers, alpha = params_table(c)["layers"], options.alpha
     return {
@@ -76,11 +76,11 @@ def export_adapter(
     base_model: folder or hub id of the weights that the adapter belongs to. With a tokenizer_folder, its tokenizer is
     written too, with that chat template. Every process must call it. Raises InputError as hf_export.export does.
     """
-    tensors = hf_export.tensors_of(adapter_table(c, options))
-    arrays = hf_export.gather(adapter, tensors, "float32")
+    tensors = hf_export.list_tensors(adapter_table(c, options))
+    arrays = hf_export.gather_tensors(adapter, tensors, "float32")
 
     def fill(partial: Any) -> None:
-        hf_export.write_durable_json(partial / CONFIG, config_of(options, c, base_model))
+        hf_export.write_durable_json(partial / CONFIG_FILE, adapter_config(options, c, base_model))
         if tokenizer_folder is not None:
             hf_export.write_tokenizer(partial, tokenizer_folder, dialect_template)
         hf_export.write_weights(partial, arrays, [tensors], "float32", "adapter_model")
@@ -93,7 +93,7 @@ def read_adapter_config(folder: str | Path) -> tuple[LoraOptions, str]:
 
     Raises InputError for a field that would change the result and is not supported.
     """
-    path = Path(folder) / CONFIG
+    path = Path(folder) / CONFIG_FILE
     config = read_json(path)
     if config.get("peft_type") != "LORA":
         raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}; supported is 'LORA'")
@@ -112,7 +112,7 @@ def read_adapter_config(folder: str | Path) -> tuple[LoraOptions, str]:
             raise InputError(f"{path}: {field} is {value!r}; it must be a number above 0")
     assert isinstance(rank, int) and isinstance(alpha, int | float)
     targets = _targets(config.get("target_modules"), Path(folder), path)
-    return make_options(rank, alpha, targets, str(path)), str(config.get("base_model_name_or_path") or "")
+    return make_lora_options(rank, alpha, targets, str(path)), str(config.get("base_model_name_or_path") or "")
 
 
 def _targets(modules: Any, folder: Path, path: Path) -> list[str]:
@@ -130,14 +130,14 @@ def _targets(modules: Any, folder: Path, path: Path) -> list[str]:
     return sorted({known[name] for name in last.values()})
 
 
-def _stored(folder: Path) -> dict[str, hf_load.Stored]:
+def _stored(folder: Path) -> dict[str, hf_load.StoredTensor]:
     for name in _WEIGHTS:
         if (folder / name).is_file():
-            return (hf_load.read_safetensors if name.endswith(".safetensors") else hf_load.read_torch)(folder / name)
+            return (hf_load.open_safetensors if name.endswith(".safetensors") else hf_load.open_torch)(folder / name)
     raise InputError(f"{folder}: holds neither {' nor '.join(_WEIGHTS)}; give the folder of a peft adapter")
 
 
-def check_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Mapping[str, hf_load.Stored], LoraOptions]:
+def check_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Mapping[str, hf_load.StoredTensor], LoraOptions]:
     """The tensors of an adapter's folder, none read yet, and its options.
 
     Raises InputError as read_adapter_config does, and naming the tensors that do not fit them or the model.
@@ -147,7 +147,7 @@ def check_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Mapping[str, hf_l
     hf_load.check_tensors(
         stored,
         adapter_table(c, options),
-        f"{folder}: tensors that do not fit {CONFIG} and the model",
+        f"{folder}: tensors that do not fit {CONFIG_FILE} and the model",
         "give the model that the adapter was trained on, or fetch the adapter again",
     )
     return stored, options

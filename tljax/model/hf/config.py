@@ -151,7 +151,7 @@ def read_config(folder: str | Path) -> LlamaConfig:
     return parse_config(read_json(path), str(path))
 
 
-def write_config(c: LlamaConfig, dtype: str, source: dict[str, Any] | None) -> dict[str, Any]:
+def to_hf_config(c: LlamaConfig, dtype: str, source: dict[str, Any] | None) -> dict[str, Any]:
     """config.json of an export: `source`, the config the checkpoint came with, and its dtype; or written from `c`.
 
     Written with the fields of transformers 4 (`rope_theta`, `torch_dtype`), which 5 and other readers understand too.

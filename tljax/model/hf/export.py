@@ -17,7 +17,7 @@ from etils import epath
 
 from tljax.core.errors import InputError
 from tljax.distributed import processes
-from tljax.model.hf.config import DTYPES, read_json, write_config
+from tljax.model.hf.config import DTYPES, read_json, to_hf_config
 from tljax.model.llama import LlamaConfig, Param, Params, is_param, params_table
 from tljax.storage import remote
 from tljax.storage.remote import ALL_FILES, explain_store_errors, is_remote, list_objects
@@ -36,7 +36,7 @@ _TOKENIZER_FILES = (
 )
 
 
-class Tensor(NamedTuple):
+class ExportTensor(NamedTuple):
     """One tensor of an export: its name, where it is in the tree, its row of the table, its layer if stacked."""
 
     name: str
@@ -45,25 +45,25 @@ class Tensor(NamedTuple):
     layer: int | None
 
 
-def tensors_of(table: dict[str, Any]) -> list[Tensor]:
+def list_tensors(table: dict[str, Any]) -> list[ExportTensor]:
     """Every tensor of a table of weights, layer by layer."""
     tensors = []
     for path, p in jax.tree_util.tree_leaves_with_path(table, is_leaf=is_param):
         names = tuple(key.key for key in path)
         layers = range(p.shape[0]) if p.stacked else (None,)
-        tensors += [Tensor(p.hf_name.format(layer), names, p, layer) for layer in layers]
+        tensors += [ExportTensor(p.hf_name.format(layer), names, p, layer) for layer in layers]
     return sorted(tensors, key=lambda tensor: tensor.layer or 0)
 
 
-def _in_order(c: LlamaConfig) -> list[Tensor]:
+def _in_order(c: LlamaConfig) -> list[ExportTensor]:
     """Every tensor of the model in the order of the forward pass."""
     order = ("embed", "layers", "final_norm", "lm_head")
-    return sorted(tensors_of(params_table(c)), key=lambda tensor: order.index(tensor.path[0]))
+    return sorted(list_tensors(params_table(c)), key=lambda tensor: order.index(tensor.path[0]))
 
 
-def _shards(tensors: list[Tensor], itemsize: int, max_shard_bytes: float) -> list[list[Tensor]]:
+def _shards(tensors: list[ExportTensor], itemsize: int, max_shard_bytes: float) -> list[list[ExportTensor]]:
     """The tensors cut into runs of at most `max_shard_bytes` each (a larger tensor has a run of its own)."""
-    shards: list[list[Tensor]] = [[]]
+    shards: list[list[ExportTensor]] = [[]]
     size = 0
     for tensor in tensors:
         own = math.prod(tensor.param.hf_shape) * itemsize
@@ -75,7 +75,7 @@ def _shards(tensors: list[Tensor], itemsize: int, max_shard_bytes: float) -> lis
     return shards
 
 
-def gather(params: Params, tensors: list[Tensor], dtype: str) -> Iterator[np.ndarray]:
+def gather_tensors(params: Params, tensors: list[ExportTensor], dtype: str) -> Iterator[np.ndarray]:
     """Each tensor as Hugging Face stores it: every process takes part, host memory holds one."""
     everywhere = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
     whole = jax.jit(lambda x: x.astype(dtype), out_shardings=everywhere)
@@ -90,7 +90,7 @@ def gather(params: Params, tensors: list[Tensor], dtype: str) -> Iterator[np.nda
         yield np.asarray(ours).transpose(np.argsort(p.hf_perm)).reshape(p.hf_shape)
 
 
-def _header(shard: list[Tensor], dtype: str) -> bytes:
+def _header(shard: list[ExportTensor], dtype: str) -> bytes:
     """8 bytes of length, then JSON that says where each tensor's bytes are (the safetensors format)."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -117,7 +117,7 @@ def write_durable_json(path: Path, value: Any) -> None:
 
 
 def write_weights(
-    folder: Path, arrays: Iterator[np.ndarray], shards: list[list[Tensor]], dtype: str, stem: str = "model"
+    folder: Path, arrays: Iterator[np.ndarray], shards: list[list[ExportTensor]], dtype: str, stem: str = "model"
 ) -> None:
     """The safetensors files, each tensor written as it is gathered, and their index where there are several."""
     weight_map, total = {}, 0
@@ -150,7 +150,9 @@ def _special_ids(tokenizer_folder: Path, tokenizer_config: dict[str, Any]) -> di
     return ids
 
 
-def write_texts(folder: Path, config: dict[str, Any], tokenizer_folder: Path, dialect_template: str) -> None:
+def write_config_and_tokenizer(
+    folder: Path, config: dict[str, Any], tokenizer_folder: Path, dialect_template: str
+) -> None:
     """config.json, generation_config.json, and the tokenizer with the dialect's chat template."""
     ids = write_tokenizer(folder, tokenizer_folder, dialect_template)
     write_durable_json(folder / "config.json", ids | config)
@@ -174,7 +176,7 @@ def _read_if_there(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def check_target(folder: Any) -> None:
+def check_export_folder(folder: Any) -> None:
     """Raises InputError where an export could not go: a file, a folder that is not empty, no right to write.
 
     At an address, what an export left there that was not finished counts as nothing.
@@ -215,14 +217,14 @@ def export_checkpoint(
     if dtype not in DTYPES:
         raise InputError(f"export.dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
     source = Path(tokenizer_folder)
-    config = write_config(c, dtype, source_config)
+    config = to_hf_config(c, dtype, source_config)
     shards = _shards(_in_order(c), jnp.dtype(dtype).itemsize, max_shard_bytes)
-    arrays = gather(params, [tensor for shard in shards for tensor in shard], dtype)
+    arrays = gather_tensors(params, [tensor for shard in shards for tensor in shard], dtype)
 
     def fill(partial: Path) -> None:
         if not (source / "tokenizer.json").is_file():
             raise InputError(f"{source}: holds no tokenizer.json; give the folder of a fast tokenizer")
-        write_texts(partial, config, source, dialect_template)
+        write_config_and_tokenizer(partial, config, source, dialect_template)
         write_weights(partial, arrays, shards, dtype)
 
     write_folder(folder, fill, arrays)
@@ -250,7 +252,7 @@ def write_folder(folder: Any, fill: Callable[[Any], None], arrays: Iterator[np.n
     target = Path(folder).absolute()
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
-        check_target(target)
+        check_export_folder(target)
         for killed in target.parent.glob(f".{target.name}.partial-*"):
             shutil.rmtree(killed, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -273,7 +275,7 @@ def write_folder(folder: Any, fill: Callable[[Any], None], arrays: Iterator[np.n
 
 def _write_remote(address: str, fill: Callable[[Any], None], arrays: Iterator[np.ndarray]) -> None:
     try:
-        check_target(address)
+        check_export_folder(address)
         with explain_store_errors(address, "export to"):
             folder = epath.Path(address)
             # Before what a killed export left is removed, of which a part would look like a whole one.

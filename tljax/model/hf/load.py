@@ -26,7 +26,7 @@ _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.
 _BUFFERS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """One tensor of a checkpoint: the file that holds it, and its array, mapped anew at each call."""
 
     file: str
@@ -40,7 +40,7 @@ def _shorten(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def read_safetensors(path: Path) -> dict[str, Stored]:
+def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors that a file's header lists (8 bytes of length, JSON, data), without their data."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -62,11 +62,11 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
         def array(dtype=_DTYPES[entry["dtype"]], offset=8 + length + start, shape=shape) -> np.ndarray:
             return np.memmap(path, dtype, "r", offset, shape)
 
-        stored[name] = Stored(path.name, _DTYPES[entry["dtype"]], shape, array)
+        stored[name] = StoredTensor(path.name, _DTYPES[entry["dtype"]], shape, array)
     return stored
 
 
-def read_torch(path: Path) -> dict[str, Stored]:
+def open_torch(path: Path) -> dict[str, StoredTensor]:
     try:
         import torch
     except ImportError:
@@ -90,7 +90,7 @@ def read_torch(path: Path) -> dict[str, Stored]:
             integers = torch.int32 if dtype.itemsize == 4 else torch.int16
             return tensor.detach().contiguous().view(integers).numpy().view(dtype)
 
-        stored[name] = Stored(path.name, dtype, tuple(tensor.shape), array)
+        stored[name] = StoredTensor(path.name, dtype, tuple(tensor.shape), array)
     return stored
 
 
@@ -117,15 +117,15 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     )
 
 
-def open_checkpoint(folder: str | Path) -> dict[str, Stored]:
+def open_checkpoint(folder: str | Path) -> dict[str, StoredTensor]:
     """Every tensor of a checkpoint folder by name, none read yet; known buffers left out.
 
     Raises InputError for unreadable files, for a tensor in two files, and for one that the index promises in vain.
     """
     files, weight_map = _files(Path(folder))
-    stored: dict[str, Stored] = {}
+    stored: dict[str, StoredTensor] = {}
     for file in files:
-        for name, tensor in (read_safetensors if file.suffix == ".safetensors" else read_torch)(file).items():
+        for name, tensor in (open_safetensors if file.suffix == ".safetensors" else open_torch)(file).items():
             if name in stored:
                 raise InputError(
                     f"{folder}: tensor {name} is both in {stored[name].file} and in {tensor.file}; keep one"
@@ -143,7 +143,7 @@ def checkpoint_dtype(folder: str | Path) -> str:
     return names.pop() if len(names) == 1 else "float32"
 
 
-def _drop_tied_head(stored: dict[str, Stored], folder: str | Path) -> None:
+def _drop_tied_head(stored: dict[str, StoredTensor], folder: str | Path) -> None:
     """Leaves out a head that repeats the embedding; another head would be lost in a tied model, so it is refused."""
     head, embed = stored.pop("lm_head.weight", None), stored.get("model.embed_tokens.weight")
     if head is None or embed is None:
@@ -157,7 +157,7 @@ def _drop_tied_head(stored: dict[str, Stored], folder: str | Path) -> None:
         )
 
 
-def check_tensors(stored: Mapping[str, Stored], table: dict[str, Any], where: str, remedy: str) -> None:
+def check_tensors(stored: Mapping[str, StoredTensor], table: dict[str, Any], where: str, remedy: str) -> None:
     """Raises InputError, one line, that names every kind of mismatch between stored tensors and a table of weights."""
     shapes = {}
     for p in jax.tree.leaves(table, is_leaf=is_param):
@@ -177,7 +177,7 @@ def check_tensors(stored: Mapping[str, Stored], table: dict[str, Any], where: st
         raise InputError(f"{where}: {'; '.join(problems)}; {remedy}")
 
 
-def check_checkpoint(folder: str | Path, c: LlamaConfig) -> dict[str, Stored]:
+def check_checkpoint(folder: str | Path, c: LlamaConfig) -> dict[str, StoredTensor]:
     """Every tensor of the model by name, none read yet.
 
     Raises InputError that names the tensors which are missing, unexpected or of wrong shape.
@@ -194,7 +194,7 @@ def check_checkpoint(folder: str | Path, c: LlamaConfig) -> dict[str, Stored]:
     return stored
 
 
-def _place(stored: Stored, p: Param, shape: tuple[int, ...], sharding: jax.NamedSharding) -> jax.Array:
+def _place(stored: StoredTensor, p: Param, shape: tuple[int, ...], sharding: jax.NamedSharding) -> jax.Array:
     """One stored tensor as a global array of `shape` in the stored dtype; only this process's slices are read."""
     view = stored.array().reshape(p.hf_split).transpose(p.hf_perm)
     slices: dict[tuple, np.ndarray] = {}
@@ -218,7 +218,9 @@ def load_params(folder: str | Path, c: LlamaConfig, dtype: jax.typing.DTypeLike)
     return load_table(stored, params_table(c), dtype)
 
 
-def load_table(stored: Mapping[str, Stored], table: dict[str, Any], dtype: jax.typing.DTypeLike) -> dict[str, Any]:
+def load_table(
+    stored: Mapping[str, StoredTensor], table: dict[str, Any], dtype: jax.typing.DTypeLike
+) -> dict[str, Any]:
     """The weights of a table, read from checked tensors, in `dtype` on the current mesh."""
     mesh = jax.sharding.get_mesh()
     cast = jax.jit(lambda x: x.astype(dtype))
