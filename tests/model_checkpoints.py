@@ -6,6 +6,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tljax.distributed.mesh import make_mesh
 
@@ -159,15 +160,7 @@ def write_by_hand(folder, config=None, files=None, index=None):
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(SMALL if config is None else config))
     for name, tensors in ({"model.safetensors": draw_small_tensors()} if files is None else files).items():
-        # By hand: the libraries' writers for numpy know no bfloat16.
-        kinds = {"bfloat16": "BF16", "float32": "F32", "float16": "F16", "int8": "I8"}
-        header, end = {"__metadata__": {"format": "pt"}}, 0
-        for key, x in tensors.items():
-            start, end = end, end + x.nbytes
-            header[key] = {"dtype": kinds[x.dtype.name], "shape": x.shape, "data_offsets": [start, end]}
-        text = json.dumps(header).encode()
-        data = [len(text).to_bytes(8, "little"), text, *(x.tobytes() for x in tensors.values())]
-        (folder / name).write_bytes(b"".join(data))
+        save_file(tensors, folder / name, {"format": "pt"})
     if index is not None:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     return folder

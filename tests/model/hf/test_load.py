@@ -1,6 +1,7 @@
 """Loading Hugging Face checkpoints: logits against torch transformers, and every way in which one may not fit."""
 
 import copy
+import json
 import re
 import sys
 import tracemalloc
@@ -139,7 +140,7 @@ def test_broken_folders_are_refused(tmp_path, one_device, small_tensors, write_c
     folder = write_checkpoint(
         tmp_path / "lost", files={"a.safetensors": a, "b.safetensors": b}, index=index | {"x": "a.safetensors"}
     )
-    assert "index promises x in a.safetensors" in refused(folder)
+    assert "index promises x in a.safetensors, which is absent" in refused(folder)
     folder = write_checkpoint(tmp_path / "absent", files={"a.safetensors": a}, index=index)
     assert "b.safetensors named by model.safetensors.index.json is absent" in refused(folder)
     folder = write_checkpoint(tmp_path / "none", files={})
@@ -151,13 +152,41 @@ def test_broken_folders_are_refused(tmp_path, one_device, small_tensors, write_c
     assert "cut short" in refused(folder)
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
     assert "Git LFS pointer" in refused(folder)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         hf_load.open_checkpoint(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"config.json: cannot be read"):
         hf_config.read_config(tmp_path / "nowhere")
     (folder / "config.json").write_text("{,}")
     with pytest.raises(InputError, match=r"config.json: is no JSON"):
         hf_config.read_config(folder)
+
+
+def entry(start, end, shape, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "header, size, message",
+    [
+        ({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, 12, "invalid offset for tensor `b`"),
+        ({"a": entry(0, 8, [2]), "b": entry(12, 20, [2])}, 20, "invalid offset for tensor `b`"),
+        ({"a": entry(0, 8, [3])}, 8, "invalid shape, data type, or offset"),
+        ({"a": entry(0, 8, [2])}, 12, "file not fully covered"),
+        ({"a": entry(0, 8, [2])}, 4, "file not fully covered"),
+        ({"a": entry(0, 8, [2], "X32")}, 8, "unknown variant `X32`"),
+        ({"a": {"dtype": "F32", "shape": [2]}}, 8, "missing field `data_offsets`"),
+        ([], 0, "invalid"),
+    ],
+    ids=["overlap", "gap", "length", "long", "short", "dtype", "no_offsets", "no_object"],
+)
+def test_a_file_whose_header_is_wrong_is_refused_by_name(header, size, message, tmp_path):
+    text = json.dumps(header).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+    with pytest.raises(InputError) as error:
+        hf_load.open_checkpoint(tmp_path)
+    assert str(error.value).startswith(f"{file}: is not a valid safetensors file (")
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_torch_files_are_read_or_refused_with_the_remedy(

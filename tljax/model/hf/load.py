@@ -1,10 +1,9 @@
-"""Hugging Face checkpoints -> parameters on the mesh: every device its slice, no torch for safetensors.
+"""Reads Hugging Face checkpoints into parameters on the mesh: a process reads only the slices that its devices hold.
 
-A checkpoint's tensors are memory-mapped and read one at a time, so that host memory holds at most one of them.
-Exports are in hf_export.py, config.json in hf_config.py; their entry points are here too.
+Tensors are read one at a time, so host memory holds at most one of them beside its slices. Reading safetensors files
+does not need torch. `export.py` writes checkpoints, `config.py` reads and writes config.json.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,26 +12,29 @@ from typing import Any, NamedTuple
 import jax
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import spec
 from tljax.model.hf.config import read_json
 from tljax.model.llama import LlamaConfig, Param, Params, abstract_param, check_mesh, is_param, params_table
 
-# numpy has no bfloat16 of its own, which is why safetensors' numpy reader cannot be used.
+# The dtypes that are supported, by their safetensors names.
 _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
-# Buffers that old checkpoints carry and that follow from config.json.
+# Buffers in old checkpoints, which config.json determines.
 _BUFFERS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+
+Index = tuple[slice, ...]
 
 
 class StoredTensor(NamedTuple):
-    """One tensor of a checkpoint: the file that holds it, and its array, mapped anew at each call."""
+    """A tensor in a checkpoint's file. `read` returns a slice of it, one `slice` per axis, read from the file anew."""
 
     file: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    array: Callable[[], np.ndarray]
+    read: Callable[[Index], np.ndarray]
 
 
 def _shorten(names: Iterable[str]) -> str:
@@ -41,32 +43,35 @@ def _shorten(names: Iterable[str]) -> str:
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors that a file's header lists (8 bytes of length, JSON, data), without their data."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length <= size - 8 else b""
-    try:
-        entries = json.loads(header)
-    except ValueError:
-        raise InputError(f"{path}: is no safetensors file (a Git LFS pointer, or cut short?); fetch it again") from None
-    entries.pop("__metadata__", None)
+    """Returns the tensors of a safetensors file by name; reads only its header.
+
+    Raises InputError for a header that does not fit the file or itself, as the library checks it: offsets that overlap
+    or leave gaps, a length that does not fit shape and dtype, a file that is cut short.
+    """
     stored = {}
-    for name, entry in entries.items():
-        shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
-        if entry["dtype"] not in _DTYPES:
-            raise InputError(f"{path}: tensor {name} is {entry['dtype']}; supported are {', '.join(_DTYPES)}")
-        if 8 + length + end > size:
-            raise InputError(f"{path}: ends before tensor {name} does; the file is cut short: fetch it again")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():
+                view = file.get_slice(name)
+                if view.get_dtype() not in _DTYPES:
+                    raise InputError(f"{path}: tensor {name} is {view.get_dtype()}; supported are {', '.join(_DTYPES)}")
 
-        def array(dtype=_DTYPES[entry["dtype"]], offset=8 + length + start, shape=shape) -> np.ndarray:
-            return np.memmap(path, dtype, "r", offset, shape)
+                # The file is opened for each slice: while it is open its pages count as this process's memory.
+                def read(index: Index, name: str = name) -> np.ndarray:
+                    with safe_open(path, framework="numpy") as file:
+                        return file.get_slice(name)[index]
 
-        stored[name] = StoredTensor(path.name, _DTYPES[entry["dtype"]], shape, array)
+                stored[name] = StoredTensor(path.name, _DTYPES[view.get_dtype()], tuple(view.get_shape()), read)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: is not a valid safetensors file ({error}); it may be cut short or a Git LFS pointer: fetch it "
+            "again"
+        ) from None
     return stored
 
 
 def open_torch(path: Path) -> dict[str, StoredTensor]:
+    """Returns the tensors of a torch checkpoint by name; torch maps the file and reads their data later."""
     try:
         import torch
     except ImportError:
@@ -86,18 +91,22 @@ def open_torch(path: Path) -> dict[str, StoredTensor]:
             raise InputError(f"{path}: tensor {name} is {tensor.dtype}; supported are {', '.join(_DTYPES)}")
         dtype = _DTYPES[dtypes[tensor.dtype]]
 
-        def array(tensor=tensor, dtype=dtype) -> np.ndarray:
+        # torch's numpy() refuses bfloat16, so the bits travel as integers.
+        def read(index: Index, tensor=tensor, dtype=dtype) -> np.ndarray:
             integers = torch.int32 if dtype.itemsize == 4 else torch.int16
-            return tensor.detach().contiguous().view(integers).numpy().view(dtype)
+            return tensor.detach().contiguous().view(integers).numpy()[index].view(dtype)
 
-        stored[name] = StoredTensor(path.name, dtype, tuple(tensor.shape), array)
+        stored[name] = StoredTensor(path.name, dtype, tuple(tensor.shape), read)
     return stored
 
 
 def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The checkpoint's files and its index, tensor -> file, empty for a single file; the order is transformers' own."""
+    """Returns the checkpoint's files, and its index {tensor: file}, which is empty where there is one file.
+
+    Looks for safetensors before torch files and for a single file before an index, in the order of transformers.
+    """
     if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder; give a Hugging Face checkpoint folder")
+        raise InputError(f"{folder}: is not a folder; give a Hugging Face checkpoint folder")
     for single in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{single}.index.json"
         if (folder / single).is_file():
@@ -118,9 +127,10 @@ def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def open_checkpoint(folder: str | Path) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint folder by name, none read yet; known buffers left out.
+    """Returns every tensor of a checkpoint folder by name, without its data; leaves out known buffers.
 
-    Raises InputError for unreadable files, for a tensor in two files, and for one that the index promises in vain.
+    Raises InputError for a file that cannot be read, a tensor that is in two files, and a tensor that is not in the
+    file that the index names.
     """
     files, weight_map = _files(Path(folder))
     stored: dict[str, StoredTensor] = {}
@@ -131,26 +141,33 @@ def open_checkpoint(folder: str | Path) -> dict[str, StoredTensor]:
                     f"{folder}: tensor {name} is both in {stored[name].file} and in {tensor.file}; keep one"
                 )
             stored[name] = tensor
-    lost = [f"{name} in {file}" for name, file in weight_map.items() if name not in stored or stored[name].file != file]
-    if lost:
-        raise InputError(f"{folder}: the index promises {_shorten(lost)}, not there; fetch the files again")
+    absent = [
+        f"{name} in {file}" for name, file in weight_map.items() if name not in stored or stored[name].file != file
+    ]
+    if absent:
+        raise InputError(f"{folder}: the index promises {_shorten(absent)}, which is absent; fetch the files again")
     return {name: tensor for name, tensor in stored.items() if not _BUFFERS.search(name)}
 
 
 def checkpoint_dtype(folder: str | Path) -> str:
-    """The dtype of a checkpoint's tensors ("bfloat16", ...); "float32", which holds the others, where they differ."""
+    """Returns the dtype of a checkpoint's tensors, such as "bfloat16".
+
+    Where tensors differ it is "float32", which holds the values of the other two exactly.
+    """
     names = {tensor.dtype.name for tensor in open_checkpoint(folder).values()}
     return names.pop() if len(names) == 1 else "float32"
 
 
 def _drop_tied_head(stored: dict[str, StoredTensor], folder: str | Path) -> None:
-    """Leaves out a head that repeats the embedding; another head would be lost in a tied model, so it is refused."""
+    """Removes the head of a tied model from `stored`. Raises InputError for a head that differs from the embedding."""
     head, embed = stored.pop("lm_head.weight", None), stored.get("model.embed_tokens.weight")
     if head is None or embed is None:
         return
     same = head.shape == embed.shape and head.dtype == embed.dtype
-    rows = range(0, head.shape[0], 1024)
-    if not same or any(head.array()[i : i + 1024].tobytes() != embed.array()[i : i + 1024].tobytes() for i in rows):
+    # Compared as bytes, since NaN differs from itself; 1,024 rows at a time, for the memory.
+    rows = head.shape[0]
+    chunks = [(slice(i, min(i + 1024, rows)), slice(None)) for i in range(0, rows, 1024)]
+    if not same or any(head.read(chunk).tobytes() != embed.read(chunk).tobytes() for chunk in chunks):
         raise InputError(
             f"{folder}: tensor lm_head.weight differs from model.embed_tokens.weight, but config.json has "
             "tie_word_embeddings = true; set it to false if the head is its own"
@@ -158,7 +175,10 @@ def _drop_tied_head(stored: dict[str, StoredTensor], folder: str | Path) -> None
 
 
 def check_tensors(stored: Mapping[str, StoredTensor], table: dict[str, Any], where: str, remedy: str) -> None:
-    """Raises InputError, one line, that names every kind of mismatch between stored tensors and a table of weights."""
+    """Raises InputError where the stored tensors are not those of a table of weights, in name and shape.
+
+    The message is one line: `where`, the tensors that are missing, unexpected or of wrong shape, and `remedy`.
+    """
     shapes = {}
     for p in jax.tree.leaves(table, is_leaf=is_param):
         shapes |= {p.hf_name.format(layer): p.hf_shape for layer in range(p.shape[0] if p.stacked else 1)}
@@ -167,20 +187,20 @@ def check_tensors(stored: Mapping[str, StoredTensor], table: dict[str, Any], whe
         for name, shape in shapes.items()
         if name in stored and stored[name].shape != shape
     ]
-    found = {
+    mismatches = {
         "missing": [name for name in shapes if name not in stored],
         "unexpected": sorted(set(stored) - set(shapes)),
         "of wrong shape": wrong,
     }
-    problems = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in found.items() if names]
+    problems = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in mismatches.items() if names]
     if problems:
         raise InputError(f"{where}: {'; '.join(problems)}; {remedy}")
 
 
 def check_checkpoint(folder: str | Path, c: LlamaConfig) -> dict[str, StoredTensor]:
-    """Every tensor of the model by name, none read yet.
+    """Returns every tensor of the model by name, without its data.
 
-    Raises InputError that names the tensors which are missing, unexpected or of wrong shape.
+    Raises InputError as open_checkpoint and check_tensors do.
     """
     stored = open_checkpoint(folder)
     if c.tie_embeddings:
@@ -194,24 +214,43 @@ def check_checkpoint(folder: str | Path, c: LlamaConfig) -> dict[str, StoredTens
     return stored
 
 
-def _place(stored: StoredTensor, p: Param, shape: tuple[int, ...], sharding: jax.NamedSharding) -> jax.Array:
-    """One stored tensor as a global array of `shape` in the stored dtype; only this process's slices are read."""
-    view = stored.array().reshape(p.hf_split).transpose(p.hf_perm)
-    slices: dict[tuple, np.ndarray] = {}
+def _stored_index(index: Index, p: Param) -> Index:
+    """Returns the slice of a stored tensor that `index` of our weight (one layer of it) comes from.
+
+    Of the axes that are merged in the file only the first is ever cut: heads are sharded, the head dimension is not.
+    """
+    split = [index[p.hf_perm.index(axis)].indices(size) for axis, size in enumerate(p.hf_split)]
+    slices, axis = [], 0
+    for size in p.hf_shape:
+        start, stop, _ = split[axis]
+        merged, axis = p.hf_split[axis], axis + 1
+        while merged < size:
+            start, stop = start * p.hf_split[axis], stop * p.hf_split[axis]
+            merged, axis = merged * p.hf_split[axis], axis + 1
+        slices.append(slice(start, stop))
+    return tuple(slices)
+
+
+def _read_weight(stored: StoredTensor, p: Param, shape: tuple[int, ...], sharding: jax.NamedSharding) -> jax.Array:
+    """Returns a stored tensor as our weight of `shape`, in the stored dtype; reads only this process's slices."""
+    slices: dict[tuple, np.ndarray] = {}  # devices that hold the same slice share it
 
     def read(index: Any) -> np.ndarray:
         key = tuple((s.start, s.stop) for s in index)
         if key not in slices:
-            slices[key] = np.ascontiguousarray(view[index])
+            sizes = [len(range(*s.indices(size))) for s, size in zip(index, shape, strict=True)]
+            split = [sizes[p.hf_perm.index(axis)] for axis in range(len(shape))]
+            part = stored.read(_stored_index(index, p)).reshape(split).transpose(p.hf_perm)
+            slices[key] = np.ascontiguousarray(part)
         return slices[key]
 
     return jax.make_array_from_callback(shape, sharding, read)
 
 
 def load_params(folder: str | Path, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
-    """The parameters of a checkpoint folder in `dtype`, on the current mesh.
+    """Returns the parameters of a checkpoint folder in `dtype`, on the current mesh.
 
-    Raises InputError as `check_checkpoint` does, before anything is read.
+    Raises InputError as check_checkpoint and check_mesh do, before it reads any data.
     """
     stored = check_checkpoint(folder, c)
     check_mesh(c)
@@ -221,19 +260,19 @@ def load_params(folder: str | Path, c: LlamaConfig, dtype: jax.typing.DTypeLike)
 def load_table(
     stored: Mapping[str, StoredTensor], table: dict[str, Any], dtype: jax.typing.DTypeLike
 ) -> dict[str, Any]:
-    """The weights of a table, read from checked tensors, in `dtype` on the current mesh."""
+    """Returns the weights of a table in `dtype` on the current mesh, read from tensors that check_tensors accepted."""
     mesh = jax.sharding.get_mesh()
     cast = jax.jit(lambda x: x.astype(dtype))
-    # Layer by layer into the stacked weight, which is donated: neither host nor device holds a second copy of it.
+    # A layer at a time goes into the stacked weight, which is donated: neither host nor device holds it twice.
     insert = jax.jit(lambda stack, x, layer: stack.at[layer].set(x.astype(dtype)), donate_argnums=0)
 
     def load(p: Param) -> jax.Array:
         if not p.stacked:
-            return cast(_place(stored[p.hf_name], p, p.shape, abstract_param(p, dtype).sharding))
+            return cast(_read_weight(stored[p.hf_name], p, p.shape, abstract_param(p, dtype).sharding))
         stack = jax.numpy.zeros(p.shape, dtype, out_sharding=spec(*p.axes))
         sharding = jax.NamedSharding(mesh, spec(*p.axes[1:]))
         for layer in range(p.shape[0]):
-            tensor = _place(stored[p.hf_name.format(layer)], p, p.shape[1:], sharding)
+            tensor = _read_weight(stored[p.hf_name.format(layer)], p, p.shape[1:], sharding)
             stack = insert(stack, tensor, np.int32(layer))
         return stack
 
