@@ -79,7 +79,7 @@ def test_a_table_compares_the_same_queries_alone(rotbench, make, tmp_path):
     assert in_training.score_report(in_training.open_eval_sets(config(str(other), queries=2)), tmp_path, 4) == ""
 
 
-def test_the_better_value_is_the_lower_badness():
+def test_a_better_metric_is_a_lower_selection_loss():
     def answered(*levels):
         return {"clean": [ScoredReply("", Score({"any": level}, "correct", "")) for level in levels]}
 

@@ -90,7 +90,7 @@ def _examples(one: EvalSet) -> list[Example]:
     """All rows of a file in its order, as far as they can be asked; prints which cannot."""
     for row in one.skipped:
         if row.example is None:
-            print(f"not asked: set {one.name}, row {row.index}: {row.why}")
+            print(f"not asked: set {one.name}, row {row.index}: {row.reason}")
     spoilt = [row.example for row in one.skipped if row.example is not None]
     return sorted([*one.examples, *spoilt], key=lambda example: example.index)
 

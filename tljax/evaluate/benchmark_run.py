@@ -44,7 +44,9 @@ def run(config: Any) -> None:
     out = scoring.path_beside_report(config.out, "predictions.jsonl")
     processes.run_on_primary(lambda: check_new_predictions(out))
     processes.run_on_primary(lambda: scoring.check(config, begun=out.with_name(f"{out.name}.partial").exists()))
-    asked = [(one, example) for one in sets if not one.parts for example in one.examples if example.wants != UNKNOWN]
+    asked = [
+        (one, example) for one in sets if not one.parts for example in one.examples if example.expected_reply != UNKNOWN
+    ]
     if not asked:
         raise InputError(
             f"config.data {config.data}: no row has a golden answer, so there are no scores of single turns"

@@ -1,7 +1,8 @@
-"""Greedy scores while a model trains: the sets of eval.sets, answered with the weights as they are."""
+"""Greedy scores while a model trains: the queries of eval.sets, answered with the current weights, scored and written."""
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tljax.evaluate import report, scored_replies
 from tljax.evaluate.benchmarks.discover import read_sets
 from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, example_prompt
 from tljax.evaluate.score import METRICS
-from tljax.evaluate.scored_replies import ScoredReply
+from tljax.evaluate.scored_replies import ScoredReply, greedy_options
 from tljax.evaluate.toolbox_queries import held_out_sets, random_tool_ts_of
 from tljax.model import llama
 from tljax.storage.atomic import read_jsonl
@@ -22,88 +23,105 @@ from tljax.storage.remote import ALL_FILES, local_path
 from tljax.storage.run_folder import RunFolder
 from tljax.training.metrics import MetricsLogger
 
-HELD_OUT_ROWS, TOOLBOX = "held_out", "toolbox"  # what eval.sets may name besides files and folders of benchmarks
+# The two names that eval.sets may contain besides files and folders of benchmarks.
+HELD_OUT_ROWS, TOOLBOX = "held_out", "toolbox"
 
 EvalSets = dict[str, list[Query]]
 
 
-def open_eval_sets(config: Any) -> EvalSets:
-    """At most eval.queries queries of every set that eval.sets asks for, the same ones whenever they are asked for.
+@dataclass(frozen=True)
+class EvalContext:
+    """The parts of a training run that scoring reads or writes."""
 
-    "toolbox" stands for its held-out splits, a file or folder for the sets in it, and "held_out" stays empty until
-    `with_rows`. Raises InputError for what is none of these, and an eval.best that no set can give.
+    config: Any
+    tokenizer: Tokenizer
+    folder: RunFolder
+    logger: MetricsLogger
+
+
+def open_eval_sets(config: Any) -> EvalSets:
+    """Returns at most eval.queries queries of every set that eval.sets names; each call returns the same ones.
+
+    "toolbox" stands for the toolbox's two held-out splits, and a file or folder for the sets in it. "held_out" stays
+    empty until `add_held_out_rows` fills it. Raises InputError for any other name, and for a value of eval.best that
+    none of the sets can provide.
     """
     sets: EvalSets = {}
     for name in dict.fromkeys(name.strip() for name in config.eval.sets.split(",") if name.strip()):
         if name == HELD_OUT_ROWS:
-            found: EvalSets = {HELD_OUT_ROWS: []}
+            added: EvalSets = {HELD_OUT_ROWS: []}
         elif name == TOOLBOX:
-            found = held_out_sets(config.eval.queries, config.data.dialect)
+            added = held_out_sets(config.eval.queries, config.data.dialect)
         else:
-            found = _benchmarks(name, config)
-        for twice in sets.keys() & found.keys():
+            added = _benchmark_sets(name, config)
+        for duplicate in sets.keys() & added.keys():
             raise InputError(
-                f"config.eval.sets gives two sets of the name {twice!r}; leave one out, or give their common folder"
+                f"config.eval.sets names two sets called {duplicate!r}; leave one out, or give their common folder"
             )
-        sets |= found
-    own = "reward" if config.run == "ppo" else "loss"
+        sets |= added
+    _check_best(config, sets)
+    return sets
+
+
+def _check_best(config: Any, sets: EvalSets) -> None:
     if config.eval.best == "reward" and sets and HELD_OUT_ROWS not in sets:
         raise InputError(
-            f"config.eval.best is 'reward', that of held_out, which eval.sets={config.eval.sets!r} does not ask; add "
-            "it, or choose a score"
+            f"config.eval.best is 'reward', which is measured on held_out, but eval.sets={config.eval.sets!r} does not "
+            "contain it; add it, or choose a score"
         )
-    allowed = [own, *(f"{name}_{metric}" for name in sets for metric in METRICS)]
+    training_metric = "reward" if config.run == "ppo" else "loss"
+    allowed = [training_metric, *(f"{name}_{metric}" for name in sets for metric in METRICS)]
     if config.eval.best not in allowed:
         raise InputError(
             f"config.eval.best is {config.eval.best!r}; allowed with eval.sets={config.eval.sets!r}: "
             f"{', '.join(allowed)}"
         )
+
+
+def _benchmark_sets(name: str, config: Any) -> EvalSets:
+    """The queries of the benchmark file or folder that eval.sets names, by set."""
+    path = local_path(name, "config.eval.sets", ALL_FILES)
+    if not path.exists():
+        raise InputError(
+            f"config.eval.sets names {name!r}; allowed, separated by commas: {HELD_OUT_ROWS} (rows that "
+            f"data.eval_fraction holds out), {TOOLBOX}, a file or a folder of benchmarks"
+        )
+    benchmark_sets = read_sets(path, "config.eval.sets")
+    # A joined set contains the rows of its parts, so the parts are left out.
+    parts = {name for eval_set in benchmark_sets for name, _ in eval_set.parts}
+    sets: EvalSets = {}
+    for eval_set in benchmark_sets:
+        examples = [example for example in eval_set.examples if example.expected_reply != UNKNOWN]
+        if examples and eval_set.name not in parts:
+            indices = _evenly_spread(len(examples), config.eval.queries)
+            sets[eval_set.name] = [
+                Query(example_prompt(examples[i], config.data.dialect), examples[i]) for i in indices
+            ]
+    if not sets:
+        raise InputError(f"config.eval.sets names {path}, in which no row has a golden answer; leave it out")
     return sets
 
 
-def _benchmarks(path: str, config: Any) -> EvalSets:
-    place = local_path(path, "config.eval.sets", ALL_FILES)
-    if not place.exists():
-        raise InputError(
-            f"config.eval.sets names {path!r}; allowed, separated by commas: {HELD_OUT_ROWS} (rows "
-            f"that data.eval_fraction holds out), {TOOLBOX}, a file or a folder of benchmarks"
-        )
-    found: EvalSets = {}
-    sets = read_sets(place, "config.eval.sets")
-    parts = {name for one in sets for name, _ in one.parts}
-    for one in sets:
-        asked = [example for example in one.examples if example.wants != UNKNOWN]
-        picked = [asked[i] for i in _spread(len(asked), config.eval.queries)]
-        if picked and one.name not in parts:
-            found[one.name] = [Query(example_prompt(example, config.data.dialect), example) for example in picked]
-    if not found:
-        raise InputError(f"config.eval.sets names {path}, of which no row has a golden answer; leave it out")
-    return found
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, evenly spread: neighbours of a set are much alike."""
-    picked = min(count, most)
-    return [i * count // picked for i in range(picked)]
+def _evenly_spread(count: int, max_count: int) -> list[int]:
+    """At most `max_count` of the numbers below `count`, evenly spread, as neighbouring rows resemble each other."""
+    chosen = min(count, max_count)
+    return [i * count // chosen for i in range(chosen)]
 
 
 def add_held_out_rows(config: Any, sets: EvalSets, held_out: PromptTable) -> EvalSets:
-    """The sets with prompts of the held-out trajectories, where they are asked for and there are some.
+    """Returns the sets with "held_out" filled from the held-out prompts, or without it where there are no such prompts.
 
-    Raises InputError where the best checkpoint depends on held-out rows and there are none.
+    Raises InputError if best-checkpoint selection depends on held-out rows and there are none.
     """
     if HELD_OUT_ROWS not in sets:
         return sets
-    rows = [_query(i, held_out[i]) for i in _spread(len(held_out), config.eval.queries)]
-    if not rows:
-        log("note:  no row is held out, so that eval.sets=held_out asks none; data.eval_fraction holds some out")
-    if not rows and config.eval.best.startswith(f"{HELD_OUT_ROWS}_"):
+    queries = [_query(i, held_out[i]) for i in _evenly_spread(len(held_out), config.eval.queries)]
+    if queries:
+        return sets | {HELD_OUT_ROWS: queries}
+    log("note:  no row is held out, so eval.sets=held_out has no queries; data.eval_fraction holds rows out")
+    if config.eval.best.startswith(f"{HELD_OUT_ROWS}_"):
         raise InputError(f"config.eval.best is {config.eval.best!r}, but no row is held out; raise data.eval_fraction")
-    return {
-        name: rows if name == HELD_OUT_ROWS else queries
-        for name, queries in sets.items()
-        if rows or name != HELD_OUT_ROWS
-    }
+    return {name: queries for name, queries in sets.items() if name != HELD_OUT_ROWS}
 
 
 def _query(index: int, prompt: Prompt) -> Query:
@@ -112,83 +130,76 @@ def _query(index: int, prompt: Prompt) -> Query:
 
 
 def score_eval_sets(
-    config: Any,
-    sets: EvalSets,
-    c: llama.LlamaConfig,
-    params: llama.Params,
-    tokenizer: Tokenizer,
-    step: int,
-    folder: RunFolder,
-    log: MetricsLogger,
+    context: EvalContext, sets: EvalSets, c: llama.LlamaConfig, params: llama.Params, step: int
 ) -> dict[str, list[ScoredReply]]:
-    """Answers all sets on the current mesh, tells their scores and writes OUT/scores/STEP.jsonl."""
+    """Answers and scores all queries on the current mesh, logs the scores and writes OUT/scores/STEP.jsonl."""
     if not sets:
         return {}
-    options = scored_replies.greedy_options(
-        tokenizer,
+    config = context.config
+    options = greedy_options(
+        context.tokenizer,
         new_tokens=config.eval.new_tokens,
         compute_dtype=config.model.compute_dtype,
         attention=config.model.attention,
     )
-    begin = time.perf_counter()
-    found = scored_replies.score_replies(params, c, tokenizer, sets, options, config.eval.rows)
-    seconds = time.perf_counter() - begin
-    path = scores_path(folder, step)
-    processes.run_on_primary(lambda: _keep(path, sets, found, config.data.dialect))
-    scores = report.score_line(scored_replies.scores_by_set(found))
-    log.say(f"step {step}: {scored_replies.format_summary(found, seconds)}; TS / PI / CF {scores}")
-    return found
+    start = time.perf_counter()
+    replies = scored_replies.score_replies(params, c, context.tokenizer, sets, options, config.eval.rows)
+    seconds = time.perf_counter() - start
+    path = scores_path(context.folder, step)
+    processes.run_on_primary(lambda: _write(path, sets, replies, config.data.dialect))
+    scores = report.score_line(scored_replies.scores_by_set(replies))
+    context.logger.say(f"step {step}: {scored_replies.format_summary(replies, seconds)}; TS / PI / CF {scores}")
+    return replies
 
 
-def _keep(path: Path, sets: EvalSets, found: Mapping[str, Sequence[ScoredReply]], dialect: str) -> None:
+def _write(path: Path, sets: EvalSets, replies: Mapping[str, Sequence[ScoredReply]], dialect: str) -> None:
     path.parent.mkdir(exist_ok=True)
-    scored_replies.write_scored_replies(path, sets, found, dialect)
+    scored_replies.write_scored_replies(path, sets, replies, dialect)
 
 
-def eval_metrics(answered: Mapping[str, Sequence[ScoredReply]]) -> dict[str, float]:
-    """TS, PI, CF and the share of every kind in percent, as "eval_domain_TS"."""
-    return {
-        f"eval_{name}": value
-        for name, value in scored_replies.score_metrics(scored_replies.scores_by_set(answered)).items()
-    }
+def eval_metrics(replies: Mapping[str, Sequence[ScoredReply]]) -> dict[str, float]:
+    """TS, PI, CF and the share of every error kind in percent, named like "eval_domain_TS"."""
+    metrics = scored_replies.score_metrics(scored_replies.scores_by_set(replies))
+    return {f"eval_{name}": value for name, value in metrics.items()}
 
 
 def selection_loss(
-    config: Any, metrics: Mapping[str, float], answered: Mapping[str, Sequence[ScoredReply]]
+    config: Any, metrics: Mapping[str, float], replies: Mapping[str, Sequence[ScoredReply]]
 ) -> float | None:
-    """What the best checkpoint has least of, by eval.best: a loss, or minus a reward or score; None: not known.
+    """Returns the value that best-checkpoint selection minimizes: a loss, or minus the reward or score in eval.best.
 
-    metrics: "loss" or "reward", where there is one.
+    metrics: holds "loss" or "reward" where it was measured. Returns None where the value was not measured.
     """
     if config.eval.best == "loss":
         return metrics.get("loss")
     if config.eval.best == "reward":
         return -metrics["reward"] if "reward" in metrics else None
-    return -eval_metrics(answered)[f"eval_{config.eval.best}"]
+    return -eval_metrics(replies)[f"eval_{config.eval.best}"]
 
 
 def scores_path(folder: RunFolder, step: int) -> Path:
-    """Where the answers of an update are kept."""
+    """The path of the file with the scored replies after an update."""
     return folder / "scores" / f"{step}.jsonl"
 
 
 def read_scored_replies(folder: RunFolder, step: int, sets: EvalSets) -> list[dict[str, Any]]:
-    """The rows of OUT/scores/STEP.jsonl, an answer to every query of the sets; nothing where they are to others."""
+    """The rows of OUT/scores/STEP.jsonl, one for each query of the sets; empty if the file answers other queries."""
     path = scores_path(folder, step)
     rows = read_jsonl(path) if path.is_file() else []
-    asked = [(name, query.example.index) for name, queries in sets.items() for query in queries]
-    return rows if [(row["set"], row["index"]) for row in rows] == asked else []
+    expected = [(name, query.example.index) for name, queries in sets.items() for query in queries]
+    return rows if [(row["set"], row["index"]) for row in rows] == expected else []
 
 
 def score_report(sets: EvalSets, folder: RunFolder, step: int) -> str:
-    """The scores after update `step` beside those before the first, as a table with a heading.
+    """A table, with a heading, of the scores after update `step` beside those before the first update.
 
-    Where the run began without scores, or with other queries, those of `step` alone; "" where there are none of them.
+    It has the scores of `step` alone if the run began without scores or with other queries, and is "" if there are no
+    scores for `step`.
     """
     before, after = (scored_replies.scores_from_rows(read_scored_replies(folder, n, sets)) for n in (0, step))
     if not after:
         return ""
-    picks = {name: random_tool_ts_of(queries) for name, queries in sets.items()}
-    heading = "greedy answers, called once a query; percent of queries [95 % interval], and of each kind of error"
-    body = report.progress_table(before, after, picks) if before else report.score_table(after, picks)
+    random_ts = {name: random_tool_ts_of(queries) for name, queries in sets.items()}
+    heading = "greedy replies, one for each query; percent of queries [95 % interval], and of each kind of error"
+    body = report.progress_table(before, after, random_ts) if before else report.score_table(after, random_ts)
     return f"{heading}\n{body}"

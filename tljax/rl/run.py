@@ -160,8 +160,8 @@ def train(stage: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> No
 def evaluate(stage: PPOContext, frozen: llama.Params, state: PPOState, log: MetricsLogger, step: int) -> float | None:
     """Answers the sets of eval.sets, logs scores and rewards; returns what keep_best goes by, if known."""
     config, actor = stage.config, stage.plan.actor(frozen, state.params)
-    c, folder = stage.model.config, stage.folder
-    answered = in_training.score_eval_sets(config, stage.sets, c, actor, stage.tokenizer, step, folder, log)
+    context = in_training.EvalContext(config, stage.tokenizer, stage.folder, log)
+    answered = in_training.score_eval_sets(context, stage.sets, stage.model.config, actor, step)
     if not answered:
         return None
     metrics, judged = in_training.eval_metrics(answered), {}

@@ -167,7 +167,8 @@ def train(
 
         def answer(params: Any, step: int) -> dict[str, list[ScoredReply]]:
             whole = lora.combine_with_trunk(params, trunk, options.lora)
-            found = in_training.score_eval_sets(config, sets, c, whole, tokenizer, step, folder, log)
+            context = in_training.EvalContext(config, tokenizer, folder, log)
+            found = in_training.score_eval_sets(context, sets, c, whole, step)
             if found:
                 log.log(step, in_training.eval_metrics(found))
             return found

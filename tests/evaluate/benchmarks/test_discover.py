@@ -138,7 +138,7 @@ def test_toolalpacas_broken_steps_are_named(make, tmp_path):
     file = make.json(tmp_path / "e.json", [api(Instructions=list("abcde"), Golden_Answers=answers)])
     (one,) = read_sets(file)
     assert [(row.index, row.id) for row in one.skipped] == [(0, "Pets 00"), (1, "Pets 01"), (4, "Pets 04")]
-    assert "gone is not among the functions" in one.skipped[0].why and "not JSON" in one.skipped[1].why
+    assert "gone is not among the functions" in one.skipped[0].reason and "not JSON" in one.skipped[1].reason
     assert one.examples[0].golden == (Call("find", {"id": AnyValue(), "tags": [AnyValue(), "b"]}),)
     assert one.examples[1].golden[1].name == "getDetails" and one.examples[0].tools[-1].name == "getDetails"
 
@@ -148,7 +148,7 @@ def test_golden_arguments_with_half_a_character_are_broken(make, tmp_path):
     assert "\\ud83d" in half and half.isascii()
     file = make.json(tmp_path / "e.json", [api(Golden_Answers=[[step("find", half)], [step("all", "{}")]])])
     (one,) = read_sets(file)
-    assert [row.why for row in one.skipped] == ["golden answer is broken: holds \\ud83d, half of a character pair"]
+    assert [row.reason for row in one.skipped] == ["golden answer is broken: holds \\ud83d, half of a character pair"]
     odd = f"Thought:\nAction: translate\nAction Input: {half}"
     rows = [make.row("q", make.listed, [odd]), make.rows[0]]
     (one,) = read_sets(make.json(tmp_path / "clean.json", rows))
@@ -197,7 +197,7 @@ def test_bfcls_answers(make, tmp_path):
         ),
     )
     assert [call.arguments["a"] for call in third.golden] == [Choices((2,)), Choices((3,))]
-    assert [(row.index, row.why) for row in one.skipped] == [
+    assert [(row.index, row.reason) for row in one.skipped] == [
         (1, "golden answer is broken: no value is right for a"),
         (3, "golden answer is broken: there is no golden call"),
     ]
@@ -208,11 +208,12 @@ def test_bfcls_answers(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("category", "wants"), [("irrelevance", "no call"), ("live_irrelevance", "no call"), ("live_relevance", "any call")]
+    ("category", "expected"),
+    [("irrelevance", "no call"), ("live_irrelevance", "no call"), ("live_relevance", "any call")],
 )
-def test_bfcls_rows_without_golden_calls(make, tmp_path, category, wants):
+def test_bfcls_rows_without_golden_calls(make, tmp_path, category, expected):
     (one,) = read_sets(make.lines(tmp_path / "x.json", [bfcl_row(category, 0)]))
-    assert (one.examples[0].wants, one.examples[0].golden) == (wants, ())
+    assert (one.examples[0].expected_reply, one.examples[0].golden) == (expected, ())
 
 
 def test_executable_rows_hold_python_text(make, tmp_path):

@@ -9,8 +9,8 @@ from tljax.evaluate.benchmarks.predictions import prediction_rows, read_predicti
 from tljax.evaluate.benchmarks.sets import GOLDEN, UNKNOWN, EvalSet, Example, Skipped
 
 
-def a_set(name, n, *, left_out=(), wants=GOLDEN, parts=()):
-    rows = tuple(Example(i, f"r{i}", (), (), wants=wants) for i in range(n) if i not in left_out)
+def a_set(name, n, *, left_out=(), expected_reply=GOLDEN, parts=()):
+    rows = tuple(Example(i, f"r{i}", (), (), expected_reply=expected) for i in range(n) if i not in left_out)
     return EvalSet(name, "bfcl", rows, tuple(Skipped(i, f"r{i}", "broken") for i in left_out), parts=parts)
 
 
@@ -46,7 +46,7 @@ def test_a_set_of_parts_takes_theirs_or_its_own(make, tmp_path):
 
 
 def test_sets_without_golden_answers_have_no_scores(make, tmp_path):
-    sets = [a_set("a", 1), a_set("eyes", 5, wants=UNKNOWN)]
+    sets = [a_set("a", 1), a_set("eyes", 5, expected_reply=UNKNOWN)]
     file = make.lines(tmp_path / "p.jsonl", [*rows(1, set="a"), *rows(2, set="eyes")])
     found, untold = read_predictions(file, sets)
     assert list(found) == ["a"] and "has no golden answers" in untold[0]

@@ -95,11 +95,11 @@ def read_bfcl(name: str, file: Path, rows: list[Any]) -> EvalSet:
             try:
                 golden = _golden(given, tool_list(tools))
             except ValueError as error:
-                example = Example(index, identity, tools, turns, system=system, wants=UNKNOWN)
+                example = Example(index, identity, tools, turns, system=system, expected_reply=UNKNOWN)
                 skipped.append(Skipped(index, identity, f"golden answer is broken: {error}", example))
                 continue
             remarks += golden_call_remarks(index, golden, tools)
-        examples.append(Example(index, identity, tools, turns, golden, system=system, wants=wants))
+        examples.append(Example(index, identity, tools, turns, golden, system=system, expected_reply=wants))
     return EvalSet(name, "bfcl", tuple(examples), tuple(skipped), tuple(remarks), file=str(file))
 
 

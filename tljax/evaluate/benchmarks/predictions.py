@@ -61,7 +61,7 @@ def match_replies(given: Mapping[str, Replies], sets: Sequence[EvalSet]) -> tupl
 
 def lacks_golden(one: EvalSet) -> bool:
     """Whether single replies to a set cannot be scored: no row has a golden answer, or says that none is wanted."""
-    return all(example.wants == UNKNOWN for example in one.examples)
+    return all(example.expected_reply == UNKNOWN for example in one.examples)
 
 
 def join_parts(one: EvalSet, replies: Mapping[str, Replies]) -> Replies:

@@ -53,7 +53,7 @@ def score_example(example: Example, reply: str | None, policies: Sequence[str]) 
     if reply is None:
         return Score(dict.fromkeys(policies, 0), "format", PROMPT_TOO_LONG)
     tools = tool_list(example.tools)
-    if example.wants == ANY_CALL:
+    if example.expected_reply == ANY_CALL:
         return score_any_call(reply, tools, policies)
     return score_reply(reply, example.golden, tools, policies, ignored=example.ignored, finish=example.finish)
 
@@ -76,7 +76,7 @@ def _set_report(result: SetScores) -> dict[str, Any]:
         "scores": {p: {metric: s.scores[metric].percent for metric in METRICS} for p, s in summaries.items()},
         "intervals": {p: {metric: list(s.scores[metric][1:]) for metric in METRICS} for p, s in summaries.items()},
         "kinds": {kind: any_.kinds[kind].percent for kind in KINDS},
-        "why_skipped": [{"index": row.index, "id": row.id, "why": row.why} for row in one.skipped],
+        "why_skipped": [{"index": row.index, "id": row.id, "why": row.reason} for row in one.skipped],
         "remarks": list(one.remarks),
         "unasked": result.unasked,
         "rows": [

@@ -83,7 +83,9 @@ def read_tooleyes(name: str, file: Path, rows: list[Any]) -> EvalSet:
         messages = row["conversations"]
         turns = tuple(_turn(message, f"{at}, field conversations[{i}]") for i, message in enumerate(messages[1:], 1))
         tools, identity = _tools(messages, at), require_field(row, "id", str, at)
-        examples.append(Example(index, identity, tools, turns, finish=tools[-1].name if tools else None, wants=UNKNOWN))
+        examples.append(
+            Example(index, identity, tools, turns, finish=tools[-1].name if tools else None, expected_reply=UNKNOWN)
+        )
     return EvalSet(name, "tooleyes", tuple(examples), file=str(file))
 
 

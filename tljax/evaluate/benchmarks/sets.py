@@ -1,4 +1,4 @@
-"""One shape for the rows of all benchmarks: what is asked, with which tools, and which calls answer it."""
+"""The common form of all benchmarks' rows: a dialogue, the tools it lists, and the golden calls that answer it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from tljax.core.errors import InputError
 from tljax.data.prompt import render_prompt
 from tljax.data.trajectory import Turn
 
-# What a row wants: one of its golden calls, no call at all, any call of a tool; UNKNOWN has no golden answer.
+# The right reply to a row: one of its golden calls, no call at all, or any call of a tool. UNKNOWN: no golden answer.
 GOLDEN, NO_CALL, ANY_CALL, UNKNOWN = EXPECTED_REPLIES = ("golden", "no call", "any call", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row. `index` is its number in the set, from 0, by which predictions refer to it.
+    """One row of a benchmark. Predictions refer to it by `index`, its number in the set, from 0.
 
-    turns: the dialogue up to the asked reply; system: text before the tool list. golden: alternatives, steps or
-    parallel calls, whichever the benchmark means; it may hold `AnyValue` and `Choices`. ignored: arguments neither
-    asked for nor compared. finish: the listed tool that "finish" calls as well.
+    turns: the dialogue before the reply; system: the text before the tool list. golden: alternative, successive or
+    parallel calls, depending on the benchmark; their arguments may hold `AnyValue` and `Choices`. ignored: arguments
+    that are neither required nor compared. finish: the listed tool for which "finish" is a second name.
+    expected_reply: one of EXPECTED_REPLIES.
     """
 
     index: int
@@ -34,27 +35,27 @@ class Example:
     ignored: frozenset[str] = frozenset()
     finish: str | None = None
     system: str = ""
-    wants: str = GOLDEN
+    expected_reply: str = GOLDEN
 
 
 class Skipped(NamedTuple):
-    """A row that is left out of the scores, because its golden answer is broken.
+    """A row that is left out of the scores because its golden answer is broken.
 
-    example: the row without one, which dialogues do with; None where that cannot be had.
+    example: the row without its golden answer, which is enough for a dialogue; None if it cannot be read.
     """
 
     index: int
     id: str
-    why: str
+    reason: str
     example: Example | None = None
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The rows of one file in its order, those with a broken golden answer aside.
+    """The rows of one file, in its order; `skipped` holds those whose golden answer is broken.
 
-    remarks: rows that are scored as released although something is odd about them. parts: the sets that a set of
-    several files is made of, in order, each with its number of rows.
+    remarks: notes on unusual rows that are scored as released. parts: for a set that joins several files, the names
+    of their sets and their numbers of rows, in order.
     """
 
     name: str
@@ -67,15 +68,15 @@ class EvalSet:
 
     @property
     def rows(self) -> int:
-        """Rows of the file, those left out included; indices lie below it."""
+        """The number of rows in the file, skipped ones included; every index is below it."""
         return len(self.examples) + len(self.skipped)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """An example as a model reads it: `prompt` reaches up to and with "Assistant:".
+    """An example with its prompt, which ends with "Assistant:".
 
-    Where it did not come from a benchmark, the prompt alone has the dialogue, and the example no turns.
+    A query that does not come from a benchmark has its dialogue in the prompt only: its example has no turns.
     """
 
     prompt: str
@@ -83,7 +84,7 @@ class Query:
 
     @property
     def golden(self) -> Call:
-        """The first golden call; of an example that has one."""
+        """The first golden call. The example must have one."""
         return self.example.golden[0]
 
     @property
@@ -92,15 +93,15 @@ class Query:
 
 
 def example_prompt(example: Example, dialect: str) -> str:
-    """What a model reads: tools and dialogue as in training, up to and with the "Assistant:" of the asked reply."""
+    """The prompt of an example: tools and dialogue rendered as in training, up to the last "Assistant:"."""
     return render_prompt(example.tools, example.turns, dialect, example.system)
 
 
 def read_json_rows(file: Path) -> Any:
-    """The rows of a JSON array, or of a file with a JSON value a line, whatever it is called.
+    """Returns the rows of a JSON array or of a file with one JSON value on each line, whatever the file's name.
 
-    A JSON object over several lines, which holds no rows, is returned as it is. Raises InputError, naming file and
-    line, where the file cannot be read, is empty, or is none of these.
+    A JSON object over several lines is no list of rows and is returned unchanged. Raises InputError, which names file
+    and line, if the file cannot be read, is empty, or has another form.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -125,37 +126,39 @@ def read_json_rows(file: Path) -> Any:
             try:
                 rows.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                told = f"file {file}, line {number}: is not JSON ({error}); it was edited or cut off"
-                raise InputError(f"{told}; a file is a JSON array, or a JSON object a line") from None
+                raise InputError(
+                    f"file {file}, line {number}: is not JSON ({error}); it was edited or cut off; a file is a JSON "
+                    "array, or has one JSON object on each line"
+                ) from None
     return rows
 
 
 def load_json_text(text: str) -> Any:
-    """The value of JSON text within a row. Raises ValueError where it is none, or `check_characters` refuses it."""
+    """Parses JSON text inside a row. Raises ValueError if it is not JSON, or if `check_characters` refuses it."""
     try:
         value = json.loads(text)
     except RecursionError:
-        raise ValueError("is nested too deep") from None
+        raise ValueError("is nested too deeply") from None
     check_characters(value)
     return value
 
 
 def check_characters(value: Any) -> None:
-    """Raises ValueError for text in a JSON value that holds a lone surrogate, which no tokenizer and no file takes."""
+    """Raises ValueError if text in a JSON value contains a lone surrogate, which UTF-8 and tokenizers refuse."""
     try:
         json.dumps(value, ensure_ascii=False, default=repr, skipkeys=True).encode()
     except RecursionError:
-        raise ValueError("is nested too deep") from None
+        raise ValueError("is nested too deeply") from None
     except UnicodeEncodeError as error:
         raise ValueError(f"holds \\u{ord(error.object[error.start]):04x}, half of a character pair") from None
 
 
 def require_field(row: Any, name: str, kind: type, at: str) -> Any:
-    """row[name], a string, list or object. Raises InputError, which begins with `at`, for anything else."""
+    """Returns row[name] of type `kind`: str, list or dict. Raises InputError, which begins with `at`, otherwise."""
     value = row.get(name) if isinstance(row, dict) else None
     if not isinstance(value, kind):
-        what = "is missing" if value is None else f"is {value!r:.40}"
-        raise InputError(f"{at}, field {name}: {what}; allowed: {_KINDS[kind]}; give the benchmark's own file")
+        problem = "is missing" if value is None else f"is {value!r:.40}"
+        raise InputError(f"{at}, field {name}: {problem}; allowed: {_KINDS[kind]}; give the benchmark's own file")
     return value
 
 
@@ -163,20 +166,20 @@ _KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 
 
 def golden_call_remarks(index: int, golden: tuple[Call, ...], tools: tuple[Tool, ...]) -> list[str]:
-    """What makes a row's golden calls hard to reach for a model that follows the documentation."""
+    """Returns remarks on golden calls that a model cannot reach by following the documentation."""
     names = [tool.name for tool in tools]
     remarks = []
     for call in golden:
         documented = {name for tool in tools if tool.name == call.name for name in tool.properties}
-        odd = [name for name in call.arguments if name not in documented]
+        undocumented = [name for name in call.arguments if name not in documented]
         if call.name not in names:
             remarks.append(f"row {index}: golden call of {call.name!r}, which is not listed")
-        elif odd:
-            remarks.append(f"row {index}: golden {call.name} takes {', '.join(odd)}, which is not documented")
+        elif undocumented:
+            remarks.append(f"row {index}: golden {call.name} takes {', '.join(undocumented)}, which is not documented")
     return list(dict.fromkeys(remarks))
 
 
-def format_indices(indices: Sequence[int], most: int = 5) -> str:
-    """The first indices of many, for a message."""
-    more = f" and {len(indices) - most:,} more" if len(indices) > most else ""
-    return ", ".join(map(str, indices[:most])) + more
+def format_indices(indices: Sequence[int], max_listed: int = 5) -> str:
+    """Lists the first `max_listed` indices for a message, and says how many more there are."""
+    more = f" and {len(indices) - max_listed:,} more" if len(indices) > max_listed else ""
+    return ", ".join(map(str, indices[:max_listed])) + more

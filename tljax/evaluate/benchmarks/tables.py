@@ -26,7 +26,7 @@ def result_table(result: SetScores) -> str:
     """A block for a set: scores by policy in percent with 95 % intervals, error kinds, the paper's figures, remarks."""
     one = result.set
     lines = [f"{one.name} ({one.benchmark}), {len(result.scores):,} rows", f"  {'':<{_WIDTH}}{score_headings()}"]
-    if any(example.wants == GOLDEN for example in one.examples):
+    if any(example.expected_reply == GOLDEN for example in one.examples):
         for policy in LABELS:
             if policy in policies_of(one):
                 lines.append(_policy_line(result, policy, LABELS[policy]))
@@ -77,10 +77,10 @@ def robustness_table(group: RobustnessGroup) -> str:
 
 
 def _accuracy_label(result: SetScores) -> str:
-    wants = {example.wants for example in result.set.examples}
-    return {frozenset({NO_CALL}): "makes no call", frozenset({ANY_CALL}): "makes a call"}.get(
-        frozenset(wants), "as wanted"
-    )
+    expected = {example.expected_reply for example in result.set.examples}
+    if len(expected) > 1:
+        return "as expected"
+    return {NO_CALL: "makes no call", ANY_CALL: "makes a call"}.get(*expected, "as expected")
 
 
 def _policy_line(result: SetScores, policy: str, label: str) -> str:
@@ -91,7 +91,7 @@ def _notes(result: SetScores) -> list[str]:
     """What a reader of the scores has to know about the rows."""
     one, notes = result.set, []
     if one.skipped:
-        rows = format_indices([row.index for row in one.skipped], most=12)
+        rows = format_indices([row.index for row in one.skipped], max_listed=12)
         notes.append(f"  left out, {len(one.skipped)} rows with a broken golden answer: {rows}")
     if result.unasked:
         notes.append(f"  not asked, {result.unasked:,} rows with a prompt too long for the model: scored as errors")

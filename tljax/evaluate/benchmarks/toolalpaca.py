@@ -75,7 +75,7 @@ def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
                 raise InputError(f"{at}, field Instructions[{k}]: is {text!r:.40}; allowed: a string")
             if not isinstance(steps, list):
                 raise InputError(f"{at}, field Golden_Answers[{k}]: is {steps!r:.40}; allowed: a list of steps")
-            example = Example(index, identity, tools, (Turn("user", text),), ignored=hidden, wants=UNKNOWN)
+            example = Example(index, identity, tools, (Turn("user", text),), ignored=hidden, expected_reply=UNKNOWN)
             try:
                 golden = tuple(_call(step, tools) for step in steps)
                 if not golden:
@@ -83,7 +83,7 @@ def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
             except ValueError as error:
                 skipped.append(Skipped(index, identity, f"golden answer is broken: {error}", example))
             else:
-                examples.append(replace(example, golden=golden, wants=GOLDEN))
+                examples.append(replace(example, golden=golden, expected_reply=GOLDEN))
             index += 1
     return EvalSet(name, "toolalpaca", tuple(examples), tuple(skipped), file=str(file))
 
