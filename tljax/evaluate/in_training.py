@@ -1,4 +1,4 @@
-"""Greedy scores while a model trains: the queries of eval.sets, answered with the current weights, scored and written."""
+"""Greedy scores while a model trains: queries of eval.sets, answered with the current weights, scored and written."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -10,7 +10,7 @@ from tljax.evaluate.benchmarks.sets import GOLDEN, UNKNOWN, EvalSet, Example, Sk
 
 
 def a_set(name, n, *, left_out=(), expected_reply=GOLDEN, parts=()):
-    rows = tuple(Example(i, f"r{i}", (), (), expected_reply=expected) for i in range(n) if i not in left_out)
+    rows = tuple(Example(i, f"r{i}", (), (), expected_reply=expected_reply) for i in range(n) if i not in left_out)
     return EvalSet(name, "bfcl", rows, tuple(Skipped(i, f"r{i}", "broken") for i in left_out), parts=parts)
 
 

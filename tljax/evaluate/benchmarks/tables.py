@@ -78,9 +78,9 @@ def robustness_table(group: RobustnessGroup) -> str:
 
 def _accuracy_label(result: SetScores) -> str:
     expected = {example.expected_reply for example in result.set.examples}
-    if len(expected) > 1:
-        return "as expected"
-    return {NO_CALL: "makes no call", ANY_CALL: "makes a call"}.get(*expected, "as expected")
+    if expected == {NO_CALL}:
+        return "makes no call"
+    return "makes a call" if expected == {ANY_CALL} else "as expected"
 
 
 def _policy_line(result: SetScores, policy: str, label: str) -> str:
