@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from tljax.analysis import token_classes as tc
@@ -17,7 +18,7 @@ from tljax.calls.tool import Call
 from tljax.data.tokens import load_tokenizer
 from tljax.data.trajectory import trajectory_from_row
 from tljax.distributed.mesh import make_mesh
-from tljax.evaluate.scored_replies import greedy_options
+from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 
 WORDS = ["<unk>", "<s>", "</s>", *map(chr, range(32, 127)), "\n"]
@@ -100,7 +101,9 @@ def asked(pairs_model, config, tokenizer):
         found, left_out = golden_steps(Data, [trajectory], tokenizer, (0, [0]), config.max_tokens, 24)
         assert not left_out
         steps += found
-    options = greedy_options(tokenizer, new_tokens=24, compute_dtype="float32", attention="reference")
+    options = SampleOptions.greedy(
+        ConfigDict({"compute_dtype": "float32", "attention": "reference"}), 24, tokenizer.eos_id
+    )
     scores, outcomes, replies = score_window(pairs_model, config, tokenizer, steps, options, rows=4)
     assert len(replies) == len(steps)
     return {name: (steps[i], scores[i], outcomes[i]) for i, name in enumerate(GOLDEN)}

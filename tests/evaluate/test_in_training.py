@@ -14,6 +14,7 @@ from tljax.distributed.mesh import make_mesh
 from tljax.evaluate import in_training, scored_replies
 from tljax.evaluate.score import Score
 from tljax.evaluate.scored_replies import ScoredReply
+from tljax.generate.sampling import SampleOptions
 from tljax.training import model_source
 
 
@@ -100,7 +101,9 @@ def test_benchmark_rows_are_answered_scored_and_written(trained, make, tmp_path)
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         model = model_source.open_model(str(trained / "hf"), "")
         tokenizer = load_tokenizer(str(trained / "hf"))
-        options = scored_replies.greedy_options(tokenizer, new_tokens=8, compute_dtype="float32", attention="reference")
+        options = SampleOptions.greedy(
+            ConfigDict({"compute_dtype": "float32", "attention": "reference"}), 8, tokenizer.eos_id
+        )
         params = model_source.load_params(model, jnp.float32, 0)
         found = scored_replies.score_replies(params, model.config, tokenizer, sets, options, 8)
     assert found["clean"][4].score.kind == "format" and found["clean"][4].text == ""

@@ -5,12 +5,14 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
 from tljax.data.tokens import load_tokenizer
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate import scored_replies
 from tljax.evaluate.score import Score
 from tljax.evaluate.toolbox_queries import held_out_sets
+from tljax.generate.sampling import SampleOptions
 from tljax.storage.atomic import read_jsonl
 from tljax.training import model_source
 
@@ -27,8 +29,8 @@ def found(trained, sets):
         model = model_source.open_model(str(trained / "hf"), "")
         tokenizer = load_tokenizer(str(trained / "hf"))
         params = model_source.load_params(model, jnp.float32, 0)
-        options = scored_replies.greedy_options(
-            tokenizer, new_tokens=24, compute_dtype="float32", attention="reference"
+        options = SampleOptions.greedy(
+            ConfigDict({"compute_dtype": "float32", "attention": "reference"}), 24, tokenizer.eos_id
         )
         return [scored_replies.score_replies(params, model.config, tokenizer, sets, options, rows) for rows in (8, 3)]
 

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from tljax.data.tokens import load_tokenizer
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate import scored_replies
 from tljax.evaluate.score import summarize
 from tljax.evaluate.toolbox_queries import held_out_sets
+from tljax.generate.sampling import SampleOptions
 from tljax.model import cost, llama
 from tljax.toolbox.embedded import BASE
 from tljax.training import model_source
@@ -33,7 +35,7 @@ def base():
 def answered(base):
     sets = held_out_sets(N, "mae")
     config, params, tokenizer = base
-    options = scored_replies.greedy_options(tokenizer, new_tokens=64, compute_dtype="float32", attention="auto")
+    options = SampleOptions.greedy(ConfigDict({"compute_dtype": "float32", "attention": "auto"}), 64, tokenizer.eos_id)
     return sets, scored_replies.score_replies(params, config, tokenizer, sets, options, rows=2 * N)
 
 

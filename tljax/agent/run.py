@@ -24,7 +24,6 @@ from tljax.data.tokens import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import batch_shard_count, make_mesh
-from tljax.evaluate import scored_replies
 from tljax.evaluate.benchmarks.discover import is_benchmark
 from tljax.generate.batches import Reply, generate_replies
 from tljax.generate.load import open_model_and_tokenizer
@@ -63,12 +62,7 @@ def run(config: Any) -> None:
     check_prompt_lengths(asked, tokenizer, limits)
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
-        options = scored_replies.greedy_options(
-            tokenizer,
-            new_tokens=config.new_tokens,
-            compute_dtype=config.model.compute_dtype,
-            attention=config.model.attention,
-        )
+        options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
         fields = deciding_fields(config)
         with (
             InMemoryDialogues()

@@ -42,7 +42,6 @@ from tljax.data.tokens import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
 from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
-from tljax.evaluate.scored_replies import greedy_options
 from tljax.generate.batches import generate_replies
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
@@ -153,12 +152,7 @@ def analyse_model(
     tokens, replies, left_out, count = TokenCounts(), ReplyCounts(), Counter[str](), 0
     total = min(config.limit or len(found), len(found))
     log(f"asking {config.model.path} {total:,} of {len(found):,} steps that data.mae keeps and that make a call")
-    options = greedy_options(
-        tokenizer,
-        new_tokens=config.new_tokens,
-        compute_dtype=config.model.compute_dtype,
-        attention=config.model.attention,
-    )
+    options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
     params = model_source.load_with_adapter(model, config.model.compute_dtype, seed=0) if total else {}
     with (
         CsvFile(folder / "tokens.csv", TOKENS) as token_file,

@@ -20,9 +20,9 @@ from tljax.distributed.mesh import make_mesh
 from tljax.evaluate.benchmarks import scoring
 from tljax.evaluate.benchmarks.predictions import Replies, lacks_golden, match_replies
 from tljax.evaluate.benchmarks.sets import UNKNOWN, EvalSet, Example, example_prompt
-from tljax.evaluate.scored_replies import greedy_options
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.run import TokenizedPrompts, check_devices, write_missing_replies
+from tljax.generate.sampling import SampleOptions
 from tljax.storage.resumable import ResumableWriter, check_new_output, claim_output
 from tljax.training import model_source
 from tljax.training.fingerprint import fingerprint
@@ -108,12 +108,7 @@ def generate_missing_replies(
     if found.skipped:
         told = f"not asked, over the model's {model.config.max_tokens:,} tokens with the reply, and scored as errors"
         log("\n".join([f"{told}: {len(found.skipped):,}", *format_first_errors(found.skipped)]))
-    options = greedy_options(
-        tokenizer,
-        new_tokens=config.new_tokens,
-        compute_dtype=config.model.compute_dtype,
-        attention=config.model.attention,
-    )
+    options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
     how = ConfigDict({"samples": 1, "seed": 0, "rows": config.rows})
     write_missing_replies(how, model, tokenizer, found, options, partial)
     nothing = {"completion": None, "tokens": [], "ended": False}

@@ -15,8 +15,9 @@ from tljax.evaluate import report, scored_replies
 from tljax.evaluate.benchmarks.discover import read_sets
 from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, example_prompt
 from tljax.evaluate.score import METRICS
-from tljax.evaluate.scored_replies import ScoredReply, greedy_options
+from tljax.evaluate.scored_replies import ScoredReply
 from tljax.evaluate.toolbox_queries import held_out_sets, random_tool_ts_of
+from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.storage.atomic import read_jsonl
 from tljax.storage.remote import ALL_FILES, local_path
@@ -136,12 +137,7 @@ def score_eval_sets(
     if not sets:
         return {}
     config = context.config
-    options = greedy_options(
-        context.tokenizer,
-        new_tokens=config.eval.new_tokens,
-        compute_dtype=config.model.compute_dtype,
-        attention=config.model.attention,
-    )
+    options = SampleOptions.greedy(config.model, config.eval.new_tokens, context.tokenizer.eos_id)
     start = time.perf_counter()
     replies = scored_replies.score_replies(params, c, context.tokenizer, sets, options, config.eval.rows)
     seconds = time.perf_counter() - start

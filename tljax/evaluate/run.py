@@ -16,6 +16,7 @@ from tljax.evaluate import benchmark_run, report, scored_replies
 from tljax.evaluate.benchmarks.scoring import check_no_tools
 from tljax.evaluate.toolbox_queries import held_out_sets, random_tool_ts_of
 from tljax.generate.load import open_model_and_tokenizer
+from tljax.generate.sampling import SampleOptions
 from tljax.model.attention import IMPLEMENTATIONS
 from tljax.storage.resumable import check_new_output
 from tljax.training import model_source
@@ -44,12 +45,7 @@ def run_toolbox(config: Any) -> None:
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_initialized()
         check_rows(config.rows, "rows")
-        options = scored_replies.greedy_options(
-            tokenizer,
-            new_tokens=config.new_tokens,
-            compute_dtype=config.model.compute_dtype,
-            attention=config.model.attention,
-        )
+        options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
         params = model_source.load_with_adapter(model, config.model.compute_dtype, seed=0)
         begin = time.perf_counter()
         found = scored_replies.score_replies(params, model.config, tokenizer, sets, options, config.rows)

@@ -29,20 +29,6 @@ class ScoredReply:
     score: Score
 
 
-def greedy_options(tokenizer: Tokenizer, *, new_tokens: int, compute_dtype: str, attention: str) -> SampleOptions:
-    """Greedy decoding of replies of at most `new_tokens` tokens, which end with the tokenizer's end token."""
-    return SampleOptions(
-        max_new_tokens=new_tokens,
-        temperature=0.0,
-        top_k=0,
-        top_p=1.0,
-        eos_ids=(tokenizer.eos_id,),
-        pad_id=tokenizer.eos_id,
-        compute_dtype=compute_dtype,
-        attention=attention,
-    )
-
-
 def score_replies(
     params: llama.Params,
     c: llama.LlamaConfig,

@@ -57,7 +57,7 @@ def run(config: Any) -> None:
     check(config)
     out, file = Path(config.out).expanduser(), Path(config.prompts).expanduser()
     model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
-    options = sample_options(config, model.config, tokenizer)
+    options = _checked_options(config, model.config, tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), claim_output(out):
         check_devices(config, model.config)
         content = {
@@ -102,15 +102,9 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     choose_implementation(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
 
 
-def sample_options(config: Any, c: llama.LlamaConfig, tokenizer: Tokenizer) -> SampleOptions:
-    """The config's `sample` block. Raises InputError for a value that is not allowed."""
-    options = SampleOptions(
-        **config.sample,
-        eos_ids=(tokenizer.eos_id,),
-        pad_id=tokenizer.eos_id,
-        compute_dtype=config.model.compute_dtype,
-        attention=config.model.attention,
-    )
+def _checked_options(config: Any, c: llama.LlamaConfig, tokenizer: Tokenizer) -> SampleOptions:
+    """Returns the options of config.sample. Raises InputError for a value that is not allowed."""
+    options = SampleOptions.from_config(config.model, config.sample, tokenizer.eos_id)
     try:
         check_sample_options(options, c.vocab_size)
     except InputError as error:

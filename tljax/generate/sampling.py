@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,39 @@ class SampleOptions:
     eos_ids: tuple[int, ...]  # a reply ends with the first of them; none: at max_new_tokens
     pad_id: int  # what stands behind the end; never read back, so it may be an end token or a word
     compute_dtype: str
-    attention: str  # of the prompt, as attention.IMPLEMENTATIONS; single tokens attend to the cache in one way
+    attention: str  # for the prompt, one of attention.IMPLEMENTATIONS; single tokens attend to the cache in one way
+
+    @classmethod
+    def from_config(cls, model: Any, sampling: Any, eos_id: int) -> "SampleOptions":
+        """Returns the options of a config.
+
+        model: the block with compute_dtype and attention. sampling: the block with max_new_tokens, temperature, top_k
+        and top_p (config.sample or config.rollout). eos_id: the end token, which also stands behind the end.
+        """
+        return cls(
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            eos_ids=(eos_id,),
+            pad_id=eos_id,
+            compute_dtype=model.compute_dtype,
+            attention=model.attention,
+        )
+
+    @classmethod
+    def greedy(cls, model: Any, max_new_tokens: int, eos_id: int) -> "SampleOptions":
+        """Returns the options of greedy decoding; `model` and `eos_id` as in from_config."""
+        return cls(
+            max_new_tokens=max_new_tokens,
+            temperature=0.0,
+            top_k=0,
+            top_p=1.0,
+            eos_ids=(eos_id,),
+            pad_id=eos_id,
+            compute_dtype=model.compute_dtype,
+            attention=model.attention,
+        )
 
 
 def check_sample_options(options: SampleOptions, vocab_size: int) -> None:

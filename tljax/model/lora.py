@@ -30,7 +30,16 @@ class LoraOptions:
 
     @property
     def scale(self) -> float:
+        """The factor alpha / rank of the adapter's product."""
         return self.alpha / self.rank
+
+    @classmethod
+    def from_config(cls, lora: Any) -> "LoraOptions | None":
+        """Returns the options of a config's `lora` block, None where its rank is 0: then there is no adapter.
+
+        Raises InputError as make_lora_options does.
+        """
+        return make_lora_options(lora.rank, lora.alpha, lora.targets) if lora.rank else None
 
 
 def make_lora_options(rank: int, alpha: float, targets: str | Iterable[str], where: str = "config.lora") -> LoraOptions:
@@ -48,11 +57,6 @@ def make_lora_options(rank: int, alpha: float, targets: str | Iterable[str], whe
         told = f"names {unknown[0]!r}" if unknown else "is empty"
         raise InputError(f"{where}.targets {told}; allowed are {', '.join(MATRICES)}, one or several")
     return LoraOptions(rank=rank, alpha=float(alpha), targets=tuple(name for name in MATRICES if name in names))
-
-
-def options_of(block: Any) -> LoraOptions | None:
-    """The options of a config's `lora` block, None where its rank is 0. Raises InputError as make_lora_options does."""
-    return make_lora_options(block.rank, block.alpha, block.targets) if block.rank else None
 
 
 def adapter_table(c: LlamaConfig, options: LoraOptions) -> dict[str, Param]:

@@ -1,27 +1,21 @@
 """What PPO and its relatives compile: update, experience and rollout."""
 
-import dataclasses
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from tljax.data.tokens import Tokenizer
 from tljax.distributed.mesh import check_rows, row_length_multiple
 from tljax.generate import decode
 from tljax.generate.batches import padded_length
+from tljax.generate.sampling import SampleOptions
 from tljax.model import cost, llama, lora
 from tljax.plan.programs import UPDATES, Program, Work, array, recomputed, state_of
 from tljax.rl.models import PPOModels
-from tljax.rl.options import optimizers, sample_options, update_options
+from tljax.rl.options import optimizers, update_options
 from tljax.rl.ppo import Experience, RolloutBatch, make_experience, make_update, ppo_state
 
-
-@dataclasses.dataclass(frozen=True)
-class _EndToken:
-    """What a plan need know of a tokenizer."""
-
-    eos_id: int = 2
+END_TOKEN = 2  # of Llama 2; the plan is the same for any
 
 
 def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
@@ -36,8 +30,8 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     check_rows(block.rows, "rollout.rows")
     check_rows(count // group, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
     dtype = jnp.dtype(config.model.compute_dtype)
-    plan = PPOModels(c, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
-    sample = sample_options(config, cast(Tokenizer, _EndToken()))
+    plan = PPOModels(c, has_critic=config.algorithm == "ppo", adapter=lora.LoraOptions.from_config(config.lora))
+    sample = SampleOptions.from_config(config.model, config.rollout, eos_id=END_TOKEN)
     options = update_options(config, sample)
     tx, critic_tx = optimizers(config, UPDATES + config.optim.warmup_steps)
     frozen = llama.abstract_params(c, dtype)

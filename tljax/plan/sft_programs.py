@@ -23,7 +23,7 @@ def sft_work(config: Any, c: llama.LlamaConfig) -> Work:
     rows = config.batch.rows // config.batch.accumulate
     check_rows(rows, "batch.rows / batch.accumulate")
     check_row_length(tokens)
-    adapter = lora.options_of(config.lora)
+    adapter = lora.LoraOptions.from_config(config.lora)
     dtype = jnp.dtype(config.model.compute_dtype)
     trunk = None if adapter is None else llama.abstract_params(c, dtype)
     params = llama.abstract_params(c, jnp.float32) if adapter is None else lora.abstract_adapter(c, adapter)

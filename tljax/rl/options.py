@@ -4,26 +4,10 @@ from typing import Any
 
 import optax
 
-from tljax.data.tokens import Tokenizer
 from tljax.generate.sampling import SampleOptions
 from tljax.rl.advantage import AdvantageOptions
 from tljax.rl.ppo import UpdateOptions
 from tljax.training.optimizer import make_optimizer
-
-
-def sample_options(config: Any, tokenizer: Tokenizer) -> SampleOptions:
-    """How replies are drawn, which end with the tokenizer's end token."""
-    rollout = config.rollout
-    return SampleOptions(
-        max_new_tokens=rollout.max_new_tokens,
-        temperature=rollout.temperature,
-        top_k=rollout.top_k,
-        top_p=rollout.top_p,
-        eos_ids=(tokenizer.eos_id,),
-        pad_id=tokenizer.eos_id,
-        compute_dtype=config.model.compute_dtype,
-        attention=config.model.attention,
-    )
 
 
 def update_options(config: Any, sample: SampleOptions) -> UpdateOptions:

@@ -16,13 +16,13 @@ from tljax.distributed.log import log
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate import in_training
 from tljax.generate.load import open_model_and_tokenizer
-from tljax.generate.sampling import check_sample_options
+from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import cost, llama, lora
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices, check_total
 from tljax.rl.held_out import reward_metrics
 from tljax.rl.models import PPOModels
-from tljax.rl.options import optimizers, sample_options, total_updates, update_options
+from tljax.rl.options import optimizers, total_updates, update_options
 from tljax.rl.ppo import PPOState, UpdateOptions, make_experience, make_update, ppo_state
 from tljax.rl.reward import RewardFunction
 from tljax.rl.rollout import forget_rollouts
@@ -52,11 +52,13 @@ def run(config: Any) -> None:
         check_devices(config, model.config)
         prompts = processes.primary_first(lambda: load(config, tokenizer))
         log(prompts.summary)
-        plan = PPOModels(model.config, has_critic=config.algorithm == "ppo", adapter=lora.options_of(config.lora))
+        plan = PPOModels(
+            model.config, has_critic=config.algorithm == "ppo", adapter=lora.LoraOptions.from_config(config.lora)
+        )
         log(memory.format_memory(config, plan, prompts.longest))
         total = total_updates(config, len(prompts.train))
         check_total(config, total)
-        sample = sample_options(config, tokenizer)
+        sample = SampleOptions.from_config(config.model, config.rollout, tokenizer.eos_id)
         check_sample_options(sample, model.config.vocab_size)
         txs = optimizers(config, total)
         sets = in_training.add_held_out_rows(config, sets, prompts.held_out)

@@ -39,7 +39,7 @@ def check(config: Any) -> None:
     }
     checks.check_minimums(config, checks.TRAINING_MINIMUMS | own)
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
-    if lora.options_of(config.lora) is not None and config.model.path == model_source.SCRATCH:
+    if lora.LoraOptions.from_config(config.lora) is not None and config.model.path == model_source.SCRATCH:
         raise InputError(
             f"config.lora.rank is {config.lora.rank}, but config.model.path is {model_source.SCRATCH!r}: an adapter "
             "needs a model to belong to; give one, or lora.rank = 0"
@@ -74,7 +74,7 @@ def check_state_fits(config: Any, c: llama.LlamaConfig) -> None:
     mesh = jax.sharding.get_mesh()
     parts = weight_shard_count()
     room = device_bytes(mesh.local_devices[0])
-    options = lora.options_of(config.lora)
+    options = lora.LoraOptions.from_config(config.lora)
     need = cost.state_bytes(c, config.model.compute_dtype, options) / parts
     if room is not None and need > room:
         less = "" if options is not None else ", an adapter alone (config.lora.rank)"

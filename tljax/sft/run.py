@@ -66,7 +66,7 @@ def run(config: Any) -> None:
         with resume.claim_run_folder(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
-                kept = tokenizer.folder, template, folder, lora.options_of(config.lora)
+                kept = tokenizer.folder, template, folder, lora.LoraOptions.from_config(config.lora)
                 processes.run_on_primary(lambda: save_model_files(model, *kept))
             log(describe(config, model.config, batches, mesh, folder))
             train(config, model, tokenizer, batches, held_out, sets, tx, examples.content, folder)
@@ -106,7 +106,7 @@ def describe(config: Any, c: llama.LlamaConfig, batches: Batches, mesh: jax.shar
     scratch = config.model.path == model_source.SCRATCH
     name = f"{config.model.preset} from scratch" if scratch else config.model.path
     devices = mesh.devices.flat
-    options = lora.options_of(config.lora)
+    options = lora.LoraOptions.from_config(config.lora)
     trained = "" if options is None else f" frozen, {cost.count_adapter(c, options) / 1e6:,.1f} M trained"
     return (
         f"model: {name}, {cost.count_weights(c) / 1e6:,.1f} M weights{trained}, "
@@ -142,7 +142,7 @@ def train(
         compute_dtype=config.model.compute_dtype,
         remat=config.model.remat,
         attention=config.model.attention,
-        lora=lora.options_of(config.lora),
+        lora=lora.LoraOptions.from_config(config.lora),
     )
     update = make_sft_step(c, tx, make_schedule(config.optim, total), options)
     evaluate = make_eval_step(c, options)
@@ -211,7 +211,7 @@ def begin(
     config: Any, model: model_source.Model, tx: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> tuple[TrainState, llama.Params | None]:
     """The state of the last checkpoint when resuming, else that of update 0, and the frozen trunk of an adapter."""
-    c, options = model.config, lora.options_of(config.lora)
+    c, options = model.config, lora.LoraOptions.from_config(config.lora)
     last = checkpoints.latest_step() if config.resume != "never" else None
     trunk = None if options is None else model_source.load_with_adapter(model, config.model.compute_dtype, config.seed)
     if last is None:
@@ -270,7 +270,7 @@ def finish(config: Any, sets: in_training.EvalSets, state: TrainState, folder: R
         lines.append(
             f"best: step {best} by eval.best={config.eval.best}; launch/export_hf.py with --config.step=-1 exports it"
         )
-    adapter = lora.options_of(config.lora) is not None
+    adapter = lora.LoraOptions.from_config(config.lora) is not None
     export = config.export
     size = export.max_shard_bytes
     lines += export_results(
