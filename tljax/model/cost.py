@@ -1,10 +1,9 @@
-"""What a model costs: numbers it holds, operations a token takes, bytes of a training state."""
+"""Counts of a model: the numbers it holds, and the floating-point operations that a token takes."""
 
 import math
 from collections.abc import Iterable
 
 import jax
-import jax.numpy as jnp
 
 from tljax.model.llama import LlamaConfig, Param, is_param, params_table
 from tljax.model.lora import LoraOptions, adapter_table
@@ -36,13 +35,3 @@ def flops_per_token(c: LlamaConfig, context: float, options: LoraOptions | None 
     weights = c.num_layers * layer + D * c.vocab_size
     products = 6.0 * weights if options is None else 4.0 * weights + 6.0 * count_adapter(c, options)
     return products + 6.0 * c.num_layers * N * H * context
-
-
-def state_bytes(c: LlamaConfig, compute_dtype: jax.typing.DTypeLike, options: LoraOptions | None = None) -> int:
-    """Bytes that training holds besides activations: trained numbers with gradient and two moments, in float32.
-
-    With an adapter, which alone is trained, also the frozen weights in the compute dtype.
-    """
-    if options is None:
-        return 16 * count_weights(c)
-    return 16 * count_adapter(c, options) + jnp.dtype(compute_dtype).itemsize * count_weights(c)

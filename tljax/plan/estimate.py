@@ -1,32 +1,29 @@
-"""Work space and movement by arithmetic: where no compiler is at hand, and for a search to know where to look."""
+"""Estimates memory and traffic of a program by arithmetic: for GPUs, and to decide what a search compiles first."""
 
 from typing import Any
 
 import jax.numpy as jnp
 
-from tljax.distributed.mesh import batch_shard_count, row_length_multiple, shard_count, weight_shard_count
+from tljax.distributed.mesh import batch_shard_count, row_length_multiple, shard_count
 from tljax.generate.batches import padded_length
 from tljax.model import cost, llama
-from tljax.model.activations import Activations
+from tljax.model.memory import ActivationMemory, DeviceBatch
+from tljax.rl import memory as rl_memory
 
 
 def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
-    """Bytes on one device of the current mesh that a program takes besides its arguments and gradients, about.
+    """Estimates the bytes on one device of the current mesh that a program takes besides arguments and gradients.
 
-    program: "step", "update", "experience" or "rollout". Within a third of what the TPU compiler finds.
+    program: "step", "update", "experience" or "rollout". Within a third of what the TPU compiler reserves.
     """
-    width = jnp.dtype(config.model.compute_dtype).itemsize
-    of = Activations(c, shard_count("heads"), shard_count("positions"), width)
+    activations = ActivationMemory.on_current_mesh(c, config.model.compute_dtype)
     if program == "rollout":
-        block = config.rollout
-        prompt = padded_length(block.max_prompt_tokens, block.round_to)
-        return of.replying(block.rows / batch_shard_count(), prompt, block.max_new_tokens, weight_shard_count())
-    rows, tokens, targets = _batch(config)
-    chunk = min(config.model.loss_chunk, targets)
+        rollout = config.rollout
+        prompt_tokens = padded_length(rollout.max_prompt_tokens, rollout.round_to)
+        return activations.generate(rollout.rows / batch_shard_count(), prompt_tokens, rollout.max_new_tokens)
     if program == "experience":
-        return of.judging(rows, tokens, chunk)
-    # A trained embedding is gathered in float32, as is its gradient.
-    return of.learning(rows, tokens, chunk, config.model.remat, width if config.lora.rank else 8)
+        return activations.forward(_device_batch(config))
+    return activations.train(_device_batch(config), config.model.remat, trains_embedding=not config.lora.rank)
 
 
 def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, float]:
@@ -39,12 +36,13 @@ def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, fl
     parts, tensor, width = shard_count("embed"), shard_count("heads"), jnp.dtype(config.model.compute_dtype).itemsize
     whole = cost.count_weights(c) * width / tensor
     away = whole * (parts - 1) / parts
-    token = Activations(c, tensor, shard_count("positions"), width).cache()
+    token = ActivationMemory.on_current_mesh(c, config.model.compute_dtype).cache_per_token()
     if program == "rollout":
         block = config.rollout
         cache = block.rows / batch_shard_count() * (block.max_prompt_tokens + block.max_new_tokens / 2) * token
         return block.max_new_tokens * (whole / parts + cache) + 2 * whole, away
-    rows, tokens, _ = _batch(config)
+    batch = _device_batch(config)
+    rows, tokens = batch.rows, batch.tokens
     # Attention and feed-forward each end in a sum over "tensor", and begin with one in a backward pass.
     summed = 2 * c.num_layers * rows * tokens * c.d_model * width * 2 * (tensor - 1) / tensor
     summed += rows * tokens * token * (shard_count("positions") - 1)
@@ -58,15 +56,12 @@ def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, fl
     return passes * 6 * whole, passes * (2 * away + reduced + (2 + again) * summed)
 
 
-def _batch(config: Any) -> tuple[float, int, int]:
-    """Of a device of the current mesh where it learns: rows side by side, tokens of each and targets of each."""
-    places = shard_count("positions")
-    if config.run == "sft":
-        tokens = sft_tokens(config) // places
-        return config.batch.rows / config.batch.accumulate / batch_shard_count(), tokens, tokens
-    block, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
-    tokens = padded_length(block.max_prompt_tokens + block.max_new_tokens, row_length_multiple(block.round_to))
-    return block.prompts * block.group / parts / batch_shard_count(), tokens // places, block.max_new_tokens
+def _device_batch(config: Any) -> DeviceBatch:
+    if config.run == "ppo":
+        return rl_memory.device_batch(config, config.rollout.max_prompt_tokens)
+    rows = config.batch.rows / config.batch.accumulate / batch_shard_count()
+    tokens = sft_tokens(config) // shard_count("positions")
+    return DeviceBatch(rows, tokens, loss_chunk=min(config.model.loss_chunk, tokens))
 
 
 def _parts(config: Any) -> int:

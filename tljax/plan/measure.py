@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from tljax.core.units import format_bytes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import describe_mesh
 from tljax.model import llama
@@ -15,7 +16,6 @@ from tljax.plan.ppo_programs import ppo_work
 from tljax.plan.programs import Program, Work, bytes_on_device
 from tljax.plan.sft_programs import sft_work
 from tljax.plan.topology import Topology
-from tljax.plan.units import size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _part(config: Any, c: llama.LlamaConfig, topology: Topology, program: Progra
     near, far = (received(found.transfers, network) for network in (False, True))
     best = bound(flops, found.traffic, near, topology.chip, devices, topology.links, far)
     part = Part(program, held, inputs, gradients, work, found, best)
-    log(f"compiled in {found.seconds:.0f} s, {size(part.total)}{' and refused' if found.refused else ''}")
+    log(f"compiled in {found.seconds:.0f} s, {format_bytes(part.total)}{' and refused' if found.refused else ''}")
     return part
 
 

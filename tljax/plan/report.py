@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Iterable
 
+from tljax.core.units import format_bytes, format_seconds
 from tljax.plan.bound import received
 from tljax.plan.compiled import Compiled
 from tljax.plan.measure import Measured, Part
 from tljax.plan.movement import Transfer
-from tljax.plan.units import seconds, size
 
 
 def report(plan: Measured, name: str) -> str:
@@ -19,13 +19,13 @@ def report(plan: Measured, name: str) -> str:
     ]
     if not topology.compiles:
         lines.append("      by arithmetic, within about a third; the compiler of TPUs gives exact figures for theirs")
-    lines.append(f"memory of each device, {size(chip.memory)} for a program")
-    lines += table([[what, size(count)] for what, count in plan.kept.items() if count])
+    lines.append(f"memory of each device, {format_bytes(chip.memory)} for a program")
+    lines += table([[what, format_bytes(count)] for what, count in plan.kept.items() if count])
     for part in plan.parts:
         lines += _part(plan, part)
     verdict = "fits" if plan.fits else "DOES NOT FIT"
-    needs = f"{plan.worst.program.name} takes {size(plan.worst.total)} of {size(chip.memory)} on each device"
-    lines.append(f"{verdict}: {needs}")
+    total, memory = format_bytes(plan.worst.total), format_bytes(chip.memory)
+    lines.append(f"{verdict}: {plan.worst.program.name} takes {total} of {memory} on each device")
     return "\n".join(lines)
 
 
@@ -36,10 +36,10 @@ def _part(plan: Measured, part: Part) -> list[str]:
     lines = [f"{part.program.name}{told}{kernels}"]
     if compiled is not None and compiled.refused:
         return [*lines, f"  does not fit: {compiled.refused}"]
-    rows = [["inputs", size(part.inputs)]]
-    rows += [["gradients", size(part.gradients)]] if part.gradients else []
-    rows += [["activations and work space", size(part.work)]]
-    rows += [["total with what stays", size(part.total)]]
+    rows = [["inputs", format_bytes(part.inputs)]]
+    rows += [["gradients", format_bytes(part.gradients)]] if part.gradients else []
+    rows += [["activations and work space", format_bytes(part.work)]]
+    rows += [["total with what stays", format_bytes(part.total)]]
     lines += table(rows)
     if compiled is not None:
         lines += _transfers(compiled)
@@ -61,7 +61,11 @@ def _transfers(compiled: Compiled) -> list[str]:
     for (near, inside, kind), found in sorted(groups.items(), reverse=True):
         moved, runs = sum(t.size * t.times for t in found), sum(t.times for t in found)
         place = "inside the layer loop" if inside else "outside the layer loop"
-        told = [f"{runs:,} x {kind}", f"of {size(moved)} in all", f"{size(received(found, not near))} received"]
+        told = [
+            f"{runs:,} x {kind}",
+            f"of {format_bytes(moved)} in all",
+            f"{format_bytes(received(found, not near))} received",
+        ]
         lines.append(["", place if near else f"{place}, between slices", *told])
     return table(lines)
 
@@ -72,9 +76,9 @@ def _time(plan: Measured, part: Part) -> list[str]:
     if not bound.compute:
         return [*lines, "  no time: the peaks of this device are not known"]
     limits = dataclasses.asdict(bound)
-    told = ", ".join(f"{name} {seconds(value)}" for name, value in limits.items() if value)
+    told = ", ".join(f"{name} {format_seconds(value)}" for name, value in limits.items() if value)
     mfu = flops / (plan.topology.chip.flops * len(plan.topology.devices)) / bound.seconds
-    lines.append(f"  at best {seconds(bound.seconds)}, by {bound.by} ({told}); MFU at most {100 * mfu:.0f} %")
+    lines.append(f"  at best {format_seconds(bound.seconds)}, by {bound.by} ({told}); MFU at most {100 * mfu:.0f} %")
     return lines
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from tljax.core.errors import InputError
+from tljax.core.units import format_bytes, format_seconds
 from tljax.distributed.log import log
 from tljax.distributed.mesh import batch_shard_count, check_row_length, make_mesh
 from tljax.model import llama
@@ -15,7 +16,6 @@ from tljax.plan.fitting import flags, rows_of, with_rows
 from tljax.plan.measure import Measured, guess, measure
 from tljax.plan.report import table
 from tljax.plan.topology import Topology
-from tljax.plan.units import seconds, size
 
 REMATS = ("none", "dots", "attention", "full")  # from the least that is computed again
 MOST = 64  # rows of one device
@@ -136,8 +136,8 @@ def _level(rate: float) -> int:
 def _line(tried: Tried) -> str:
     part = tried.plan.parts[0]
     if not tried.plan.fits:
-        return f"{flags(tried.candidate.config)}: does not fit, {size(part.total)}"
-    return f"{flags(tried.candidate.config)}: {size(part.total)}, at best {seconds(part.bound.seconds)}"
+        return f"{flags(tried.candidate.config)}: does not fit, {format_bytes(part.total)}"
+    return f"{flags(tried.candidate.config)}: {format_bytes(part.total)}, at best {format_seconds(part.bound.seconds)}"
 
 
 def whole(best: Tried, c: llama.LlamaConfig, topology: Topology) -> Measured:
@@ -154,7 +154,7 @@ def whole(best: Tried, c: llama.LlamaConfig, topology: Topology) -> Measured:
             ):
                 return plan
         known, rows = plan.parts[:-1], plan.config.rollout.rows // 2
-        log(f"the rollout does not fit, {size(plan.worst.total)}; once more with --config.rollout.rows={rows}")
+        log(f"the rollout does not fit, {format_bytes(plan.worst.total)}; once more with --config.rollout.rows={rows}")
         config = plan.config.copy_and_resolve_references()
         config.rollout.rows = rows
         plan = dataclasses.replace(plan, config=config)
@@ -189,9 +189,9 @@ def format_tried(found: list[Tried]) -> str:
     for x in found:
         part = x.plan.parts[0]
         rate = f"{x.rate / len(x.plan.topology.devices) / 1e12:.0f}" if x.rate else "does not fit"
-        by = f"{part.bound.by}, {seconds(part.bound.seconds)}" if x.rate else ""
+        by = f"{part.bound.by}, {format_seconds(part.bound.seconds)}" if x.rate else ""
         cells = [x.plan.mesh, x.candidate.config.model.remat, str(x.candidate.rows)]
-        rows.append([*cells, size(part.total), rate, by])
+        rows.append([*cells, format_bytes(part.total), rate, by])
     return "\n".join(table(rows))
 
 

@@ -1,14 +1,12 @@
-"""What an SFT config must satisfy, told before any device work."""
+"""Checks an SFT config before any device work."""
 
 from typing import Any
-
-import jax
 
 from tljax.core import config as checks
 from tljax.core.errors import InputError
 from tljax.data.steps import check_data
-from tljax.distributed.mesh import check_initialized, check_row_length, check_rows, device_bytes, weight_shard_count
-from tljax.model import cost, llama, lora
+from tljax.distributed.mesh import check_initialized, check_row_length, check_rows
+from tljax.model import cost, llama, lora, memory
 from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
 from tljax.model.hf.config import DTYPES
 from tljax.training import model_source, resume
@@ -17,7 +15,7 @@ from tljax.training.optimizer import SCHEDULES
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
+    """Raises InputError for a field whose value is not allowed or needs a library that is not installed."""
     check_data(config.data)
     check_installed(config.log.wandb)
     choices = {
@@ -57,7 +55,7 @@ def check(config: Any) -> None:
 
 
 def check_devices(config: Any, c: llama.LlamaConfig) -> None:
-    """Raises InputError where model, rows and attention do not fit the current mesh, or the model the steps."""
+    """Raises InputError if model, rows or attention do not fit the current mesh, or steps do not fit the model."""
     llama.check_mesh(c)
     llama.check_length(c, config.data.max_tokens)
     check_rows(config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
@@ -70,17 +68,14 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
 
 
 def check_state_fits(config: Any, c: llama.LlamaConfig) -> None:
-    """Raises InputError where weights, gradients and moments alone exceed a device of the mesh."""
-    mesh = jax.sharding.get_mesh()
-    parts = weight_shard_count()
-    room = device_bytes(mesh.local_devices[0])
-    options = lora.LoraOptions.from_config(config.lora)
-    need = cost.state_bytes(c, config.model.compute_dtype, options) / parts
-    if room is not None and need > room:
-        less = "" if options is not None else ", an adapter alone (config.lora.rank)"
-        raise InputError(
-            f"the model has {cost.count_weights(c) / 1e9:.1f} billion weights; with gradients and moments they take "
-            f"{need / 1e9:,.0f} GB on each of {mesh.size} device{'s' * (mesh.size > 1)}, which has "
-            f"{room / 1e9:,.0f} GB; spread it over more (config.mesh.fsdp, mesh.sequence, mesh.tensor){less} or take a "
-            "smaller model"
-        )
+    """Raises InputError if weights, gradients and moments alone exceed a device of the mesh."""
+    adapter = lora.LoraOptions.from_config(config.lora)
+    num_weights = cost.count_weights(c)
+    num_trained, num_frozen = (num_weights, 0) if adapter is None else (cost.count_adapter(c, adapter), num_weights)
+    use_adapter = ", train an adapter alone (config.lora.rank)" if adapter is None else ""
+    memory.check_state_fits(
+        memory.state_bytes(num_trained, num_frozen, config.model.compute_dtype).total,
+        f"the model has {num_weights / 1e9:.1f} billion weights; with gradients and moments they take",
+        f"split it over more devices (config.mesh.fsdp, mesh.sequence, mesh.tensor){use_adapter} or take a smaller "
+        "model",
+    )
