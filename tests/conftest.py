@@ -2,9 +2,12 @@
 
 import os
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -17,19 +20,33 @@ os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
-import jax
+# JAX reads these when it is imported, here and in the scripts that tests start. Folders whose tests need no JAX do not
+# wait for its import.
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# One cache of compiled programs for all tests and the scripts that they start, since many compile the same ones.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else this is a worker of pytest-xdist
+    COMPILED = tempfile.TemporaryDirectory(prefix="tljax-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import filelock
 import pytest
-
-from tests import google_storage
-
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Fixtures that tests of several folders use.
 pytest_plugins = ("tests.model_checkpoints", "tests.benchmark_files")
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def released_memory():
+    """Compiled programs of a module are released after it: all of them together take gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +63,33 @@ def repo() -> Path:
 
 
 @pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """once(name, make) -> a folder that `make(folder)`, which returns 0, has made for this worker and all others."""
+    base = tmp_path_factory.getbasetemp()
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def run(name: str, make: Callable[[Path], int]) -> Path:
+        folder, done = session / f"once-{name}" / "run", session / f"once-{name}" / "done"
+        with filelock.FileLock(session / f"once-{name}.lock"):
+            if not done.exists():
+                folder.parent.mkdir()
+                assert make(folder) == 0
+                done.touch()
+        return folder
+
+    return run
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """A whole run of the tests takes two workers, each of up to 2 GB; a folder or a file needs none."""
+    return 2 if config.args == config.getini("testpaths") and (os.cpu_count() or 1) > 1 else 0
+
+
+@pytest.fixture(scope="session")
 def store(tmp_path_factory):
     """A local emulator of Google Cloud Storage with one bucket, as a file system."""
+    from tests import google_storage
+
     with google_storage.emulator(tmp_path_factory.mktemp("home")) as found:
         yield found
 
@@ -124,19 +166,23 @@ def quick(repo, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def trained(launch, quick, tmp_path_factory) -> Path:
-    """The folder of one finished run of the quick config."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    assert launch("train", *quick, f"--config.out={folder}") == 0
-    return folder
+def first_trained(launch, quick, once) -> Path:
+    """The folder of one finished run of the quick config, made once for all workers; tests read it, no more."""
+    return once("trained", lambda folder: launch("train", *quick, f"--config.out={folder}"))
 
 
 @pytest.fixture(scope="session")
-def quick_ppo(repo, trained, tmp_path_factory) -> list[str]:
+def trained(first_trained, tmp_path_factory) -> Path:
+    """A finished run of the quick config: this worker's copy, which tests may run again."""
+    return Path(shutil.copytree(first_trained, tmp_path_factory.mktemp("trained") / "run"))
+
+
+@pytest.fixture(scope="session")
+def quick_ppo(repo, first_trained, tmp_path_factory) -> list[str]:
     """Flags of a PPO run of four updates, eight prompts each, from a model that has seen a few updates of SFT."""
     return [
         f"--config={repo / 'configs' / 'ppo.py'}",
-        f"--config.model.path={trained}",
+        f"--config.model.path={first_trained}",
         f"--config.data.cache={tmp_path_factory.mktemp('cache')}",
         "--config.toolbox.trajectories=40",
         "--config.rollout.prompts=8",
@@ -157,8 +203,7 @@ def quick_ppo(repo, trained, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def learned(launch, quick_ppo, tmp_path_factory) -> Path:
-    """The folder of one finished run of the quick PPO config."""
-    folder = tmp_path_factory.mktemp("ppo") / "run"
-    assert launch("train", *quick_ppo, f"--config.out={folder}") == 0
-    return folder
+def learned(launch, quick_ppo, once, tmp_path_factory) -> Path:
+    """A finished run of the quick PPO config: this worker's copy of what one of them has made."""
+    first = once("learned", lambda folder: launch("train", *quick_ppo, f"--config.out={folder}"))
+    return Path(shutil.copytree(first, tmp_path_factory.mktemp("learned") / "run"))

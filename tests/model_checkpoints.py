@@ -2,13 +2,10 @@
 
 import json
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-
-from tljax.distributed.mesh import make_mesh
 
 BASE = dict(
     vocab_size=256,
@@ -58,6 +55,10 @@ SMALL = dict(
 
 @pytest.fixture
 def one_device():
+    import jax
+
+    from tljax.distributed.mesh import make_mesh
+
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         yield
 

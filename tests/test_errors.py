@@ -201,6 +201,7 @@ def test_bad_models(refused, hf_model, tmp_path_factory, case):
     assert all(word in line for word in told), line
 
 
+@pytest.mark.extended
 def test_folders_in_use(refused, trained, tmp_path):
     assert "not empty" in refused(out=trained)
     assert "is a file" in refused(out=write(tmp_path / "file", "x"))

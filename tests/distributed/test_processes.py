@@ -55,7 +55,7 @@ def test_a_process_that_differs_is_refused(ended, what, told):
         assert line.startswith("error: process 1 (") and f") has {told}; start all processes" in line
 
 
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.extended), 1])
 def test_a_killed_process_ends_the_other_with_its_name(ended, dead):
     """Process 0 takes JAX's coordinator with it, of 1 the signs of life stay away."""
     found = ended(f"kill-{dead}")
@@ -74,6 +74,7 @@ def test_an_error_of_one_process_ends_the_other_with_its_words(ended):
     assert out.rstrip().endswith("ended the run: error: row 7 is bad")
 
 
+@pytest.mark.extended
 def test_a_process_ends_well_whatever_its_threads_do(ended):
     """Taken down around threads that wait for its coordinator, it would end by a signal."""
     for code, out in ended("end"):
@@ -105,6 +106,7 @@ def test_a_stuck_process_ends_the_run_with_its_name(ended, where):
         assert "error: process 1 (" in out and "has not gone on for 2 seconds after" in out
 
 
+@pytest.mark.extended
 def test_processes_that_are_all_stuck_end(ended):
     """In one collective, say, which nobody comes out of, and nobody is behind the others."""
     for code, out in ended("hang"):
@@ -112,6 +114,7 @@ def test_processes_that_are_all_stuck_end(ended):
         assert said(out)[-1].startswith("error: no process has gone on for 8 seconds after a comparison of all"), out
 
 
+@pytest.mark.extended
 def test_a_process_whose_others_do_not_come_says_so(ended):
     ((code, out),) = ended("alone", 1)
     assert code == 2
@@ -119,6 +122,7 @@ def test_a_process_whose_others_do_not_come_says_so(ended):
     assert line.startswith("error: the processes did not come together at 127.0.0.1:") and "start as many" in line
 
 
+@pytest.mark.extended
 def test_hosts_of_a_cluster_that_do_not_come_are_waited_for_again(ended, monkeypatch):
     """Its scheduler may bring them late, and starts again what no user can mend."""
     task = {"STEP_NODELIST": "127.0.0.1", "NTASKS": "2", "STEP_NUM_TASKS": "2", "PROCID": "1", "LOCALID": "0"}

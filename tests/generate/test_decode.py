@@ -118,7 +118,7 @@ def training_logits(params, c, generated):
     return np.stack([logits[row, length - 1 : length - 1 + M] for row, length in enumerate(LENGTHS)])
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 8, 1)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), pytest.param((1, 8, 1), marks=pytest.mark.extended)])
 @pytest.mark.parametrize("c", [GQA, pytest.param(MHA, marks=pytest.mark.slow)], ids=["gqa", "mha"])
 def test_greedy_is_the_argmax_of_the_training_forward(c, shape):
     with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):

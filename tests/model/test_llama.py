@@ -190,6 +190,7 @@ def test_remat_policies_differ_in_what_they_keep(one_device):
         kept("some")
 
 
+@pytest.mark.extended
 def test_parameters_loss_and_gradients_are_the_same_on_every_mesh():
     results = []
     for shape in ((1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2)):
@@ -229,6 +230,7 @@ def test_dtypes_are_stated_everywhere(compute_dtype, tie_embeddings, one_device)
     assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.extended
 def test_the_embedding_gradient_is_summed_in_float32(one_device):
     """One word 2048 times: a bfloat16 sum of equal terms stalls, here it would be short by far more than rounding."""
     c, params, T = C, make_params(), 2048

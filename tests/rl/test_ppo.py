@@ -245,6 +245,7 @@ def summing() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
+@pytest.mark.extended
 def test_minibatches_see_every_row_once_an_epoch():
     """Of replies with one token each, two epochs' gradients in eight minibatches sum to 16 times their mean."""
 

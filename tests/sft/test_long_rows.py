@@ -37,6 +37,7 @@ def assert_same_run(found, wanted):
             assert [piece, weight, mark] == [same[0], same[1], same[3]] and nll == pytest.approx(same[2], abs=1e-3)
 
 
+@pytest.mark.extended
 def test_a_run_with_split_rows_has_the_same_updates(launch, quick, trained, tmp_path):
     """Without answers and export, which cost more than the updates."""
     flags = [*LESS, "--config.export.at_end=false", "--config.mesh.sequence=2", "--config.mesh.data=2"]

@@ -93,6 +93,7 @@ def adapted(launch, flags, tmp_path_factory):
     return folder
 
 
+@pytest.mark.extended
 def test_a_run_leaves_an_adapter_and_a_model(adapted):
     losses = [line["loss"] for line in lines_of(adapted) if "loss" in line]
     assert len(losses) == 6 and losses[-1] < losses[0]
@@ -114,6 +115,7 @@ def test_a_run_leaves_an_adapter_and_a_model(adapted):
 
 
 # peft asks transformers for what the latter calls by another name.
+@pytest.mark.extended
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_peft_and_transformers_load_what_a_run_leaves(adapted):
     torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed on Python 3.11 alone")
@@ -142,6 +144,7 @@ def test_a_resumed_run_ends_with_the_same_bits(launch, flags, adapted, tmp_path)
         assert (again / file).read_bytes() == (adapted / file).read_bytes()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["", "adapter"])
 def test_a_run_and_its_adapter_answer_as_in_training(name, launch, repo, adapted, tmp_path):
     out = tmp_path / "answers.jsonl"
@@ -153,6 +156,7 @@ def test_a_run_and_its_adapter_answer_as_in_training(name, launch, repo, adapted
     assert answers == [row["prediction"] for row in rows]
 
 
+@pytest.mark.extended
 def test_exports_of_a_checkpoint(launch, repo, adapted, trained, tmp_path, capsys):
     config = f"--config={repo / 'configs' / 'export.py'}"
     for kind, flag in (("hf", []), ("adapter", ["--config.adapter=true"])):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -145,6 +146,7 @@ with jax.set_mesh(make_mesh(1, 1, 1)):
     except InputError as error:
         print(error)
 """
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert re.fullmatch(rf"{tmp_path}/out: cannot be written \(File too large\).*\n", run.stdout)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
