@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks.scoring import path_beside_report
 from tljax.storage.atomic import write_texts
 from tljax.storage.resumable import ResumableWriter, check_new_output, claim_output
@@ -90,12 +89,7 @@ class DialogueFiles:
         """Writes report and transcript, then the dialogues. Raises InputError where the disk refuses."""
         _, text = dialogue_paths(self._out)
         for path, content in ((text, transcript), (self._out, report)):
-            try:
-                write_texts(path, [content])
-            except OSError as error:
-                raise InputError(
-                    f"{path}: cannot be written ({error.strerror}); make room, then the same command writes it"
-                ) from None
+            write_texts(path, [content])
         self._partial.finish()
 
 

@@ -3,9 +3,7 @@
 import contextlib
 import csv
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +13,7 @@ from tljax.analysis.call_errors import CALL_ERRORS
 from tljax.analysis.tables import Table
 from tljax.analysis.token_classes import CLASSES
 from tljax.core.errors import InputError
-from tljax.storage.atomic import write_json
+from tljax.storage.atomic import atomic_folder, write_json
 
 # What stands above the tables of report.md.
 READING = """\
@@ -56,23 +54,20 @@ def new_report_folder(out: str, data: str) -> Iterator[tuple[Path, Path]]:
     target = Path(out).expanduser() if out else _free(data)
     if target.exists():
         raise InputError(f"config.out {target} is there already; name a new folder, or move that one away")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     made = [parent for parent in target.parents if not parent.exists()] if not out else []
+    if out and not target.parent.is_dir():
+        raise InputError(f"config.out {target}: there is no folder {target.parent}; make it, or name another")
+    part = None
     try:
-        if out and not target.parent.is_dir():
-            raise InputError(f"config.out {target}: there is no folder {target.parent}; make it, or name another")
-        part.mkdir(parents=True)
+        with atomic_folder(target, per_process=True) as part:
+            yield target, part
     except OSError as error:
-        raise InputError(f"config.out {target} cannot be written ({error.strerror}); name another folder") from None
-    try:
-        yield target, part
-        os.rename(part, target)
-    except OSError as error:
-        if error.filename is None or not str(error.filename).startswith(str(part)):
-            raise
-        raise InputError(f"config.out {target} cannot be written ({error.strerror}); nothing was left there") from None
+        if part is not None and not str(error.filename).startswith(str(part)):
+            raise  # an error of the data that is read
+        raise InputError(
+            f"config.out {target} cannot be written ({error.strerror}), and nothing was left there; name another folder"
+        ) from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
         for folder in made:
             with contextlib.suppress(OSError):  # holds the report
                 folder.rmdir()

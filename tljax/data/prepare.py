@@ -1,19 +1,17 @@
 """Raw trajectories to one JSON line per assistant step, and a summary of what was kept, blocked and weighted."""
 
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, explain_disk_errors
 from tljax.data.mae import load_rule
 from tljax.data.reader import format_first_errors, open_source
 from tljax.data.steps import Step, check_data, steps_of_source, unlisted_note
 from tljax.data.tokens import Tokenizer
+from tljax.storage.atomic import atomic_file
 
 SHOWN = 20  # reasons that the summary lists
 # JSON allows them inside a string, but str.splitlines and some readers of JSONL end a line there.
@@ -108,18 +106,21 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSu
     rule = load_rule(data.mae)
     source = open_source(file, data.on_bad_row, data.cache or None)
     summary = DataSummary(data.max_tokens, skipped=source.skipped)
-    with _writing(target) as write:
-        for steps in steps_of_source(data, source, rule, tokenizer, "preparing"):
-            summary.trajectories += 1
-            for step in steps:
-                summary.add(step)
-                write(line_of(step))
-        if not summary.kept:
-            counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.blocked.most_common(SHOWN))
-            raise InputError(
-                f"file {file}: every step is blocked ({counts}), so nothing was written; "
-                "choose another rule in config.data.mae or raise config.data.max_tokens"
-            )
+    with explain_disk_errors(f"config.out={target}", "nothing was left there"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(target, per_process=True) as lines:
+            for steps in steps_of_source(data, source, rule, tokenizer, "preparing"):
+                summary.trajectories += 1
+                for step in steps:
+                    summary.add(step)
+                    lines.write(line_of(step) + "\n")
+            if not summary.kept:
+                counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.blocked.most_common(SHOWN))
+                raise InputError(
+                    f"file {file}: every step is blocked ({counts}), so nothing was written; "
+                    "choose another rule in config.data.mae or raise config.data.max_tokens"
+                )
+            _free(str(target))  # another process may have written it meanwhile
     return summary
 
 
@@ -149,31 +150,3 @@ def _free(out: str) -> Path:
     if target.exists() and (not target.is_file() or target.stat().st_size):
         raise InputError(f"config.out={out}: exists already; remove it or name another file")
     return target
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[Callable[[str], None]]:
-    """Yields write(line); `target` appears when the block ends well, and no trace stays when it does not."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-
-    def attempt(action: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return action(*arguments)
-        except OSError as error:
-            reason = f"cannot be written ({error.strerror}); nothing was left there"
-            raise InputError(f"config.out={target}: {reason}") from None
-
-    attempt(lambda: target.parent.mkdir(parents=True, exist_ok=True))
-    file = attempt(lambda: open(part, "x", encoding="utf-8", newline="\n"))
-    try:
-        yield lambda line: attempt(file.write, line + "\n")
-        attempt(file.flush)
-        attempt(os.fsync, file.fileno())
-        _free(str(target))
-        attempt(os.replace, part, target)
-    finally:
-        try:
-            file.close()
-        except OSError:  # a full disk, which the flush has reported
-            pass
-        part.unlink(missing_ok=True)

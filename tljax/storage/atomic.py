@@ -1,52 +1,117 @@
-"""Files written whole or not at all: to a temporary name, which is then renamed."""
+"""Files and folders that are written whole or not at all: under a temporary name, which is then renamed.
+
+A process that is killed leaves the temporary name behind, never half of a file under its own name. The name is the same
+for every process, so that the next one overwrites what a killed one left; `per_process` is for targets that no lock
+protects, which two processes may write at the same time.
+"""
 
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tljax.core.errors import explain_disk_errors
 
 
+def _temporary_path(path: Path, per_process: bool) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp" if per_process else f".{path.name}.tmp")
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, per_process: bool = False) -> Iterator[Path]:
+    """Yields a temporary path beside `path` for a file, which replaces `path` when the block ends without an error.
+
+    After an error the temporary file is removed, and `path` is as it was before.
+    """
+    temporary = _temporary_path(path, per_process)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, mode: str = "w", *, per_process: bool = False) -> Iterator[IO[Any]]:
+    """Yields an open file that becomes `path`, flushed to the disk, when the block ends without an error.
+
+    mode: "w" for UTF-8 text with "\\n" at line ends, "wb" for bytes. After an error `path` is as it was before.
+    """
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    with (
+        atomic_path(path, per_process=per_process) as temporary,
+        open(temporary, mode, encoding=encoding, newline=newline) as file,
+    ):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, *, per_process: bool = False) -> Iterator[Path]:
+    """Yields a new folder that becomes `path`, flushed to the disk, when the block ends without an error.
+
+    `path` may be there as an empty folder. After an error the temporary folder is removed.
+    """
+    temporary = _temporary_path(path, per_process)
+    shutil.rmtree(temporary, ignore_errors=True)  # a killed process may have left it
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for entry in (*temporary.rglob("*"), temporary):
+            _flush_to_disk(entry)
+        temporary.rename(path)
+        _flush_to_disk(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Makes a file's content, or the list of a folder's entries, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def format_json(value: Any) -> str:
+    """Returns the text of a JSON file for people: indented, with a newline at the end."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all."""
-    write_texts(path, [json.dumps(value, indent=2, ensure_ascii=False), "\n"])
+    """Writes a JSON file, whole or not at all. Raises InputError where the disk refuses."""
+    write_texts(path, [format_json(value)])
 
 
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
-    """Writes JSON lines, all or none."""
+    """Writes a file of JSON lines, all of them or none. Raises InputError where the disk refuses."""
     write_texts(path, (f"{json.dumps(value, ensure_ascii=False)}\n" for value in values))
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The values that `write_lines` wrote."""
-    # By "\n" alone: str.splitlines() also splits at U+0085, U+2028 and others that a model may well write.
+    """Returns the values that `write_jsonl` or `append_jsonl` wrote."""
+    # Split at "\n" alone: str.splitlines() also splits at U+0085, U+2028 and others that a model may well write.
     with open(path, encoding="utf-8", newline="\n") as file:
         return [json.loads(line) for line in file]
 
 
 def append_jsonl(path: Path, values: Iterable[Any]) -> None:
-    """Adds JSON lines to a file. Raises InputError where the disk refuses."""
+    """Adds JSON lines at the end of a file. Raises InputError where the disk refuses."""
     with explain_disk_errors(path), open(path, "a", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values)
 
 
 def write_texts(path: Path, texts: Iterable[str]) -> None:
-    """Writes texts one after the other, all or none: to a temporary name, which is renamed then.
+    """Writes texts one after the other into a file, all of them or none.
 
-    Raises InputError where the disk refuses; what was there before remains.
+    Raises InputError where the disk refuses; `path` is then as it was before.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with explain_disk_errors(path):
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(texts)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    with explain_disk_errors(path), atomic_file(path) as file:
+        file.writelines(texts)

@@ -8,7 +8,6 @@ import contextlib
 import fnmatch
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import filelock
 
 from tljax.core.errors import InputError, explain_disk_errors, one_line
 from tljax.distributed import processes
+from tljax.storage.atomic import atomic_path
 
 # What an object's listing may say of its content; each store has its own words.
 STAMPS = ("size", "generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "created")
@@ -139,14 +139,12 @@ def read_blocks(address: str, starts: Sequence[int], length: int, what: str) -> 
 
 
 def _get(address: str, places: Mapping[str, Path], what: str) -> None:
-    parts = [place.with_name(f".{place.name}.part") for place in places.values()]
-    for part in parts:
-        part.parent.mkdir(parents=True, exist_ok=True)
     fs, root = _open(address)
-    with explain_store_errors(address, what):
+    with contextlib.ExitStack() as stack, explain_store_errors(address, what):
+        parts = [stack.enter_context(atomic_path(place)) for place in places.values()]
+        for part in parts:
+            part.parent.mkdir(parents=True, exist_ok=True)
         fs.get([f"{root.rstrip('/')}/{name}".rstrip("/") for name in places], [str(part) for part in parts])
-    for part, place in zip(parts, places.values(), strict=True):
-        os.replace(part, place)
 
 
 def upload(files: Mapping[str, Path], what: str, *, growing: bool = False) -> None:

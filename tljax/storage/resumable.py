@@ -16,8 +16,9 @@ from typing import Any
 import filelock
 import numpy as np
 
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, explain_disk_errors
 from tljax.distributed import processes
+from tljax.storage.atomic import atomic_file
 
 
 @contextlib.contextmanager
@@ -144,28 +145,19 @@ class ResumableWriter:
     def _finish(self, row: Callable[[int, dict[str, Any]], dict[str, Any]]) -> tuple[int, int]:
         self._close()
         tokens = ended = 0
-        temporary = self._out.with_name(f".{self._out.name}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                for index, answer in self.answers():
-                    file.write(_line(row(index, answer)))
-                    tokens += len(answer["tokens"]) + answer["ended"]
-                    ended += answer["ended"]
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._out)
-        except OSError as error:
-            raise InputError(
-                f"{self._out}: cannot be written ({error.strerror}); make room, then the same command writes it"
-            ) from error
+        remedy = "make room, then the same command writes it"
+        with explain_disk_errors(self._out, remedy), atomic_file(self._out, "wb") as file:
+            for index, answer in self.answers():
+                file.write(_line(row(index, answer)))
+                tokens += len(answer["tokens"]) + answer["ended"]
+                ended += answer["ended"]
         self.path.unlink()
         return tokens, ended
 
     def _open(self) -> FileIO:
         if not self.path.exists():
-            temporary = self._out.with_name(f".{self._out.name}.tmp")
-            temporary.write_bytes(_line(self._header))
-            os.replace(temporary, self.path)
+            with atomic_file(self.path, "wb") as file:
+                file.write(_line(self._header))
         return open(self.path, "ab", buffering=0)
 
     def _close(self) -> None:

@@ -20,6 +20,7 @@ from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
 from tljax.data.prompt import render_trajectory
 from tljax.data.trajectory import trajectory_from_row
+from tljax.storage.atomic import atomic_file
 from tljax.toolbox.invented import pretraining
 from tljax.toolbox.trajectories import BASE
 
@@ -96,9 +97,8 @@ def write(folder: str) -> None:
             "tokenizer_config.json": json.dumps(CONFIG, indent=1),
         }
         for name, text in files.items():
-            part = Path(folder, f".{name}.part")
-            part.write_text(text + "\n", encoding="utf-8")
-            part.replace(Path(folder, name))
+            with atomic_file(Path(folder, name)) as file:
+                file.write(text + "\n")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); name a folder with room") from error
     print(f"{folder}: {tokenizer.get_vocab_size()} words")

@@ -1,6 +1,5 @@
 """Seeded trajectories in the raw schema: tasks, their solutions, and failing calls with their real feedback."""
 
-import contextlib
 import copy
 import json
 import os
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tljax.calls.tool import Call
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, explain_disk_errors
+from tljax.storage.atomic import atomic_file
 from tljax.toolbox.execute import execute
 from tljax.toolbox.noise import LEVELS, TARGETS, noisy_row, write_call
 from tljax.toolbox.schema import LocalTool
@@ -56,25 +56,18 @@ def write_raw(
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as one JSON array, a row a line, to a temporary name that is renamed when complete.
+    """Writes rows as one JSON array, one row a line, whole or not at all.
 
     Raises InputError where the file cannot be written.
     """
     target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with explain_disk_errors(target, "name a file where there is room"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
+        with atomic_file(target, per_process=True) as file:
             file.write("[")
             for i, row in enumerate(rows):
                 file.write(("\n" if i == 0 else ",\n") + json.dumps(row, ensure_ascii=False))
             file.write("\n]\n")
-        part.replace(target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror}); name a file where there is room") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def make_row(seed: int, index: int, error_share: float, split: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tljax.model import llama, lora
 from tljax.model.hf import adapter as hf_adapter
 from tljax.model.hf import config as hf_config
 from tljax.model.hf import export as hf_export
+from tljax.storage.atomic import atomic_folder, write_json
 from tljax.storage.run_folder import RunFolder
 from tljax.training import resume
 from tljax.training.model_source import (
@@ -35,28 +36,13 @@ def save_model_files(
 
     With options, of an adapter that the run trains on the model, also adapter_config.json, which names the model.
     """
-    target, partial = run / "model", run / ".model.tmp"
-    for stale in (target, partial):
-        shutil.rmtree(stale, ignore_errors=True)
-    with explain_disk_errors(target):
-        _write_files(model, tokenizer_folder, chat_template, partial, options)
-        partial.rename(target)
-
-
-def _write_files(
-    model: Model, tokenizer_folder: str, chat_template: str, partial: Path, options: lora.LoraOptions | None
-) -> None:
-    partial.mkdir()
-    hf_export.write_config_and_tokenizer(
-        partial,
-        hf_config.to_hf_config(model.config, model.dtype, model.hf_config),
-        Path(tokenizer_folder),
-        chat_template,
-    )
-    if options is not None:
-        hf_export.write_durable_json(
-            partial / hf_adapter.CONFIG_FILE, hf_adapter.adapter_config(options, model.config, model.name)
-        )
+    target = run / "model"
+    shutil.rmtree(target, ignore_errors=True)
+    with explain_disk_errors(target), atomic_folder(target) as partial:
+        config = hf_config.to_hf_config(model.config, model.dtype, model.hf_config)
+        hf_export.write_config_and_tokenizer(partial, config, Path(tokenizer_folder), chat_template)
+        if options is not None:
+            write_json(partial / hf_adapter.CONFIG_FILE, hf_adapter.adapter_config(options, model.config, model.name))
 
 
 def export_model(run: Any, params: llama.Params, target: Any, *, dtype: str, max_shard_bytes: float) -> str:

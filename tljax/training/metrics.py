@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tljax.core.errors import InputError, explain_disk_errors, one_line
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal
-from tljax.storage.atomic import write_texts
+from tljax.storage.atomic import atomic_file, write_texts
 from tljax.storage.run_folder import RunFolder
 from tljax.training.mfu import mfu
 
@@ -244,9 +244,8 @@ def truncate_after(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    partial = path.with_name(path.name + ".tmp")
     old = open(path, encoding="utf-8", errors="replace")
-    with explain_disk_errors(path), old, open(partial, "w", encoding="utf-8") as new:
+    with explain_disk_errors(path), old, atomic_file(path) as new:
         for number, line in enumerate(old, 1):
             try:
                 keep = json.loads(line)["step"] <= step and line.endswith("\n")
@@ -258,7 +257,6 @@ def truncate_after(path: Path, step: int) -> None:
                 ) from error
             if keep:
                 new.write(line)
-    os.replace(partial, path)
 
 
 def _open_events(folder: Path, resume_step: int):

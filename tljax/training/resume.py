@@ -35,10 +35,10 @@ BEGINS_WITH = {
 ASKED_FIELDS = ("eval.sets", "eval.queries", "eval.new_tokens")
 RESUME = ("never", "auto")
 # Names that a run gives to its files.
-OWN = {"config.json", "model", ".model.tmp", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
+OWN = {"config.json", "model", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
 OWN |= {"adapter", BEGUN, "rollouts", "scores", "wandb", "wandb_id"}
 # What a killed process leaves that was writing one of them.
-TEMPORARY = re.compile(r"\.[\w.]+\.(tmp|partial-\d+)|metrics\.jsonl\.tmp|samples\.jsonl\.tmp")
+TEMPORARY = re.compile(r"\.[\w.]+\.tmp")
 
 
 def choose_run_folder(out: str, name: str, resume: str) -> RunFolder:

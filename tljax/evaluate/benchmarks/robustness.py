@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from tljax.evaluate.benchmarks.noisy import NOISE_MARK
 from tljax.evaluate.benchmarks.results import OFFICIAL, SetScores, policies_of
 from tljax.evaluate.score import METRICS, Share, metric_marks, paired_difference, summarize
+from tljax.storage.atomic import atomic_file
 from tljax.toolbox.noise import LEVELS
 
 CLEAN = "clean"
@@ -171,7 +171,6 @@ def plot_drops(found: Sequence[RobustnessGroup], file: Path) -> None:
         axis.set_ylabel("drop, points (95 % interval)", fontsize=9)
     axes[0][0].legend(frameon=False, fontsize=9)
     figure.tight_layout()
-    temporary = file.with_name(f".{file.name}.tmp")
-    figure.savefig(temporary, dpi=160, format="png")
+    with atomic_file(file, "wb") as image:
+        figure.savefig(image, dpi=160, format="png")
     pyplot.close(figure)
-    os.replace(temporary, file)

@@ -12,6 +12,7 @@ from tljax.model.hf import load as hf_load
 from tljax.model.hf.config import read_json
 from tljax.model.llama import LlamaConfig, check_mesh, params_table
 from tljax.model.lora import MATRICES, Adapter, LoraOptions, adapter_table, make_lora_options
+from tljax.storage.atomic import format_json
 
 CONFIG_FILE = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -80,7 +81,7 @@ def export_adapter(
     arrays = hf_export.gather_tensors(adapter, tensors, "float32")
 
     def fill(partial: Any) -> None:
-        hf_export.write_durable_json(partial / CONFIG_FILE, adapter_config(options, c, base_model))
+        (partial / CONFIG_FILE).write_text(format_json(adapter_config(options, c, base_model)), encoding="utf-8")
         if tokenizer_folder is not None:
             hf_export.write_tokenizer(partial, tokenizer_folder, dialect_template)
         hf_export.write_weights(partial, arrays, [tensors], "float32", "adapter_model")

@@ -4,7 +4,6 @@ import collections
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from tljax.distributed import processes
 from tljax.model.hf.config import DTYPES, read_json, to_hf_config
 from tljax.model.llama import LlamaConfig, Param, Params, is_param, params_table
 from tljax.storage import remote
+from tljax.storage.atomic import atomic_folder, format_json
 from tljax.storage.remote import ALL_FILES, explain_store_errors, is_remote, list_objects
 
 _SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -103,19 +103,6 @@ def _header(shard: list[ExportTensor], dtype: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _sync(path: Path) -> None:
-    """Makes a file or a folder's entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_durable_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def write_weights(
     folder: Path, arrays: Iterator[np.ndarray], shards: list[list[ExportTensor]], dtype: str, stem: str = "model"
 ) -> None:
@@ -134,7 +121,7 @@ def write_weights(
                 total += array.nbytes
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_durable_json(folder / f"{stem}.safetensors.index.json", index)
+        (folder / f"{stem}.safetensors.index.json").write_text(format_json(index), encoding="utf-8")
 
 
 def _special_ids(tokenizer_folder: Path, tokenizer_config: dict[str, Any]) -> dict[str, int]:
@@ -155,10 +142,9 @@ def write_config_and_tokenizer(
 ) -> None:
     """config.json, generation_config.json, and the tokenizer with the dialect's chat template."""
     ids = write_tokenizer(folder, tokenizer_folder, dialect_template)
-    write_durable_json(folder / "config.json", ids | config)
-    write_durable_json(
-        folder / "generation_config.json", _read_if_there(tokenizer_folder / "generation_config.json") | ids
-    )
+    (folder / "config.json").write_text(format_json(ids | config), encoding="utf-8")
+    generation_config = _read_if_there(tokenizer_folder / "generation_config.json") | ids
+    (folder / "generation_config.json").write_text(format_json(generation_config), encoding="utf-8")
 
 
 def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str) -> dict[str, int]:
@@ -167,7 +153,8 @@ def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str)
     for name in _TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
             (folder / name).write_bytes((tokenizer_folder / name).read_bytes())
-    write_durable_json(folder / "tokenizer_config.json", tokenizer_config | {"chat_template": dialect_template})
+    with_template = tokenizer_config | {"chat_template": dialect_template}
+    (folder / "tokenizer_config.json").write_text(format_json(with_template), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(dialect_template, encoding="utf-8")
     return _special_ids(tokenizer_folder, tokenizer_config)
 
@@ -250,24 +237,15 @@ def write_folder(folder: Any, fill: Callable[[Any], None], arrays: Iterator[np.n
     if is_remote(folder):
         return _write_remote(str(folder), fill, arrays)
     target = Path(folder).absolute()
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         check_export_folder(target)
-        for killed in target.parent.glob(f".{target.name}.partial-*"):
-            shutil.rmtree(killed, ignore_errors=True)
-        partial.mkdir(parents=True)
-        fill(partial)
-        for file in partial.iterdir():
-            _sync(file)
-        _sync(partial)
-        partial.rename(target)
-        _sync(target.parent)
+        with atomic_folder(target) as partial:
+            fill(partial)
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be written ({error.strerror or error}); free space or another folder"
         ) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         # The other processes wait in the gather of every tensor that is left.
         if jax.process_count() > 1:
             collections.deque(arrays, maxlen=0)
