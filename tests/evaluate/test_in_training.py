@@ -47,13 +47,13 @@ def test_rows_of_a_benchmark_are_evenly_spread(make, tmp_path):
 def test_what_cannot_be_asked(make, rotbench, tmp_path):
     for sets, best, words in (
         ("rotbench", "loss", "'rotbench'.*held_out.*toolbox.*benchmarks"),
-        (f"{rotbench},{tmp_path}", "loss", "two sets of the name 'clean'"),
+        (f"{rotbench},{tmp_path}", "loss", "two sets called 'clean'"),
         ("toolbox", "held_out_CF", "eval.best is 'held_out_CF'; allowed.*loss, composition_TS.*domain_CF"),
         ("toolbox", "reward", "eval.best is 'reward'"),
     ):
         with pytest.raises(InputError, match=words):
             in_training.open_eval_sets(config(sets, best))
-    with pytest.raises(InputError, match="'reward', that of held_out"):
+    with pytest.raises(InputError, match="'reward', which is measured on held_out"):
         in_training.open_eval_sets(config("toolbox", "reward", run="ppo"))
     assert in_training.open_eval_sets(config("", "reward", run="ppo")) == {}
     with pytest.raises(InputError, match="no row is held out"):

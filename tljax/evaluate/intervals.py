@@ -1,6 +1,6 @@
-"""Means and shares of what comes in groups, with intervals that know it: tokens of a reply, steps of a trajectory.
+"""Means and shares with intervals for grouped observations: tokens of a reply, steps of a trajectory.
 
-Steps of one trajectory resemble each other, and a trajectory of ten steps is not ten independent observations. All
+The steps of one trajectory resemble each other, so a trajectory of ten steps is not ten independent observations. All
 figures here are ratios sum(totals) / sum(counts) over groups, whose variance is that of the linearized ratio
 (Cochran, Sampling Techniques, 1977, section 6.3): C / (C - 1) * sum((total - ratio * count)^2) / n^2 for C groups.
 """
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
+from tljax.evaluate.score import wilson_share
+
 _Z = NormalDist().inv_cdf(0.975)
 
 
 class Estimate(NamedTuple):
-    """A figure with its 95 % interval, over `n` observations in `groups` groups; a share is in percent.
+    """A figure with its 95 % interval, over `n` observations in `groups` groups; shares are in percent.
 
-    digits: behind the point, for people.
+    digits: the number of decimals to print.
     """
 
     value: float
@@ -28,7 +30,7 @@ class Estimate(NamedTuple):
 
 @dataclass
 class ClusteredSums:
-    """All that a ratio and its variance need of the groups, in a few numbers, whatever their number."""
+    """The six sums over groups from which a ratio and its variance follow; their size does not grow with the groups."""
 
     groups: int = 0
     count: float = 0
@@ -38,7 +40,7 @@ class ClusteredSums:
     product: float = 0.0
 
     def add(self, total: float, count: float) -> None:
-        """One group: the sum over its observations and their number (or weight); a group without any is none."""
+        """Adds a group: the sum over its observations and their number (or weight). Ignores an empty group."""
         if not count:
             return
         self.groups += 1
@@ -49,7 +51,10 @@ class ClusteredSums:
         self.product += total * count
 
     def mean(self) -> Estimate | None:
-        """The mean with a normal interval, without ends where a single group cannot show them; None of nothing."""
+        """Returns the mean with a normal interval; None if there is no observation.
+
+        A single group shows no variance: its interval is infinite.
+        """
         if not self.count:
             return None
         mean, variance = self.total / self.count, self._variance()
@@ -57,7 +62,10 @@ class ClusteredSums:
         return Estimate(mean, mean - half, mean + half, int(self.count), self.groups, digits=3)
 
     def percent(self, n: int) -> Estimate | None:
-        """The part in percent with a normal interval, where counts are weights; n: how many observations there are."""
+        """Returns the ratio in percent with a normal interval, where the counts are weights; None if there is none.
+
+        n: the number of observations.
+        """
         mean = self.mean()
         if mean is None:
             return None
@@ -65,26 +73,22 @@ class ClusteredSums:
         return Estimate(100 * mean.value, low, high, n, self.groups, digits=1)
 
     def share(self) -> Estimate | None:
-        """The share in percent of observations that count 1 (others 0) with Wilson's interval; None of nothing.
+        """Returns the share in percent of observations that are 1 (the others are 0); None if there is no observation.
 
-        The interval is that of the effective number of observations: n divided by how much larger the variance is
-        than that of independent ones, where it is larger (Kish's design effect). Without that figure, where all are
-        alike or a single group is there, it is as for independent ones.
+        The interval is Wilson's for the effective number of observations: n divided by the ratio of the variance to
+        that of independent observations, if it is above 1 (Kish's design effect). If all observations are equal, or
+        there is a single group, this ratio is unknown and the interval is that of independent observations.
         """
         if not self.count:
             return None
         p, n, variance = self.total / self.count, float(self.count), self._variance()
         if variance and p < 1:
-            alone = p * (1 - p) / (n - 1)  # estimated as the variance is
-            n /= max(1.0, variance / alone)
-        spread = _Z * _Z / n
-        middle = (p + spread / 2) / (1 + spread)
-        half = _Z / (1 + spread) * ((p * (1 - p) + spread / 4) / n) ** 0.5
-        low, high = 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half
-        return Estimate(100 * p, 100 * low, 100 * high, int(self.count), self.groups, digits=1)
+            independent = p * (1 - p) / (n - 1)  # estimated as the variance is
+            n /= max(1.0, variance / independent)
+        return Estimate(*wilson_share(p, n), int(self.count), self.groups, digits=1)
 
     def _variance(self) -> float | None:
-        """Of the ratio; None where a single group cannot show it."""
+        """The variance of the ratio; None if there is a single group."""
         if self.groups < 2:
             return None
         ratio = self.total / self.count

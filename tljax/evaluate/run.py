@@ -1,4 +1,4 @@
-"""The evaluation run: a model's greedy answers to held-out queries or benchmarks, scored and printed."""
+"""The evaluation command: a model's greedy replies to held-out queries or benchmarks, scored and printed."""
 
 import time
 from pathlib import Path
@@ -23,9 +23,9 @@ from tljax.training import model_source
 
 
 def run(config: Any) -> None:
-    """Prints the scores of the model that `config` (configs/evaluate.py) names, and writes what config.out is for.
+    """Prints the scores of the model that `config` (configs/evaluate.py) names, and writes config.out.
 
-    Raises InputError for what the user can mend, before any device work.
+    Raises InputError for a mistake of the user, before any device work.
     """
     check(config)
     if config.data == "toolbox":
@@ -35,7 +35,7 @@ def run(config: Any) -> None:
 
 
 def run_toolbox(config: Any) -> None:
-    """Prints the scores on the toolbox's held-out queries, and writes the answers to config.out."""
+    """Prints the scores on the toolbox's held-out queries, and writes the replies to config.out."""
     out = Path(config.out).expanduser() if config.out else None
     if out is not None:
         processes.run_on_primary(lambda: check_new_output(out))
@@ -47,18 +47,18 @@ def run_toolbox(config: Any) -> None:
         check_rows(config.rows, "rows")
         options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
         params = model_source.load_with_adapter(model, config.model.compute_dtype, seed=0)
-        begin = time.perf_counter()
-        found = scored_replies.score_replies(params, model.config, tokenizer, sets, options, config.rows)
-        seconds = time.perf_counter() - begin
+        start = time.perf_counter()
+        replies = scored_replies.score_replies(params, model.config, tokenizer, sets, options, config.rows)
+        seconds = time.perf_counter() - start
     if out is not None:
-        processes.run_on_primary(lambda: scored_replies.write_scored_replies(out, sets, found, config.dialect))
-    picks = {name: random_tool_ts_of(queries) for name, queries in sets.items()}
-    table = report.score_table(scored_replies.scores_by_set(found), picks)
-    log(f"{scored_replies.format_summary(found, seconds)}\n{table}")
+        processes.run_on_primary(lambda: scored_replies.write_scored_replies(out, sets, replies, config.dialect))
+    random_ts = {name: random_tool_ts_of(queries) for name, queries in sets.items()}
+    table = report.score_table(scored_replies.scores_by_set(replies), random_ts)
+    log(f"{scored_replies.format_summary(replies, seconds)}\n{table}")
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a field whose value is not allowed."""
+    """Raises InputError if the value of a field is not allowed."""
     if config.data == "toolbox" and (config.noise or config.compare or config.bfcl_out):
         raise InputError("config.noise, compare and bfcl_out are for benchmarks, but config.data is 'toolbox'")
     check_no_tools(config)

@@ -1,7 +1,7 @@
-"""Replies -> scores: TS, PI and CF of predicted calls under several policies, their intervals, and a random pick's.
+"""Replies -> scores: TS, PI and CF of predicted calls under several policies, with intervals and a random baseline.
 
-TS (tool selection), PI (parameter identification) and CF (content filling) are nested: a reply's level is 0 for none,
-1 for TS, 2 for PI too, 3 for CF too.
+TS (tool selection), PI (parameter identification) and CF (content filling) are nested: a reply's level is 0 if it
+reaches none of them, 1 for TS, 2 for TS and PI, 3 for all three.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ _Z = NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One reply's score: `levels` by policy, 0 to 3; `kind` (one of KINDS) and `detail` of its best comparison."""
+    """The score of one reply.
+
+    levels: its level from 0 to 3 under each policy. kind (one of KINDS) and detail describe its best comparison with a
+    golden call.
+    """
 
     levels: dict[str, int]
     kind: str
@@ -43,7 +47,7 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScoreSummary:
-    """Scores of a set in percent: TS, PI and CF under `policy`, and the share of each kind in the order of KINDS."""
+    """TS, PI and CF of `n` replies under `policy`, and the share of each kind in the order of KINDS, in percent."""
 
     n: int
     policy: str
@@ -60,25 +64,27 @@ def score_reply(
     ignored: Set[str] = frozenset(),
     finish: str | None = None,
 ) -> Score:
-    """The level that a reply reaches under each policy, and the kind of its error; never raises for any reply.
+    """Returns the level that a reply reaches under each policy, and the kind of its error. No reply makes it raise.
 
-    golden: alternatives, steps or parallel calls, whichever the set means; arguments may hold `AnyValue` and `Choices`.
-    Without golden calls the right reply makes no call. tools: JSON (flat or wrapped) or Tools, in the prompt's order.
-    Policies: `any` compares the first call with every golden one, `first` with the first, `all` wants as many calls as
-    golden ones and pairs them one to one, `loose` is `any` with values compared loosely (`loosely_equal`),
-    `rotbench_official` is RoTBench's own verdict on the first call. A reply with anything wrong in its form is level 0
-    under all of them. ignored: arguments neither asked for nor compared. finish:
-    the listed tool that "finish" calls as well, unless a tool of that name is listed (noise renames it).
+    golden: alternative, successive or parallel calls, depending on the set; arguments may hold `AnyValue` and
+    `Choices`. Without golden calls the right reply makes no call. tools: JSON (flat or wrapped) or Tools, in the
+    prompt's order. Policies: `any` compares the first call with every golden call, `first` with the first golden call;
+    `all` requires as many calls as golden calls and pairs them one to one; `loose` is `any` with values compared by
+    `loosely_equal`; `rotbench_official` is the verdict of RoTBench's script on the first call. A malformed reply has
+    level 0 under all policies. ignored: arguments that are neither required nor compared. finish: the listed tool for
+    which "finish" is a second name, unless a tool called "finish" is listed (noise renames it).
+
+    Raises InputError for an unknown policy.
     """
-    _known(policies)
+    _check_policies(policies)
     listed = tool_list(tools)
     parsed = listed.parse(prediction)
     if not golden:
         best = _no_call(parsed, listed)
         return Score(dict.fromkeys(policies, best.level), best.kind, best.detail)
     parsed = _with_finish(parsed, listed, finish)
-    compared = [compare(parsed, wanted, listed, ignored) for wanted in golden]
-    best = max(compared, key=lambda one: (one.level, -one.errors))
+    compared = [compare(parsed, golden_call, listed, ignored) for golden_call in golden]
+    best = max(compared, key=lambda comparison: (comparison.level, -comparison.errors))
     if best.kind == "format":
         return Score(dict.fromkeys(policies, 0), best.kind, best.detail)
     levels = {"any": best.level, "first": compared[0].level}
@@ -86,7 +92,8 @@ def score_reply(
         levels["loose"] = max(map(_loose_level, compared))
     if "all" in policies:
         pairs = [
-            [compare(call, wanted, listed, ignored).level for wanted in golden] for call in _as_many(parsed, golden)
+            [compare(call, golden_call, listed, ignored).level for golden_call in golden]
+            for call in _as_many(parsed, golden)
         ]
         levels["all"] = _one_to_one(pairs)
     if "rotbench_official" in policies:
@@ -99,18 +106,20 @@ def score_any_call(
     tools: ToolList | Sequence[Tool | Mapping[str, Any]],
     policies: Sequence[str] = ("any", "first", "all"),
 ) -> Score:
-    """The score where any call is right, as in BFCL's relevance: level 3 for a well-formed one, whatever it calls."""
-    _known(policies)
+    """Scores a reply for which any call is right, as in BFCL's relevance rows: every well-formed call has level 3."""
+    _check_policies(policies)
     parsed = tool_list(tools).parse(prediction)
-    wrong = Comparison("format", issue=parsed.issue or "no_call") if parsed.issue or not parsed.calls else None
-    best = wrong or Comparison("correct", parsed.calls[0].name)
+    if parsed.issue or not parsed.calls:
+        best = Comparison("format", issue=parsed.issue or "no_call")
+    else:
+        best = Comparison("correct", parsed.calls[0].name)
     return Score(dict.fromkeys(policies, best.level), best.kind, best.detail)
 
 
 def summarize(scores: Sequence[Score], policy: str = "any") -> ScoreSummary:
-    """TS, PI and CF under `policy` and the share of every kind, in percent with 95 % Wilson intervals.
+    """Returns TS, PI and CF under `policy` and the share of every kind, in percent with 95 % Wilson intervals.
 
-    Raises InputError for no scores, or scores that lack the policy.
+    Raises InputError if there are no scores, or if they lack the policy.
     """
     if not scores:
         raise InputError("summarize: there are no scores; give at least one")
@@ -121,10 +130,10 @@ def summarize(scores: Sequence[Score], policy: str = "any") -> ScoreSummary:
 
 
 def metric_marks(scores: Iterable[Score], metric: str, policy: str = "any") -> list[float]:
-    """100 for every reply that passes the metric and 0 for the others: percentages to average or to pair."""
+    """Returns 100 for every reply that passes the metric and 0 for the others, so that the mean is a percentage."""
     if metric not in METRICS:
         raise InputError(f"the metric is {metric!r}; allowed: {', '.join(METRICS)}")
-    _known([policy])
+    _check_policies([policy])
     level = METRICS.index(metric) + 1
     try:
         return [100.0 if score.levels[policy] >= level else 0.0 for score in scores]
@@ -135,11 +144,11 @@ def metric_marks(scores: Iterable[Score], metric: str, policy: str = "any") -> l
 def paired_difference(
     before: Sequence[float], after: Sequence[float], *, seed: int = 0, resamples: int = 10_000
 ) -> tuple[float, float, float]:
-    """Mean of after - before over the same queries and its 95 % interval, in the values' unit: (mean, low, high).
+    """Returns (mean, low, high): the mean of after - before over the same queries and its 95 % interval.
 
-    The interval is the percentile interval of a paired bootstrap: `resamples` seeded draws of the queries. Differences
-    that are all equal have an interval of no width, however few there are. Raises InputError for unequal lengths, no
-    queries, or values that are not finite.
+    All three have the unit of the values. The interval is the percentile interval of a paired bootstrap with
+    `resamples` seeded draws of the queries. Differences that are all equal have an interval of width 0, however few
+    there are. Raises InputError for unequal lengths, no queries, or values that are not finite.
     """
     if len(before) != len(after) or not len(before):
         raise InputError(
@@ -152,7 +161,7 @@ def paired_difference(
         raise InputError(
             f"paired_difference: query {row} has {before[row]} before and {after[row]} after; give numbers"
         )
-    # Equal differences are drawn together, so that thousands of queries cost no more than their distinct values.
+    # Equal differences are drawn together, so the cost grows with the distinct values, not with the queries.
     values, counts = np.unique(difference, return_counts=True)
     generator, n = np.random.default_rng(seed), len(difference)
     block = max(1, 1_000_000 // len(values))
@@ -165,24 +174,24 @@ def paired_difference(
 
 
 def random_tool_ts(golden: Sequence[Sequence[Call]], tools: Sequence[Sequence[Tool | Mapping[str, Any]]]) -> float:
-    """Expected TS in percent, policy `any`, of naming a listed tool uniformly at random: one entry for each query.
+    """Returns the expected TS in percent, under policy `any`, of naming a listed tool uniformly at random.
 
-    Such a pick is level 1 at most. A query without golden calls or without tools counts as 0. Raises InputError where
-    the two are not of one length, or empty.
+    golden and tools have one entry for each query. A query without golden calls or without tools counts as 0. Raises
+    InputError if the two differ in length or are empty.
     """
     if len(golden) != len(tools) or not golden:
         raise InputError(
-            f"random_pick: {len(golden)} golden answers and {len(tools)} tool lists; give one each a query"
+            f"random_tool_ts: {len(golden)} golden answers and {len(tools)} tool lists; give both for each query"
         )
     total = 0.0
-    for wanted, listed in zip(golden, tools, strict=True):
-        names = {call.name for call in wanted}
+    for calls, listed in zip(golden, tools, strict=True):
+        names = {call.name for call in calls}
         listed = tool_list(listed).tools
         total += sum(tool.name in names for tool in listed) / max(1, len(listed))
     return 100 * total / len(golden)
 
 
-def _known(policies: Sequence[str]) -> None:
+def _check_policies(policies: Sequence[str]) -> None:
     for policy in policies:
         if policy not in POLICIES:
             raise InputError(f"the policy is {policy!r}; allowed: {', '.join(POLICIES)}")
@@ -212,70 +221,75 @@ def _as_many(parsed: ParsedText, golden: Sequence[Call]) -> tuple[Call, ...]:
 
 
 def _one_to_one(levels: list[list[int]]) -> int:
-    """The highest level at which every predicted call can have a golden call of its own; 0 for no calls."""
-    return next(
-        (level for level in (3, 2, 1) if levels and _matched([[one >= level for one in row] for row in levels])), 0
-    )
+    """The highest level at which predicted and golden calls can be paired one to one; 0 if there are no calls."""
+    for level in (3, 2, 1):
+        if levels and _can_pair([[pair >= level for pair in row] for row in levels]):
+            return level
+    return 0
 
 
-def _matched(fits: list[list[bool]]) -> bool:
-    """Whether rows and columns can be paired one to one (augmenting paths)."""
+def _can_pair(fits: list[list[bool]]) -> bool:
+    """Returns True if rows and columns can be paired one to one, found by augmenting paths."""
     owner: dict[int, int] = {}
 
-    def place(row: int, tried: set[int]) -> bool:
+    def assign(row: int, tried: set[int]) -> bool:
         for column, fit in enumerate(fits[row]):
             if fit and column not in tried:
                 tried.add(column)
-                if column not in owner or place(owner[column], tried):
+                if column not in owner or assign(owner[column], tried):
                     owner[column] = row
                     return True
         return False
 
-    return all(place(row, set()) for row in range(len(fits)))
+    return all(assign(row, set()) for row in range(len(fits)))
 
 
 def _rotbench_official(call: Call, golden: Sequence[Call], tools: Sequence[Tool]) -> int:
-    """The level that RoTBench's evaluate.py gives to a call, its quirks kept.
+    """The level that RoTBench's evaluate.py assigns to a call, with the quirks of that script.
 
-    A call without arguments is worth nothing; "finish" stands for the last tool, whatever that is called; the content
-    of the last two tools, and of any tool named finish or ask_to_user, is free; a golden "None" is not judged, and an
-    alternative that holds one removes the argument from the prediction for the alternatives after it.
+    A call without arguments has level 0. "finish" stands for the last tool, whatever its name. The argument values of
+    the last two tools, and of any tool named finish or ask_to_user, are not compared. A golden "None" is not compared,
+    and an alternative that contains one removes the argument from the prediction for all later alternatives.
     """
     name, arguments, level = call.name, dict(call.arguments), 0
     free = {"finish", "ask_to_user", *(tool.name for tool in tools[-2:])}
-    for wanted in golden if arguments else ():
-        if name == "finish" and tools and wanted.name == tools[-1].name:
-            name = wanted.name
-        if name != wanted.name:
+    for golden_call in golden if arguments else ():
+        if name == "finish" and tools and golden_call.name == tools[-1].name:
+            name = golden_call.name
+        if name != golden_call.name:
             continue
         level = max(level, 1)
-        if arguments.keys() != wanted.arguments.keys():
+        if arguments.keys() != golden_call.arguments.keys():
             continue
         level = max(level, 2)
-        judged = {key: value for key, value in wanted.arguments.items() if not _unjudged(value)}
-        arguments = {key: arguments[key] for key in judged}
-        if name in free or _same(arguments, judged):
+        compared = {key: value for key, value in golden_call.arguments.items() if not _is_free(value)}
+        arguments = {key: arguments[key] for key in compared}
+        if name in free or _same(arguments, compared):
             return 3
     return level
 
 
-def _unjudged(golden: Any) -> bool:
+def _is_free(golden: Any) -> bool:
     return isinstance(golden, AnyValue) or golden == "None"
 
 
 def _same(arguments: dict[str, Any], golden: dict[str, Any]) -> bool:
-    """Python's own equality, as the official script has it: True is 1."""
+    """Python's equality, as in the official script: True equals 1."""
     try:
         return arguments == golden
     except RecursionError:
         return False
 
 
-def wilson_share(p: float, n: int) -> Share:
-    """A share of n, `p` from 0 to 1, with Wilson's interval: it stays within 0 and 100 and has width at both ends."""
+def wilson_share(p: float, n: float) -> Share:
+    """Returns the share `p` (0 to 1) of `n` observations in percent with its 95 % Wilson interval.
+
+    The interval stays within 0 and 100, and has a width even where p is 0 or 1. n: a number of independent
+    observations; the effective number, which need not be whole, where they are not independent.
+    """
     spread = _Z * _Z / n
     middle = (p + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * ((p * (1 - p) + spread / 4) / n) ** 0.5
-    # The ends are exact where no reply, or every reply, counts.
+    # The ends are exact where no observation, or every observation, counts.
     low, high = 0.0 if p == 0 else middle - half, 1.0 if p == 1 else middle + half
     return Share(100 * p, 100 * low, 100 * high)

@@ -1,4 +1,4 @@
-"""A model's greedy replies to held-out queries, scored and kept."""
+"""Model and queries -> greedy replies with their scores -> rows of a JSONL file."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from tljax.storage.atomic import write_jsonl
 
 @dataclass(frozen=True, slots=True)
 class ScoredReply:
-    """A reply to a query and what it is worth."""
+    """The reply to a query, and its score."""
 
     text: str
     score: Score
@@ -37,10 +37,10 @@ def score_replies(
     options: SampleOptions,
     rows: int,
 ) -> dict[str, list[ScoredReply]]:
-    """Replies to all queries of all sets on the current mesh, `rows` at a time, and their scores.
+    """Generates replies to the queries of all sets on the current mesh, `rows` at a time, and scores them.
 
-    A prompt that leaves no room for a reply in the model's context is not asked, which counts as an error of form.
-    Raises InputError where that is so of every one.
+    A prompt that leaves no room for a reply in the model's context gets no reply, which counts as a format error.
+    Raises InputError if no prompt leaves room.
     """
     queries = [query for members in sets.values() for query in members]
     prompts = [tokenizer.encode(query.prompt)[0] for query in queries]
@@ -48,10 +48,10 @@ def score_replies(
     if not fits:
         raise InputError(
             f"no prompt of {', '.join(sets)} leaves room for a reply: the model reads {c.max_tokens:,} tokens, of "
-            f"which new_tokens takes {options.max_new_tokens:,}; lower it, or ask other sets"
+            f"which new_tokens takes {options.max_new_tokens:,}; lower it, or name other sets"
         )
-    asked = [prompts[i] for i in fits]
-    replies = generate_replies(params, c, asked, options, key=jax.random.key(0), rows=rows)
+    fitting = [prompts[i] for i in fits]
+    replies = generate_replies(params, c, fitting, options, key=jax.random.key(0), rows=rows)
     texts = {i: tokenizer.decode(reply.tokens).strip() for i, reply in zip(fits, replies, strict=True)}
     scored = (
         ScoredReply(texts.get(i, ""), score_example(query.example, texts.get(i), ("any",)))
@@ -60,20 +60,20 @@ def score_replies(
     return {name: [next(scored) for _ in members] for name, members in sets.items()}
 
 
-def format_summary(answers: Mapping[str, Sequence[ScoredReply]], seconds: float) -> str:
-    """How many answers took how long, compilation included, for people."""
-    found = [answer for members in answers.values() for answer in members]
-    unasked = sum(answer.score.detail == PROMPT_TOO_LONG for answer in found)
-    long = f" ({unasked:,} more too long for the model, which count as errors of form)" if unasked else ""
-    return f"answered {len(found) - unasked:,} held-out queries in {seconds:.0f} s{long}"
+def format_summary(replies: Mapping[str, Sequence[ScoredReply]], seconds: float) -> str:
+    """Says in one line how many queries were answered, and in which time, compilation included."""
+    every_reply = [reply for members in replies.values() for reply in members]
+    num_long = sum(reply.score.detail == PROMPT_TOO_LONG for reply in every_reply)
+    long = f" ({num_long:,} more too long for the model, which count as format errors)" if num_long else ""
+    return f"answered {len(every_reply) - num_long:,} held-out queries in {seconds:.0f} s{long}"
 
 
 def write_scored_replies(
-    path: Path, sets: Mapping[str, Sequence[Query]], answers: Mapping[str, Sequence[ScoredReply]], dialect: str
+    path: Path, sets: Mapping[str, Sequence[Query]], replies: Mapping[str, Sequence[ScoredReply]], dialect: str
 ) -> None:
-    """Writes a JSON line a query: set, index, golden, prediction, level (0 none, 1 TS, 2 PI, 3 CF), kind and detail.
+    """Writes a JSON line for each query: set, index, golden, prediction, level (as in `score`), kind and detail.
 
-    golden: the first golden call as text; null where there is none, or none of plain values.
+    golden: the first golden call as text; null if there is none, or if a value of it cannot be written as JSON.
     """
     write_jsonl(
         path,
@@ -82,13 +82,13 @@ def write_scored_replies(
                 "set": name,
                 "index": query.example.index,
                 "golden": _golden(query, dialect),
-                "prediction": found.text,
-                "level": found.score.levels["any"],
-                "kind": found.score.kind,
-                "detail": found.score.detail,
+                "prediction": reply.text,
+                "level": reply.score.levels["any"],
+                "kind": reply.score.kind,
+                "detail": reply.score.detail,
             }
             for name, members in sets.items()
-            for query, found in zip(members, answers[name], strict=True)
+            for query, reply in zip(members, replies[name], strict=True)
         ),
     )
 
@@ -98,31 +98,31 @@ def _golden(query: Query, dialect: str) -> str | None:
         return None
     try:
         json.dumps(query.golden.arguments)
-    except TypeError:  # a value that leaves a choice is none of JSON's
+    except TypeError:  # AnyValue and Choices are not JSON
         return None
-    # Arguments that are not compared, such as keys of an API, are none of the answer.
-    shown = {name: value for name, value in query.golden.arguments.items() if name not in query.example.ignored}
-    return render_call(Call(query.golden.name, shown), dialect)
+    # Arguments that are not compared, such as the keys of an API, are not part of the answer.
+    compared = {name: value for name, value in query.golden.arguments.items() if name not in query.example.ignored}
+    return render_call(Call(query.golden.name, compared), dialect)
 
 
 def scores_from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Score]]:
-    """The scores in rows of `write_answers`, by set."""
+    """Returns the scores in rows of `write_scored_replies`, by set."""
     scores: dict[str, list[Score]] = {}
     for row in rows:
         scores.setdefault(row["set"], []).append(Score({"any": row["level"]}, row["kind"], row["detail"]))
     return scores
 
 
-def scores_by_set(answers: Mapping[str, Sequence[ScoredReply]]) -> dict[str, list[Score]]:
-    """The scores of answers, by set."""
-    return {name: [one.score for one in members] for name, members in answers.items()}
+def scores_by_set(replies: Mapping[str, Sequence[ScoredReply]]) -> dict[str, list[Score]]:
+    """Returns the scores of the replies, by set."""
+    return {name: [reply.score for reply in members] for name, members in replies.items()}
 
 
 def score_metrics(scores: Mapping[str, Sequence[Score]]) -> dict[str, float]:
-    """TS, PI, CF and the share of every kind in percent, as "composition_TS", for metrics.jsonl and TensorBoard."""
-    found = {}
+    """Returns TS, PI, CF and the share of every kind in percent, named like "composition_TS", for the metrics files."""
+    metrics = {}
     for name, members in scores.items():
         summary = summarize(members)
-        found |= {f"{name}_{metric}": summary.scores[metric].percent for metric in METRICS}
-        found |= {f"{name}_{kind}": share.percent for kind, share in summary.kinds.items()}
-    return found
+        metrics |= {f"{name}_{metric}": summary.scores[metric].percent for metric in METRICS}
+        metrics |= {f"{name}_{kind}": share.percent for kind, share in summary.kinds.items()}
+    return metrics

@@ -1,4 +1,4 @@
-"""The toolbox's held-out queries: one call each, asked for in the middle of a task or at its beginning."""
+"""The toolbox's held-out queries: each asks for one call, at the beginning of a task or in the middle of it."""
 
 import random
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from tljax.toolbox.tools import FINISH
 from tljax.toolbox.trajectories import trajectories
 
 HELD_OUT_SPLITS = ("composition", "domain")
-QUERY_SEED = 1  # of the queries: the same for every model, so that scores compare
+QUERY_SEED = 1  # the same for every model, so that scores can be compared
 
 
 def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
-    """`n` queries of a split, one of each task, so that they are independent; the calls before it stand in the prompt.
+    """Returns `n` queries of a split, one from each task, so that they are independent.
 
-    Which of a task's calls it is, is drawn among all but `finish`, whose answer needs no choice of a tool. Raises
-    InputError for an unknown split.
+    The golden call is drawn from a task's calls other than `finish`, which needs no choice of a tool; the prompt holds
+    the calls before it. Raises InputError for an unknown split.
     """
     queries = []
     for number, row in enumerate(trajectories(seed=QUERY_SEED, n=n, error_share=0.0, split=split), start=1):
         trajectory = trajectory_from_row(row, f"toolbox {split}", number)
         rendered = render_trajectory(trajectory, dialect)
         calls = [turn.call for turn in trajectory.turns if turn.role == "assistant"]
-        open_ = [i for i, call in enumerate(calls) if call is not None and call.name != FINISH.name]
-        chosen = random.Random(f"query/{QUERY_SEED}/{split}/{number}").choice(open_)
+        candidates = [i for i, call in enumerate(calls) if call is not None and call.name != FINISH.name]
+        chosen = random.Random(f"query/{QUERY_SEED}/{split}/{number}").choice(candidates)
         golden = calls[chosen]
         assert golden is not None
         example = Example(number - 1, str(trajectory.id), trajectory.tools, (), (golden,))
@@ -35,10 +35,10 @@ def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
 
 
 def held_out_sets(n: int, dialect: str) -> dict[str, list[Query]]:
-    """`n` queries of each held-out split, by the split's name."""
+    """Returns `n` queries of each held-out split, by the split's name."""
     return {split: held_out_queries(split, n, dialect) for split in HELD_OUT_SPLITS}
 
 
 def random_tool_ts_of(queries: Sequence[Query]) -> float:
-    """Expected TS in percent of naming a listed tool at random."""
+    """Returns the expected TS in percent of naming a listed tool at random."""
     return random_tool_ts([query.example.golden for query in queries], [query.tools for query in queries])

@@ -280,10 +280,10 @@ def dialogue(**fields):
         (json.dumps([api(Authentication=[{"a": 1}])]), ["row 0, field Authentication: is [{'a': 1}]", "list of names"]),
         (
             json.dumps([api(Function_Description={"f": "F\nParameters: [1]"})]),
-            ["row 0, field Function_Description.f: its Parameters cannot be read ([1] is no object)"],
+            ["row 0, field Function_Description.f: its Parameters cannot be read ([1] is not an object)"],
         ),
         (json.dumps([api(Instructions=["a \ud83d", "b"])]), ["row 0, field Instructions: holds \\ud83d, half of a"]),
-        (json.dumps(bfcl_row("simple", 0)), ["golden answers are not there", "possible_answer"]),
+        (json.dumps(bfcl_row("simple", 0)), ["golden answers are missing", "possible_answer"]),
         (json.dumps(bfcl_row("simple", 0, question=[[{"role": "user"}]])), ["row 0, field question", "multi-turn"]),
         (json.dumps(bfcl_row("irrelevance", 0, function=None)), ["row 0, field function: is missing"]),
         (json.dumps(bfcl_row("multi_turn_base", 0)), ["category multi_turn_base is not one of single-turn"]),

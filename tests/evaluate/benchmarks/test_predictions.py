@@ -60,7 +60,7 @@ GOOD = rows(3)
     [
         ([], ["is empty"]),
         (["[1]"], ["line 1", "begins a JSON array"]),
-        (["3"], ["line 1", "is no JSON object"]),
+        (["3"], ["line 1", "is not a JSON object"]),
         ([*GOOD[:2], "", '{"index": 2, "pred'], ["line 4", "is not JSON"]),
         ([*GOOD[:2], {"prediction": "x"}], ["line 3, field index: is missing", "allowed: 0 to 2"]),
         ([*GOOD[:2], {"index": True, "prediction": "x"}], ["line 3", "True is no row of set a"]),

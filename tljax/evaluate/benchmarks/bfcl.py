@@ -1,7 +1,8 @@
 """The Berkeley function-calling leaderboard's files, version 3 (and 4's of the same form): JSON lines.
 
-Executable rows hold their golden calls as Python text; the others have theirs in `possible_answer/` beside the file,
-each argument with the values that are right. Rows of irrelevance files want no call, those of relevance files want one.
+Executable rows hold their golden calls as Python text. The golden calls of the others are in `possible_answer/`, beside
+the file, and list all right values of each argument. The right reply to a row of an irrelevance file makes no call, and
+to a row of a relevance file any call.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tljax.evaluate.benchmarks.sets import (
 EXEC_CATEGORIES = ("exec_simple", "exec_multiple", "exec_parallel", "exec_parallel_multiple")
 _ANSWERS = "possible_answer"
 _CATEGORY = re.compile(r"[a-z_]*[a-z]")
-# Categories that no prompt of Python calls answers, or whose golden answers are no calls.
+# Categories that Python calls cannot answer, or whose golden answers are not calls.
 UNSUPPORTED = (
     "java",
     "javascript",
@@ -49,18 +50,18 @@ _ROLES = ("user", "assistant")
 
 
 def is_bfcl(row: Any) -> bool:
-    """Whether a row is a question of the leaderboard."""
+    """Returns True if a row is a question of the leaderboard."""
     return isinstance(row, dict) and {"id", "question"} <= row.keys() and isinstance(row["question"], list)
 
 
 def category_of(row: dict[str, Any]) -> str:
-    """The category in a row's id: "live_simple" of "live_simple_3-1-0"."""
+    """The category in a row's id: "live_simple" for "live_simple_3-1-0"."""
     match = _CATEGORY.match(str(row["id"]))
     return match[0] if match else ""
 
 
 def why_unsupported(row: dict[str, Any]) -> str | None:
-    """Why rows of this category are not read; None where they are."""
+    """The reason why rows of this category are not supported; None if they are."""
     category = category_of(row)
     bare = category.removeprefix("live_").removeprefix("exec_")
     if any(bare == name or bare.startswith((f"{name}_", f"simple_{name}")) for name in UNSUPPORTED):
@@ -69,51 +70,55 @@ def why_unsupported(row: dict[str, Any]) -> str | None:
 
 
 def read_bfcl(name: str, file: Path, rows: list[Any]) -> EvalSet:
-    """A file of the leaderboard with its answers.
+    """Reads a file of the leaderboard with its golden answers.
 
-    Raises InputError naming file, row and field for a row that is none, and where the answers are missing.
+    Raises InputError, which names file, row and field, for a malformed row, and if the answers are missing.
     """
     answers: list[Any] | None = None
     examples, skipped, remarks = [], [], []
     for index, row in enumerate(rows):
         at = f"file {file}, row {index}"
         if not is_bfcl(row):
-            raise InputError(f"{at}: has no id and question; give BFCL's own file")
+            raise InputError(f"{at}: lacks id or question; give BFCL's own file")
         identity, category = str(row["id"]), category_of(row)
         system, turns = _dialogue(row["question"], at)
         listed = require_field(row, "function", list, at)
         tools = tuple(_tool(tool, f"{at}, field function[{i}]") for i, tool in enumerate(listed))
-        wants = {"irrelevance": NO_CALL, "relevance": ANY_CALL}.get(category.rpartition("_")[2], GOLDEN)
+        expected_reply = {"irrelevance": NO_CALL, "relevance": ANY_CALL}.get(category.rpartition("_")[2], GOLDEN)
         golden: tuple[Call, ...] = ()
-        if wants == GOLDEN:
-            given = row.get("ground_truth")
-            if given is None:
+        if expected_reply == GOLDEN:
+            ground_truth = row.get("ground_truth")
+            if ground_truth is None:
                 answers = _answers(file, len(rows)) if answers is None else answers
-                given = require_field(answers[index], "ground_truth", list, f"file {_beside(file)}, row {index}")
+                ground_truth = require_field(
+                    answers[index], "ground_truth", list, f"file {_answers_path(file)}, row {index}"
+                )
                 if answers[index].get("id") != row["id"]:
                     remarks.append(f"row {index}: the answer to {identity} bears the id {answers[index].get('id')}")
             try:
-                golden = _golden(given, tool_list(tools))
+                golden = _golden(ground_truth, tool_list(tools))
             except ValueError as error:
                 example = Example(index, identity, tools, turns, system=system, expected_reply=UNKNOWN)
                 skipped.append(Skipped(index, identity, f"golden answer is broken: {error}", example))
                 continue
             remarks += golden_call_remarks(index, golden, tools)
-        examples.append(Example(index, identity, tools, turns, golden, system=system, expected_reply=wants))
+        examples.append(Example(index, identity, tools, turns, golden, system=system, expected_reply=expected_reply))
     return EvalSet(name, "bfcl", tuple(examples), tuple(skipped), tuple(remarks), file=str(file))
 
 
 def exec_category(name: str) -> str | None:
-    """Which of the executable categories a set's name stands for."""
+    """The executable category that a set's name stands for; None for any other name."""
     stem = re.sub(r"^BFCL_v\d+_", "", name.rpartition("/")[2])
     return stem if stem in EXEC_CATEGORIES else None
 
 
 def _dialogue(question: list[Any], at: str) -> tuple[str, tuple[Turn, ...]]:
-    """System text and turns of a question, [[message, ...]] with one list a turn."""
+    """The system text and the turns of a question, [[message, ...]] with one list for each turn."""
     messages = question[0] if len(question) == 1 and isinstance(question[0], list) else question
     if not messages or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
-        raise InputError(f"{at}, field question: is no single turn [[{{role, content}}, ...]]; multi-turn is not read")
+        raise InputError(
+            f"{at}, field question: is not a single turn [[{{role, content}}, ...]]; multi-turn is not read"
+        )
     system, first = "", 0
     if messages[0].get("role") == "system":
         system, first = messages[0]["content"], 1
@@ -124,7 +129,7 @@ def _dialogue(question: list[Any], at: str) -> tuple[str, tuple[Turn, ...]]:
 
 
 def _tool(listed: Any, at: str) -> Tool:
-    """A function with the leaderboard's type names as JSON schema's."""
+    """A function, with the leaderboard's type names replaced by those of JSON schema."""
     tool = tool_from_json(listed, at)
     return Tool(tool.name, tool.description, {k: _schema(v) for k, v in tool.properties.items()}, tool.required)
 
@@ -139,8 +144,8 @@ def _schema(schema: dict[str, Any]) -> dict[str, Any]:
     return new if kind is None else {"type": kind} | new
 
 
-def _beside(file: Path) -> Path:
-    """Where the answers to a file lie: version 3 has them in a folder beside it, its unused sets one further up."""
+def _answers_path(file: Path) -> Path:
+    """The path of the answers to a file. Version 3 has them in a folder beside it, or one level up for unused sets."""
     for folder in (file.parent, file.parent.parent):
         if (folder / _ANSWERS / file.name).is_file():
             return folder / _ANSWERS / file.name
@@ -148,40 +153,40 @@ def _beside(file: Path) -> Path:
 
 
 def _answers(file: Path, rows: int) -> list[Any]:
-    beside = _beside(file)
-    if not beside.is_file():
+    answers_path = _answers_path(file)
+    if not answers_path.is_file():
         raise InputError(
-            f"file {file}: its golden answers are not there; put them to {beside}, as BFCL's repository has it"
+            f"file {file}: its golden answers are missing; put them at {answers_path}, as in BFCL's repository"
         )
-    answers = read_json_rows(beside)
+    answers = read_json_rows(answers_path)
     count = len(answers) if isinstance(answers, list) else "no list of"
     if not isinstance(answers, list) or count != rows:
-        raise InputError(f"file {beside}: has {count} rows for the {rows} of {file}; take both from one commit")
+        raise InputError(f"file {answers_path}: has {count} rows for the {rows} of {file}; take both from one commit")
     return answers
 
 
-def _golden(given: Any, tools: ToolList) -> tuple[Call, ...]:
-    """Golden calls: Python text, or {name: {argument: values that are right}}. Raises ValueError for anything else."""
-    if not isinstance(given, list) or not given:
+def _golden(ground_truth: Any, tools: ToolList) -> tuple[Call, ...]:
+    """Reads golden calls: Python text, or {name: {argument: right values}}. Raises ValueError for any other form."""
+    if not isinstance(ground_truth, list) or not ground_truth:
         raise ValueError("there is no golden call")
-    check_characters(given)
+    check_characters(ground_truth)
     calls = []
-    for one in given:
-        if isinstance(one, str):
-            parsed = tools.parse(one)
+    for entry in ground_truth:
+        if isinstance(entry, str):
+            parsed = tools.parse(entry)
             if parsed.issue is not None or len(parsed.calls) != 1:
-                raise ValueError(f"{one!r:.80} is no call")
+                raise ValueError(f"{entry!r:.80} is no call")
             check_characters([call.arguments for call in parsed.calls])
             calls += parsed.calls
-        elif isinstance(one, dict) and len(one) == 1 and isinstance(next(iter(one.values())), dict):
-            name, arguments = next(iter(one.items()))
-            # The official checker wants such an argument, and takes no value for it.
+        elif isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), dict):
+            name, arguments = next(iter(entry.items()))
+            # The official checker requires such an argument and accepts no value for it.
             unreachable = [key for key, values in arguments.items() if values == []]
             if unreachable:
                 raise ValueError(f"no value is right for {', '.join(unreachable)[:60]}")
             calls.append(Call(name, {key: _choices(values) for key, values in arguments.items()}))
         else:
-            raise ValueError(f"{one!r:.80} is no call")
+            raise ValueError(f"{entry!r:.80} is no call")
     return tuple(calls)
 
 

@@ -1,8 +1,8 @@
 """Replies as BFCL's official result files, so that its own checker can score the same predictions.
 
-Layout: DIR/BFCL_v3_CATEGORY_result.json with a JSON line {"id", "result"} a row, for `bfcl evaluate`, whose result
-folder has such a DIR for every model. A result is the text of Python calls, "[f(x=1), g(y='a')]", as the handlers of
-prompted models read it.
+Layout: DIR/BFCL_v3_CATEGORY_result.json with one JSON line {"id", "result"} for each row, where DIR is the folder of a
+model in the result folder of `bfcl evaluate`. A result is the text of Python calls, "[f(x=1), g(y='a')]", as BFCL's
+handlers of prompted models read it.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from tljax.evaluate.benchmarks.sets import EvalSet
 from tljax.storage.atomic import write_jsonl
 
 VERSION = "BFCL_v3"
-_RESULT = re.compile(rf"\.?{VERSION}_\w+_result\.json(\.tmp)?")  # or what a kill has left of it
+_RESULT = re.compile(rf"\.?{VERSION}_\w+_result\.json(\.tmp)?")  # also the temporary file of a killed run
 
 
 def check_new_folder(folder: Path, begun: bool = False) -> None:
-    """Raises InputError where the folder holds something; of a run that was stopped (`begun`) the results may be."""
-    there = list(folder.iterdir()) if folder.is_dir() else []
-    ours = [path for path in there if begun and _RESULT.fullmatch(path.name)]
-    if folder.is_file() or len(ours) < len(there):
+    """Raises InputError if the folder is not empty; after a stopped run (`begun`) it may hold result files."""
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    results = [path for path in paths if begun and _RESULT.fullmatch(path.name)]
+    if folder.is_file() or len(results) < len(paths):
         raise InputError(f"config.bfcl_out {folder} is there already and not empty; name a new folder")
 
 
 def write_bfcl_results(folder: Path, sets: Sequence[EvalSet], replies: Mapping[str, Replies]) -> list[Path]:
-    """Writes a file for every category of BFCL's sets that have replies; returns the files."""
+    """Writes a file for every category of BFCL's sets that have replies; returns their paths."""
     lines: dict[str, dict[str, str]] = {}
-    for one in sets:
-        if one.benchmark == "bfcl" and one.name in replies and NOISE_MARK not in one.name:
-            given = replies[one.name]
-            # The official checker counts the rows: those that we leave out stand there too.
-            texts = {row.index: (row.id, given.get(row.index) or "") for row in one.skipped}
-            texts |= {row.index: (row.id, result_text(given[row.index], row.tools)) for row in one.examples}
+    for eval_set in sets:
+        if eval_set.benchmark == "bfcl" and eval_set.name in replies and NOISE_MARK not in eval_set.name:
+            of_set = replies[eval_set.name]
+            # The official checker counts the rows, so the skipped ones are written too.
+            texts = {row.index: (row.id, of_set.get(row.index) or "") for row in eval_set.skipped}
+            texts |= {row.index: (row.id, result_text(of_set[row.index], row.tools)) for row in eval_set.examples}
             for _, (identity, text) in sorted(texts.items()):
                 lines.setdefault(category_of({"id": identity}), {}).setdefault(identity, text)
     files = {category: folder / f"{VERSION}_{category}_result.json" for category in lines}
@@ -51,7 +51,7 @@ def write_bfcl_results(folder: Path, sets: Sequence[EvalSet], replies: Mapping[s
 
 
 def result_text(reply: str | None, tools: Sequence[Any]) -> str:
-    """A reply as the text of Python calls; a reply that makes none, or a malformed one, as it is."""
+    """Returns a reply as the text of Python calls; a reply without calls, or a malformed one, stays unchanged."""
     if reply is None:
         return ""
     parsed = tool_list(tools).parse(reply)

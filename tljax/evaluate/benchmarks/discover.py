@@ -1,6 +1,6 @@
-"""Files of the paper's benchmarks -> sets of examples: RoTBench, ToolAlpaca, BFCL and ToolEyes, told by their contents.
+"""A path -> the sets of the benchmark files at it: RoTBench, ToolAlpaca, BFCL and ToolEyes.
 
-They are read as their repositories lay them out, one file or a folder of them.
+A benchmark is recognized by the content of its file. Files and folders have the layout of their repositories.
 """
 
 from __future__ import annotations
@@ -27,53 +27,55 @@ EXEC_SET = "bfcl_exec"
 
 
 class DiscoveredSets(NamedTuple):
-    """The sets of a path, and for each file of a folder that is no set why it is none."""
+    """The sets at a path, and for each file of a folder that is not a set a line with the reason."""
 
     sets: list[EvalSet]
     unread: list[str]
 
 
 def read_sets(path: str | Path, field: str = "config.data") -> list[EvalSet]:
-    """The sets of a benchmark file, or of all files in a folder; see `find_sets`."""
+    """Returns the sets of a benchmark file, or of all files in a folder, as `discover_sets` does."""
     return discover_sets(path, field).sets
 
 
 def discover_sets(path: str | Path, field: str = "config.data") -> DiscoveredSets:
-    """Every file is a set named after it, with its folder in front where two have one name; files in order of path.
+    """Reads the benchmark file at a path, or all files below a folder, in the order of their paths.
 
-    The four executable files of BFCL also give "bfcl_exec": all their rows, in the order of `bfcl.EXEC`. field: what
-    names the path. Raises InputError, naming file, row and field, for what cannot be read, and where there is no set.
+    A set is named after its file, with the folder in front if two files have the same name. The four executable files
+    of BFCL also form the set "bfcl_exec", with all their rows in the order of `bfcl.EXEC_CATEGORIES`. field: the
+    config field that names the path. Raises InputError, which names file, row and field, for a file that cannot be
+    read, and if there is no set.
     """
     path = Path(path).expanduser()
     if not path.exists():
         raise InputError(f"{field} {path}: there is no such file or folder; allowed: {ALLOWED}, or 'toolbox'")
     if path.is_file():
-        found = _read(path.stem, path)
-        if isinstance(found, str):
-            raise InputError(f"file {path}: {found}; allowed: {ALLOWED}")
-        return DiscoveredSets([found], [])
+        outcome = _read(path.stem, path)
+        if isinstance(outcome, str):
+            raise InputError(f"file {path}: {outcome}; allowed: {ALLOWED}")
+        return DiscoveredSets([outcome], [])
     files = sorted(file for end in ("json", "jsonl") for file in path.rglob(f"*.{end}") if _may_be_set(file, path))
     count = Counter(file.stem for file in files)
     sets, unread = [], []
     for file in files:
         name = file.stem if count[file.stem] == 1 else file.relative_to(path).with_suffix("").as_posix()
-        found = _read(name, file)
-        if isinstance(found, str):
-            unread.append(f"file {file}: {found}")
+        outcome = _read(name, file)
+        if isinstance(outcome, str):
+            unread.append(f"file {file}: {outcome}")
         else:
-            sets.append(found)
+            sets.append(outcome)
     if not sets:
         raise InputError(f"{field} {path}: {unread[0] if unread else 'holds no .json file'}; allowed: {ALLOWED}")
     return DiscoveredSets(sets + _executable(sets), unread)
 
 
 def find_reader(row: Any) -> tuple[Callable[[Any], bool], Callable[[str, Path, list[Any]], EvalSet]] | None:
-    """The pair of READERS that a file's first row asks for; None where it is no benchmark's."""
+    """Returns the pair of READERS for a file with this first row; None if no benchmark has such rows."""
     return next((pair for pair in READERS if isinstance(row, dict) and pair[0](row)), None)
 
 
 def is_benchmark(path: str | Path) -> bool:
-    """Whether a path is a folder, or a file whose first row is a benchmark's, be it one that is not read."""
+    """Returns True if a path is a folder, or a file whose first row is that of a benchmark, even an unsupported one."""
     path = Path(path).expanduser()
     if not path.is_file() or not path.stat().st_size:
         return path.is_dir()
@@ -82,26 +84,27 @@ def is_benchmark(path: str | Path) -> bool:
 
 
 def _may_be_set(file: Path, folder: Path) -> bool:
-    """Whether a file is none of answers, and in no hidden folder."""
+    """Returns False for files of answers and for files in hidden folders."""
     parts = file.relative_to(folder).parts
     return file.is_file() and "possible_answer" not in parts and not any(part.startswith(".") for part in parts)
 
 
 def _read(name: str, file: Path) -> EvalSet | str:
-    """The set, or why the file is none."""
+    """Returns the set in a file, or the reason why the file is not a set."""
     rows = read_json_rows(file)
     first = rows[0] if isinstance(rows, list) and rows else None
     reader = find_reader(first)
     if isinstance(first, dict) and reader is not None:
-        is_one, read = reader
-        unread = bfcl.why_unsupported(first) if is_one is bfcl.is_bfcl else None
-        if unread is None:
-            _check_characters(file, rows)
-        return unread or read(name, file, rows)
+        recognizes, read = reader
+        reason = bfcl.why_unsupported(first) if recognizes is bfcl.is_bfcl else None
+        if reason is not None:
+            return reason
+        _check_characters(file, rows)
+        return read(name, file, rows)
     if rotbench.is_tooleyes_raw(first):
         return "ToolEyes' raw file has no tool lists; give scenario_data_zero_processed.json"
     if isinstance(first, dict):
-        return f"is no benchmark that is known (fields of its first row: {', '.join(first)[:100] or 'none'})"
+        return f"is not a known benchmark (fields of its first row: {', '.join(first)[:100] or 'none'})"
     return "holds no list of rows"
 
 
@@ -112,19 +115,22 @@ def _check_characters(file: Path, rows: Sequence[Any]) -> None:
                 check_characters([name, value])
             except ValueError as error:
                 at = f"file {file}, row {number}, field {ascii(name)[1:-1]}"
-                raise InputError(f"{at}: {error}; mend it or take the row out") from None
+                raise InputError(f"{at}: {error}; correct it or remove the row") from None
 
 
 def _executable(sets: Sequence[EvalSet]) -> list[EvalSet]:
-    """The 240 executable rows as one set, where each of the four files is there once."""
-    found = [[one for one in sets if bfcl.exec_category(one.name) == part] for part in bfcl.EXEC_CATEGORIES]
-    if any(len(there) != 1 for there in found):
+    """The 240 executable rows as one joined set, if each of the four files occurs exactly once."""
+    by_category: dict[str, list[EvalSet]] = {category: [] for category in bfcl.EXEC_CATEGORIES}
+    for eval_set in sets:
+        if (category := bfcl.exec_category(eval_set.name)) is not None:
+            by_category[category].append(eval_set)
+    if any(len(matches) != 1 for matches in by_category.values()):
         return []
     examples, skipped, remarks, start = [], [], [], 0
-    for (part,) in found:
+    for (part,) in by_category.values():
         examples += [replace(example, index=start + example.index) for example in part.examples]
         skipped += [row._replace(index=start + row.index) for row in part.skipped]
         remarks += [f"{part.name}, {remark}" for remark in part.remarks]
         start += part.rows
-    parts = tuple((part.name, part.rows) for (part,) in found)
+    parts = tuple((part.name, part.rows) for (part,) in by_category.values())
     return [EvalSet(EXEC_SET, "bfcl", tuple(examples), tuple(skipped), tuple(remarks), parts)]

@@ -1,4 +1,4 @@
-"""RoTBench's name noise on any set: its tools' documentation, golden calls and history renamed alike."""
+"""RoTBench's name noise on any set: documentation, golden calls and history get the same new names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tljax.data.trajectory import Turn
 from tljax.evaluate.benchmarks.sets import EvalSet, Example
 from tljax.toolbox.noise import LEVELS, TARGETS, noisy_names
 
-NOISE_MARK = "+"  # between the name of a set and its noise
+NOISE_MARK = "+"  # stands between the name of a set and its noise level
 
 
 def parse_levels(text: str) -> list[str]:
-    """The levels in "slight,heavy". Raises InputError for an unknown one."""
+    """Returns the noise levels in text such as "slight,heavy". Raises InputError for an unknown level."""
     levels = [word.strip() for word in text.split(",") if word.strip()]
     unknown = [level for level in levels if level not in LEVELS]
     if unknown:
@@ -26,34 +26,36 @@ def parse_levels(text: str) -> list[str]:
 
 
 def add_noisy_sets(sets: Sequence[EvalSet], levels: Sequence[str], seed: int) -> list[EvalSet]:
-    """The sets, each followed by its noisy versions.
+    """Returns the sets, each followed by its noisy versions.
 
-    None is made of a set that is noisy already, of one that is part of another, and of one without golden calls.
+    A set has no noisy versions if it is noisy already, is a part of another set, or has no golden calls.
     """
-    parts = {name for one in sets for name, _ in one.parts}
-    together = []
-    for one in sets:
-        apart = one.name in parts or one.name.rpartition("/")[2] in LEVELS
-        noisy = [] if apart or not any(example.golden for example in one.examples) else levels
-        together += [one, *(noisy_set(one, level, seed) for level in noisy)]
-    return together
+    parts = {name for eval_set in sets for name, _ in eval_set.parts}
+    result = []
+    for eval_set in sets:
+        excluded = eval_set.name in parts or eval_set.name.rpartition("/")[2] in LEVELS
+        noisy = [] if excluded or not any(example.golden for example in eval_set.examples) else levels
+        result += [eval_set, *(noisy_set(eval_set, level, seed) for level in noisy)]
+    return result
 
 
-def noisy_set(one: EvalSet, level: str, seed: int) -> EvalSet:
-    """The set under noise of a level, named "SET+LEVEL"; what noise a row gets depends on seed, level and row alone.
+def noisy_set(eval_set: EvalSet, level: str, seed: int) -> EvalSet:
+    """Returns the set under noise of a level, named "SET+LEVEL". A row's noise depends on seed, level and row only.
 
-    slight, medium and heavy have twice the rows, as RoTBench has them: in the first half tools are renamed, in the
-    second parameters. union renames both, in as many rows as there are.
+    slight, medium and heavy have twice as many rows, as in RoTBench: tools are renamed in the first half, parameters
+    in the second. union has as many rows as the set, and both are renamed.
     """
     halves = ["both"] if level == "union" else list(TARGETS)
     examples, skipped = [], []
     for half, target in enumerate(halves):
-        start = half * one.rows
-        for example in one.examples:
+        start = half * eval_set.rows
+        for example in eval_set.examples:
             rng = random.Random(f"{seed}/{level}/{target}/{example.index}")
             examples.append(replace(_noisy(example, level, target, rng), index=start + example.index))
-        skipped += [row._replace(index=start + row.index) for row in one.skipped]
-    return EvalSet(f"{one.name}{NOISE_MARK}{level}", one.benchmark, tuple(examples), tuple(skipped), file=one.file)
+        skipped += [row._replace(index=start + row.index) for row in eval_set.skipped]
+    return EvalSet(
+        f"{eval_set.name}{NOISE_MARK}{level}", eval_set.benchmark, tuple(examples), tuple(skipped), file=eval_set.file
+    )
 
 
 def _noisy(example: Example, level: str, target: str, rng: random.Random) -> Example:

@@ -1,7 +1,7 @@
-"""Figures of the paper (arXiv 2412.15495), as its repository's tables have them; they are for TS, PI and CF in percent.
+"""TS, PI and CF in percent that the paper (arXiv 2412.15495) reports, from the tables in its repository.
 
-The ablation has no BFCL. How the paper's replies were made and compared is not published: RoTBench's figures are those
-of its own script, the others fit policy `any` best.
+The ablation has no figures for BFCL. The paper does not say how replies were generated and compared: its figures for
+RoTBench are those of RoTBench's own script, and the others agree best with policy `any`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tljax.evaluate.benchmarks.sets import EvalSet
 
 
 class PublishedFigures(NamedTuple):
-    """A model's TS, PI and CF in percent."""
+    """The TS, PI and CF of a model in percent."""
 
     model: str
     figures: tuple[float, float, float]
@@ -89,15 +89,16 @@ _ABLATION_FIGURES = {
         (82.86, 63.81, 48.57),
     ),
 }
-# The rows whose figures these are: RoTBench's first turn without noise, ToolAlpaca's real APIs, BFCL's executable rows.
+# The file and number of rows behind the figures: RoTBench's first turn without noise, ToolAlpaca's real APIs, BFCL's
+# executable rows.
 _ROWS = {"rotbench": ("clean", 105), "toolalpaca": ("eval_real", 114), "bfcl": ("bfcl_exec", 240)}
 
 
-def published_figures(one: EvalSet) -> tuple[int, list[PublishedFigures]]:
-    """How many rows the paper's figures for a set are of, and the figures; (0, []) for a set that it does not have."""
-    stem, rows = _ROWS.get(one.benchmark, ("", 0))
-    if one.name.rpartition("/")[2] != stem or one.rows != rows:
+def published_figures(eval_set: EvalSet) -> tuple[int, list[PublishedFigures]]:
+    """Returns the number of rows behind the paper's figures for a set, and the figures; (0, []) if it has none."""
+    stem, rows = _ROWS.get(eval_set.benchmark, ("", 0))
+    if eval_set.name.rpartition("/")[2] != stem or eval_set.rows != rows:
         return 0, []
-    models = list(zip(_MODELS, _FIGURES[one.benchmark], strict=True))
-    ablation = list(zip(_ABLATION, _ABLATION_FIGURES.get(one.benchmark, ()), strict=False))
+    models = list(zip(_MODELS, _FIGURES[eval_set.benchmark], strict=True))
+    ablation = list(zip(_ABLATION, _ABLATION_FIGURES.get(eval_set.benchmark, ()), strict=False))
     return rows, [PublishedFigures(model, figures) for model, figures in [models[0], *ablation, *models[1:]]]

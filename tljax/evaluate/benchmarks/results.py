@@ -29,27 +29,27 @@ PROMPT_TOO_LONG = "not asked: the prompt is too long for the model"
 
 @dataclass(frozen=True)
 class SetScores:
-    """The scores of a set's examples, in their order; `unasked` of them are of rows that the model was not asked."""
+    """The scores of a set's examples, in their order. `num_too_long` of their prompts were too long for the model."""
 
     set: EvalSet
     scores: tuple[Score, ...]
-    unasked: int
+    num_too_long: int
 
 
-def policies_of(one: EvalSet) -> tuple[str, ...]:
-    """The policies a set is scored under: RoTBench's own verdict is for RoTBench alone."""
-    return tuple(policy for policy in POLICIES if policy != OFFICIAL or one.benchmark == "rotbench")
+def policies_of(eval_set: EvalSet) -> tuple[str, ...]:
+    """The policies under which a set is scored; RoTBench's own verdict is for sets of RoTBench only."""
+    return tuple(policy for policy in POLICIES if policy != OFFICIAL or eval_set.benchmark == "rotbench")
 
 
-def score_set(one: EvalSet, replies: Replies) -> SetScores:
-    """The scores of replies to all examples of a set, which must have golden answers."""
-    policies = policies_of(one)
-    scores = tuple(score_example(example, replies[example.index], policies) for example in one.examples)
-    return SetScores(one, scores, sum(replies[example.index] is None for example in one.examples))
+def score_set(eval_set: EvalSet, replies: Replies) -> SetScores:
+    """Scores the replies to all examples of a set, which must have golden answers."""
+    policies = policies_of(eval_set)
+    scores = tuple(score_example(example, replies[example.index], policies) for example in eval_set.examples)
+    return SetScores(eval_set, scores, sum(replies[example.index] is None for example in eval_set.examples))
 
 
 def score_example(example: Example, reply: str | None, policies: Sequence[str]) -> Score:
-    """The score of a reply to one row; None, of a row that was not asked, is an error of form."""
+    """Scores the reply to an example; None, for a prompt that is too long for the model, is a format error."""
     if reply is None:
         return Score(dict.fromkeys(policies, 0), "format", PROMPT_TOO_LONG)
     tools = tool_list(example.tools)
@@ -59,49 +59,51 @@ def score_example(example: Example, reply: str | None, policies: Sequence[str]) 
 
 
 def benchmark_report(results: Sequence[SetScores]) -> dict[str, Any]:
-    """The report: of every set its scores by policy in percent with their intervals, kinds, and rows."""
+    """Returns the report as JSON: the scores of every set in percent with intervals, its error kinds, and its rows."""
     return {"sets": [_set_report(result) for result in results]}
 
 
 def _set_report(result: SetScores) -> dict[str, Any]:
-    one = result.set
-    summaries = {policy: summarize(result.scores, policy) for policy in policies_of(one)}
-    any_ = summaries["any"]
+    eval_set = result.set
+    summaries = {policy: summarize(result.scores, policy) for policy in policies_of(eval_set)}
+    any_policy = summaries["any"]
     return {
-        "name": one.name,
-        "benchmark": one.benchmark,
-        "file": one.file or [name for name, _ in one.parts],
-        "n": any_.n,
-        "skipped": [row.index for row in one.skipped],
+        "name": eval_set.name,
+        "benchmark": eval_set.benchmark,
+        "file": eval_set.file or [name for name, _ in eval_set.parts],
+        "n": any_policy.n,
+        "skipped": [row.index for row in eval_set.skipped],
         "scores": {p: {metric: s.scores[metric].percent for metric in METRICS} for p, s in summaries.items()},
         "intervals": {p: {metric: list(s.scores[metric][1:]) for metric in METRICS} for p, s in summaries.items()},
-        "kinds": {kind: any_.kinds[kind].percent for kind in KINDS},
-        "why_skipped": [{"index": row.index, "id": row.id, "why": row.reason} for row in one.skipped],
-        "remarks": list(one.remarks),
-        "unasked": result.unasked,
+        "kinds": {kind: any_policy.kinds[kind].percent for kind in KINDS},
+        "why_skipped": [{"index": row.index, "id": row.id, "why": row.reason} for row in eval_set.skipped],
+        "remarks": list(eval_set.remarks),
+        "unasked": result.num_too_long,
         "rows": [
             {"index": example.index, "levels": score.levels, "kind": score.kind}
-            for example, score in zip(one.examples, result.scores, strict=True)
+            for example, score in zip(eval_set.examples, result.scores, strict=True)
         ],
     }
 
 
 def read_report(file: Path) -> dict[str, list[tuple[int, Score]]]:
-    """Row numbers and scores by set from a report. Raises InputError where the file is none."""
+    """Returns row numbers and scores by set from a report. Raises InputError if the file is not a report."""
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        return {str(one["name"]): [_row(row) for row in one["rows"]] for one in report["sets"]}
+        return {str(entry["name"]): [_report_row(row) for row in entry["rows"]] for entry in report["sets"]}
     except OSError as error:
         raise InputError(
             f"config.compare {file}: cannot be read ({error.strerror}); give another report.json"
         ) from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise InputError(f"config.compare {file}: is no report of this command ({what}); give its config.out") from None
+        problem = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"config.compare {file}: is no report of this command ({problem}); give its config.out"
+        ) from None
 
 
-def _row(row: Any) -> tuple[int, Score]:
-    """A report's row. Raises ValueError, TypeError or KeyError where it is none."""
+def _report_row(row: Any) -> tuple[int, Score]:
+    """Reads a row of a report. Raises ValueError, TypeError or KeyError if it is malformed."""
     index, levels = row["index"], dict(row["levels"])
     for name, value in {"index": index, **levels}.items():
         if not isinstance(value, int):
@@ -111,7 +113,10 @@ def _row(row: Any) -> tuple[int, Score]:
 
 @dataclass(frozen=True)
 class ScoreDifference:
-    """Ours minus another model's in points, with a 95 % interval by a paired bootstrap: (mean, low, high) by metric."""
+    """This run's scores of a set minus another report's, in points: (mean, low, high) by metric.
+
+    The 95 % interval is that of a paired bootstrap.
+    """
 
     name: str
     policy: str
@@ -120,42 +125,43 @@ class ScoreDifference:
 
 
 def read_other_scores(sets: Sequence[EvalSet], other: Path) -> dict[str, list[Score]]:
-    """The scores in another report of those of `sets` that it has, by name.
+    """Returns the scores that another report has for `sets`, by name; sets that it lacks are left out.
 
-    Raises InputError where it has none of them, or where a set's rows are not the same.
+    Raises InputError if it has none of them, or if the rows of a set differ.
     """
-    theirs, found = read_report(other), {}
-    for one in sets:
-        rows = theirs.get(one.name)
+    report, scores = read_report(other), {}
+    for eval_set in sets:
+        rows = report.get(eval_set.name)
         if rows is None:
             continue
-        indices = [example.index for example in one.examples]
+        indices = [example.index for example in eval_set.examples]
         if [index for index, _ in rows] != indices:
-            odd = sorted({index for index, _ in rows} ^ set(indices))
-            what = f"rows in one alone: {format_indices(odd)}" if odd else "they are in another order"
-            raise InputError(f"config.compare {other}: set {one.name} has other rows there ({what})")
-        found[one.name] = [score for _, score in rows]
-    if not found:
-        ours = ", ".join(one.name for one in sets)
+            unshared = sorted({index for index, _ in rows} ^ set(indices))
+            problem = f"rows in one alone: {format_indices(unshared)}" if unshared else "they are in another order"
+            raise InputError(f"config.compare {other}: set {eval_set.name} has other rows there ({problem})")
+        scores[eval_set.name] = [score for _, score in rows]
+    if not scores:
+        ours = ", ".join(eval_set.name for eval_set in sets)
         raise InputError(
-            f"config.compare {other}: has none of the sets {ours}; its sets: {', '.join(theirs) or 'none'}"
+            f"config.compare {other}: has none of the sets {ours}; its sets: {', '.join(report) or 'none'}"
         )
-    return found
+    return scores
 
 
 def score_differences(results: Sequence[SetScores], other: Path) -> list[ScoreDifference]:
-    """Differences from another report on the sets that both have, under `any` and where there is one the official.
+    """Returns the differences from another report on the sets that both have.
 
-    Raises InputError as `scores_there` does.
+    They are under the policy `any`, and under RoTBench's own where both have it. Raises InputError as
+    `read_other_scores` does.
     """
-    theirs, found = read_other_scores([result.set for result in results], other), []
+    other_scores, differences = read_other_scores([result.set for result in results], other), []
     for result in results:
-        before = theirs.get(result.set.name, [])
+        before = other_scores.get(result.set.name, [])
         for policy in ("any", OFFICIAL):
             if before and policy in policies_of(result.set) and all(policy in score.levels for score in before):
                 metrics = {
                     m: paired_difference(metric_marks(before, m, policy), metric_marks(result.scores, m, policy))
                     for m in METRICS
                 }
-                found.append(ScoreDifference(result.set.name, policy, len(before), metrics))
-    return found
+                differences.append(ScoreDifference(result.set.name, policy, len(before), metrics))
+    return differences

@@ -1,4 +1,4 @@
-"""What noise in names costs: the drop from a set without noise, level by level, as a table's rows and as a plot."""
+"""The drop in scores that noise in names causes, level by level, as rows of a table and as a plot."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PANELS_PER_ROW = 4  # panels side by side
 
 @dataclass(frozen=True)
 class ScoreDrop:
-    """A level's scores and how far they lie below those without noise, in points with a 95 % interval by metric.
+    """The scores under a noise level, and their drop from the scores without noise: (mean, low, high) by metric.
 
-    level: the set's name instead, where two sets have one level.
-    part: "all" rows of the level, or the half of them whose "tools" or whose "parameters" are renamed.
+    Drops are in points, with 95 % intervals. level: the name of the set if two sets have the same level. part: "all"
+    rows of the level, or the half in which "tools" or "parameters" are renamed.
     """
 
     level: str
@@ -43,7 +43,10 @@ class RobustnessGroup:
 
 
 def noise_level(name: str) -> tuple[str, str]:
-    """The name of the set without noise, and the level: of "First_Turn/slight" and of "eval_real+slight"."""
+    """Returns the name of the set without noise, and the level; "" for a set without noise.
+
+    Both forms of a name are known: "First_Turn/slight" and "eval_real+slight".
+    """
     before, mark, level = name.rpartition(NOISE_MARK)
     if mark and level in LEVELS:
         return before, level
@@ -52,54 +55,57 @@ def noise_level(name: str) -> tuple[str, str]:
 
 
 def robustness_groups(results: Sequence[SetScores]) -> list[RobustnessGroup]:
-    """A group for every set without noise of which a noisy version is there, under each policy of `POLICIES`.
+    """Returns a group for every set that has noisy versions, under each of ROBUSTNESS_POLICIES.
 
-    Drops are paired: a row's score without noise minus the mean of its scores with it. Versions whose rows cannot be
-    paired are left out; `unpaired` tells of them.
+    Drops are paired: the score of a row without noise minus the mean of its scores with noise. Versions whose rows
+    cannot be paired are left out; `unpaired` lists them.
     """
-    found = []
+    groups = []
     for clean, noisy in _versions(results):
-        paired = [(label, one) for label, one in noisy if _why_unpaired(clean, one) is None]
+        paired = [(label, result) for label, result in noisy if _why_unpaired(clean, result) is None]
         for policy in ROBUSTNESS_POLICIES:
             if paired and policy in policies_of(clean.set):
-                drops = [drop for label, one in paired for drop in _drops(clean, one, label, policy)]
-                found.append(RobustnessGroup(clean.set.name, policy, clean, tuple(drops)))
-    return found
+                drops = [drop for label, result in paired for drop in _drops(clean, result, label, policy)]
+                groups.append(RobustnessGroup(clean.set.name, policy, clean, tuple(drops)))
+    return groups
 
 
 def unpaired(results: Sequence[SetScores]) -> list[str]:
-    """A line on every noisy version that is left out of the groups, with the reason."""
+    """Returns a line with the reason for every noisy version that is left out of the groups."""
     return [
         f"robustness of {clean.set.name}: {label} is left out, {why}"
         for clean, noisy in _versions(results)
-        for label, one in noisy
-        if (why := _why_unpaired(clean, one)) is not None
+        for label, result in noisy
+        if (why := _why_unpaired(clean, result)) is not None
     ]
 
 
 def _versions(results: Sequence[SetScores]) -> list[tuple[SetScores, list[tuple[str, SetScores]]]]:
-    """Every set without noise that has noisy versions, and these with what they are called, in the order of LEVELS.
+    """Every set with noisy versions, and these versions with their labels, in the order of LEVELS.
 
-    Both RoTBench's own file of a level and the same level of config.noise may be there; they go by their sets' names.
+    A label is the level, or the name of the set if a level occurs twice: in RoTBench's own file and by config.noise.
     """
-    found = []
+    versions = []
     for clean in results:
-        own = []
-        for one in results:
-            name, level = noise_level(one.set.name)
-            # RoTBench's files belong together where they are files of RoTBench.
-            if level and name == clean.set.name and one.set.benchmark == clean.set.benchmark:
-                own.append((level, one))
-        own.sort(key=lambda pair: LEVELS.index(pair[0]))
-        levels = [level for level, _ in own]
-        named = [(x if levels.count(x) == 1 else one.set.name.rpartition("/")[2], one) for x, one in own]
-        if named:
-            found.append((clean, named))
-    return found
+        noisy = []
+        for result in results:
+            name, level = noise_level(result.set.name)
+            # A file called "slight" belongs to one called "clean" only if both are of the same benchmark.
+            if level and name == clean.set.name and result.set.benchmark == clean.set.benchmark:
+                noisy.append((level, result))
+        noisy.sort(key=lambda pair: LEVELS.index(pair[0]))
+        levels = [level for level, _ in noisy]
+        labelled = [
+            (level if levels.count(level) == 1 else result.set.name.rpartition("/")[2], result)
+            for level, result in noisy
+        ]
+        if labelled:
+            versions.append((clean, labelled))
+    return versions
 
 
 def _why_unpaired(clean: SetScores, noisy: SetScores) -> str | None:
-    """Why a version's rows have no partners without noise; None where they have."""
+    """The reason why the rows of a noisy version have no partners without noise; None if they have partners."""
     rows, others = clean.set.rows, noisy.set.rows
     if others not in (rows, 2 * rows):
         return f"since its {others:,} rows are neither as many as the {rows:,} without noise nor twice as many"
@@ -109,7 +115,7 @@ def _why_unpaired(clean: SetScores, noisy: SetScores) -> str | None:
 
 
 def _drops(clean: SetScores, noisy: SetScores, level: str, policy: str) -> list[ScoreDrop]:
-    """The drop of all rows, and of each half where there are two; none of a part without a row scored in both."""
+    """The drops of all rows and, if there are two halves, of each half. A part without any paired row is left out."""
     rows = clean.set.rows
     parts = [("all", range(noisy.set.rows))]
     if noisy.set.rows == 2 * rows:
@@ -140,30 +146,31 @@ def _drops(clean: SetScores, noisy: SetScores, level: str, policy: str) -> list[
     return drops
 
 
-def plot_drops(found: Sequence[RobustnessGroup], file: Path) -> None:
-    """Writes the drops of whole levels as a picture: a panel for every group, a line for every metric."""
+def plot_drops(groups: Sequence[RobustnessGroup], file: Path) -> None:
+    """Writes a PNG of the drops over all rows of each level: a panel for every group, a line for every metric."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = min(len(found), PANELS_PER_ROW)
-    rows = -(-len(found) // columns)
+    columns = min(len(groups), PANELS_PER_ROW)
+    rows = -(-len(groups) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False, sharey=True)
-    for axis in axes.flat[len(found) :]:
+    for axis in axes.flat[len(groups) :]:
         axis.set_visible(False)
-    for group, axis in zip(found, axes.flat, strict=False):
-        whole = [drop for drop in group.drops if drop.part == "all"]
+    for group, axis in zip(groups, axes.flat, strict=False):
+        drops = [drop for drop in group.drops if drop.part == "all"]
         for shift, metric, marker in zip((-0.08, 0.0, 0.08), METRICS, "os^", strict=True):
-            means = [drop.drops[metric][0] for drop in whole]
+            means = [drop.drops[metric][0] for drop in drops]
             errors = [
-                [drop.drops[metric][0] - drop.drops[metric][1] for drop in whole],
-                [drop.drops[metric][2] - drop.drops[metric][0] for drop in whole],
+                [drop.drops[metric][0] - drop.drops[metric][1] for drop in drops],
+                [drop.drops[metric][2] - drop.drops[metric][0] for drop in drops],
             ]
-            places = [i + shift for i in range(len(whole))]
-            axis.errorbar(places, means, yerr=errors, marker=marker, markersize=4, capsize=2, linewidth=1, label=metric)
+            positions = [i + shift for i in range(len(drops))]
+            style = {"marker": marker, "markersize": 4, "capsize": 2, "linewidth": 1}
+            axis.errorbar(positions, means, yerr=errors, label=metric, **style)
         axis.axhline(0, color="0.6", linewidth=0.8)
-        axis.set_xticks(range(len(whole)), [drop.level for drop in whole])
+        axis.set_xticks(range(len(drops)), [drop.level for drop in drops])
         title = group.name if group.policy == "any" else f"{group.name}\n(RoTBench's own script)"
         axis.set_title(f"{title}, n = {len(group.clean.scores)}", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,8 +1,10 @@
 """RoTBench (arXiv 2401.08326) and ToolEyes (arXiv 2401.00741): dialogues with the tool list in the system message.
 
 A RoTBench row of `Data/{First_Turn,Third_Turn}/{clean,slight,medium,heavy,union}.json` ends with alternatives for the
-next call. slight, medium and heavy are two halves, noise in the tools' names and in the parameters', with the same ids:
-rows are known by their number. A ToolEyes row of `Test_Data/scenario_data_*_processed.json` has no golden answer.
+next call. slight, medium and heavy consist of two halves, with noise in the names of tools and of parameters. The
+halves repeat the same ids, so rows are identified by their number.
+
+A ToolEyes row of `Test_Data/scenario_data_*_processed.json` has no golden answer.
 """
 
 from __future__ import annotations
@@ -32,22 +34,22 @@ _ROLES = ("user", "assistant", "function")
 
 
 def is_rotbench(row: Any) -> bool:
-    """Whether a row is RoTBench's: it ends with a list of calls."""
+    """Returns True if a row is one of RoTBench: it ends with a list of calls."""
     return _is_dialogue(row) and isinstance(row["conversations"][-1].get("value"), list)
 
 
 def is_tooleyes(row: Any) -> bool:
-    """Whether a row is a processed one of ToolEyes."""
+    """Returns True if a row is one of ToolEyes' processed rows."""
     return _is_dialogue(row) and "path" in row and not is_rotbench(row)
 
 
 def is_tooleyes_raw(row: Any) -> bool:
-    """Whether a row is one of ToolEyes' raw ones, which name a folder of tools in its repository."""
+    """Returns True if a row is one of ToolEyes' raw rows, which name a folder of tools in its repository."""
     return isinstance(row, dict) and {"query", "path"} <= row.keys()
 
 
 def read_rotbench(name: str, file: Path, rows: list[Any]) -> EvalSet:
-    """A file of RoTBench. Raises InputError naming file, row and field for a row that is none."""
+    """Reads a file of RoTBench. Raises InputError, which names file, row and field, for a malformed row."""
     examples, skipped, remarks = [], [], []
     for index, row in enumerate(rows):
         at = f"file {file}, row {index}"
@@ -56,7 +58,9 @@ def read_rotbench(name: str, file: Path, rows: list[Any]) -> EvalSet:
         identity, messages = require_field(row, "id", str, at), row["conversations"]
         tools = _tools(messages, at)
         if len(tools) < 2:
-            raise InputError(f"{at}: lists {len(tools)} tools; the last two are to be those that ask and that finish")
+            raise InputError(
+                f"{at}: lists {len(tools)} tools; the last two must be those that ask the user and that finish"
+            )
         try:
             golden = tuple(_call(text) for text in messages[-1]["value"])
             if not golden:
@@ -65,21 +69,21 @@ def read_rotbench(name: str, file: Path, rows: list[Any]) -> EvalSet:
             skipped.append(Skipped(index, identity, f"golden calls cannot be read ({error})"))
             continue
         turns = tuple(_turn(message, f"{at}, field conversations[{i}]") for i, message in enumerate(messages[1:-1], 1))
-        # The content of the last two tools, which ask the user and finish, is free, whatever noise called them.
+        # The last two tools ask the user and finish, whatever noise calls them: their arguments are not compared.
         free = {tool.name for tool in tools[-2:]}
-        judged = tuple(_judged(call, call.name in free) for call in golden)
-        examples.append(Example(index, identity, tools, turns, judged, finish=tools[-1].name))
+        relaxed = tuple(_relax(call, call.name in free) for call in golden)
+        examples.append(Example(index, identity, tools, turns, relaxed, finish=tools[-1].name))
         remarks += golden_call_remarks(index, golden, tools)
     return EvalSet(name, "rotbench", tuple(examples), tuple(skipped), tuple(remarks), file=str(file))
 
 
 def read_tooleyes(name: str, file: Path, rows: list[Any]) -> EvalSet:
-    """A processed file of ToolEyes: queries and tools. Raises InputError as `read_rotbench` does."""
+    """Reads a processed file of ToolEyes: queries and tools. Raises InputError as `read_rotbench` does."""
     examples = []
     for index, row in enumerate(rows):
         at = f"file {file}, row {index}"
         if not is_tooleyes(row):
-            raise InputError(f"{at}: has no conversations and path; give ToolEyes' own processed file")
+            raise InputError(f"{at}: lacks conversations or path; give ToolEyes' own processed file")
         messages = row["conversations"]
         turns = tuple(_turn(message, f"{at}, field conversations[{i}]") for i, message in enumerate(messages[1:], 1))
         tools, identity = _tools(messages, at), require_field(row, "id", str, at)
@@ -99,16 +103,16 @@ def _is_dialogue(row: Any) -> bool:
 
 
 def _tools(messages: list[Any], at: str) -> tuple[Tool, ...]:
-    """The JSON list in the system message; other lists may stand around it."""
+    """Reads the JSON list of tools in the system message, which may contain other lists as well."""
     at = f"{at}, field conversations[0].value"
     text = messages[0].get("value")
-    place = text.find(_TOOLS) if isinstance(text, str) else -1
+    position = text.find(_TOOLS) if isinstance(text, str) else -1
     try:
-        if place < 0:
-            raise ValueError(f"{_TOOLS.strip()!r} is not in it")
-        listed, _ = json.JSONDecoder().raw_decode(text, place + len(_TOOLS))
+        if position < 0:
+            raise ValueError(f"{_TOOLS.strip()!r} is missing")
+        listed, _ = json.JSONDecoder().raw_decode(text, position + len(_TOOLS))
         if not isinstance(listed, list):
-            raise ValueError("it is no list")
+            raise ValueError("it is not a list")
         check_characters(listed)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{at}: the tool list cannot be read ({error}); give the benchmark's own file") from None
@@ -128,10 +132,10 @@ def _turn(message: dict[str, Any], at: str) -> Turn:
 
 
 def _call(text: Any) -> Call:
-    """A call in ReAct's form, cut where RoTBench's evaluate.py cuts. Raises ValueError where there is none."""
-    head, mark, arguments = text.partition("Action Input:") if isinstance(text, str) else ("", "", "")
-    _, found, name = head.partition("Action:")
-    if not mark or not found:
+    """Reads a call in ReAct's form, split as in RoTBench's evaluate.py. Raises ValueError if there is none."""
+    head, input_mark, arguments = text.partition("Action Input:") if isinstance(text, str) else ("", "", "")
+    _, action_mark, name = head.partition("Action:")
+    if not input_mark or not action_mark:
         raise ValueError(f"no Action and Action Input in {text!r:.60}")
     value = load_json_text(arguments)
     name = name[1:].removesuffix("\n")
@@ -140,6 +144,6 @@ def _call(text: Any) -> Call:
     return Call(name, value)
 
 
-def _judged(call: Call, free: bool) -> Call:
-    """The call with what is not judged as AnyValue: a golden "None", and all content where that is free."""
+def _relax(call: Call, free: bool) -> Call:
+    """The call with AnyValue for every golden "None", or for all arguments if `free`."""
     return Call(call.name, {k: AnyValue() if free or v == "None" else v for k, v in call.arguments.items()})

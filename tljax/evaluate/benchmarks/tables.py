@@ -1,4 +1,4 @@
-"""Scores on benchmarks as tables that people read on a terminal, the paper's figures beside ours."""
+"""Scores on benchmarks as tables for a terminal, beside the paper's figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tljax.evaluate.benchmarks.sets import ANY_CALL, GOLDEN, NO_CALL, format_ind
 from tljax.evaluate.report import format_interval, score_cells, score_headings
 from tljax.evaluate.score import METRICS, random_tool_ts, summarize, wilson_share
 
-# Policies by what they compare, in the order of the table.
+# What each policy compares a reply with, in the order of the table.
 LABELS = {
     "any": "any golden call",
     "first": "the first golden call",
@@ -23,21 +23,25 @@ _WIDTH = 24
 
 
 def result_table(result: SetScores) -> str:
-    """A block for a set: scores by policy in percent with 95 % intervals, error kinds, the paper's figures, remarks."""
-    one = result.set
-    lines = [f"{one.name} ({one.benchmark}), {len(result.scores):,} rows", f"  {'':<{_WIDTH}}{score_headings()}"]
-    if any(example.expected_reply == GOLDEN for example in one.examples):
+    """Returns a block for a set: scores by policy in percent, error kinds, the paper's figures, notes."""
+    eval_set = result.set
+    lines = [
+        f"{eval_set.name} ({eval_set.benchmark}), {len(result.scores):,} rows",
+        f"  {'':<{_WIDTH}}{score_headings()}",
+    ]
+    if any(example.expected_reply == GOLDEN for example in eval_set.examples):
         for policy in LABELS:
-            if policy in policies_of(one):
+            if policy in policies_of(eval_set):
                 lines.append(_policy_line(result, policy, LABELS[policy]))
-        pick = random_tool_ts([example.golden for example in one.examples], [example.tools for example in one.examples])
-        lines.append(f"  {'a listed tool at random':<{_WIDTH}}{pick:>6.1f}")
+        examples = eval_set.examples
+        random_ts = random_tool_ts([example.golden for example in examples], [example.tools for example in examples])
+        lines.append(f"  {'a listed tool at random':<{_WIDTH}}{random_ts:>6.1f}")
     else:
         lines.append(_policy_line(result, "any", _accuracy_label(result)))
-    rows, models = published_figures(one)
+    rows, models = published_figures(eval_set)
     if models:
-        how = LABELS[OFFICIAL] if one.benchmark == "rotbench" else f'probably "{LABELS["any"]}"'
-        lines.append(f"  published figures (arXiv 2412.15495; {how}; intervals ours, for {rows} rows)")
+        policy = LABELS[OFFICIAL] if eval_set.benchmark == "rotbench" else f'probably "{LABELS["any"]}"'
+        lines.append(f"  published figures (arXiv 2412.15495; {policy}; intervals ours, for {rows} rows)")
         for model, figures in models:
             shares = "".join(format_interval(*wilson_share(figure / 100, rows), decimals=2) for figure in figures)
             lines.append(f"  {model:<{_WIDTH}}{shares}".rstrip())
@@ -45,20 +49,21 @@ def result_table(result: SetScores) -> str:
 
 
 def difference_table(differences: Sequence[ScoreDifference], other: str) -> str:
-    """Our scores minus another report's, in points."""
+    """Returns a table of this run's scores minus another report's, in points."""
     lines = [
         f"difference from {other}, points with 95 % intervals (paired bootstrap)",
         f"  {'':<{_WIDTH}}{score_headings(kinds=False)}".rstrip(),
     ]
-    for one in differences:
-        label = f"{one.name}, {one.policy}" if one.policy != "any" else one.name
-        points = "".join(format_interval(*one.metrics[metric], sign="+") for metric in METRICS)
-        lines.append(f"  {label:<{_WIDTH}}{points}  n = {one.n:,}".rstrip())
+    for difference in differences:
+        name, policy = difference.name, difference.policy
+        label = f"{name}, {policy}" if policy != "any" else name
+        points = "".join(format_interval(*difference.metrics[metric], sign="+") for metric in METRICS)
+        lines.append(f"  {label:<{_WIDTH}}{points}  n = {difference.n:,}".rstrip())
     return "\n".join(lines)
 
 
 def robustness_table(group: RobustnessGroup) -> str:
-    """A group's levels: scores, and drops from the set without noise, of all rows and of each half."""
+    """Returns a table of a group's noise levels: scores, and drops from the set without noise, also of each half."""
     clean = summarize(group.clean.scores, group.policy)
     labels = [drop.level if drop.part == "all" else f"  {drop.level}, {drop.part}" for drop in group.drops]
     width = max(_WIDTH, *(len(label) + 1 for label in labels))
@@ -88,14 +93,16 @@ def _policy_line(result: SetScores, policy: str, label: str) -> str:
 
 
 def _notes(result: SetScores) -> list[str]:
-    """What a reader of the scores has to know about the rows."""
-    one, notes = result.set, []
-    if one.skipped:
-        rows = format_indices([row.index for row in one.skipped], max_listed=12)
-        notes.append(f"  left out, {len(one.skipped)} rows with a broken golden answer: {rows}")
-    if result.unasked:
-        notes.append(f"  not asked, {result.unasked:,} rows with a prompt too long for the model: scored as errors")
-    if one.remarks:
-        more = f" and {len(one.remarks) - 2} more" if len(one.remarks) > 2 else ""
-        notes.append(f"  scored as released: {'; '.join(one.remarks[:2])}{more}")
+    """Notes on rows that are left out, too long for the model, or unusual."""
+    eval_set, notes = result.set, []
+    if eval_set.skipped:
+        rows = format_indices([row.index for row in eval_set.skipped], max_listed=12)
+        notes.append(f"  left out, {len(eval_set.skipped)} rows with a broken golden answer: {rows}")
+    if result.num_too_long:
+        notes.append(
+            f"  not asked, {result.num_too_long:,} rows with a prompt too long for the model: scored as errors"
+        )
+    if eval_set.remarks:
+        more = f" and {len(eval_set.remarks) - 2} more" if len(eval_set.remarks) > 2 else ""
+        notes.append(f"  scored as released: {'; '.join(eval_set.remarks[:2])}{more}")
     return notes

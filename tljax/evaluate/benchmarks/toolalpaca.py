@@ -1,6 +1,6 @@
-"""ToolAlpaca's evaluation files (arXiv 2306.05301), data/eval_real.json and eval_simulated.json: an API a row.
+"""ToolAlpaca's evaluation files (arXiv 2306.05301), data/eval_real.json and eval_simulated.json: one API on each row.
 
-Each of an API's instructions is a row here, counted through the file, and its golden steps are the golden calls.
+Every instruction of an API becomes an example, numbered through the file, with its golden steps as golden calls.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _PARAMETER = re.compile(
 )
 _ENUM = re.compile(r"One of: \[([^\]]*)\]")
 _TYPES = {"Array": "array", "Object": "object"}
-# Values that a step takes from an earlier one, or that are left open: ${id from search}, "{start date}".
+# Placeholders for values from an earlier step or for values left open: ${id from search}, "{start date}".
 _BARE = re.compile(r'(:\s*|\[\s*|,\s*)\$\{[^{}"]*\}')
 _OPEN = re.compile(r"\$?\{[^{}]*\}")
-# The tool of ToolAlpaca's own agent with which it asks the user; golden steps of the simulated file call it.
+# The tool with which ToolAlpaca's own agent asks the user; golden steps of the simulated file call it.
 ASK = Tool(
     "getDetails",
     "Ask the user for missing information that is essential to answer the question.",
@@ -36,18 +36,18 @@ ASK = Tool(
 
 
 def is_toolalpaca(row: Any) -> bool:
-    """Whether a row is an API of ToolAlpaca with golden answers."""
+    """Returns True if a row is an API of ToolAlpaca with golden answers."""
     return isinstance(row, dict) and _FIELDS <= row.keys()
 
 
 def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
-    """A file of ToolAlpaca. Raises InputError naming file, row (an API) and field for a row that is none.
+    """Reads a file of ToolAlpaca. Raises InputError, which names file, row (an API) and field, for a malformed row.
 
-    Parameters that an API's `Authentication` names are neither shown, asked for nor compared. A row with a golden step
-    that cannot be read, or that calls a function which is not among the API's, is skipped.
+    Parameters that an API's `Authentication` names are removed from the documentation and are not compared. An example
+    is skipped if a golden step cannot be read or calls a function that the API does not have.
     """
     examples, skipped, index = [], [], 0
-    asks = any(step.get("Action") == ASK.name for row in rows for step in _all_steps(row))
+    adds_ask_tool = any(step.get("Action") == ASK.name for row in rows for step in _all_steps(row))
     for number, row in enumerate(rows):
         at = f"file {file}, row {number}"
         if not is_toolalpaca(row):
@@ -62,13 +62,15 @@ def read_toolalpaca(name: str, file: Path, rows: list[Any]) -> EvalSet:
             for name, text in listed.items()
             if name != "components"
         )
-        tools += (ASK,) if asks else ()
+        tools += (ASK,) if adds_ask_tool else ()
         instructions, answers = (
             require_field(row, "Instructions", list, at),
             require_field(row, "Golden_Answers", list, at),
         )
         if len(instructions) != len(answers):
-            raise InputError(f"{at}: {len(instructions)} Instructions and {len(answers)} Golden_Answers; give one each")
+            raise InputError(
+                f"{at}: {len(instructions)} Instructions and {len(answers)} Golden_Answers; give one of each"
+            )
         for k, (text, steps) in enumerate(zip(instructions, answers, strict=True)):
             identity = f"{require_field(row, 'Name', str, at)} {k:02}"
             if not isinstance(text, str):
@@ -95,16 +97,16 @@ def _all_steps(row: Any) -> list[dict[str, Any]]:
 
 
 def _tool(name: str, text: Any, hidden: frozenset[str], at: str) -> Tool:
-    """A function from its description, "TEXT\\nParameters: {JSON}\\nOutput: TEXT"."""
+    """Reads a function from its description, "TEXT\\nParameters: {JSON}\\nOutput: TEXT"."""
     if not isinstance(text, str):
-        raise InputError(f"{at}: is no string; give ToolAlpaca's own file")
+        raise InputError(f"{at}: is not a string; give ToolAlpaca's own file")
     description, mark, rest = (
         text.rpartition("Parameters: ") if text.startswith("Parameters: ") else text.partition("\nParameters: ")
     )
     try:
         listed = load_json_text(rest.partition("\nOutput:")[0]) if mark else {}
         if not isinstance(listed, dict):
-            raise ValueError(f"{listed!r:.40} is no object")
+            raise ValueError(f"{listed!r:.40} is not an object")
     except ValueError as error:
         raise InputError(f"{at}: its Parameters cannot be read ({error}); give ToolAlpaca's own file") from None
     properties, required = {}, []
@@ -112,21 +114,21 @@ def _tool(name: str, text: Any, hidden: frozenset[str], at: str) -> Tool:
         if parameter in hidden:
             continue
         match = _PARAMETER.fullmatch(str(words))
-        must, kind, told = match.groups() if match else (None, None, str(words))
+        is_required, kind, text = match.groups() if match else (None, None, str(words))
         schema: dict[str, Any] = {}
         if kind:
             schema["type"] = _TYPES.get(re.split(r"[\[{]", kind)[0], kind)
-        schema["description"] = told
-        choices = _ENUM.match(told)
+        schema["description"] = text
+        choices = _ENUM.match(text)
         if choices and kind == "string":
             schema["enum"] = [choice.strip() for choice in choices[1].split(",")]
         properties[parameter] = schema
-        required += [parameter] if must else []
+        required += [parameter] if is_required else []
     return Tool(name, description.strip(), properties, tuple(required))
 
 
 def _call(step: Any, tools: tuple[Tool, ...]) -> Call:
-    """A golden step. Raises ValueError where it is no call of a listed function."""
+    """Reads a golden step. Raises ValueError if it is not a call of a listed function."""
     if not isinstance(step, dict) or not isinstance(step.get("Action"), str):
         raise ValueError(f"{step!r:.60} has no Action")
     name, text = step["Action"], step.get("Action_Input")
@@ -137,14 +139,14 @@ def _call(step: Any, tools: tuple[Tool, ...]) -> Call:
     except json.JSONDecodeError:
         raise ValueError(f"the arguments of {name} are not JSON: {text!r:.80}") from None
     if not isinstance(arguments, dict):
-        raise ValueError(f"the arguments of {name} are no object: {text!r:.80}")
-    return Call(name, {key: _judged(value) for key, value in arguments.items()})
+        raise ValueError(f"the arguments of {name} are not an object: {text!r:.80}")
+    return Call(name, {key: _relax(value) for key, value in arguments.items()})
 
 
-def _judged(value: Any) -> Any:
-    """The value with its open places as AnyValue."""
+def _relax(value: Any) -> Any:
+    """The value with AnyValue for every placeholder."""
     if isinstance(value, str):
         return AnyValue() if _OPEN.fullmatch(value) else value
     if isinstance(value, list):
-        return [_judged(item) for item in value]
-    return {key: _judged(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return [_relax(item) for item in value]
+    return {key: _relax(item) for key, item in value.items()} if isinstance(value, dict) else value
