@@ -42,7 +42,7 @@ ALLOWED |= {
     "tljax.rl.loss": (),
     "tljax.evaluate.score": ("tljax.core", "tljax.calls"),
     "tljax.plan.hlo": (),
-    "tljax.plan.movement": ("tljax.plan.hlo",),
+    "tljax.plan.collectives": ("tljax.plan.hlo",),
     "tljax.plan.topology": ("tljax.core",),
     "configs": ("tljax.core.config",),
     "launch": ("tljax",),

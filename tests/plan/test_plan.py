@@ -13,9 +13,9 @@ from tljax.distributed.mesh import make_mesh
 from tljax.model import cost, llama
 from tljax.plan import search as search_module
 from tljax.plan.bound import Bound, bound
+from tljax.plan.collectives import Transfer
 from tljax.plan.fitting import divisible, flags, rows_of, with_rows
 from tljax.plan.measure import Measured, Part, guess, measure
-from tljax.plan.movement import Transfer
 from tljax.plan.programs import Program
 from tljax.plan.search import COMPILES, Candidate, Tried, format_tried, search, whole
 from tljax.plan.topology import TPUS, Chip, Topology, fewest_links, open_topology

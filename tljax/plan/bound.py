@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 
-from tljax.plan.movement import Transfer
+from tljax.plan.collectives import Transfer
 from tljax.plan.topology import Chip
 
 

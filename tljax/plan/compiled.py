@@ -1,4 +1,4 @@
-"""A program as the compiler made it: its memory, what it moves, what it warned of."""
+"""Compiles a program: its memory, its collectives and the warnings of the compiler."""
 
 import contextlib
 import dataclasses
@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
+from tljax.plan.collectives import Transfer, transfers
 from tljax.plan.hlo import Module
-from tljax.plan.movement import Transfer, traffic, transfers
 
 WARNING = re.compile(r"Involuntary full rematerialization\..*?for HLO operation:?\s*(.*)")
 UNITS = {"K": 1024.0, "M": 1024.0**2, "G": 1024.0**3, "T": 1024.0**4, "": 1.0}
@@ -21,17 +21,16 @@ UNITS = {"K": 1024.0, "M": 1024.0**2, "G": 1024.0**3, "T": 1024.0**4, "": 1.0}
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One program on one device; bytes.
+    """One compiled program; sizes are bytes on one device.
 
-    temporaries: work space, gradients among it; results: what it gives and does not write over an argument. refused:
-    what the compiler said of a program too large, whose `temporaries` is then all that is known.
+    temporaries: work space, including gradients. results: outputs that are not written over an argument. refused: the
+    message of the compiler if the program is too large; `temporaries` is then the only size that is known.
     """
 
     seconds: float
     temporaries: float
     results: float
     code: float
-    traffic: float
     transfers: tuple[Transfer, ...]
     kernels: int  # calls of Pallas kernels in its text, which a loop runs many times
     warnings: tuple[str, ...]  # operations that the partitioner replicates on every device, against its will
@@ -39,7 +38,7 @@ class Compiled:
 
 
 def compile_program(lower: Callable[[], Any], layers: int) -> Compiled:
-    """Lowers and compiles; layers: of the model, by which the loop over them is known."""
+    """Lowers and compiles a program. layers: the number of layers of the model."""
     begun = time.perf_counter()
     with _stderr() as said:
         try:
@@ -56,7 +55,6 @@ def compile_program(lower: Callable[[], Any], layers: int) -> Compiled:
         temporaries=memory.temp_size_in_bytes,
         results=max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
         code=memory.generated_code_size_in_bytes,
-        traffic=traffic(module, layers),
         transfers=tuple(transfers(module, layers)),
         kernels=text.count('custom_call_target="tpu_custom_call"'),
         warnings=warnings_in(said()),
@@ -64,26 +62,26 @@ def compile_program(lower: Callable[[], Any], layers: int) -> Compiled:
 
 
 def warnings_in(log: str) -> tuple[str, ...]:
-    """The operations that XLA's partitioner warns of in what it wrote to stderr, each once and cut short."""
+    """Returns the operations that XLA's partitioner warned of on stderr, each of them once and shortened."""
     found = (match.group(1) for match in WARNING.finditer(log))
     named = (re.sub(r"\{[^{}]*\}", "", text.split(", sharding=")[0] + _source(text)) for text in found)
     return tuple(dict.fromkeys(named))
 
 
 def size_in(text: str) -> float:
-    """Bytes of a program in the compiler's words, "program 18.29G arguments 2.27G" or "(29.79G)"; 0 without.
+    """Returns the bytes in the compiler's message "program 18.29G arguments 2.27G" or "(29.79G)", or 0 if none.
 
-    Where they give the sum alone, "Used 20.5G of 15.75G hbm", that.
+    If the message has only the sum, "Used 20.5G of 15.75G hbm", returns the sum.
     """
     words = (r"\bprogram ", r"(?:\(|Used )")
     sizes = (re.search(rf"{word}([\d.]+)([KMGT]?)\b", text) for word in words)
-    found = next((size for size in sizes if size), None)
-    return float(found.group(1)) * UNITS[found.group(2)] if found else 0.0
+    match = next((size for size in sizes if size), None)
+    return float(match.group(1)) * UNITS[match.group(2)] if match else 0.0
 
 
-def _refused(told: str, seconds: float) -> Compiled:
-    line = re.sub(r"\s+", " ", told).removeprefix("RESOURCE_EXHAUSTED: ")[:220]
-    return Compiled(seconds, size_in(told), 0.0, 0.0, 0.0, (), 0, (), line)
+def _refused(message: str, seconds: float) -> Compiled:
+    line = re.sub(r"\s+", " ", message).removeprefix("RESOURCE_EXHAUSTED: ")[:220]
+    return Compiled(seconds, size_in(message), 0.0, 0.0, (), 0, (), line)
 
 
 def _source(text: str) -> str:
@@ -93,7 +91,7 @@ def _source(text: str) -> str:
 
 @contextlib.contextmanager
 def _stderr() -> Iterator[Callable[[], str]]:
-    """Keeps back what C++ and Python write to stderr; gives a function that reads it afterwards."""
+    """Captures the text that C++ and Python write to stderr; yields a function that returns it afterwards."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         before = os.dup(2)

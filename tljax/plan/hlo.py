@@ -1,4 +1,4 @@
-"""The text of a compiled program, XLA's HLO: its instructions, and how often each runs."""
+"""Parses the text of a compiled program (XLA's HLO): its instructions, and how often each of them runs."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ _HEAD = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = ")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instruction:
-    """One line: `shape` is the text of what it gives, `rest` all behind its operands."""
+    """One line of HLO text. shape: the text of its result's shape. rest: the text behind its operands."""
 
     name: str
     shape: str
@@ -23,16 +23,16 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Executed:
-    """A computation that runs: how often, and whether within the loop over the layers."""
+    """A computation that runs `times` times. in_layers: True within the loop over the layers."""
 
     name: str
     times: int
     in_layers: bool
-    fused: bool  # within one kernel, whose inner results never reach memory
+    fused: bool  # within one kernel
 
 
 class Module:
-    """A compiled module, `compiled.as_text()`, as computations of instructions."""
+    """The computations of a compiled module, from `compiled.as_text()`."""
 
     def __init__(self, text: str):
         self.computations: dict[str, dict[str, Instruction]] = {}
@@ -47,12 +47,12 @@ class Module:
                     current = self.computations[name.group(1)] = {}
                     self.entry = name.group(1) if line.startswith("ENTRY") else self.entry
             elif line.startswith(" "):
-                found = _instruction(line)
-                if found:
-                    current[found.name] = found
+                instruction = _instruction(line)
+                if instruction:
+                    current[instruction.name] = instruction
 
     def trips(self, loop: Instruction) -> int:
-        """How often a while loop runs, at most; 1 where its text does not tell."""
+        """Returns the largest number of trips of a while loop, or 1 if its text does not contain it."""
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
         if known:
             return int(known.group(1))
@@ -66,10 +66,10 @@ class Module:
         return max(numbers, default=1) or 1
 
     def executed(self, layers: int) -> Iterator[Executed]:
-        """Every computation that runs, once for each place it is called from.
+        """Yields every computation that runs, once for each instruction that calls it.
 
-        The loop over the layers is told by its trips, `layers` of them: the text has no other name for it that lasts.
-        Another loop of as many trips, such as over the parts of a batch, counts as one too.
+        The loop over the layers is the one with `layers` trips, as no name of it is stable between compilers. Another
+        loop with as many trips, such as the one over the parts of a batch, counts as the loop over the layers too.
         """
         stack = [Executed(self.entry, 1, False, False)]
         while stack:
@@ -112,10 +112,10 @@ def _closing(text: str, start: int) -> int:
     return len(text)
 
 
-def called(i: Instruction, what: str) -> str:
-    """The computation that an instruction names as `what`, such as "body"; "" for none."""
-    found = re.search(rf"\b{what}=%?([\w.\-]+)", i.rest)
-    return found.group(1) if found else ""
+def called(i: Instruction, attribute: str) -> str:
+    """Returns the name of the computation in an attribute of an instruction, such as "body", or ""."""
+    match = re.search(rf"\b{attribute}=%?([\w.\-]+)", i.rest)
+    return match.group(1) if match else ""
 
 
 def _branches(i: Instruction) -> list[str]:
@@ -125,21 +125,17 @@ def _branches(i: Instruction) -> list[str]:
     return [name for name in (called(i, "true_computation"), called(i, "false_computation")) if name]
 
 
-def arrays_in(shape: str, memory: bool = False) -> list[str]:
-    """The arrays of a shape, tuples of tuples among them; `memory`: those in memory space 0 alone.
-
-    The others are on the chip: XLA writes "S(1)" into the layout of an array in a TPU's VMEM.
-    """
-    found = (match.group() for match in ARRAY.finditer(shape))
-    return [array for array in found if not memory or not re.search(r"S\([1-9]", array)]
+def arrays_in(shape: str) -> list[str]:
+    """Returns the arrays of a shape, which may be a tuple of tuples."""
+    return [match.group() for match in ARRAY.finditer(shape)]
 
 
-def bytes_of(shape: str, memory: bool = False) -> float:
-    """Bytes of all arrays in a shape; `memory` as in arrays_in."""
+def bytes_of(shape: str) -> float:
+    """Returns the bytes of all arrays of a shape."""
     total = 0.0
-    for array in arrays_in(shape, memory):
-        kind, sides = array.partition("]")[0].split("[")
-        bits = re.search(r"\d+", kind)
-        width = 1.0 if kind == "pred" else int(bits.group()) / 8 if bits else 0.0
-        total += math.prod(int(side) for side in sides.split(",") if side) * width
+    for array in arrays_in(shape):
+        dtype, sides = array.partition("]")[0].split("[")
+        bits = re.search(r"\d+", dtype)
+        itemsize = 1.0 if dtype == "pred" else int(bits.group()) / 8 if bits else 0.0
+        total += math.prod(int(side) for side in sides.split(",") if side) * itemsize
     return total

@@ -97,7 +97,9 @@ def _part(config: Any, c: llama.LlamaConfig, topology: Topology, program: Progra
     found = compile_program(program.lower, c.num_layers)
     work = max(0.0, found.temporaries + found.results + found.code - gradients)
     near, far = (received(found.transfers, network) for network in (False, True))
-    best = bound(flops, found.traffic, near, topology.chip, devices, topology.links, far)
+    # XLA's cost_analysis() counts one trip of every loop, so the memory that all layers read is arithmetic.
+    memory_traffic, _ = estimate.movement(config, c, program.name)
+    best = bound(flops, memory_traffic, near, topology.chip, devices, topology.links, far)
     part = Part(program, held, inputs, gradients, work, found, best)
     log(f"compiled in {found.seconds:.0f} s, {format_bytes(part.total)}{' and refused' if found.refused else ''}")
     return part

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from tljax.core.units import format_bytes, format_seconds
 from tljax.plan.bound import received
+from tljax.plan.collectives import Transfer
 from tljax.plan.compiled import Compiled
 from tljax.plan.measure import Measured, Part
-from tljax.plan.movement import Transfer
 
 
 def report(plan: Measured, name: str) -> str:
