@@ -1,4 +1,4 @@
-"""Prompts of any number and length, as lists, to replies: batches of few shapes for `decode.generate`."""
+"""Generates replies to any number of prompts of any length, in batches of few shapes for `decode.generate`."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ ROUND_TO = 64  # tokens
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What was generated for one prompt."""
+    """The reply to one prompt."""
 
     tokens: list[int]  # without the end token
-    logprobs: list[float]  # one a token, then the end token's if there is one
+    logprobs: list[float]  # one per token, then that of the end token if there is one
     end: int | None  # the end token, None where max_new_tokens ran out
 
     @property
@@ -29,10 +29,11 @@ class Reply:
 
 
 def padded_length(length: int, round_to: int) -> int:
-    """The width that prompts of `length` tokens, from 1, are padded to: few widths, as each is compiled on its own.
+    """Returns the length that rows of `length` tokens (1 or more) are padded to.
 
-    Multiples of `round_to` up to 8 of them, of twice as much up to 16, of 4 times as much up to 32, and so on: four
-    widths an octave, and above 4 `round_to` at most a quarter of the length in padding.
+    Each padded length is compiled, so there are few: multiples of `round_to` up to 8 `round_to`, of 2 `round_to` up to
+    16, of 4 `round_to` up to 32, and so on. That is four lengths for each doubling, and above 4 `round_to` at most a
+    quarter of the tokens is padding.
     """
     parts = -(-length // round_to)
     step = round_to << max(0, (parts - 1).bit_length() - 3)
@@ -40,9 +41,9 @@ def padded_length(length: int, round_to: int) -> int:
 
 
 def batch_by_length(lengths: Sequence[int], rows: int, round_to: int) -> list[tuple[int, list[int]]]:
-    """Prompts by falling length in batches of at most `rows`: the padded width and the prompts' indices.
+    """Returns batches of at most `rows` prompts, each as its padded length and the prompts' indices.
 
-    As many programs are compiled as there are widths. The longest come first, so that memory runs out at once or never.
+    A batch holds prompts of similar length. The longest come first, so that memory runs out at once or never.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches = [order[start : start + rows] for start in range(0, len(order), rows)]
@@ -60,7 +61,7 @@ def generate_replies(
     round_to: int = ROUND_TO,
     row_ids: Sequence[int] | None = None,
 ) -> list[Reply]:
-    """A reply to every prompt, in order; see `generate_in_batches`, which gives them batch by batch."""
+    """Returns the reply to every prompt, in order. Arguments and errors are those of `generate_in_batches`."""
     replies: dict[int, Reply] = {}
     for done in generate_in_batches(
         params, c, prompts, options, key=key, rows=rows, round_to=round_to, row_ids=row_ids
@@ -80,11 +81,12 @@ def generate_in_batches(
     round_to: int = ROUND_TO,
     row_ids: Sequence[int] | None = None,
 ) -> Iterator[dict[int, Reply]]:
-    """Replies to the prompts, by index, one batch of `batch_by_length` after the other on the current mesh.
+    """Yields {prompt index: reply} for one batch of `batch_by_length` after the other, on the current mesh.
 
-    A prompt's sample depends on the key and its row id (default: its index) alone. Raises InputError, at the first
-    batch, for options out of range, rows that do not divide over the mesh, and a prompt that is empty, too long with
-    max_new_tokens for the model, or holds no token of its vocabulary.
+    prompts: lists of token ids. rows: rows of a batch, over all devices. A sample depends only on the key and on the
+    prompt's row id (by default its index). Raises InputError before the first batch for options out of range, rows that
+    do not divide over the mesh, and a prompt that is empty, too long with max_new_tokens for the model, or has a token
+    outside its vocabulary.
     """
     check_sample_options(options, c.vocab_size)
     check_rows(rows, "rows")
@@ -92,12 +94,12 @@ def generate_in_batches(
         raise InputError(f"round_to is {round_to}; allowed: a whole number from 1")
     ids = range(len(prompts)) if row_ids is None else row_ids
     if len(ids) != len(prompts):
-        raise InputError(f"there are {len(ids)} row_ids for {len(prompts)} prompts; give one a prompt, or none")
+        raise InputError(f"there are {len(ids)} row_ids for {len(prompts)} prompts; give one per prompt, or none")
     for i, prompt in enumerate(prompts):
         _check_prompt(c, prompt, i, options)
-    for width, batch in batch_by_length([len(prompt) for prompt in prompts], rows, round_to):
+    for length, batch in batch_by_length([len(prompt) for prompt in prompts], rows, round_to):
         host = {
-            "prompts": np.zeros((rows, width), np.int32),
+            "prompts": np.zeros((rows, length), np.int32),
             "lengths": np.zeros(rows, np.int32),
             "row_ids": np.zeros(rows, np.int32),
         }
@@ -116,12 +118,12 @@ def _check_prompt(c: llama.LlamaConfig, prompt: Sequence[int], index: int, optio
     outside = [token for token in (min(prompt), max(prompt)) if not 0 <= token < c.vocab_size]
     if outside:
         raise InputError(f"prompt {index} holds token {outside[0]}, but the model's are 0 to {c.vocab_size - 1}")
-    what = f"prompt {index} with max_new_tokens ({len(prompt)} + {options.max_new_tokens})"
-    llama.check_length(c, len(prompt) + options.max_new_tokens, what)
+    field = f"prompt {index} with max_new_tokens ({len(prompt)} + {options.max_new_tokens})"
+    llama.check_length(c, len(prompt) + options.max_new_tokens, field)
 
 
 def _replies(generated: ReplyBatch) -> list[Reply]:
-    """The rows of what came back from the device; filler rows have empty replies."""
+    """Returns the replies of a batch's rows; rows that only fill the batch have empty replies."""
     replies = []
     for row, length in enumerate(generated.lengths):
         tokens, logprobs = generated.tokens[row, :length].tolist(), generated.logprobs[row, :length].tolist()

@@ -1,15 +1,15 @@
-"""Generation: prompts in, replies and their log-probabilities out, with a cache of keys and values.
+"""Generates replies and their log-probabilities from padded prompts, with a cache of keys and values.
 
-Column s of the cache holds what prompt position s left, for s < P, the padded width of the prompts; what step t feeds
-stands in column P + t, whatever the row's own length, so that every step writes one column of all rows at once. Between
-a row's length and P nothing is visible. The last token of a prompt is fed by step 0, not by the prefill.
+Cache: column s < P holds the key and value of prompt position s, where P is the padded length of the prompts. Step t
+writes column P + t for all rows at once, whatever each row's length. The columns from a row's length to P are masked.
+The prefill leaves out the last token of a prompt: step 0 feeds it.
 
-While it decodes, a mesh moves activations and never weights: the rows of a step are spread over "data" alone and their
-D over "fsdp" and "sequence", as the weights' is. A device then reads its own part of the weights at every step, where
-gathering them would move 13.5 GB a token for 7B in bfloat16 and hold as much. Attention alone spreads its rows over
-"fsdp" too, as the cache is. What this costs: one copy of the weights in the compute dtype, sharded as they are, beside
-the cache of 2 L K H numbers a token (0.5 MB for 7B). Prompts and cache are whole on every device of "sequence", which
-all compute the same: a rollout gains nothing by that axis, but needs no other mesh than the update.
+Sharding: decoding moves activations over the mesh, never weights. The rows of a step are sharded over "data" alone, and
+their D over "fsdp" and "sequence", as that of the weights is. So a device reads only its part of the weights at every
+step; gathering them would move 13.5 GB per token for 7B in bfloat16, and hold as much. Only attention shards its rows
+over "fsdp" too, as the cache is. Memory: one copy of the weights in the compute dtype, sharded like them, and a cache
+of 2 L K H numbers per token (0.5 MB for 7B). All devices of "sequence" hold the same prompts and cache and compute the
+same: that axis does not speed up a rollout, but rollout and update can share a mesh.
 """
 
 import jax
@@ -30,10 +30,10 @@ CACHE_SPEC = ("batch", "heads", None, None)
 
 @struct.dataclass
 class ReplyBatch:
-    """Replies to B prompts, M = max_new_tokens; the end token is part of a reply."""
+    """Replies to B prompts, with M = max_new_tokens. The end token counts as part of a reply."""
 
     tokens: jax.Array  # int32 [B, M], pad_id after the end
-    logprobs: jax.Array  # float32 [B, M], of the distribution sampled from; 0 after the end
+    logprobs: jax.Array  # float32 [B, M], under the sampled distribution; 0 after the end
     lengths: jax.Array  # int32 [B], tokens of the reply
     ended: jax.Array  # bool [B], False where max_new_tokens ran out
 
@@ -41,8 +41,8 @@ class ReplyBatch:
 @struct.dataclass
 class _State:
     step: jax.Array  # int32, from 0
-    token: jax.Array  # int32 [B], fed by this step
-    cache: list[Cache]  # one a layer: a stacked array would be copied at every write
+    token: jax.Array  # int32 [B], the input of this step
+    cache: list[Cache]  # one per layer: a stacked array would be copied at every write
     generated: ReplyBatch
 
 
@@ -56,12 +56,12 @@ def generate(
     key: jax.Array,
     options: SampleOptions,
 ) -> ReplyBatch:
-    """Replies to right-padded prompts; stops as soon as every row has ended. Compiled once for each [B, P].
+    """Generates replies to right-padded prompts, until every row has ended. Compiled once for each [B, P].
 
-    prompts: int32 [B, P], whose padding may hold anything; lengths: int32 [B], 0 for a row that only fills the batch:
-    it has ended before it begins. What a row draws is a function of (key, its row id, step), row_ids int32 [B], so
-    neither the batch around it nor P nor the mesh changes its reply. Raises InputError for options out of range;
-    prompts that leave no room for max_new_tokens below `c.max_tokens` are the caller's to refuse.
+    prompts: int32 [B, P], with any padding. lengths: int32 [B], 0 for a row that only fills the batch; such a row has
+    ended from the start. row_ids: int32 [B]. Sampling is a function of (key, row id, step), so neither the other rows
+    nor P nor the mesh changes a reply. Raises InputError for options out of range. The caller must refuse prompts that
+    exceed `c.max_tokens` together with max_new_tokens.
     """
     check_sample_options(options, c.vocab_size)
     prompts = jax.reshard(prompts, spec("batch", None))
@@ -69,11 +69,11 @@ def generate(
     dtype, (B, P), M = jnp.dtype(options.compute_dtype), prompts.shape, options.max_new_tokens
     prompts = jnp.where(jnp.arange(P)[None] < lengths[:, None], prompts, 0)
     weights = _cast(params, c, dtype)
-    # Gathered over "tensor", for a lookup that communicates nothing.
+    # Gathered over "tensor", so that the lookup of a step needs no communication.
     table = jax.reshard(weights["embed"], spec(None, "embed"))
     columns = jnp.arange(P + M)[None]
     last = lengths - 1
-    one = jax.P("data", None, *spec("embed"))  # of the single token that a step feeds
+    step_spec = jax.P("data", None, *spec("embed"))  # of a step's input [B, 1, D]
 
     def running(state: _State) -> jax.Array:
         return (state.step < M) & ~jnp.all(state.generated.ended)
@@ -81,7 +81,7 @@ def generate(
     def step(state: _State) -> _State:
         t = state.step
         visible = (columns < last[:, None]) | ((columns >= P) & (columns <= P + t))
-        x = table.at[jax.reshard(state.token, jax.P("data"))[:, None]].get(out_sharding=one)
+        x = table.at[jax.reshard(state.token, jax.P("data"))[:, None]].get(out_sharding=step_spec)
         positions = jax.reshard(jnp.maximum(last, 0) + t, jax.P("data"))[:, None]
         angles = rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
         cache = []
@@ -111,7 +111,7 @@ def generate(
 
 
 def _cast(params: llama.Params, c: llama.LlamaConfig, dtype: jnp.dtype) -> llama.Params:
-    """The weights in the compute dtype, a list of layers instead of stacked ones, sharded as they are."""
+    """Returns the weights in the compute dtype with unchanged shardings, and with the layers as a list."""
     cast = jax.tree.map(lambda x: x.astype(dtype), params)
     layers = [{name: stacked[i] for name, stacked in cast["layers"].items()} for i in range(c.num_layers)]
     return cast | {"layers": layers}
@@ -120,9 +120,9 @@ def _cast(params: llama.Params, c: llama.LlamaConfig, dtype: jnp.dtype) -> llama
 def _prefill(
     weights: llama.Params, c: llama.LlamaConfig, prompts: jax.Array, lengths: jax.Array, options: SampleOptions
 ) -> list[Cache]:
-    """Every layer's keys and values of prompts int32 [B, P], with room for the reply.
+    """Returns every layer's cache for prompts int32 [B, P], with columns for the reply.
 
-    The layers are unrolled: a scan would hold the prompts' cache twice, and compute the last layer's result.
+    The layers are unrolled: a scan would hold the cache twice, and compute the last layer's unused output.
     """
     B, P = prompts.shape
     columns = jnp.broadcast_to(jnp.arange(P, dtype=jnp.int32)[None], (B, P), out_sharding=spec("batch", None))
@@ -145,10 +145,11 @@ def _prefill(
 def _attend(
     q: jax.Array, k: jax.Array, v: jax.Array, cache: Cache, visible: jax.Array, column: jax.Array
 ) -> tuple[jax.Array, Cache]:
-    """Writes k and v [B, 1, K, H] into a column of the cache, and attends with q [B, 1, N, H] to the visible ones.
+    """Writes k and v into a column of the cache, then attends with q to the visible columns.
 
-    visible: bool [B, S]. Softmax in float32, as in `attention.attention`. The rows of q, k, v and the result are spread
-    over "data", those of the cache over "fsdp" too.
+    q: [B, 1, N, H]; k, v: [B, 1, K, H]; visible: bool [B, S]. Returns [B, 1, N, H] and the new cache. Softmax is in
+    float32, as in `attention.attention`. The rows of q, k, v and of the result are sharded over "data", those of the
+    cache over "fsdp" too.
     """
 
     def local(q, k, v, keys, values, visible, column):
@@ -158,7 +159,7 @@ def _attend(
             jax.lax.dynamic_update_slice_in_dim(kept, new.reshape(B, K, 1, H), column, axis=2)
             for kept, new in ((keys, k), (values, v))
         )
-        # Query heads in groups, so that no key is repeated.
+        # Query heads are grouped by their key head, so that no key is repeated.
         scores = jnp.einsum("BKGH,BKSH->BKGS", q.reshape(B, K, N // K, H), keys, preferred_element_type=jnp.float32)
         scores = jnp.where(visible[:, None, None], scores * H**-0.5, jnp.finfo(jnp.float32).min)
         probs = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
@@ -178,7 +179,7 @@ def _attend(
 def _sample(
     logits: jax.Array, row_ids: jax.Array, key: jax.Array, step: jax.Array, options: SampleOptions
 ) -> tuple[jax.Array, jax.Array]:
-    """Tokens int32 [B] and their log-probabilities float32 [B], each device sampling its own rows of logits [B, V]."""
+    """Returns sampled tokens int32 [B] and their log-probabilities float32 [B]; a device samples its rows of logits."""
 
     def local(logits, row_ids, key, step):
         keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), step))(row_ids)
@@ -194,13 +195,13 @@ def _sample(
 def _append(
     generated: ReplyBatch, step: jax.Array, token: jax.Array, logprobs: jax.Array, options: SampleOptions
 ) -> ReplyBatch:
-    """`generated` with one more token where a row has not ended."""
-    over = generated.ended
+    """Returns `generated` with the step's token added to every row that has not ended."""
+    ended = generated.ended
     ids = jnp.asarray(options.eos_ids, jnp.int32)
-    here = (jnp.arange(options.max_new_tokens) == step)[None] & ~over[:, None]
+    here = (jnp.arange(options.max_new_tokens) == step)[None] & ~ended[:, None]
     return ReplyBatch(
         tokens=jnp.where(here, token[:, None], generated.tokens),
         logprobs=jnp.where(here, logprobs[:, None], generated.logprobs),
-        lengths=generated.lengths + ~over,
-        ended=over | jnp.any(token[:, None] == ids[None], axis=-1),
+        lengths=generated.lengths + ~ended,
+        ended=ended | jnp.any(token[:, None] == ids[None], axis=-1),
     )

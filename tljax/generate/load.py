@@ -1,4 +1,4 @@
-"""A trained model with its tokenizer, before its weights are read."""
+"""Opens a trained model with its tokenizer, without reading the weights."""
 
 from tljax.data.tokens import Tokenizer, load_tokenizer
 from tljax.toolbox.embedded import model_path
@@ -6,10 +6,11 @@ from tljax.training import model_source
 
 
 def open_model_and_tokenizer(path: str, tokenizer: str) -> tuple[model_source.Model, Tokenizer]:
-    """The model at `path` (a folder, a hub id or "base") and the tokenizer in a folder, "" for the model's own.
+    """Returns the model at `path` (a folder, a hub id or "base") and its tokenizer.
 
-    Raises InputError as `open_model` and `load_tokenizer` do, and where the two do not fit.
+    tokenizer: the folder of the tokenizer, "" for the model's folder. Raises InputError as `open_model` and
+    `load_tokenizer` do, and for a tokenizer that does not fit the model.
     """
     model = model_source.open_model(model_path(path), "")
-    found = load_tokenizer(tokenizer or str(model.folder))
-    return model_source.fit_to_vocabulary(model, "", found.vocab_size, found.folder), found
+    loaded = load_tokenizer(tokenizer or str(model.folder))
+    return model_source.fit_to_vocabulary(model, "", loaded.vocab_size, loaded.folder), loaded

@@ -1,12 +1,12 @@
-"""Batch inference: a file of prompts in, a file of replies out, continued where it was stopped."""
+"""Batch inference: reads a file of prompts, writes a file of replies, and resumes where it was stopped."""
 
 import dataclasses
 import hashlib
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,10 @@ ON_LONG = ("refuse", "skip")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedPrompts:
-    """The rows to answer, as tokens; `skipped` names each that is too long.
+    """The prompts of a file as tokens, in the file's order. `rows` counts the file's rows from 1.
 
-    rows: from 1; tokens: begin with the first token where training does.
+    `tokens` begin with the tokenizer's first token where training prepends it. `skipped` has a message for each row
+    that is too long.
     """
 
     ids: list[str | int]
@@ -48,11 +49,19 @@ class TokenizedPrompts:
     skipped: list[str]
 
 
-def run(config: Any) -> None:
-    """Writes the replies that `config` (configs/generate.py) asks for to config.out.
+class _Request(NamedTuple):
+    """A reply that is asked for: the prompt's index in TokenizedPrompts, the reply's index and its sample number."""
 
-    Raises InputError for what the user can mend, before any device work where it can be known by then, and SystemExit
-    where a signal stopped it; what is finished then lies in OUT.partial, and the same command goes on from there.
+    prompt: int
+    index: int
+    sample: int
+
+
+def run(config: Any) -> None:
+    """Generates replies to the prompts of config.prompts and writes them to config.out (configs/generate.py).
+
+    Raises InputError for what the user can correct, before any device work where possible. Raises SystemExit when a
+    signal stops the run: finished replies are then in OUT.partial, and the same command continues from them.
     """
     check(config)
     out, file = Path(config.out).expanduser(), Path(config.prompts).expanduser()
@@ -65,10 +74,10 @@ def run(config: Any) -> None:
             "tokenizer": tokenizer.fingerprint,
             "content of config.prompts": _hash_file(file),
         }
-        with ResumableWriter(out, resume_fields(config), content) as partial:
+        with ResumableWriter(out, resume_fields(config), content) as writer:
             prompts = read_prompts(config, file, model.config, tokenizer)
-            write_missing_replies(config, model, tokenizer, prompts, options, partial)
-            count, (tokens, ended) = len(partial), partial.finish()
+            write_missing_replies(config, model, tokenizer, prompts, options, writer)
+            count, (tokens, ended) = len(writer), writer.finish()
     log(
         f"done: {count:,} replies with {tokens:,} tokens, {100 * ended / count:.1f} % ended before "
         f"sample.max_new_tokens, in {out}"
@@ -76,7 +85,7 @@ def run(config: Any) -> None:
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a field whose value is not allowed, and for files that are not or should not be there."""
+    """Raises InputError for a field with a wrong value, an input that does not exist or an output that exists."""
     for field in ("prompts", "out"):
         if not config[field]:
             raise InputError(f"config.{field} is empty; give a JSONL file, --config.{field}=FILE.jsonl")
@@ -95,7 +104,7 @@ def check(config: Any) -> None:
 
 
 def check_devices(config: Any, c: llama.LlamaConfig) -> None:
-    """Raises InputError where rows, model and attention do not fit the current mesh."""
+    """Raises InputError where config.rows, the model or the attention does not fit the current mesh."""
     check_initialized()
     check_rows(config.rows, "config.rows")
     llama.check_mesh(c)
@@ -113,41 +122,45 @@ def _checked_options(config: Any, c: llama.LlamaConfig, tokenizer: Tokenizer) ->
 
 
 def resume_fields(config: Any) -> dict[str, Any]:
-    """The fields that decide what a reply is, by their dotted names; the others may change when it goes on."""
+    """Returns the fields that replies depend on, by dotted name; a resumed run may change all others."""
     fields = {f"sample.{name}": value for name, value in config.sample.items()}
     fields |= {name: config[name] for name in ("dialect", "samples", "seed")}
     return fields | {"model.compute_dtype": config.model.compute_dtype}
 
 
 def read_prompts(config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Tokenizer) -> TokenizedPrompts:
-    """The rows of `file` as tokens. Raises InputError for the first bad row, and where none can be answered."""
-    found, new = TokenizedPrompts([], [], [], []), config.sample.max_new_tokens
+    """Returns the prompts of `file` as tokens.
+
+    Raises InputError for the first bad row, for a row that is too long unless config.on_long is "skip", and where all
+    rows are too long.
+    """
+    prompts, new = TokenizedPrompts([], [], [], []), config.sample.max_new_tokens
     hidden = not has_terminal()
     for query in tqdm(read_prompt_rows(str(file), config.dialect), desc="tokenizing", unit="row", disable=hidden):
         # 4 bytes a token, where a list of 100,000 long prompts would take gigabytes.
         ids = array("i", tokenizer.encode(query.prompt)[0])
         if len(ids) + new > c.max_tokens:
-            found.skipped.append(
+            prompts.skipped.append(
                 f"file {file}, row {query.row} (id {query.id!r}): {len(ids):,} tokens with "
                 f"config.sample.max_new_tokens = {new:,} are over the {c.max_tokens:,} that the model can read"
             )
             continue
-        found.ids.append(query.id)
-        found.rows.append(query.row)
-        found.tokens.append(ids)
-    if found.skipped and (config.on_long == "refuse" or not found.ids):
-        count = len(found.skipped)
+        prompts.ids.append(query.id)
+        prompts.rows.append(query.row)
+        prompts.tokens.append(ids)
+    if prompts.skipped and (config.on_long == "refuse" or not prompts.ids):
+        count = len(prompts.skipped)
         more = f" (one of {count:,} such rows)" if count > 1 else ""
         remedy = "shorten it or lower max_new_tokens"
         if config.on_long == "refuse":
             remedy += ", or leave such rows out with config.on_long=skip"
-        raise InputError(f"{found.skipped[0]}{more}; {remedy}")
-    check_range("samples", config.samples, 1, MAX_INT32 // found.rows[-1])
-    lengths = [len(ids) for ids in found.tokens]
+        raise InputError(f"{prompts.skipped[0]}{more}; {remedy}")
+    check_range("samples", config.samples, 1, MAX_INT32 // prompts.rows[-1])
+    lengths = [len(ids) for ids in prompts.tokens]
     log(f"prompts: {len(lengths):,} rows with {sum(lengths):,} tokens, the longest {max(lengths):,}")
-    if found.skipped:
-        log("\n".join([f"rows skipped: {len(found.skipped):,}", *format_first_errors(found.skipped)]))
-    return found
+    if prompts.skipped:
+        log("\n".join([f"rows skipped: {len(prompts.skipped):,}", *format_first_errors(prompts.skipped)]))
+    return prompts
 
 
 def write_missing_replies(
@@ -156,74 +169,77 @@ def write_missing_replies(
     tokenizer: Tokenizer,
     prompts: TokenizedPrompts,
     options: SampleOptions,
-    partial: ResumableWriter,
+    writer: ResumableWriter,
 ) -> None:
-    """Adds what is missing in `partial`, batch by batch on the current mesh.
+    """Generates the replies that `writer` does not have yet, and adds them batch by batch, on the current mesh.
 
-    Reply k to row r has the index (r - 1) x samples + k, which decides what it draws. Raises SystemExit as `generate`
-    does, and InputError where the device's memory is too small.
+    Reply k to row r has the index (r - 1) x samples + k, which determines what it samples. Raises SystemExit with the
+    signal's code when a signal stops the run, and InputError where the device's memory is too small.
     """
-    n = config.samples
-    every = [(place, (row - 1) * n + k, k) for place, row in enumerate(prompts.rows) for k in range(n)]
-    todo = [one for one in every if one[1] not in partial]
-    if len(partial):
-        log(f"resumed: {len(partial):,} of {len(every):,} replies are in {partial.path}")
-    if not todo:
+    samples = config.samples
+    requests = [_Request(i, (row - 1) * samples + k, k) for i, row in enumerate(prompts.rows) for k in range(samples)]
+    missing = [request for request in requests if request.index not in writer]
+    if len(writer):
+        log(f"resumed: {len(writer):,} of {len(requests):,} replies are in {writer.path}")
+    if not missing:
         return
+    # No more rows than replies of the whole run: a resumed run so computes in the same shapes, and gives the same bits.
+    shards = batch_shard_count()
+    rows = min(config.rows, -(-len(requests) // shards) * shards)
     with explain_out_of_memory(
         f"with config.rows = {config.rows}; lower it (finished replies are kept, and the command continues), or the "
         "longest reply's tokens, or spread the model (config.mesh.fsdp)"
     ):
         params = model_source.load_with_adapter(model, jnp.dtype(options.compute_dtype), seed=0)
-        generate(config, params, model.config, tokenizer, prompts, options, todo, len(every), partial)
+        batches = generate_in_batches(
+            params,
+            model.config,
+            [prompts.tokens[request.prompt] for request in missing],
+            options,
+            key=jax.random.key(config.seed),
+            rows=rows,
+            row_ids=[request.index for request in missing],
+        )
+        _write_batches(config, batches, missing, prompts, tokenizer, writer)
 
 
-def generate(
+def _write_batches(
     config: Any,
-    params: llama.Params,
-    c: llama.LlamaConfig,
-    tokenizer: Tokenizer,
+    batches: Iterator[dict[int, Reply]],
+    missing: Sequence[_Request],
     prompts: TokenizedPrompts,
-    options: SampleOptions,
-    todo: Sequence[tuple[int, int, int]],
-    total: int,
-    partial: ResumableWriter,
+    tokenizer: Tokenizer,
+    writer: ResumableWriter,
 ) -> None:
-    """The loop over batches. todo: of each reply its prompt's place in `prompts`, its index and its sample.
-
-    Raises SystemExit with the signal's code where one asked to stop.
-    """
-    # No more rows than there are replies; of all of them, so that a resumed run computes in the same shapes.
-    shards = batch_shard_count()
-    rows = min(config.rows, -(-total // shards) * shards)
-    tokens = [prompts.tokens[place] for place, _, _ in todo]
-    key, row_ids = jax.random.key(config.seed), [index for _, index, _ in todo]
-    widths: set[int] = set()
-    with StopRequest() as stop, Progress(total, len(partial)) as progress:
-        for replies in generate_in_batches(params, c, tokens, options, key=key, rows=rows, row_ids=row_ids):
-            answers = []
+    """Adds each batch {index in `missing`: reply} to `writer`. Raises SystemExit when a signal asks to stop."""
+    total = len(prompts.rows) * config.samples
+    lengths: set[int] = set()
+    with StopRequest() as stop, Progress(total, len(writer)) as progress:
+        for replies in batches:
+            rows = []
             for i, reply in replies.items():
-                place, index, k = todo[i]
-                number = {"sample": k} if config.samples > 1 else {}
-                answers.append((index, {"id": prompts.ids[place]} | number | reply_to_row(reply, tokenizer)))
-            partial.append(answers)
-            widths.add(padded_length(max(len(tokens[i]) for i in replies), ROUND_TO))
+                request = missing[i]
+                sample = {"sample": request.sample} if config.samples > 1 else {}
+                row = {"id": prompts.ids[request.prompt]} | sample | reply_to_row(reply, tokenizer)
+                rows.append((request.index, row))
+            writer.append(rows)
+            lengths.add(padded_length(max(len(prompts.tokens[missing[i].prompt]) for i in replies), ROUND_TO))
             progress.add(replies)
-            stopped_by = stop.after(len(partial), waits=True, what="reply")
-            if stopped_by is not None and len(partial) < total:
+            signal = stop.after(len(writer), waits=True, what="reply")
+            if signal is not None and len(writer) < total:
                 progress.close()
-                told = f"{len(partial):,} of {total:,} replies, kept in {partial.path}"
-                log(f"stopped by {stopped_by.name} after {told}; the same command continues")
-                raise SystemExit(EXIT_CODES[stopped_by])
-    log(progress.told(widths))
+                count = f"{len(writer):,} of {total:,} replies, kept in {writer.path}"
+                log(f"stopped by {signal.name} after {count}; the same command continues")
+                raise SystemExit(EXIT_CODES[signal])
+    log(progress.format_summary(lengths))
 
 
 def reply_to_row(reply: Reply, tokenizer: Tokenizer) -> dict[str, Any]:
-    """A reply as its row of the output has it."""
+    """Returns a reply as a row of the output file: completion, tokens, logprob (their sum) and ended."""
     text = tokenizer.decode(reply.tokens)
-    # The blank between "Assistant:" and the reply; SentencePiece's decoders have dropped it already.
-    first, both = tokenizer.encode("a")[0], tokenizer.encode("a a")[0]
-    if tokenizer.decode(both[len(first) :]) == " a":
+    # Removes the blank between "Assistant:" and the reply, which SentencePiece's decoders have removed already.
+    start, both = tokenizer.encode("a")[0], tokenizer.encode("a a")[0]
+    if tokenizer.decode(both[len(start) :]) == " a":
         text = text.removeprefix(" ")
     return {
         "completion": text,

@@ -1,4 +1,4 @@
-"""The distribution that a reply is sampled from: one definition for the sampler and for whoever scores samples."""
+"""The distribution that replies are sampled from, defined once for sampling and for scoring of samples."""
 
 import dataclasses
 import math
@@ -14,14 +14,14 @@ from tljax.model.llama import token_logprobs
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """How replies are generated. A static pytree: a plain argument of jit."""
+    """Options of generation. A static pytree, so jit takes it as a plain argument."""
 
     max_new_tokens: int
-    temperature: float  # 0: greedy, where top_k and top_p mean nothing
+    temperature: float  # 0: greedy, which ignores top_k and top_p
     top_k: int  # 0: off
     top_p: float  # 1.0: off
-    eos_ids: tuple[int, ...]  # a reply ends with the first of them; none: at max_new_tokens
-    pad_id: int  # what stands behind the end; never read back, so it may be an end token or a word
+    eos_ids: tuple[int, ...]  # a reply ends at the first of these; if empty, at max_new_tokens
+    pad_id: int  # stands behind the end; never read, so any token will do
     compute_dtype: str
     attention: str  # for the prompt, one of attention.IMPLEMENTATIONS; single tokens attend to the cache in one way
 
@@ -61,7 +61,7 @@ class SampleOptions:
 def check_sample_options(options: SampleOptions, vocab_size: int) -> None:
     """Raises InputError for the first option outside its range."""
 
-    def word(token: int) -> bool:
+    def in_vocabulary(token: int) -> bool:
         return 0 <= token < vocab_size
 
     rules = (
@@ -73,8 +73,8 @@ def check_sample_options(options: SampleOptions, vocab_size: int) -> None:
         ),
         ("top_k", options.top_k >= 0, "0 (off) or a whole number above"),
         ("top_p", 0 < options.top_p <= 1, "above 0 and at most 1 (off)"),
-        ("eos_ids", all(map(word, options.eos_ids)), f"tokens of the vocabulary, 0 to {vocab_size - 1}"),
-        ("pad_id", word(options.pad_id), f"a token of the vocabulary, 0 to {vocab_size - 1}"),
+        ("eos_ids", all(map(in_vocabulary, options.eos_ids)), f"tokens of the vocabulary, 0 to {vocab_size - 1}"),
+        ("pad_id", in_vocabulary(options.pad_id), f"a token of the vocabulary, 0 to {vocab_size - 1}"),
     )
     for name, good, allowed in rules:
         if not good:
@@ -86,20 +86,20 @@ def _filtered(logits: jax.Array, options: SampleOptions) -> bool:
 
 
 def _scale(logits: jax.Array, options: SampleOptions) -> jax.Array:
-    """Logits at the temperature, with the whole vocabulary on every device where the words must be sorted."""
-    *rows, words = jax.typeof(logits).sharding.spec
-    if words is not None and _filtered(logits, options):
+    """Returns logits / temperature; where filters must sort the vocabulary, every device gets all of it."""
+    *rows, vocab = jax.typeof(logits).sharding.spec
+    if vocab is not None and _filtered(logits, options):
         logits = jax.reshard(logits, jax.P(*rows, None))
     return logits if options.temperature in (0, 1) else logits / jnp.float32(options.temperature)
 
 
-def _least(scaled: jax.Array, options: SampleOptions) -> jax.Array:
-    """The lowest logit that top_k, then top_p keep, float32 [..., 1]."""
+def _min_kept_logit(scaled: jax.Array, options: SampleOptions) -> jax.Array:
+    """Returns the lowest logit that top_k, then top_p keep: float32 [..., 1]."""
     ordered = jnp.sort(scaled, axis=-1, descending=True)
     if 0 < options.top_k < scaled.shape[-1]:
         kth = ordered[..., options.top_k - 1 : options.top_k]
         ordered = jnp.where(ordered >= kth, ordered, -jnp.inf)
-    # What all likelier words have together; the first has none before it and always stays.
+    # The probability of all likelier tokens together; the first has none before it and always stays.
     mass = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
     likelier = jnp.concatenate([jnp.zeros_like(mass[..., :1]), mass[..., :-1]], axis=-1)
     inside = (likelier < options.top_p) & (ordered > -jnp.inf)
@@ -107,38 +107,42 @@ def _least(scaled: jax.Array, options: SampleOptions) -> jax.Array:
 
 
 def sampling_logprobs(logits: jax.Array, options: SampleOptions) -> jax.Array:
-    """Log-probabilities, float32 [..., V], of the distribution sampled from, given logits float32 [..., V].
+    """Returns the log-probabilities, float32 [..., V], of the distribution that is sampled, from logits of that shape.
 
-    Logits are divided by the temperature; of the words, those stay with fewer than top_k strictly likelier ones; of
-    these, renormalized, those whose strictly likelier ones have less than top_p together, so that the word that
-    crosses top_p stays; what stays is renormalized, the rest is -inf. Words of equal probability stay or go together,
-    whatever their order. At temperature 0 (greedy) these are the model's own log-probabilities, at temperature 1.
+    Logits are divided by the temperature. top_k keeps the tokens that have fewer than top_k strictly likelier tokens.
+    Of these, renormalized, top_p keeps the tokens whose strictly likelier tokens have a probability below top_p
+    together, so the token that crosses top_p stays. The kept ones are renormalized; all others get -inf. Tokens of
+    equal probability are kept or dropped together. Temperature 0 (greedy) gives the model's log-probabilities, as
+    temperature 1 does without filters.
     """
     scaled = _scale(logits, options)
     if _filtered(scaled, options):
-        scaled = jnp.where(scaled >= jax.lax.stop_gradient(_least(scaled, options)), scaled, -jnp.inf)
+        scaled = jnp.where(scaled >= jax.lax.stop_gradient(_min_kept_logit(scaled, options)), scaled, -jnp.inf)
     return jax.nn.log_softmax(scaled, axis=-1)
 
 
 def sampled_token_logprobs(logits: jax.Array, tokens: jax.Array, options: SampleOptions) -> jax.Array:
-    """`sampling_logprobs` of sampled tokens int32 [...], given logits float32 [..., V]: float32 [...].
+    """Returns `sampling_logprobs` of sampled tokens: float32 [...], from logits float32 [..., V], tokens int32 [...].
 
-    A token counts as kept whatever the filters say: it was when it was sampled, and where it lies at their boundary
-    the rounding of another program would make it -inf.
+    A sampled token always counts as kept by the filters: it was kept when it was sampled, and at the filters' boundary
+    another program's rounding would otherwise give it -inf.
     """
     scaled = _scale(logits, options)
     if _filtered(scaled, options):
-        words = jax.lax.broadcasted_iota(
+        vocab = jax.lax.broadcasted_iota(
             tokens.dtype, scaled.shape, scaled.ndim - 1, out_sharding=jax.typeof(scaled).sharding.spec
         )
-        kept = (scaled >= jax.lax.stop_gradient(_least(scaled, options))) | (words == tokens[..., None])
-        # Finite, as a -inf that a sum multiplies by 0 is NaN; its exponential is 0 all the same.
+        kept = (scaled >= jax.lax.stop_gradient(_min_kept_logit(scaled, options))) | (vocab == tokens[..., None])
+        # Finite, because -inf times 0 in a sum is NaN; its exponential is 0 too.
         scaled = jnp.where(kept, scaled, jnp.finfo(jnp.float32).min)
     return token_logprobs(scaled, tokens)
 
 
 def sample_tokens(logits: jax.Array, keys: jax.Array, options: SampleOptions) -> jax.Array:
-    """A word for each row of logits float32 [B, V], drawn with its own key [B], or the likeliest: int32 [B]."""
+    """Returns a token for each row of logits, sampled with the row's key, or the likeliest if greedy: int32 [B].
+
+    logits: float32 [B, V]; keys: [B].
+    """
     if options.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32))(keys)
