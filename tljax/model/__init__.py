@@ -1,0 +1,14 @@
+"""CodeLLaMA as a pytree: one table of weights, and pure functions over it.
+
+hf/           a Hugging Face folder <-> LlamaConfig and parameters
+llama.py      LlamaConfig -> table of weights -> parameters; tokens [B, T] -> hidden states [B, T, D] -> logits
+rope.py       positions [B, T] -> rotary angles; rotated queries and keys
+attention.py  queries, keys, values and segments -> mixed values, by the implementation for the platform
+sequence.py   rows [B, T] -> their positions sharded over the mesh axis "sequence", and back
+remat.py      config.model.remat -> the policy that says what a layer keeps for the backward pass
+head.py       hidden states [B, M, D] -> a score of each position, without logits for whole rows
+lora.py       LoraOptions -> adapter; parameters and adapter -> parameters with the adapter attached or merged
+value.py      hidden states -> the critic's values
+cost.py       LlamaConfig -> numbers of weights, operations of a token, bytes of a training state
+activations.py  LlamaConfig and batch -> bytes of activations on a device
+"""

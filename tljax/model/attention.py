@@ -1,10 +1,12 @@
-"""Causal self-attention within the segments of packed rows: one function, chosen by platform.
+"""Causal self-attention within the segments of packed rows, with an implementation for each platform.
 
-Every implementation runs under `jax.shard_map`, on the rows and heads of one device, and sees plain arrays. Where rows
-are split over "sequence" (sequence.py), a device keeps its queries and gathers the keys and values of the whole row: of
-one layer at a time 4 K H bytes a token in bfloat16, for CodeLLaMA-7B 134 MB each of keys and values of 16,384 tokens.
-Axis letters as in llama.py: B batch, T query time, S key time, N query heads, K key heads, G query heads per key head,
-H head dimension.
+Every implementation runs under `jax.shard_map`, on the rows and heads of one device. Where rows are sharded over
+"sequence" (sequence.py), a device keeps its queries and gathers the keys and values of the whole row. In bfloat16 these
+take 4 K H bytes per token, for one layer at a time: for CodeLLaMA-7B and 16,384 tokens, 134 MB of keys and as much of
+values. Axis letters are those of llama.py.
+
+In the functions below `segments` belongs to the keys, `q_segments` to the queries, and `start` is the row's column of
+the first query: an int if it is known when the program is compiled.
 """
 
 from typing import Any
@@ -21,66 +23,66 @@ from tljax.model import sequence
 
 IMPLEMENTATIONS = ("auto", "reference", "splash", "cudnn")
 
-# The name under which jax.checkpoint policies know what attention leaves for its backward pass.
+# The name by which policies of jax.checkpoint know the results that the backward pass of attention needs.
 CHECKPOINT_NAME = "attention"
 
-# The reference holds float32 scores of at most [B, N, QUERY_CHUNK, T] a group, never [B, N, T, T], on longer rows.
+# On longer rows the reference holds float32 scores of at most [B, N, QUERY_CHUNK, T] per group, never [B, N, T, T].
 QUERY_CHUNK = 256
-GROUPS = 4  # of chunks; what they save of the products: 3/8 on rows of four chunks and more
+GROUPS = 4  # groups of chunks; they save 3/8 of the products on rows of four chunks and more
 
-LANES = 128
+LANES = 128  # of a TPU: the splash kernel takes multiples
 
 
-def _visible(own: jax.Array, segments: jax.Array, start: int | jax.Array) -> jax.Array:
-    """Which keys the queries of columns start, start + 1, ... may see: bool [B, T, S], by segments [B, T] and [B, S].
+def _visible(q_segments: jax.Array, segments: jax.Array, start: int | jax.Array) -> jax.Array:
+    """Returns the mask bool [B, T, S] of the keys that each query attends to, from int32 [B, T] and [B, S].
 
-    Padding (segment 0) sees padding, so that no query is without a key: a softmax over nothing is NaN, and NaN
-    survives a zero loss weight in the backward pass.
+    Padding (segment 0) attends to padding, so that every query has a key: a softmax over nothing is NaN, and NaN
+    survives a loss weight of zero in the backward pass.
     """
-    causal = (start + jnp.arange(own.shape[1]))[:, None] >= jnp.arange(segments.shape[1])[None, :]
-    return causal[None] & (own[:, :, None] == segments[:, None, :])
+    causal = (start + jnp.arange(q_segments.shape[1]))[:, None] >= jnp.arange(segments.shape[1])[None, :]
+    return causal[None] & (q_segments[:, :, None] == segments[:, None, :])
 
 
 def _pad(array: jax.Array, tokens: int, head: int = 0) -> jax.Array:
-    """[B, T] or [B, T, N, H] with zeros behind the last token and head dimension."""
-    room = ((0, 0), (0, tokens), (0, 0), (0, head))
-    return jnp.pad(array, room[: array.ndim])
+    """Pads an array [B, T] or [B, T, N, H] with zeros: `tokens` at the end of T, `head` at the end of H."""
+    widths = ((0, 0), (0, tokens), (0, 0), (0, head))
+    return jnp.pad(array, widths[: array.ndim])
 
 
 def _reference(
-    q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Array, segments: jax.Array, start: int | jax.Array
+    q: jax.Array, k: jax.Array, v: jax.Array, q_segments: jax.Array, segments: jax.Array, start: int | jax.Array
 ) -> jax.Array:
     B, T, N, H = q.shape
-    # Chunks of equal length: 320 tokens are two of 160, where two of 256 would compute for 192 tokens of padding.
+    # Chunks have equal lengths: 320 tokens are two of 160, where two of 256 would compute for 192 tokens of padding.
     chunks = -(-T // QUERY_CHUNK)
     chunk = -(-T // chunks)
     padding = -T % chunk
-    q, own = _pad(q, padding), _pad(own, padding)
+    q, q_segments = _pad(q, padding), _pad(q_segments, padding)
     k, v, segments = (_pad(x, padding) for x in (k, v, segments))
-    # A key head for every query head: XLA's CPU products with a separate axis for the group take three times as long.
+    # Keys are repeated for every query head: with an axis for groups, XLA's CPU products take three times as long.
     k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
 
-    # Rematerialized, or the backward pass would keep the probabilities of every chunk: [B, N, T, T] after all.
+    # Rematerialized: otherwise the backward pass keeps the probabilities of every chunk, [B, N, T, T] in all.
     @jax.checkpoint
-    def rows(at: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
-        queries, own_segments = (jax.lax.dynamic_slice_in_dim(x, at, chunk, axis=1) for x in (q, own))
+    def attend_chunk(first: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+        queries, chunk_segments = (jax.lax.dynamic_slice_in_dim(x, first, chunk, axis=1) for x in (q, q_segments))
         scores = jnp.einsum("BTNH,BSNH->BNTS", queries, k, preferred_element_type=jnp.float32) * H**-0.5
-        visible = _visible(own_segments, segments, start + at)[:, None]
+        visible = _visible(chunk_segments, segments, start + first)[:, None]
         scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
         probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         return jnp.einsum("BNTS,BSNH->BTNH", probs, v)
 
     def group(begin: int, end: int) -> jax.Array:
-        # The keys before a group that begins who knows where are those of all columns.
+        # Where `start` is unknown at compilation, a group may attend to all columns.
         last = end if isinstance(start, int) else segments.shape[1]
         starts, keys = jnp.arange(begin, end, chunk), (k[:, :last], v[:, :last], segments[:, :last])
         if len(starts) == 1:
-            return rows(starts[0], *keys)
-        out = jnp.moveaxis(jax.lax.map(lambda at: rows(at, *keys), starts), 0, 1)
+            return attend_chunk(starts[0], *keys)
+        out = jnp.moveaxis(jax.lax.map(lambda first: attend_chunk(first, *keys), starts), 0, 1)
         return out.reshape(B, end - begin, N, H)
 
-    # A group computes with the keys up to its own end alone. No more groups than that: they may run side by side, and
-    # with every chunk a group a row of 4,096 takes eight times the memory.
+    # A group of chunks computes only with the keys up to its end. Groups are few because they may run side by side: if
+    # every chunk were a group, a row of 4,096 would take eight times the memory.
     length = T + padding
     size = -(-length // (chunk * GROUPS)) * chunk if isinstance(start, int) else length
     out = [group(begin, min(begin + size, length)) for begin in range(0, length, size)]
@@ -88,31 +90,31 @@ def _reference(
 
 
 def _cudnn(
-    q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Array, segments: jax.Array, start: int | jax.Array
+    q: jax.Array, k: jax.Array, v: jax.Array, q_segments: jax.Array, segments: jax.Array, start: int | jax.Array
 ) -> jax.Array:
-    """The GPU kernel: its backward pass with a mask needs even numbers of tokens."""
+    """Attention by the GPU kernel of cuDNN, whose backward pass with a mask needs even numbers of tokens."""
     T, S = q.shape[1], k.shape[1]
-    q, own = _pad(q, T % 2), _pad(own, T % 2)
+    q, q_segments = _pad(q, T % 2), _pad(q_segments, T % 2)
     k, v, segments = (_pad(x, S % 2) for x in (k, v, segments))
-    mask = _visible(own, segments, start)[:, None]
+    mask = _visible(q_segments, segments, start)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")[:, :T]
 
 
-def _splash_kernel(tokens: int, places: int, heads: int, interpret: bool) -> Any:
-    """The TPU kernel for rows of `tokens`, each split over so many devices, with its masks for all of them.
+def _splash_kernel(tokens: int, num_shards: int, heads: int, interpret: bool) -> Any:
+    """Returns the TPU kernel for rows of `tokens` that are sharded over `num_shards` devices, with the masks of all.
 
-    It needs whole lanes (multiples of 128), so a device's queries and the keys count as padded to them.
+    The kernel needs multiples of LANES, so queries of a device and keys are padded to them.
     """
-    own = sequence.column_order(tokens, places)
+    columns = sequence.column_order(tokens, num_shards)
     keys = tokens + -tokens % LANES
-    own = np.concatenate([own, np.full((places, -own.shape[1] % LANES), keys - 1, np.int32)], axis=1)
-    if places == 1:
-        own = np.arange(keys, dtype=np.int32)[None]
-    mask = splash_attention_mask.CausalMask((own.size, keys))
-    mask.q_sequence = own.reshape(-1)
-    # Blocks of queries that are not of one chunk would compute with the keys of the later one.
-    chunk = tokens // (2 * places)
-    queries = _block(chunk if places > 1 and chunk % LANES == 0 else own.shape[1])
+    columns = np.concatenate([columns, np.full((num_shards, -columns.shape[1] % LANES), keys - 1, np.int32)], axis=1)
+    if num_shards == 1:
+        columns = np.arange(keys, dtype=np.int32)[None]
+    mask = splash_attention_mask.CausalMask((columns.size, keys))
+    mask.q_sequence = columns.reshape(-1)
+    # A block of queries from two chunks would compute with the keys of the later chunk, so blocks divide a chunk.
+    chunk = tokens // (2 * num_shards)
+    queries = _block(chunk if num_shards > 1 and chunk % LANES == 0 else columns.shape[1])
     return splash_attention_kernel.make_splash_mha(
         splash_attention_mask.MultiHeadMask([mask] * heads),
         block_sizes=splash_attention_kernel.BlockSizes(
@@ -124,34 +126,37 @@ def _splash_kernel(tokens: int, places: int, heads: int, interpret: bool) -> Any
             block_kv_dq=_block(keys),
         ),
         head_shards=1,
-        q_seq_shards=places,
+        q_seq_shards=num_shards,
         residual_checkpoint_name=CHECKPOINT_NAME,
         interpret=interpret,
     )
 
 
 def _block(tokens: int) -> int:
+    """Returns the largest block size of the kernel that divides `tokens`, a multiple of LANES."""
     return max(size for size in (128, 256, 512, 1024) if tokens % size == 0)
 
 
-def _splash(kernel: Any, q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Array, segments: jax.Array) -> jax.Array:
-    """The kernel on a device's queries and the keys of their rows, padded to whole lanes."""
+def _splash(
+    kernel: Any, q: jax.Array, k: jax.Array, v: jax.Array, q_segments: jax.Array, segments: jax.Array
+) -> jax.Array:
+    """Attention by the TPU kernel: pads a device's queries and the keys of their rows to multiples of LANES."""
     _, T, _, H = q.shape
     S = k.shape[1]
     q = _pad(q * H**-0.5, -T % LANES, -H % LANES)
     k, v = (_pad(x, -S % LANES, -H % LANES) for x in (k, v))
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
-    # Queries behind the last are of the first key's segment, so that each sees a key: without one they would be NaN.
-    own = jnp.concatenate([own, jnp.broadcast_to(segments[:, :1], (len(own), -T % LANES))], axis=1)
-    ids = splash_attention_kernel.SegmentIds(q=own, kv=_pad(segments, -S % LANES))
+    # Added queries get the first key's segment, so that each attends to a key: without one they would be NaN.
+    q_segments = jnp.concatenate([q_segments, jnp.broadcast_to(segments[:, :1], (len(q_segments), -T % LANES))], axis=1)
+    ids = splash_attention_kernel.SegmentIds(q=q_segments, kv=_pad(segments, -S % LANES))
     out: Any = jax.vmap(kernel)(q, k, v, ids)
     return out.transpose(0, 2, 1, 3)[:, :T, :, :H].astype(q.dtype)
 
 
 def choose_implementation(implementation: str, dtype: jax.typing.DTypeLike, head_dim: int, platform: str) -> str:
-    """The implementation that "auto" stands for; raises InputError for one that cannot run.
+    """Returns the implementation to use, with "auto" resolved. Raises InputError for one that cannot run.
 
-    cuDNN has no float32 attention, and on every GPU heads of at most 128 in steps of 8; splash exists on TPU alone.
+    cuDNN computes in 2 bytes only, with a head_dim of at most 128 that is a multiple of 8. Splash runs on TPU only.
     """
     if implementation not in IMPLEMENTATIONS:
         raise InputError(f"attention is {implementation!r}; allowed are {', '.join(IMPLEMENTATIONS)}")
@@ -169,7 +174,7 @@ def choose_implementation(implementation: str, dtype: jax.typing.DTypeLike, head
 
 
 def mesh_platform() -> str:
-    """The platform of the current mesh's devices ("cpu", "gpu", "tpu"): a compilation for TPU may run on a CPU."""
+    """Returns the platform of the current mesh, "cpu", "gpu" or "tpu", which may differ from that of this host."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     platform = jax.default_backend() if device is None else device.platform
     return "gpu" if platform in ("cuda", "rocm") else platform
@@ -178,11 +183,10 @@ def mesh_platform() -> str:
 def attention(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, implementation: str = "auto"
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(H)) v over the earlier keys of the same segment, softmax in float32.
+    """Returns softmax(q k^T / sqrt(H)) v over each query's own and earlier keys of its segment; softmax in float32.
 
-    q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N; segments: int32 [B, T], 0 = padding; T may be split over the
-    mesh, in the devices' order.
-    Returns q's shape and dtype. Raises InputError as `choose` does.
+    q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N; segments: int32 [B, T], 0 for padding. T may be sharded over
+    "sequence", in the devices' order. The result has q's shape and dtype. Raises InputError as `choose_implementation`.
     """
     chosen = choose_implementation(implementation, q.dtype, q.shape[3], mesh_platform())
     return _on_mesh(chosen, q, k, v, segments)
@@ -191,34 +195,34 @@ def attention(
 def _on_mesh(
     chosen: str, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, interpret: bool = False
 ) -> jax.Array:
-    """`attention` by an implementation of IMPLEMENTATIONS; interpret: run splash anywhere, slowly."""
+    """Runs `attention` by the `chosen` implementation. interpret: runs splash on any platform, slowly."""
     positions = None if jax.typeof(q).sharding.spec[1] is None else "positions"
-    places = 1 if positions is None else shard_count("positions")
+    num_shards = 1 if positions is None else shard_count("positions")
     heads, rows = spec("batch", positions, "heads", None), spec("batch", positions)
 
     def local(kernel, q, k, v, segments):
-        own = segments
-        if places > 1:
-            k, v, segments = (sequence.gather_positions(x, places) for x in (k, v, segments))
+        q_segments = segments
+        if num_shards > 1:
+            k, v, segments = (sequence.gather_positions(x, num_shards) for x in (k, v, segments))
         if kernel is not None:
-            return _splash(kernel, q, k, v, own, segments)
+            return _splash(kernel, q, k, v, q_segments, segments)
         attend = _reference if chosen == "reference" else _cudnn
-        if places == 1:
-            return attend(q, k, v, own, segments, 0)
-        # Of a device's two chunks the first is of the row's first half, whose queries see no key of the second.
-        chunk, half, place = q.shape[1] // 2, k.shape[1] // 2, jax.lax.axis_index("sequence")
-        early = attend(q[:, :chunk], k[:, :half], v[:, :half], own[:, :chunk], segments[:, :half], place * chunk)
-        late = attend(q[:, chunk:], k, v, own[:, chunk:], segments, (2 * places - 1 - place) * chunk)
+        if num_shards == 1:
+            return attend(q, k, v, q_segments, segments, 0)
+        # A device's first chunk lies in the row's first half, so its queries attend to no key of the second half.
+        chunk, half, shard = q.shape[1] // 2, k.shape[1] // 2, jax.lax.axis_index("sequence")
+        early = attend(q[:, :chunk], k[:, :half], v[:, :half], q_segments[:, :chunk], segments[:, :half], shard * chunk)
+        late = attend(q[:, chunk:], k, v, q_segments[:, chunk:], segments, (2 * num_shards - 1 - shard) * chunk)
         return jnp.concatenate([early, late], axis=1)
 
     kernel = layout = None
     if chosen == "splash":
-        kernel = _splash_kernel(q.shape[1], places, q.shape[2] // shard_count("heads"), interpret)
+        kernel = _splash_kernel(q.shape[1], num_shards, q.shape[2] // shard_count("heads"), interpret)
         mesh, (along,) = jax.sharding.get_abstract_mesh(), spec(positions)
         layout = kernel.manual_sharding_spec(jax.NamedSharding(mesh, jax.P(None, along)))
         kernel = jax.tree.map(jax.reshard, kernel, layout)
     out = jax.shard_map(local, in_specs=(layout, heads, heads, heads, rows), out_specs=heads, check_vma=False)(
         kernel, q, k, v, segments
     )
-    # Splash names what its backward pass needs, its result included: named again, that would be kept twice.
+    # Splash names what its backward pass needs, its result too: a second name would keep the result twice.
     return out if chosen == "splash" else checkpoint_name(out, CHECKPOINT_NAME)

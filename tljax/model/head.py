@@ -1,4 +1,4 @@
-"""The model's head over chosen positions of a row, so that logits never exist for a whole one."""
+"""The language head, applied to a few positions of each row at a time: logits of whole rows never exist."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,25 +17,26 @@ def chunked_head(
     chunk: int,
     score: Callable[[jax.Array, jax.Array], Any],
 ) -> Any:
-    """score(logits, targets) of `chunk` positions a row at a time; the backward pass recomputes logits.
+    """Returns score(logits, targets) of all positions, computed `chunk` positions at a time.
 
-    hidden [B, M, D], targets int32 [B, M], M a multiple of `chunk` on every device that it is split over. `score` gets
-    float32 [B, chunk, V] and int32 [B, chunk] and gives arrays [B, chunk]; here they are [B, M].
+    hidden: [B, M, D]; targets: int32 [B, M]; the part of M on each device is a multiple of `chunk`. `score` takes
+    float32 [B, chunk, V] and int32 [B, chunk] and returns arrays [B, chunk]; this function returns them as [B, M]. The
+    backward pass recomputes the logits.
     """
 
     @jax.checkpoint
-    def one(params, hidden, targets):
+    def score_chunk(params, hidden, targets):
         return score(llama.logits(params, c, hidden), targets)
 
-    def body(carry, piece):
-        return carry, one(params, *piece)
+    def body(carry, chunk_arrays):
+        return carry, score_chunk(params, *chunk_arrays)
 
-    _, found = jax.lax.scan(body, None, (_split(hidden, chunk), _split(targets, chunk)))
-    return jax.tree.map(_join, found)
+    _, scores = jax.lax.scan(body, None, (_split(hidden, chunk), _split(targets, chunk)))
+    return jax.tree.map(_join, scores)
 
 
 def _split(array: jax.Array, chunk: int) -> jax.Array:
-    """[B, M, ...] -> [M / chunk, B, chunk, ...], where M is split over devices as many positions of each at a time."""
+    """Turns [B, M, ...] into [M / chunk, B, chunk, ...]; where M is sharded, a chunk has `chunk` per device."""
     own = jax.typeof(array).sharding.spec[:2]
     tail = (None,) * (array.ndim - 2)
 
@@ -46,7 +47,7 @@ def _split(array: jax.Array, chunk: int) -> jax.Array:
 
 
 def _join(array: jax.Array) -> jax.Array:
-    """[n, B, chunk] -> [B, n * chunk], undoing `_split`."""
+    """Turns [M / chunk, B, chunk] back into [B, M]."""
     own = jax.typeof(array).sharding.spec[1:3]
 
     def local(x: jax.Array) -> jax.Array:

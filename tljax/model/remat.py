@@ -1,4 +1,4 @@
-"""What a training forward keeps of each layer for its backward pass."""
+"""Rematerialization: the choice of results that the forward pass keeps for the backward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,11 @@ from tljax.model.attention import CHECKPOINT_NAME
 
 
 def remat_policy(name: str) -> Callable[..., Any] | None:
-    """What jax.checkpoint keeps of a layer for the backward pass; None keeps its input alone.
+    """Returns the policy of jax.checkpoint for a layer; None is the policy that keeps only the layer's input.
 
-    "full": the layer's input; "attention": also what attention gave, so that it is not computed again; "dots": also
-    every weight matmul's result. ("none", which keeps everything, has no policy: see `forward`.)
+    "full" keeps the layer's input, "attention" also the result of attention, and "dots" also the result of every weight
+    matmul. "none" keeps everything and has no policy: `llama.forward` then does not call jax.checkpoint. Raises
+    InputError for an unknown name.
     """
     policies = {
         "full": None,

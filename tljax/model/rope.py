@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How the frequencies differ from theta's; `kind` is "linear" or "llama3" (Llama 3.1's blend of two factors)."""
+    """A change of the frequencies that theta gives: `kind` is "linear", or "llama3" as in Llama 3.1."""
 
     kind: str
     factor: float
@@ -19,7 +19,10 @@ class RopeScaling:
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
-    """Rotary frequencies, float32 [H / 2], by torch's float32 formula: at position 8192 an ulp is 5e-4 radians."""
+    """Returns the rotary frequencies, float32 [H / 2].
+
+    The formula is that of torch, in float32: at position 8192 one unit in the last place is 5e-4 radians.
+    """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = np.float32(1) / np.power(np.float32(theta), exponents)
     if scaling is None:
@@ -27,25 +30,25 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -
     factor = np.float32(scaling.factor)
     if scaling.kind == "linear":
         return frequencies / factor
-    # Llama 3.1: long waves are slowed by the factor, short ones kept, and those between blended.
+    # Llama 3.1 slows long waves by the factor, keeps short waves, and blends those between.
     turns = np.float32(scaling.original_max_tokens) * frequencies / np.float32(2 * np.pi)
     low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return (1 - kept) * frequencies / factor + kept * frequencies
+    unscaled = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 - unscaled) * frequencies / factor + unscaled * frequencies
 
 
 def rope_angles(
     positions: jax.Array, head_dim: int, theta: float, scaling: RopeScaling | None
 ) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of the rotary angles of positions int32 [B, T], float32 [B, T, 1, H / 2]."""
-    # In float32: bfloat16 would round position 257 to 256.
+    """Returns cos and sin of the rotary angles, float32 [B, T, 1, H / 2] each, of positions int32 [B, T]."""
+    # Positions in float32: bfloat16 would round 257 to 256.
     frequencies = rope_frequencies(head_dim, theta, scaling)
     angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies[None, None, None]
     return jnp.cos(angles), jnp.sin(angles)
 
 
 def apply_rope(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates the halves of every head, [B, T, N, H], in float32 (Hugging Face's layout, not the interleaved one)."""
+    """Rotates x [B, T, N, H] in float32 and returns it in its dtype. Pairs are (h, h + H / 2), as in Hugging Face."""
     cos, sin = angles
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

@@ -1,10 +1,10 @@
-"""Long rows: how their positions are split over the mesh's "sequence" axis of S devices.
+"""Long rows: their positions are sharded over the mesh axis "sequence" of `num_shards` devices.
 
 A late position attends to more keys than an early one, so pieces in the row's order would be unequal: of two, the
-second has three times the work of the first. A row is cut into 2 S chunks instead, of which device i holds the i-th and
-the i-th last (Llama 3, arXiv 2407.21783, section 3.3.2). What `spread` gives, and the activations [B, T, ...] that come
-of it, are in the *devices' order*: the two chunks of the first device, then those of the second, ... Everything but
-attention works on single positions and never notices.
+second has three times the work of the first. So a row is cut into 2 num_shards chunks, and device i holds chunk i and
+the i-th last chunk (Llama 3, arXiv 2407.21783, section 3.3.2). `shard_positions` and all activations [B, T, ...] have
+the *devices' order*: the two chunks of the first device, then those of the second, and so on. Only attention depends on
+the order; all other functions work on single positions.
 """
 
 import jax
@@ -14,75 +14,77 @@ import numpy as np
 from tljax.distributed.mesh import check_row_length, shard_count, spec
 
 
-def column_order(tokens: int, places: int) -> np.ndarray:
-    """Which column of a row of `tokens` stands where in the devices' order: int32 [places, tokens / places]."""
+def column_order(tokens: int, num_shards: int) -> np.ndarray:
+    """Returns the columns of a row of `tokens` that each device holds: int32 [num_shards, tokens / num_shards]."""
     row = np.arange(tokens, dtype=np.int32)
-    if places == 1:
+    if num_shards == 1:
         return row[None]
-    chunks = row.reshape(2 * places, -1)
-    return np.concatenate([chunks[:places], chunks[: places - 1 : -1]], axis=1)
+    chunks = row.reshape(2 * num_shards, -1)
+    return np.concatenate([chunks[:num_shards], chunks[: num_shards - 1 : -1]], axis=1)
 
 
 def shard_positions(array: jax.Array) -> jax.Array:
-    """[B, T], in the row's order and whole on every device of "sequence", in the devices' order and split over it.
+    """Shards array [B, T] over "sequence" and puts it into the devices' order.
 
-    Raises InputError where T does not divide.
+    The argument is in the row's order, with all of T on every device of "sequence". Raises InputError for a T that
+    2 num_shards does not divide.
     """
-    places = shard_count("positions")
+    num_shards = shard_count("positions")
     array = jax.reshard(array, spec("batch", None))
-    if places == 1:
+    if num_shards == 1:
         return array
     check_row_length(array.shape[1], "a row's length")
 
     def local(row: jax.Array) -> jax.Array:
         own = jax.lax.axis_index("sequence")
-        chunks = row.reshape(row.shape[0], 2 * places, -1)
-        mine = [jax.lax.dynamic_index_in_dim(chunks, i, 1, keepdims=False) for i in (own, 2 * places - 1 - own)]
-        return jnp.concatenate(mine, axis=1)
+        chunks = row.reshape(row.shape[0], 2 * num_shards, -1)
+        parts = [jax.lax.dynamic_index_in_dim(chunks, i, 1, keepdims=False) for i in (own, 2 * num_shards - 1 - own)]
+        return jnp.concatenate(parts, axis=1)
 
     return jax.shard_map(local, in_specs=spec("batch", None), out_specs=spec("batch", "positions"))(array)
 
 
-def gather_positions(array: jax.Array, places: int) -> jax.Array:
-    """Under shard_map: a device's positions [B, T / S, ...] -> all of the row in its order, [B, T, ...]."""
+def gather_positions(array: jax.Array, num_shards: int) -> jax.Array:
+    """Returns the whole row in its order, [B, T, ...], from a device's positions. Call it under shard_map."""
     rows, own, *rest = array.shape
     halves = jax.lax.all_gather(array.reshape(rows, 2, own // 2, *rest), "sequence")
     chunks = jnp.concatenate([halves[:, :, 0], halves[::-1, :, 1]])
-    return jnp.moveaxis(chunks, 0, 1).reshape(rows, places * own, *rest)
+    return jnp.moveaxis(chunks, 0, 1).reshape(rows, num_shards * own, *rest)
 
 
 def take_positions(array: jax.Array, order: jax.Array) -> jax.Array:
-    """array[b, order[b, m]] of array [B, T, ...], which may be in the devices' order, and columns int32 [B, M].
+    """Returns array[b, order[b, m]], [B, M, ...], of array [B, T, ...] and columns `order`, int32 [B, M].
 
-    Each device looks among its own positions; where rows are split, the findings are added up over "sequence".
+    Where T is sharded, `array` is in the devices' order and `order` counts in the row's order. A device then takes the
+    columns that it holds, and a sum over "sequence" completes the result.
     """
     tail = (None,) * (array.ndim - 2)
     split = jax.typeof(array).sharding.spec[1] is not None
-    places = shard_count("positions")
+    num_shards = shard_count("positions")
 
     def local(array: jax.Array, order: jax.Array) -> jax.Array:
         if not split:
             return take_positions_local(array, order)
         own, chunk = jax.lax.axis_index("sequence"), array.shape[1] // 2
-        early, late = order // chunk == own, order // chunk == 2 * places - 1 - own
-        found = take_positions_local(array, order % chunk + jnp.where(late, chunk, 0))
-        here = (early | late).reshape(*order.shape, *(1,) * len(tail))
-        return jax.lax.psum(jnp.where(here, found, jnp.zeros_like(found)), "sequence")
+        early, late = order // chunk == own, order // chunk == 2 * num_shards - 1 - own
+        taken = take_positions_local(array, order % chunk + jnp.where(late, chunk, 0))
+        is_local = (early | late).reshape(*order.shape, *(1,) * len(tail))
+        return jax.lax.psum(jnp.where(is_local, taken, jnp.zeros_like(taken)), "sequence")
 
-    taken, index = spec("batch", None, *tail), spec("batch", None)
-    return jax.shard_map(local, in_specs=(_layout(array), index), out_specs=taken)(array, order)
+    out, index = spec("batch", None, *tail), spec("batch", None)
+    return jax.shard_map(local, in_specs=(_layout(array), index), out_specs=out)(array, order)
 
 
 def take_positions_local(array: jax.Array, order: jax.Array) -> jax.Array:
-    """Under shard_map: array[b, order[b, m]] of array [B, T, ...] and order int32 [B, M]."""
-    return jax.vmap(lambda row, picks: row[picks])(array, order)
+    """Returns array[b, order[b, m]] of array [B, T, ...] and order int32 [B, M], on one device or under shard_map."""
+    return jax.vmap(lambda row, columns: row[columns])(array, order)
 
 
 def weighted_positions_first(room: int, weights: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
-    """Of every device's own positions `room` ones, those that carry weight first and in order.
+    """Takes `room` of each device's positions: first those with a weight above 0, in order, then others.
 
-    weights: float32 [B, T], others: [B, T, ...], all laid out alike. Returns them with T = room, or S x room where rows
-    are split, weights 0 where a device has fewer positions than room.
+    weights: float32 [B, T]; others: [B, T, ...]; all have the same sharding. Returns them with T = room on each device;
+    where a device has fewer positions than that, the added ones have the weight 0.
     """
 
     def local(weights: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
@@ -98,5 +100,5 @@ def weighted_positions_first(room: int, weights: jax.Array, *others: jax.Array) 
 
 
 def _layout(array: jax.Array) -> jax.P:
-    """The sharding of [B, T, ...], over the first two axes alone."""
+    """Returns the sharding of an array [B, T, ...], of which only the first two axes are sharded."""
     return jax.P(*jax.typeof(array).sharding.spec[:2], *(None,) * (array.ndim - 2))
