@@ -1,6 +1,6 @@
 """CodeLLaMA as a pytree: one table of weights, and pure functions over it.
 
-Axis letters, in every einsum string and shape of this folder:
+Axis letters in every einsum string and shape of this folder, and of generate/:
 B batch, T query time, S key time, D model, N query heads, K key and value heads, G query heads per key head (N / K),
 H head dimension, F feed-forward, V vocabulary, L layers.
 """
@@ -23,8 +23,8 @@ Params = dict[str, Any]
 Angles = tuple[jax.Array, jax.Array]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
-# The weights that multiply, each with the letters of its inputs and of its outputs. Beside "q" may stand an adapter
-# (lora.py): "q_a" [L, *inputs, R] and "q_b" [L, R, *outputs], R its rank.
+# The weights of matrix products, with the axis letters of inputs and outputs. The tree may hold an adapter of rank R
+# beside a weight (lora.py): beside "q", "q_a" [L, *inputs, R] and "q_b" [L, R, *outputs].
 MATRICES = {
     **{"q": ("D", "NH"), "k": ("D", "KH"), "v": ("D", "KH"), "o": ("NH", "D")},
     **{"gate": ("D", "F"), "up": ("D", "F"), "down": ("F", "D")},
@@ -34,7 +34,7 @@ MATRICES = {
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-    """Every fact of a checkpoint's config.json that changes the result. A static pytree: a plain argument of jit."""
+    """The fields of config.json that change the result. A static pytree, so jit takes it as a plain argument."""
 
     num_layers: int
     d_model: int
@@ -50,17 +50,17 @@ class LlamaConfig:
     qkv_bias: bool
     max_positions: int
     sliding_window: int | None
-    # "LlamaForCausalLM", "MistralForCausalLM" or "Qwen2ForCausalLM": which Hugging Face class holds the same model.
+    # The Hugging Face class of the model: "LlamaForCausalLM", "MistralForCausalLM" or "Qwen2ForCausalLM".
     architecture: str
 
     @property
     def max_tokens(self) -> int:
-        """The longest segment whose result is the checkpoint's: attention here is full, within trained positions."""
+        """The longest segment that gives the checkpoint's results: attention here has no sliding window."""
         return min(self.max_positions, self.sliding_window or self.max_positions)
 
 
 def preset(name: str, *, vocab_size: int = 2048) -> LlamaConfig:
-    """CodeLLaMA's sizes as published, and "tiny" for the toolbox tokenizer, the only one that takes `vocab_size`."""
+    """Returns a published size of CodeLLaMA, or "tiny", which alone uses `vocab_size`. Raises InputError for others."""
     sizes = {
         "tiny": (4, 128, 4, 4, 32, 384, vocab_size),
         "7b": (32, 4096, 32, 32, 128, 11008, 32016),
@@ -91,10 +91,10 @@ def preset(name: str, *, vocab_size: int = 2048) -> LlamaConfig:
 
 
 class Param(NamedTuple):
-    """One weight: its shape, what its axes are sharded over, its first value, its place in a Hugging Face checkpoint.
+    """A weight: its shape, the logical axes that it is sharded over, its initialization, its tensor in Hugging Face.
 
-    `hf_name` holds "{}" for the layer where the shape starts with L. Of one layer, `hf_shape` is the stored shape, and
-    `stored.reshape(hf_split).transpose(hf_perm)` is ours.
+    `hf_name` has "{}" for the layer where the shape starts with L. `hf_shape` is the stored shape of one layer, and
+    `stored.reshape(hf_split).transpose(hf_perm)` is the weight of that layer here.
     """
 
     shape: tuple[int, ...]
@@ -110,13 +110,13 @@ class Param(NamedTuple):
 
     @property
     def hf_split(self) -> tuple[int, ...]:
-        """The stored shape with its merged axes (heads and head dimension) apart."""
+        """The stored shape with heads and head dimension as separate axes."""
         own = self.shape[1:] if self.stacked else self.shape
         return tuple(own[self.hf_perm.index(axis)] for axis in range(len(own)))
 
 
 def params_table(c: LlamaConfig) -> dict[str, Any]:
-    """Every weight of the model, once: init, shardings, abstract shapes and the checkpoint formats derive from it."""
+    """Returns the tree of all weights; init, shardings, abstract shapes and checkpoint formats derive from it."""
     L, D, N, K, H, F, V = c.num_layers, c.d_model, c.num_heads, c.num_kv_heads, c.head_dim, c.d_ff, c.vocab_size
     attn, mlp, norm = "model.layers.{}.self_attn.", "model.layers.{}.mlp.", "model.layers.{}."
     heads_in, heads_out = (None, "embed", "heads", None), (None, "heads", None, "embed")
@@ -149,17 +149,17 @@ def params_table(c: LlamaConfig) -> dict[str, Any]:
 
 
 def is_param(x: Any) -> bool:
-    """Whether a node of the table is a weight, which as a tuple would else be walked into."""
+    """Returns True for a weight of the table: the `is_leaf` of tree functions, which would walk into the tuple."""
     return isinstance(x, Param)
 
 
 def map_table(f: Callable[[Param], Any], c: LlamaConfig) -> dict[str, Any]:
-    """The tree of f(param) over the table."""
+    """Returns the tree of f(param) over the table."""
     return jax.tree.map(f, params_table(c), is_leaf=is_param)
 
 
 def check_mesh(c: LlamaConfig) -> None:
-    """Raises InputError where a weight does not divide over the current mesh, which names the axis and the size."""
+    """Raises InputError, with the axis and the size, where a weight does not divide over the current mesh."""
     mesh = jax.sharding.get_abstract_mesh().shape
     tensor = {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads, "d_ff": c.d_ff, "vocab_size": c.vocab_size}
 
@@ -171,34 +171,34 @@ def check_mesh(c: LlamaConfig) -> None:
         return
     field, size = next(((f, n) for f, n in tensor.items() if n % mesh["tensor"]), ("d_model", c.d_model))
     axes = ("fsdp", "sequence") if field == "d_model" else ("tensor",)
-    own, possible = " x ".join(f"{axis}={mesh[axis]}" for axis in axes if mesh[axis] > 1), nearest_mesh(fits)
-    what = f"over which the model's {field} = {size} does not divide"
-    raise InputError(f"the mesh has {own}, {what}; the nearest possible mesh is {possible}")
+    present, possible = " x ".join(f"{axis}={mesh[axis]}" for axis in axes if mesh[axis] > 1), nearest_mesh(fits)
+    problem = f"over which the model's {field} = {size} does not divide"
+    raise InputError(f"the mesh has {present}, {problem}; the nearest possible mesh is {possible}")
 
 
-def check_length(c: LlamaConfig, tokens: int, what: str = "data.max_tokens") -> None:
-    """Raises InputError where one segment may be longer than the model's results hold for."""
+def check_length(c: LlamaConfig, tokens: int, field: str = "data.max_tokens") -> None:
+    """Raises InputError, which begins with `field`, where segments of `tokens` are longer than c.max_tokens."""
     if tokens > c.max_tokens:
         window = c.max_tokens != c.max_positions
         limit = "sliding_window, within which alone it attends" if window else "max_position_embeddings"
-        raise InputError(f"{what} is {tokens}, but the model's {limit}, is {c.max_tokens}; use at most {c.max_tokens}")
+        raise InputError(f"{field} is {tokens}, but the model's {limit}, is {c.max_tokens}; use at most {c.max_tokens}")
 
 
 def abstract_param(p: Param, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and sharding of one weight on the current mesh."""
+    """Returns shape, dtype and sharding of a weight on the current mesh."""
     return jax.ShapeDtypeStruct(p.shape, dtype, sharding=jax.NamedSharding(jax.sharding.get_mesh(), spec(*p.axes)))
 
 
 def abstract_params(c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
-    """Shapes, dtypes and shardings of the parameters on the current mesh, for whoever restores or loads them."""
+    """Returns shapes, dtypes and shardings of the parameters on the current mesh. Raises InputError as check_mesh."""
     check_mesh(c)
     return map_table(lambda p: abstract_param(p, dtype), c)
 
 
 def init_params(key: jax.Array, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
-    """Fresh parameters as Hugging Face's Llama draws them: normal with deviation 0.02, norms 1, biases 0.
+    """Returns initial parameters as Hugging Face's Llama has them: normal with deviation 0.02, norms 1, biases 0.
 
-    The same numbers on every mesh. Call it under jit (`c` is static): no device ever holds a whole weight.
+    They are the same on every mesh. Call it under jit (`c` is static), so that no device ever holds a whole weight.
     """
     check_mesh(c)
     keys = iter(jax.random.split(key, len(jax.tree.leaves(map_table(lambda p: 0, c)))))
@@ -206,7 +206,7 @@ def init_params(key: jax.Array, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> 
     def draw(p: Param) -> jax.Array:
         sub, sharding = next(keys), spec(*p.axes)
         if p.init == "normal":
-            # Drawn in float32: a bfloat16 normal has so few values that its tails are visibly cut.
+            # Drawn in float32: bfloat16 has so few values that the tails of a normal distribution are cut.
             draws = jax.random.normal(sub, p.shape, jnp.float32, out_sharding=sharding)
             return (draws * jnp.float32(0.02)).astype(dtype)
         return jnp.full(p.shape, 1 if p.init == "ones" else 0, dtype, out_sharding=sharding)
@@ -215,15 +215,15 @@ def init_params(key: jax.Array, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> 
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * scale over the last axis, [B, T, D], in float32; the result has x's dtype."""
+    """Returns x / rms(x) * scale over the last axis of x [B, T, D]: computed in float32, returned in x's dtype."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + jnp.float32(eps))
-    # As torch Llama does: rounded to x's dtype before the scale.
+    # Rounded to x's dtype before the scale, as in Hugging Face's Llama.
     return wide.astype(x.dtype) * scale.astype(x.dtype)[None, None]
 
 
 def layer_axes(table: dict[str, Param], name: str) -> tuple[str | None, ...]:
-    """Logical axes of one layer's weight, or of one half of an adapter, which are its weight's on either side of R."""
+    """Returns the logical axes of a layer's weight or adapter half; a half has its weight's axes, except for R."""
     if name in table:
         return table[name].axes[1:]
     base, half = name.rsplit("_", 1)
@@ -232,19 +232,20 @@ def layer_axes(table: dict[str, Param], name: str) -> tuple[str | None, ...]:
 
 
 def gather_layer_weights(weights: Params, c: LlamaConfig) -> Params:
-    """One layer's weights, cast before so that half the bytes travel, gathered over "embed"."""
+    """Returns a layer's weights gathered over "embed". Cast them before, so that half the bytes travel."""
     table = params_table(c)["layers"]
 
-    def whole(name: str) -> jax.P:
+    def gathered_spec(name: str) -> jax.P:
         return spec(*(None if axis == "embed" else axis for axis in layer_axes(table, name)))
 
-    return {name: jax.reshard(weight, whole(name)) for name, weight in weights.items()}
+    return {name: jax.reshard(weight, gathered_spec(name)) for name, weight in weights.items()}
 
 
 def project(x: jax.Array, w: Params, name: str, sharding: jax.P) -> jax.Array:
-    """x [B, T, inputs] times a layer's weight, [B, T, outputs] laid out by `sharding`; plus (x A) B of its adapter.
+    """Returns x [B, T, inputs] times the layer's weight `name`, plus (x A) B of its adapter: [B, T, outputs].
 
-    The adapter stays apart: added to bfloat16 weights, changes below a 256th of a weight would be rounded away.
+    `sharding` is that of the result. The adapter is not added to the weight: in bfloat16, changes below a 256th of a
+    weight would be rounded away.
     """
     ins, outs = MATRICES[name]
     y = jnp.einsum(f"BT{ins},{ins}{outs}->BT{outs}", x, w[name], out_sharding=sharding)
@@ -255,7 +256,7 @@ def project(x: jax.Array, w: Params, name: str, sharding: jax.P) -> jax.Array:
 
 
 def project_qkv(x: jax.Array, w: Params, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries [B, T, N, H], keys and values [B, T, K, H] of normed x [B, T, D], rotated by the angles."""
+    """Returns rotated queries [B, T, N, H] and keys [B, T, K, H], and values [B, T, K, H], of normed x [B, T, D]."""
     sharding = jax.P(*jax.typeof(x).sharding.spec[:2], *spec("heads", None))
     q, k, v = (project(x, w, name, sharding) for name in ("q", "k", "v"))
     if "q_bias" in w:
@@ -264,7 +265,7 @@ def project_qkv(x: jax.Array, w: Params, angles: Angles) -> tuple[jax.Array, jax
 
 
 def feed_forward(x: jax.Array, w: Params) -> jax.Array:
-    """SwiGLU of normed x [B, T, D]."""
+    """Returns the SwiGLU of normed x [B, T, D], with x's shape and sharding."""
     own = jax.typeof(x).sharding.spec
     wide = jax.P(*own[:2], *spec("mlp"))
     gate, up = (project(x, w, name, wide) for name in ("gate", "up"))
@@ -272,19 +273,20 @@ def feed_forward(x: jax.Array, w: Params) -> jax.Array:
 
 
 def block(x: jax.Array, w: Params, c: LlamaConfig, angles: Angles, attend: Attend) -> tuple[jax.Array, Any]:
-    """One layer on x [B, T, D], which stays sharded as it is: its D must be sharded as that of the weights `w` is.
+    """Applies a layer with weights `w` to x [B, T, D]; returns x, sharded as before, and attend's extra result.
 
-    attend(q, k, v) gives [B, T, N, H], its rows sharded as x's, and anything else, which is returned beside x.
+    D of x must be sharded like D of the weights. attend(q, k, v) returns [B, T, N, H], with rows sharded like those of
+    x, and any extra result (decoding: the layer's cache).
     """
-    mixed, other = attend(*project_qkv(rms_norm(x, w["attn_norm"], c.norm_eps), w, angles))
+    mixed, extra = attend(*project_qkv(rms_norm(x, w["attn_norm"], c.norm_eps), w, angles))
     x = x + project(mixed, w, "o", jax.typeof(x).sharding.spec)
-    return x + feed_forward(rms_norm(x, w["mlp_norm"], c.norm_eps), w), other
+    return x + feed_forward(rms_norm(x, w["mlp_norm"], c.norm_eps), w), extra
 
 
 def embed(params: Params, tokens: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """[B, T, D] of tokens int32 [B, T], in `dtype`; T is sharded as theirs."""
+    """Returns the embeddings [B, T, D] of tokens int32 [B, T], in `dtype`; T is sharded like that of the tokens."""
     # Gathered first: of a lookup in a table sharded on both axes XLA makes an "involuntary full rematerialization".
-    # In the table's own float32: a gradient summed over tokens in bfloat16 stops growing after some 256 equal terms.
+    # Cast after: a gradient that is summed over tokens in bfloat16 stops growing after some 256 equal terms.
     table = jax.reshard(params["embed"], spec(None, None))
     rows = jax.P(*spec("batch"), jax.typeof(tokens).sharding.spec[1], None)
     return table.at[tokens].get(out_sharding=rows).astype(dtype)
@@ -301,12 +303,12 @@ def forward(
     remat: str,
     attention: str,
 ) -> jax.Array:
-    """Hidden states after the final norm, [B, T, D] in the compute dtype, in the devices' order (sequence.py).
+    """Returns hidden states after the final norm, [B, T, D] in the compute dtype, in the devices' order (sequence.py).
 
-    tokens, positions, segments: int32 [B, T], rows packed: attention stays within a segment, positions restart in each,
-    and segment 0 is padding, whose hidden states mean nothing. The layers run as a scan; `remat` names what it keeps.
-    Segments longer than `c.max_tokens` are the caller's to refuse (`check_length`): a packed row may be longer.
-    Raises InputError for unknown names of `remat` and `attention`, and for a T that "sequence" does not divide.
+    tokens, positions, segments: int32 [B, T] of packed rows. Attention stays within a segment, positions restart in
+    each, and segment 0 is padding, whose hidden states are meaningless. The caller must refuse segments longer than
+    `c.max_tokens` (`check_length`); a packed row may be longer. remat: "none" or a name of `remat_policy`. Raises
+    InputError for unknown `remat` and `attention`, and for a T that does not divide over "sequence".
     """
     tokens, positions, segments = (shard_positions(x) for x in (tokens, positions, segments))
     x = embed(params, tokens, compute_dtype)
@@ -320,16 +322,16 @@ def forward(
 
     if remat != "none":
         layer = jax.checkpoint(layer, prevent_cse=False, policy=remat_policy(remat))
-    # Cast outside the loop, which stacks the same gradients at 2 bytes then: 7B on 16 chips 10.7 GB each, not 12.0.
+    # Cast outside the scan, which then stacks gradients of 2 bytes: 7B takes 10.7 GB on each of 16 chips, not 12.0.
     layers = jax.tree.map(lambda weight: weight.astype(compute_dtype), params["layers"])
     x, _ = jax.lax.scan(layer, x, layers)
     return rms_norm(x, params["final_norm"], c.norm_eps)
 
 
 def logits(params: Params, c: LlamaConfig, hidden: jax.Array) -> jax.Array:
-    """float32 [..., V] of hidden [..., D]; V is sharded over "tensor", the other axes as hidden's are.
+    """Returns logits float32 [..., V] of hidden [..., D]: V sharded over "tensor", the other axes like those of hidden.
 
-    The head is cast in here, so a gradient over chunks of positions is summed in its master's dtype.
+    The head is cast in here, so that its gradient over chunks of positions is summed in the dtype of the parameters.
     """
     head = params["embed"].T if c.tie_embeddings else params["lm_head"]
     *rows, last = jax.typeof(hidden).sharding.spec
@@ -339,12 +341,10 @@ def logits(params: Params, c: LlamaConfig, hidden: jax.Array) -> jax.Array:
 
 
 def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """log p(target), float32 [...], of logits float32 [..., V] and targets int32 [...].
-
-    Without a gather, which a vocabulary sharded over the mesh would not allow.
-    """
-    words = jax.lax.broadcasted_iota(
+    """Returns log p(target), float32 [...], of logits float32 [..., V] and targets int32 [...]."""
+    # A mask and a sum instead of a gather, which is not possible where the vocabulary is sharded.
+    vocab = jax.lax.broadcasted_iota(
         targets.dtype, logits.shape, logits.ndim - 1, out_sharding=jax.typeof(logits).sharding.spec
     )
-    hit = words == targets[..., None]
-    return jnp.where(hit, logits, 0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)
+    is_target = vocab == targets[..., None]
+    return jnp.where(is_target, logits, 0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al. 2021): y = x W + (x A) B alpha / rank over frozen W, with A [in, R], B [R, out].
 
-An adapter is a flat tree {"q_a": A, "q_b": B, ...} of the layers' stacked halves, kept and trained in float32. `attach`
-puts it beside the weights, where `llama.project` applies it; several models can so share one copy of the weights.
+An adapter is a flat tree {"q_a": A, "q_b": B, ...} of the halves, stacked over the layers, in float32. `attach_adapter`
+puts them beside the weights, where `llama.project` applies them; so several models can share one copy of the weights.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Adapter = dict[str, jax.Array]
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraOptions:
-    """Which weights have an adapter, and its size. A static pytree: a plain argument of jit."""
+    """The weights that have an adapter, and its size. A static pytree, so jit takes it as a plain argument."""
 
     rank: int
     alpha: float
@@ -43,9 +43,9 @@ class LoraOptions:
 
 
 def make_lora_options(rank: int, alpha: float, targets: str | Iterable[str], where: str = "config.lora") -> LoraOptions:
-    """The options, checked; targets: names of llama.MATRICES, as a list or in one string with commas.
+    """Returns checked options. targets: names of llama.MATRICES, as a list or a string with commas.
 
-    Raises InputError, which begins with `where` and the field.
+    Raises InputError for a value that is not allowed; the message begins with `where` and the field.
     """
     names = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else list(targets)
     if rank < 1:
@@ -54,15 +54,15 @@ def make_lora_options(rank: int, alpha: float, targets: str | Iterable[str], whe
         raise InputError(f"{where}.alpha is {alpha}; allowed is a number above 0")
     unknown = [name for name in names if name not in MATRICES]
     if unknown or not names:
-        told = f"names {unknown[0]!r}" if unknown else "is empty"
-        raise InputError(f"{where}.targets {told}; allowed are {', '.join(MATRICES)}, one or several")
+        problem = f"names {unknown[0]!r}" if unknown else "is empty"
+        raise InputError(f"{where}.targets {problem}; allowed are {', '.join(MATRICES)}, one or several")
     return LoraOptions(rank=rank, alpha=float(alpha), targets=tuple(name for name in MATRICES if name in names))
 
 
 def adapter_table(c: LlamaConfig, options: LoraOptions) -> dict[str, Param]:
-    """Both halves of every adapted weight, as params_table has the weights: all else derives from it.
+    """Returns both halves of every adapted weight, in the form of llama.params_table.
 
-    Names and shapes in a file are those of the `peft` library.
+    Their names and shapes in a file are those of the `peft` library.
     """
     layers, R = params_table(c)["layers"], options.rank
     table = {}
@@ -71,7 +71,7 @@ def adapter_table(c: LlamaConfig, options: LoraOptions) -> dict[str, Param]:
         ins, outs = p.shape[1 : 1 + inputs], p.shape[1 + inputs :]
         stored = "base_model.model." + p.hf_name.removesuffix("weight")
         for half, shape, init, hf_shape, hf_perm in (
-            # torch's Linear stores outputs first: A as [R, inputs], B as [outputs, R].
+            # torch's Linear stores the outputs first: A as [R, inputs], B as [outputs, R].
             ("a", (*ins, R), "uniform", (R, math.prod(ins)), (*range(1, inputs + 1), 0)),
             ("b", (R, *outs), "zeros", (math.prod(outs), R), (len(outs), *range(len(outs)))),
         ):
@@ -83,15 +83,15 @@ def adapter_table(c: LlamaConfig, options: LoraOptions) -> dict[str, Param]:
 
 
 def abstract_adapter(c: LlamaConfig, options: LoraOptions) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes (float32) and shardings of an adapter on the current mesh."""
+    """Returns shapes, dtypes (float32) and shardings of an adapter on the current mesh."""
     check_mesh(c)
     return {name: abstract_param(p, jnp.float32) for name, p in adapter_table(c, options).items()}
 
 
 def init_adapter(key: jax.Array, c: LlamaConfig, options: LoraOptions) -> Adapter:
-    """A fresh adapter, float32, as `peft` draws it: A uniform within 1 / sqrt(inputs), B 0, so it changes nothing yet.
+    """Returns an initial adapter, float32, as `peft` has it: A uniform within 1 / sqrt(inputs), B 0, so A B is 0.
 
-    The same numbers on every mesh. Call it under jit (`c` and `options` are static).
+    It is the same on every mesh. Call it under jit (`c` and `options` are static).
     """
     check_mesh(c)
     table = adapter_table(c, options)
@@ -108,9 +108,9 @@ def init_adapter(key: jax.Array, c: LlamaConfig, options: LoraOptions) -> Adapte
 
 
 def attach_adapter(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
-    """`params` with the adapter beside its weights, alpha / rank multiplied into B; on any mesh, under jit or not.
+    """Returns `params` with the adapter beside its weights, and B multiplied by alpha / rank. Works outside jit too.
 
-    Of a tree that has an adapter already, both add to the result: their ranks come next to each other.
+    If `params` has an adapter already, the effects of both add up: the two are concatenated along the rank.
     """
     layers = dict(params["layers"])
     scaled = {
@@ -125,7 +125,7 @@ def attach_adapter(params: Params, adapter: Adapter, options: LoraOptions) -> Pa
 
 
 def combine_with_trunk(params: Any, trunk: Params | None, options: LoraOptions | None) -> Params:
-    """What the model computes with, of what is trained: `params` itself, or attached to a frozen trunk."""
+    """Returns the model's parameters: `params`, or with options the trunk with `params` as its adapter."""
     if options is None:
         return params
     assert trunk is not None
@@ -133,18 +133,18 @@ def combine_with_trunk(params: Any, trunk: Params | None, options: LoraOptions |
 
 
 def merge_adapter(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
-    """W + A B alpha / rank, summed in float32, in the dtype of W; of a tree that holds no adapter.
+    """Returns `params`, which hold no adapter, with W + A B alpha / rank for W: summed in float32, in the dtype of W.
 
-    Layer by layer, so that no whole stacked sum in float32 ever exists.
+    It computes layer by layer, so that the sums of all layers in float32 never exist at once.
     """
     layers = params["layers"]
 
-    def one(_: None, parts: tuple[Params, Adapter]) -> tuple[None, Params]:
+    def merge_layer(_: None, parts: tuple[Params, Adapter]) -> tuple[None, Params]:
         weights, halves = parts
-        folded = {}
+        merged = {}
         for name, weight in weights.items():
             ins, outs = MATRICES[name]
-            # Of float32 factors a TPU multiplies bfloat16 roundings where nothing else is said.
+            # By default a TPU rounds float32 factors to bfloat16.
             delta = jnp.einsum(
                 f"{ins}R,R{outs}->{ins}{outs}",
                 halves[f"{name}_a"],
@@ -152,8 +152,8 @@ def merge_adapter(params: Params, adapter: Adapter, options: LoraOptions) -> Par
                 precision=jax.lax.Precision.HIGHEST,
                 out_sharding=jax.typeof(weight).sharding.spec,
             )
-            folded[name] = (weight.astype(jnp.float32) + delta * jnp.float32(options.scale)).astype(weight.dtype)
-        return None, folded
+            merged[name] = (weight.astype(jnp.float32) + delta * jnp.float32(options.scale)).astype(weight.dtype)
+        return None, merged
 
-    _, folded = jax.lax.scan(one, None, ({name: layers[name] for name in options.targets}, adapter))
-    return params | {"layers": layers | folded}
+    _, merged = jax.lax.scan(merge_layer, None, ({name: layers[name] for name in options.targets}, adapter))
+    return params | {"layers": layers | merged}
