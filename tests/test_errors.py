@@ -227,6 +227,7 @@ def test_exports(refused, repo, trained, tmp_path):
     assert "config.run" in refused(script="export_hf", flags=flags)
 
 
+@pytest.mark.extended
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(launch, quick, capsys, tmp_path):
     out = tmp_path / "run"
     code = launch("train", *quick, f"--config.out={out}", "--config.optim.lr=1e30", "--config.optim.clip_norm=0")

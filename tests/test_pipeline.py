@@ -123,6 +123,7 @@ def test_the_export_loads_in_transformers_with_equal_logits(trained):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.extended
 def test_the_exported_chat_template_gives_the_tokens_of_training(trained, repo, launch, quick, tmp_path):
     """Messages as people send them -> the very ids that prepare_data writes for the same step."""
     pytest.importorskip("torch", reason="transformers' chat templates are read with it; it is on Python 3.11 alone")
@@ -165,6 +166,7 @@ def test_a_second_stage_begins_where_the_first_ended(launch, quick, trained, tmp
     assert first[0] == first[1] < losses_of(trained)[0] - 0.1
 
 
+@pytest.mark.extended
 def test_export_of_an_earlier_checkpoint(launch, repo, trained, tmp_path, capsys):
     config = f"--config={repo / 'configs' / 'export.py'}"
     out = tmp_path / "hf"

@@ -71,6 +71,7 @@ def scripted(monkeypatch):
     return use
 
 
+@pytest.mark.extended
 def test_a_model_talks_to_the_toolbox(evaluate, place, capsys):
     assert (
         evaluate("--config.model.path=base", "--config.max_turns=2", "--config.queries=1", "--config.out=report.json")

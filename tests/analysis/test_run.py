@@ -146,6 +146,7 @@ def test_the_figures_are_those_of_the_rows(asked):
     assert all(steps[(row["trajectory"], row["step"])]["default"] == "" for row in replies)
 
 
+@pytest.mark.extended
 def test_a_sample_is_the_same_again_and_all_are_asked_without_a_limit(analyse, asked, model, tmp_path, capsys):
     flags = (f"--config.model.path={model}", "--config.plots=false")
     assert analyse(tmp_path / "again", *flags, "--config.limit=8") == 0

@@ -236,6 +236,7 @@ def test_a_full_disk(source, byte_level_folder, repo, tmp_path):
     assert left_in(tmp_path) == []
 
 
+@pytest.mark.extended
 def test_memory_does_not_grow_with_the_file(block, source, byte_level, tmp_path):
     peaks = []
     block.max_tokens = 10**6

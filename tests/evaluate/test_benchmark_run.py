@@ -57,6 +57,7 @@ def test_replies_are_kept_and_can_be_scored_again(whole, launch, repo, data, tmp
     assert "clean (rotbench), 4 rows" in capsys.readouterr().out
 
 
+@pytest.mark.extended
 def test_a_stopped_run_repeats_no_row(evaluate, whole, tmp_path, monkeypatch, capsys):
     out = tmp_path / "report.json"
     append, asked = ResumableWriter.append, []

@@ -53,6 +53,7 @@ def test_widths_are_four_an_octave_and_waste_a_quarter_at_most():
             assert padded_length(width, round_to) == width
 
 
+@pytest.mark.extended
 def test_replies_come_in_order_whatever_the_batches_and_the_mesh():
     results, compiled = [], []
     for shape, rows, round_to in (((1, 1, 1), 3, 16), ((1, 1, 1), 11, 8), ((2, 2, 2), 4, 16)):

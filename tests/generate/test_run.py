@@ -125,6 +125,7 @@ def test_a_completion_begins_after_the_blank(text, blank):
     assert row == {"completion": text, "tokens": reply.tokens, "logprob": -1.5, "ended": False}
 
 
+@pytest.mark.extended
 def test_a_run_gives_the_replies_of_its_export(generate, trained, file, tmp_path):
     few = write(tmp_path / "few.jsonl", read(file)[:8])
     rows = []
@@ -135,6 +136,7 @@ def test_a_run_gives_the_replies_of_its_export(generate, trained, file, tmp_path
     assert rows[0] == rows[1] and len({row["completion"] for row in rows[0]}) > 1
 
 
+@pytest.mark.extended
 def test_messages_are_answered_as_their_text_is(generate, tmp_path):
     tools = [{"name": "add", "description": "Adds.", "parameters": {"properties": {"a": {"type": "number"}}}}]
     messages = [{"role": "user", "content": "Add 2."}]
@@ -150,6 +152,7 @@ def test_messages_are_answered_as_their_text_is(generate, tmp_path):
     assert one | {"id": 2, "logprob": pytest.approx(one["logprob"], abs=1e-5)} == other
 
 
+@pytest.mark.extended
 def test_a_sample_depends_on_seed_and_row_alone(generate, sampled, file, tmp_path):
     wanted = read(sampled)
     assert len({row["completion"] for row in wanted}) > N // 2
@@ -191,6 +194,7 @@ def stop_after(batches, action, monkeypatch):
     monkeypatch.setattr(ResumableWriter, "append", counted)
 
 
+@pytest.mark.extended
 def test_a_killed_run_continues_to_the_same_bytes(generate, sampled, tmp_path, monkeypatch, capsys):
     class Killed(BaseException):
         pass
@@ -224,6 +228,7 @@ def test_a_killed_run_continues_to_the_same_bytes(generate, sampled, tmp_path, m
     assert header.startswith(b'{"made_with"')
 
 
+@pytest.mark.extended
 def test_a_signal_ends_the_run_after_its_batch(generate, sampled, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.jsonl"
     for number, code, done in ((signal.SIGINT, 130, 8), (signal.SIGTERM, 0, 16)):

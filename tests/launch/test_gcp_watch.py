@@ -85,6 +85,7 @@ def test_an_interrupted_run_is_started_again(cloud):
     assert "it was interrupted on worker 0" in done.stdout, done.stdout
 
 
+@pytest.mark.extended
 def test_a_run_on_some_workers_only_is_started_anew(cloud):
     cloud.ready(workers=3)
     assert cloud.tpu("run").returncode == 0
@@ -141,6 +142,7 @@ def test_an_outage_that_lasts_ends_the_watch(cloud):
     assert done.returncode == 1 and "cannot be looked up: There was a problem refreshing" in error_of(done)
 
 
+@pytest.mark.extended
 def test_a_start_that_one_worker_missed_is_made_again(cloud):
     """What was stopped because a neighbour did not answer was not stopped by the user."""
     cloud.ready(workers=3)

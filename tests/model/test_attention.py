@@ -80,8 +80,8 @@ SHAPES = {
     "chosen, shape, mesh",
     [
         ("splash", "whole-tiles", (1, 1, 1, 1)),
-        ("splash", "padded-gqa", (1, 1, 1, 1)),
-        ("splash", "padded-mqa", (1, 1, 1, 1)),
+        pytest.param("splash", "padded-gqa", (1, 1, 1, 1), marks=pytest.mark.extended),
+        pytest.param("splash", "padded-mqa", (1, 1, 1, 1), marks=pytest.mark.extended),
         pytest.param("splash", "split", (1, 2, 1, 2), marks=pytest.mark.slow),
         ("splash", "padded-gqa", (1, 2, 2, 2)),
         pytest.param("splash", "split-in-four", (1, 1, 1, 4), marks=pytest.mark.slow),

@@ -175,6 +175,7 @@ def test_never_raises_for_a_hundred_thousand_texts(prediction, golden):
     check_any_text(prediction, golden)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("rule", ["table", "release"])
 @pytest.mark.parametrize("piece", ["a", "(", ")", "'", "a = '", "[", "{", " ", "f(", "a,", "9", "a b "])
 def test_time_is_linear_in_the_text(piece, rule):

@@ -301,6 +301,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.extended
 def test_a_launch_script_finds_modules_beside_the_working_folder(script, tmp_path):
     process = script("users:half")
     out, error = process.communicate(timeout=120)
@@ -308,6 +309,7 @@ def test_a_launch_script_finds_modules_beside_the_working_folder(script, tmp_pat
     assert not any(alive(int(p.name[4:])) for p in tmp_path.glob("pid-*"))
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks processes up in /proc")
 @pytest.mark.parametrize(("number", "everyone"), [(signal.SIGINT, True), (signal.SIGKILL, False)])
 def test_no_process_outlives_the_run(script, tmp_path, number, everyone):
@@ -323,6 +325,7 @@ def test_no_process_outlives_the_run(script, tmp_path, number, everyone):
     wait_for(lambda: not any(map(alive, pids)))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_asked_to_stop_still_gets_its_rewards(script, tmp_path, number):
     process = script("users:is_slow", str(int(number)))
@@ -332,6 +335,7 @@ def test_a_run_that_is_asked_to_stop_still_gets_its_rewards(script, tmp_path, nu
     assert (process.returncode, error) == (0, "") and out == "ready\nasked to stop\n[0.5, 0.5, 0.5, 0.5]\n"
 
 
+@pytest.mark.extended
 def test_a_script_without_guard_is_told(script, tmp_path):
     path = tmp_path / "launch" / "go.py"
     path.write_text(SCRIPT.replace('if __name__ == "__main__":\n    main()', "main()"))

@@ -35,6 +35,7 @@ def lines_of(folder):
     return [{k: v for k, v in line.items() if k not in TIMES and not k.startswith("seconds")} for line in lines]
 
 
+@pytest.mark.extended
 def test_a_run_leaves_what_it_promises(learned):
     there = {path.name for path in learned.iterdir()}
     assert {"config.json", "metrics.jsonl", "events", "checkpoints", "samples.jsonl", "scores", "model", "hf"} <= there
@@ -51,6 +52,7 @@ def test_a_run_leaves_what_it_promises(learned):
     assert updates[0]["kl"] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.extended
 def test_samples_are_worth_what_the_table_says(learned):
     samples = [json.loads(line) for line in (learned / "samples.jsonl").read_text().splitlines()]
     assert [sample["step"] for sample in samples] == [2] * 4 + [4] * 4
@@ -60,6 +62,7 @@ def test_samples_are_worth_what_the_table_says(learned):
             assert sample["prediction"].startswith(sample["golden"].partition("(")[0])
 
 
+@pytest.mark.extended
 def test_the_table_of_rewards_is_of_the_scored_answers(learned, capsys, launch, flags):
     """Run to its end again, which prints the table without another update."""
     before = (learned / "metrics.jsonl").read_bytes()
@@ -78,6 +81,7 @@ def test_the_table_of_rewards_is_of_the_scored_answers(learned, capsys, launch, 
     assert len(values) == 3 and f"-> {np.mean(values):+.3f}" in line
 
 
+@pytest.mark.extended
 def test_other_queries_on_a_restart_are_refused(learned, launch, flags, capsys):
     """Which checkpoint is the best would be decided among scores of different queries."""
     again = [f"--config.out={learned}", "--config.resume=auto", "--config.eval.queries=2"]
@@ -85,6 +89,7 @@ def test_other_queries_on_a_restart_are_refused(learned, launch, flags, capsys):
     assert "config.eval.queries is 2, but the run" in capsys.readouterr().err
 
 
+@pytest.mark.extended
 def test_another_model_is_refused_before_and_after_the_first_checkpoint(learned, launch, flags, repo, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(learned, folder)
@@ -108,6 +113,7 @@ def test_rows_split_over_devices_give_the_same_metrics(learned, launch, flags, t
             assert ours[name] == pytest.approx(value, rel=1e-3, abs=1e-4), (theirs["step"], name)
 
 
+@pytest.mark.extended
 def test_the_export_is_the_actor(learned, trained):
     with jax.set_mesh(make_mesh(1, 8, 1)):
         model = model_source.open_model(str(learned), "")
@@ -193,6 +199,7 @@ def test_bad_input_is_told_in_a_line(launch, flags, tmp_path, capsys, changes, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.extended
 def test_a_reward_that_is_no_number_stops_the_run(launch, flags, tmp_path, capsys):
     (tmp_path / "my_reward.py").write_text("def bad(prediction, golden, tools):\n    return float('nan')\n")
     here = os.getcwd()

@@ -10,7 +10,7 @@ import pytest
 from tljax.sft.loss import mean_nll_at, weighted_nll
 
 
-@pytest.mark.parametrize("name", ["pkt_clean", "pkt_slight"])
+@pytest.mark.parametrize("name", ["pkt_clean", pytest.param("pkt_slight", marks=pytest.mark.extended)])
 def test_step_losses_of_the_released_code(shared, name):
     for case in json.loads((shared / "golden" / f"{name}.json").read_text())[::7]:
         weights = np.ones(len(case["target_logit"]), np.float32)

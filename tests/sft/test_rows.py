@@ -50,6 +50,7 @@ def one_step(mode, file, cache, accumulate):
     return {k: float(v) for k, v in metrics.items()}, grads
 
 
+@pytest.mark.extended
 def test_trajectory_rows_give_the_loss_and_gradients_of_step_rows(file, tmp_path):
     by_step, by_trajectory = one_step("step", file, tmp_path, 4), one_step("trajectory", file, tmp_path, 1)
     for name in ("loss", "loss_key", "loss_other", "name_accuracy", "steps", "reply_tokens", "grad_norm"):

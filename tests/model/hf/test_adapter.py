@@ -50,7 +50,7 @@ def make_adapter(c, options=OPTIONS):
     }
 
 
-@pytest.mark.parametrize("name", ["gqa", "qwen2"])
+@pytest.mark.parametrize("name", ["gqa", pytest.param("qwen2", marks=pytest.mark.extended)])
 def test_peft_computes_the_logits_of_our_export(name, peft, torch, checkpoints, torch_logits, tmp_path, one_device):
     folder, model = checkpoints(name)
     c = hf_config.read_config(folder)
@@ -64,7 +64,16 @@ def test_peft_computes_the_logits_of_our_export(name, peft, torch, checkpoints, 
         np.testing.assert_allclose(logits_of(ours, c), wanted, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("targets", [["q_proj", "k_proj", "up_proj"], "all-linear", r".*\.layers\.\d+\.mlp\.down_proj"])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ["q_proj", "k_proj", "up_proj"],
+        *(
+            pytest.param(target, marks=pytest.mark.extended)
+            for target in ("all-linear", r".*\.layers\.\d+\.mlp\.down_proj")
+        ),
+    ],
+)
 def test_an_adapter_that_peft_wrote_gives_its_logits(
     targets, peft, torch, checkpoints, torch_logits, tmp_path, one_device
 ):

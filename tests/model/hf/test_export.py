@@ -44,7 +44,7 @@ def export(folder, params, c, tokenizer_folder, **options):
     "name, dtype, shard, mesh",
     [
         ("gqa", "float32", 5e9, (1, 8, 1)),
-        ("qwen2", "bfloat16", 3e4, (2, 2, 2)),
+        pytest.param("qwen2", "bfloat16", 3e4, (2, 2, 2), marks=pytest.mark.extended),
         ("tied", "float16", 3e4, (8, 1, 1)),
         ("mistral", "bfloat16", 5e9, (1, 1, 8 // 8)),
     ],

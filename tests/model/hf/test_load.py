@@ -57,7 +57,9 @@ def test_logits_equal_torch_transformers(name, torch, checkpoints, one_device, t
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name, shape", [("qwen2", (2, 2, 2)), ("llama3", (1, 8, 1))])
+@pytest.mark.parametrize(
+    "name, shape", [("qwen2", (2, 2, 2)), pytest.param("llama3", (1, 8, 1), marks=pytest.mark.extended)]
+)
 def test_logits_are_the_same_on_every_mesh(name, shape, torch, checkpoints, torch_logits):
     folder, model = checkpoints(name)
     c = hf_config.read_config(folder)
@@ -207,6 +209,7 @@ def test_torch_files_are_read_or_refused_with_the_remedy(
     assert hf_load.checkpoint_dtype(folder) == "bfloat16"
 
 
+@pytest.mark.extended
 def test_loading_holds_one_tensor_of_host_memory(tmp_path, small_config, small_tensors, write_checkpoint):
     """200 MB in 12 large tensors: numpy's own peak stays under two and a half of them, mapped pages aside."""
     config = small_config | dict(hidden_size=512, intermediate_size=16384, num_hidden_layers=4, num_attention_heads=4)
