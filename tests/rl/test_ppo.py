@@ -15,7 +15,8 @@ from tljax.model import llama, lora
 from tljax.model.value import drop_lm_head, init_value_head
 from tljax.rl.advantage import AdvantageOptions
 from tljax.rl.models import PPOModels
-from tljax.rl.ppo import PPOState, RolloutBatch, UpdateOptions, adapted, make_experience, make_update
+from tljax.rl.ppo import UpdateOptions, make_experience, make_update, next_kl_coef
+from tljax.rl.state import PPOState, RolloutBatch
 from tljax.training.state import init_state
 
 CONFIG = dataclasses.replace(
@@ -56,7 +57,7 @@ def make_rows(width: int = 16, room: int = 6, filler: int = 0) -> RolloutBatch:
         starts=np.asarray(STARTS, np.int32),
         replies=replies,
         mask=np.arange(room)[None] < np.asarray(LENGTHS)[:, None],
-        scores=rng.choice(np.asarray([-2, -1.5, -0.8, -0.25, 1], np.float32), B),
+        rewards=rng.choice(np.asarray([-2, -1.5, -0.8, -0.25, 1], np.float32), B),
     )
     return jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P()))
 
@@ -102,14 +103,11 @@ def first_state(critic: bool, head_seed: int = 5) -> PPOState:
         head = jax.random.normal(jax.random.key(head_seed), (CONFIG.d_model,), jnp.float32)
         head = jax.device_put(head, jax.tree.leaves(jax.jit(init_value_head, static_argnums=0)(CONFIG))[0].sharding)
         value = init_state({"trunk": drop_lm_head(random_params(1)), "head": 0.1 * head}, tx)
-    return PPOState(
-        step=actor.step,
-        params=actor.params,
-        opt_state=actor.opt_state,
-        critic=value.params if value else {},
-        critic_opt_state=value.opt_state if value else (),
-        kl_coef=jnp.float32(KL_COEF),
-    )
+    return PPOState(actor, value, jnp.float32(KL_COEF))
+
+
+def weights(state):
+    return state.actor.params, state.critic and state.critic.params
 
 
 def one_update(options, rows=None, state=None, updates=1):
@@ -117,14 +115,14 @@ def one_update(options, rows=None, state=None, updates=1):
     plan = PPOModels(CONFIG, has_critic=options.advantage.algorithm == "ppo", adapter=None)
     state = state or first_state(plan.has_critic)
     rows, frozen = rows or make_rows(), random_params(2)
-    before = jax.device_get((state.params, state.critic))
+    before = jax.device_get(weights(state))
     judge, update = make_experience(plan, options), make_update(plan, optax.sgd(1.0), optax.sgd(1.0), options)
     found = {}
     for n in range(updates):
         experience, judged = judge(state, frozen, rows)
         state, metrics = update(state, frozen, experience, jax.random.key(n))
         found = jax.device_get(judged | metrics)
-    return before, jax.device_get((state.params, state.critic)), jax.device_get(experience), found
+    return before, jax.device_get(weights(state)), jax.device_get(experience), found
 
 
 def gradients(found):
@@ -166,10 +164,10 @@ def test_an_update_is_that_of_loops_over_rows_and_tokens(plain):
             hidden = jax.reshard(hidden_of(critic["trunk"], rows), jax.P())
             return [hidden[b, STARTS[b] - 1 + t] @ critic["head"] for b, t in places]
 
-        old = dict(zip(places, map(float, jax.jit(logprob_table)(state.params)), strict=True))
+        old = dict(zip(places, map(float, jax.jit(logprob_table)(state.actor.params)), strict=True))
         ref = dict(zip(places, map(float, jax.jit(logprob_table)(frozen)), strict=True))
-        value = dict(zip(places, map(float, jax.jit(value_list)(state.critic)), strict=True))
-        scores = np.asarray(rows.scores)
+        value = dict(zip(places, map(float, jax.jit(value_list)(state.critic.params)), strict=True))
+        scores = np.asarray(rows.rewards)
         advantage, returns = {}, {}
         for b, length in enumerate(LENGTHS):
             following = 0.0
@@ -188,10 +186,10 @@ def test_an_update_is_that_of_loops_over_rows_and_tokens(plain):
             return sum(0.5 * (now - returns[place]) ** 2 for place, now in terms) / len(places)
 
         wanted = jax.device_get(
-            (jax.jit(jax.grad(actor_loss))(state.params), jax.jit(jax.grad(critic_loss))(state.critic))
+            (jax.jit(jax.grad(actor_loss))(state.actor.params), jax.jit(jax.grad(critic_loss))(state.critic.params))
         )
-        assert plain[3]["policy_loss"] == pytest.approx(float(actor_loss(state.params)), rel=1e-4)
-        assert plain[3]["value_loss"] == pytest.approx(float(critic_loss(state.critic)), rel=1e-4)
+        assert plain[3]["policy_loss"] == pytest.approx(float(actor_loss(state.actor.params)), rel=1e-4)
+        assert plain[3]["value_loss"] == pytest.approx(float(critic_loss(state.critic.params)), rel=1e-4)
     assert_close(gradients(plain), wanted)
     assert plain[3]["kl"] == pytest.approx(np.mean([old[place] - ref[place] for place in places]), rel=1e-4)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted[0])) > 1e-3
@@ -209,7 +207,7 @@ def test_fractional_rewards_reach_the_last_reply_token(plain):
         last = length - 1
         penalty = KL_COEF * (experience.logprobs[b, last] - experience.ref_logprobs[b, last])
         score = experience.advantages[b, last] + experience.values[b, last] + penalty
-        assert score == pytest.approx(float(experience.rows.scores[b]), abs=1e-5)
+        assert score == pytest.approx(float(experience.batch.rewards[b]), abs=1e-5)
         assert not experience.advantages[b, length:].any() and not experience.returns[b, length:].any()
 
 
@@ -251,8 +249,10 @@ def test_minibatches_see_every_row_once_an_epoch():
 
     def total(**shape):
         state = first_state(True)
-        zeros = jax.tree.map(jnp.zeros_like, (state.params, state.critic))
-        state = dataclasses.replace(state, opt_state=zeros[0], critic_opt_state=zeros[1])
+        actor, critic = (
+            x.replace(opt_state=jax.tree.map(jnp.zeros_like, x.params)) for x in (state.actor, state.critic)
+        )
+        state = PPOState(actor, critic, state.kl_coef)
         plan, options, frozen = (
             PPOModels(CONFIG, has_critic=True, adapter=None),
             make_options(**shape),
@@ -262,8 +262,8 @@ def test_minibatches_see_every_row_once_an_epoch():
         rows = dataclasses.replace(rows, mask=rows.mask & (jnp.arange(6)[None] == 0))
         experience, _ = make_experience(plan, options)(state, frozen, rows)
         after, metrics = make_update(plan, summing(), summing(), options)(state, frozen, experience, jax.random.key(7))
-        assert int(after.step) == 1 and metrics["ratio"] == pytest.approx(1)
-        return jax.device_get((after.opt_state, after.critic_opt_state))
+        assert int(after.actor.step) == 1 and metrics["ratio"] == pytest.approx(1)
+        return jax.device_get((after.actor.opt_state, after.critic.opt_state))
 
     with on_mesh(1, 1, 1):
         many, once = total(minibatches=8, epochs=2), total()
@@ -275,12 +275,12 @@ def test_a_run_without_critic_learns_from_groups():
     with on_mesh(1, 1, 1):
         options = make_options("grpo", group=4, kl_place="loss")
         found = one_update(options)
-        experience, scores = found[2], np.asarray(make_rows().scores)
+        experience, scores = found[2], np.asarray(make_rows().rewards)
         groups = scores.reshape(2, 4)
         wanted = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
         np.testing.assert_allclose(experience.advantages[:, 0], wanted.reshape(-1), rtol=1e-5)
         assert "value_loss" not in found[3]
-        log_ratio = np.where(experience.rows.mask, experience.logprobs - experience.ref_logprobs, 0)
+        log_ratio = np.where(experience.batch.mask, experience.logprobs - experience.ref_logprobs, 0)
         k3 = (np.exp(-log_ratio) - 1 + log_ratio).sum() / sum(LENGTHS)
         assert found[3]["loss"] - found[3]["policy_loss"] == pytest.approx(KL_COEF * k3, rel=1e-4)
         assert found[3]["kl_k3"] == pytest.approx(k3, rel=1e-4)
@@ -289,8 +289,8 @@ def test_a_run_without_critic_learns_from_groups():
 def test_rloo_holds_a_reply_against_the_mean_of_the_others():
     with on_mesh(1, 1, 1):
         experience = one_update(make_options("rloo", group=2))[2]
-    kl = np.where(experience.rows.mask, experience.logprobs - experience.ref_logprobs, 0).sum(1)
-    rewards = np.asarray(experience.rows.scores) - KL_COEF * kl
+    kl = np.where(experience.batch.mask, experience.logprobs - experience.ref_logprobs, 0).sum(1)
+    rewards = np.asarray(experience.batch.rewards) - KL_COEF * kl
     wanted = [rewards[b] - rewards[b ^ 1] for b in range(len(rewards))]
     np.testing.assert_allclose(experience.advantages[:, 0], wanted, rtol=1e-4, atol=1e-5)
 
@@ -312,9 +312,9 @@ def test_the_entropy_bonus_is_the_words_entropy_and_warm_up_moves_the_critic_alo
 def test_an_adaptive_kl_coef_follows_the_target(kl, wanted):
     """Ziegler et al.: K_beta = 1 / horizon, the error clipped at 0.2, replies counted."""
     options = make_options(kl_target=6.0, kl_horizon=64.0)
-    assert float(adapted(jnp.float32(1.0), jnp.float32(kl), 64, options)) == pytest.approx(wanted)
-    assert float(adapted(jnp.float32(1.0), jnp.float32(kl), 32, options)) == pytest.approx(1 + (wanted - 1) / 2)
-    assert float(adapted(jnp.float32(0.3), jnp.float32(kl), 64, make_options())) == pytest.approx(0.3)
+    assert float(next_kl_coef(jnp.float32(1.0), jnp.float32(kl), 64, options)) == pytest.approx(wanted)
+    assert float(next_kl_coef(jnp.float32(1.0), jnp.float32(kl), 32, options)) == pytest.approx(1 + (wanted - 1) / 2)
+    assert float(next_kl_coef(jnp.float32(0.3), jnp.float32(kl), 64, make_options())) == pytest.approx(0.3)
 
 
 ADAPTER = lora.LoraOptions(rank=2, alpha=4.0, targets=("q", "o", "down"))
@@ -330,11 +330,11 @@ def adapter_update():
     head = jnp.linspace(-0.1, 0.1, CONFIG.d_model, dtype=jnp.float32)
     head = jax.device_put(head, frozen["final_norm"].sharding)
     policy, value = init_state(actor, tx), init_state({"trunk": critic, "head": head}, tx)
-    state = PPOState(policy.step, policy.params, policy.opt_state, value.params, value.opt_state, jnp.float32(KL_COEF))
-    before = jax.device_get((state.params, state.critic))
+    state = PPOState(policy, value, jnp.float32(KL_COEF))
+    before = jax.device_get(weights(state))
     experience, judged = make_experience(plan, options)(state, frozen, make_rows())
     state, metrics = make_update(plan, tx, tx, options)(state, frozen, experience, jax.random.key(0))
-    after = jax.device_get((state.params, state.critic))
+    after = jax.device_get(weights(state))
     return jax.tree.map(lambda old, new: old - new, before, after), jax.device_get(judged | metrics)
 
 

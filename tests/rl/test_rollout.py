@@ -61,7 +61,7 @@ def test_a_groups_replies_lie_side_by_side():
 def test_rows_hold_prompt_reply_and_end():
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         rollout = Rollout([0, 1, 2], REPLIES, TEXTS, REWARDS)
-        rows = jax.device_get(pad_rollout(PROMPTS, rollout, [-0.25, -2, 1], round_to=4, most=6))
+        rows = jax.device_get(pad_rollout(PROMPTS, rollout, [-0.25, -2, 1], round_to=4, max_new_tokens=6))
     assert rows.tokens.shape == (3, 12) and rows.replies.shape == (3, 6)
     assert rows.tokens[0].tolist() == [10, 11, 12, 13, 5, 6, 2, 0, 0, 0, 0, 0]
     assert rows.tokens[1].tolist() == [*range(20, 29), 7, 8, 9]
@@ -69,7 +69,7 @@ def test_rows_hold_prompt_reply_and_end():
     assert replies == [[5, 6, 2], [7, 8, 9], [2]]
     for row, (start, mask) in enumerate(zip(rows.starts, rows.mask, strict=True)):
         assert rows.tokens[row, start : start + mask.sum()].tolist() == rows.replies[row][mask].tolist()
-    assert rows.scores.dtype == np.float32 and rows.scores.tolist() == [-0.25, -2, 1]
+    assert rows.rewards.dtype == np.float32 and rows.rewards.tolist() == [-0.25, -2, 1]
 
 
 def test_sampled_logprobs_lie_under_their_tokens():

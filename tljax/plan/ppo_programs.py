@@ -12,8 +12,9 @@ from tljax.generate.sampling import SampleOptions
 from tljax.model import cost, llama, lora
 from tljax.plan.programs import UPDATES, Program, Work, array, recomputed, state_of
 from tljax.rl.models import PPOModels
-from tljax.rl.options import optimizers, update_options
-from tljax.rl.ppo import Experience, RolloutBatch, make_experience, make_update, ppo_state
+from tljax.rl.optimizers import make_optimizers
+from tljax.rl.ppo import UpdateOptions, make_experience, make_update
+from tljax.rl.state import Experience, PPOState, RolloutBatch
 
 END_TOKEN = 2  # of Llama 2; the plan is the same for any
 
@@ -30,14 +31,14 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     check_rows(block.rows, "rollout.rows")
     check_rows(count // group, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
     dtype = jnp.dtype(config.model.compute_dtype)
-    plan = PPOModels(c, has_critic=config.algorithm == "ppo", adapter=lora.LoraOptions.from_config(config.lora))
+    models = PPOModels(c, has_critic=config.algorithm == "ppo", adapter=lora.LoraOptions.from_config(config.lora))
     sample = SampleOptions.from_config(config.model, config.rollout, eos_id=END_TOKEN)
-    options = update_options(config, sample)
-    tx, critic_tx = optimizers(config, UPDATES + config.optim.warmup_steps)
+    options = UpdateOptions.from_config(config, sample)
+    tx, critic_tx = make_optimizers(config, UPDATES + config.optim.warmup_steps)
     frozen = llama.abstract_params(c, dtype)
-    actor, critic = plan.abstract()
-    learner = state_of(critic, critic_tx) if plan.has_critic else None
-    state = ppo_state(state_of(actor, tx), learner, array((), jnp.float32))
+    actor, critic = models.abstract()
+    learner = state_of(critic, critic_tx) if models.has_critic else None
+    state = PPOState(state_of(actor, tx), learner, array((), jnp.float32))
     prompt, reply = padded_length(block.max_prompt_tokens, block.round_to), block.max_new_tokens
     width = padded_length(block.max_prompt_tokens + reply, row_length_multiple(block.round_to))
     rows, key = _rows(count, width, reply), array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
@@ -48,10 +49,10 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
         array((block.rows,), jnp.int32, "batch"),
         array((block.rows,), jnp.int32, "batch"),
     )
-    policy = plan.actor(frozen, actor) if plan.adapter is None else _attached(frozen, actor)
-    update, judge = make_update(plan, tx, critic_tx, options), make_experience(plan, options)
-    context, learners = float(width), 1 + plan.has_critic
-    trained = cost.flops_per_token(c, context, plan.adapter)
+    policy = models.actor(frozen, actor) if models.adapter is None else _attached(frozen, actor)
+    update, score = make_update(models, tx, critic_tx, options), make_experience(models, options)
+    context, learners = float(width), 1 + models.has_critic
+    trained = cost.flops_per_token(c, context, models.adapter)
     forward = cost.flops_per_token(c, context) / 3
     seen = count * width * config.ppo.epochs
     programs = (
@@ -60,13 +61,13 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
             lambda: update.lower(state, frozen, experience, key),
             learners * seen * trained,
             learners * seen * recomputed(c, context, config.model.remat),
-            (actor, critic) if plan.has_critic else (actor,),
+            (actor, critic) if models.has_critic else (actor,),
             experience,
         ),
         Program(
             "experience",
-            lambda: judge.lower(state, frozen, rows),
-            (2 + plan.has_critic) * count * width * forward,
+            lambda: score.lower(state, frozen, rows),
+            (2 + models.has_critic) * count * width * forward,
             0.0,
             (),
             rows,
@@ -80,7 +81,8 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
             asked,
         ),
     )
-    kept = {"weights": (state.params, state.critic), "optimizer": (state.opt_state, state.critic_opt_state)}
+    learners_ = [learner for learner in (state.actor, state.critic) if learner is not None]
+    kept = {"weights": [x.params for x in learners_], "optimizer": [x.opt_state for x in learners_]}
     says = f"{count} replies of {reply} to prompts of {prompt} tokens, sampled {block.rows} at a time, learned from "
     says += f"{count // group} at a time, remat {config.model.remat}"
     return Work(programs, kept | {"frozen weights": frozen}, says)
@@ -97,5 +99,5 @@ def _rows(count: int, width: int, reply: int) -> RolloutBatch:
         starts=array((count,), jnp.int32),
         replies=array((count, reply), jnp.int32),
         mask=array((count, reply), jnp.bool_),
-        scores=array((count,), jnp.float32),
+        rewards=array((count,), jnp.float32),
     )

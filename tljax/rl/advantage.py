@@ -1,6 +1,7 @@
-"""Scores of replies to advantages of their tokens, by algorithm: PPO with a critic, GRPO and RLOO with groups."""
+"""Rewards of replies -> advantages of their tokens, by algorithm: PPO with a critic, GRPO and RLOO with groups."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ KL_PLACES = ("reward", "loss")
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdvantageOptions:
-    """How a reply's tokens are judged. A static pytree: a plain argument of jit."""
+    """The fields of a config that shape advantages. A static pytree: a plain argument of jit."""
 
     algorithm: str
     gamma: float
@@ -23,46 +24,59 @@ class AdvantageOptions:
     group: int  # replies to each prompt, which lie side by side in the batch
     kl_place: str  # "reward": a penalty on every token's reward; "loss": a term of the policy's loss
 
+    @classmethod
+    def from_config(cls, config: Any) -> "AdvantageOptions":
+        """Returns the options of configs/ppo.py."""
+        return cls(
+            algorithm=config.algorithm,
+            gamma=config.ppo.gamma,
+            lam=config.ppo.lam,
+            whiten=config.ppo.whiten,
+            group=config.rollout.group,
+            kl_place=config.kl.place,
+        )
+
 
 def advantages_and_returns(
     logprobs: jax.Array,
     ref_logprobs: jax.Array,
     values: jax.Array,
-    scores: jax.Array,
+    rewards: jax.Array,
     mask: jax.Array,
     kl_coef: jax.Array,
     options: AdvantageOptions,
 ) -> tuple[jax.Array, jax.Array]:
-    """Advantages and returns, float32 [B, M], 0 off the mask.
+    """Returns advantages and returns, float32 [B, M], 0 off the mask.
 
-    logprobs, ref_logprobs, values: float32 [B, M]; scores: float32 [B]; mask: bool [B, M], True on reply tokens. PPO:
-    GAE of the tokens' rewards. GRPO and RLOO give every token of a reply one advantage, from the whole reply's reward
-    among those of its group (`group_advantages`); they read no values and have no use for returns.
+    logprobs, ref_logprobs, values: float32 [B, M]. rewards: float32 [B], of whole replies. mask: bool [B, M], True on
+    reply tokens. PPO computes GAE of the tokens' rewards. GRPO and RLOO give every token of a reply one advantage, from
+    the reply's reward among those of its group (`group_advantages`); they read no values, and their returns are 0.
     """
     coef = kl_coef if options.kl_place == "reward" else jnp.zeros((), jnp.float32)
-    rewards = token_rewards(logprobs, ref_logprobs, scores, mask, coef)
+    per_token = token_rewards(logprobs, ref_logprobs, rewards, mask, coef)
     if options.algorithm == "ppo":
-        advantages, returns = gae(rewards, values, mask, options.gamma, options.lam)
+        advantages, returns = gae(per_token, values, mask, options.gamma, options.lam)
     else:
-        whole = group_advantages(rewards.sum(axis=1), options.group, options.algorithm)
-        advantages = jnp.where(mask, whole[:, None], 0.0)
+        per_reply = group_advantages(per_token.sum(axis=1), options.group, options.algorithm)
+        advantages = jnp.where(mask, per_reply[:, None], 0.0)
         returns = jnp.zeros_like(advantages)
     return (whiten(advantages, mask) if options.whiten else advantages), returns
 
 
 def group_advantages(rewards: jax.Array, group: int, algorithm: str) -> jax.Array:
-    """A reply's reward against those of the other replies to its prompt; rewards and result float32 [B].
+    """Returns each reply's advantage over the other replies to its prompt; rewards and result are float32 [B].
 
     Rows i * group to i * group + group - 1 answer one prompt. "grpo": (r - mean) / deviation, deviation with n - 1
     below and 1e-4 added (DeepSeekMath, arXiv 2402.03300, section 4.1.2; a group of equal rewards gives 0). "rloo":
     r minus the mean of the other replies' rewards (arXiv 2402.14740, equation 9).
     """
     groups = rewards.reshape(-1, group)
-    # From the first, so that equal rewards differ by 0: their mean rounds, and 1e-4 below would make that 1e-3.
+    # The group's first reward is subtracted, so that equal rewards differ by exactly 0: their mean is rounded, and
+    # dividing that rounding by 1e-4 below would make it 1e-3.
     groups = groups - groups[:, :1]
     centered = groups - groups.mean(axis=1, keepdims=True)
     if algorithm == "grpo":
-        found = centered / (jnp.sqrt((centered**2).sum(axis=1, keepdims=True) / (group - 1)) + 1e-4)
+        advantages = centered / (jnp.sqrt((centered**2).sum(axis=1, keepdims=True) / (group - 1)) + 1e-4)
     else:
-        found = centered * (group / (group - 1))
-    return found.reshape(-1)
+        advantages = centered * (group / (group - 1))
+    return advantages.reshape(-1)

@@ -1,28 +1,29 @@
-"""Rewards by token, generalized advantage estimation and whitening, over reply tokens alone."""
+"""Token rewards, generalized advantage estimation and whitening, over reply tokens only."""
 
 import jax
 import jax.numpy as jnp
 
 
 def token_rewards(
-    logprobs: jax.Array, ref_logprobs: jax.Array, scores: jax.Array, mask: jax.Array, kl_coef: jax.Array | float
+    logprobs: jax.Array, ref_logprobs: jax.Array, rewards: jax.Array, mask: jax.Array, kl_coef: jax.Array | float
 ) -> jax.Array:
-    """-kl_coef * (logprob - ref_logprob) on every reply token, and the reply's score on the last one besides.
+    """Returns -kl_coef * (logprob - ref_logprob) on every reply token, plus the reply's reward on the last one.
 
-    logprobs, ref_logprobs: float32 [B, T]; scores: float32 [B]; mask: bool [B, T], True on reply tokens, the end token
-    among them. Returns float32 [B, T], 0 off the mask; a row without reply tokens has no reward at all. The last reply
-    token takes the score whether the reply has ended or ran out of room (released code: reward_last_token=1).
+    logprobs, ref_logprobs: float32 [B, T]. rewards: float32 [B], of whole replies. mask: bool [B, T], True on reply
+    tokens with the end token. Returns float32 [B, T], 0 off the mask; a row without reply tokens gets no reward. The
+    last reply token gets the reply's reward whether the reply has ended or ran out of room (released code:
+    reward_last_token=1).
     """
-    places = jnp.arange(mask.shape[1], dtype=jnp.int32)[None]
-    last = jnp.max(jnp.where(mask, places, -1), axis=1, keepdims=True)
+    positions = jnp.arange(mask.shape[1], dtype=jnp.int32)[None]
+    last = jnp.max(jnp.where(mask, positions, -1), axis=1, keepdims=True)
     penalties = -jnp.asarray(kl_coef, jnp.float32) * (logprobs - ref_logprobs)
-    return jnp.where(mask, penalties + jnp.where(places == last, scores[:, None], 0.0), 0.0)
+    return jnp.where(mask, penalties + jnp.where(positions == last, rewards[:, None], 0.0), 0.0)
 
 
 def gae(
     rewards: jax.Array, values: jax.Array, mask: jax.Array, gamma: float, lam: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Advantages and returns (Schulman et al., arXiv 1506.02438, equation 16), float32 [B, T], 0 off the mask.
+    """Returns advantages and returns (Schulman et al., arXiv 1506.02438, equation 16), float32 [B, T], 0 off the mask.
 
     rewards, values: float32 [B, T], values[t] the critic's estimate before token t; mask: bool [B, T]. With t' the next
     reply token after t (tokens between, such as a tool's output, cost no discount),
@@ -31,7 +32,7 @@ def gae(
         A_t     = delta_t + gamma * lam * A_t'
         R_t     = A_t + values[t]
 
-    and both values[t'] and A_t' are 0 after the last reply token, also where the reply ran out of room: it is scored as
+    and both values[t'] and A_t' are 0 after the last reply token, also if the reply ran out of room: it is rewarded as
     it stands, so nothing is left to estimate.
     """
 
@@ -50,9 +51,9 @@ def gae(
 
 
 def whiten(advantages: jax.Array, mask: jax.Array) -> jax.Array:
-    """(A - mean) / deviation over all reply tokens of the global batch, float32 [B, T], 0 off the mask.
+    """Returns (A - mean) / deviation over all reply tokens of the global batch, float32 [B, T], 0 off the mask.
 
-    One reply token in all, or equal advantages, give 0. An option: neither the paper nor its code whitens.
+    A single reply token, or equal advantages, give 0. This is an option: neither the paper nor its code whitens.
     """
     count = jnp.maximum(mask.sum(dtype=jnp.float32), 1.0)
     mean = jnp.where(mask, advantages, 0.0).sum() / count

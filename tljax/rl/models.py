@@ -1,4 +1,4 @@
-"""Who is who: actor, critic and reference, from what is trained and what is frozen, in two memory plans.
+"""Actor, critic and reference, made of trained and frozen weights in one of two ways.
 
 `full`: actor and critic have all their weights to themselves, the reference is a frozen copy of the first actor.
 `lora`: one frozen trunk for all three; actor and critic have an adapter each on it, the reference has none.

@@ -1,4 +1,4 @@
-"""Rollouts: which prompts an update learns from, what the policy replies to them, and both as arrays."""
+"""Rollouts: the prompts of an update, the policy's replies to them, and both as arrays."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,60 +13,60 @@ from tljax.distributed import processes
 from tljax.distributed.mesh import row_length_multiple
 from tljax.generate.batches import Reply, padded_length
 from tljax.rl.irm import Reward
-from tljax.rl.ppo import RolloutBatch
+from tljax.rl.state import RolloutBatch
 from tljax.storage.atomic import read_jsonl, write_jsonl
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """Replies to prompts, by the prompts' numbers, and what they are worth; all of one length."""
+    """Replies to prompts and their rewards; all lists have one length."""
 
-    picks: list[int]
+    prompt_indices: list[int]  # in the table of prompts
     replies: list[Reply]
-    texts: list[str]  # of the replies, as they were rewarded
+    texts: list[str]  # the replies as text, as the reward function got them
     rewards: list[Reward]
 
 
 def prompt_indices(step: int, *, count: int, prompts: int, group: int, seed: int) -> list[int]:
-    """Numbers of the prompts of update `step`, from 0, each `group` times in a row: a function of its arguments alone.
+    """Returns the prompts of update `step`, from 0, each `group` times in a row; a pure function of its arguments.
 
-    Epoch after epoch goes through all `count` prompts in an order of its own; an update may lie across two of them.
+    Every epoch goes through all `count` prompts in an order of its own; an update may span two epochs.
     """
-    places = range(step * prompts, (step + 1) * prompts)
-    epochs = {place // count for place in places}
+    positions = range(step * prompts, (step + 1) * prompts)
+    epochs = {position // count for position in positions}
     orders = {epoch: np.random.default_rng([seed, 1, epoch]).permutation(count) for epoch in epochs}
-    return [int(orders[place // count][place % count]) for place in places for _ in range(group)]
+    return [int(orders[k // count][k % count]) for k in positions for _ in range(group)]
 
 
 def pad_rollout(
-    prompts: Sequence[Prompt], rollout: Rollout, scores: Sequence[float], round_to: int, most: int
+    prompts: Sequence[Prompt], rollout: Rollout, rewards: Sequence[float], round_to: int, max_new_tokens: int
 ) -> RolloutBatch:
-    """The rollout's rows on the current mesh, the whole of them on every device.
+    """Returns the rollout as arrays; every device of the current mesh holds all of them.
 
-    prompts: of each row. scores: its reward as the update takes it. most: the longest reply there may be, for which
-    room is made, so that the rows' width alone, `padded_length` of the longest, decides what is compiled.
+    prompts: of each reply. rewards: of each reply, as the update takes them. Replies get room for `max_new_tokens`, so
+    that only the width of the rows, `padded_length` of the longest, decides which program is compiled.
     """
     replies = [[*reply.tokens, *([] if reply.end is None else [reply.end])] for reply in rollout.replies]
     texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
     host = {
-        "tokens": _padded(texts, padded_length(max(map(len, texts)), row_length_multiple(round_to))),
+        "tokens": _pad(texts, padded_length(max(map(len, texts)), row_length_multiple(round_to))),
         "starts": np.asarray([len(prompt.tokens) for prompt in prompts], np.int32),
-        "replies": _padded(replies, most),
-        "mask": np.arange(most)[None] < np.asarray([len(reply) for reply in replies])[:, None],
-        "scores": np.asarray(scores, np.float32),
+        "replies": _pad(replies, max_new_tokens),
+        "mask": np.arange(max_new_tokens)[None] < np.asarray([len(reply) for reply in replies])[:, None],
+        "rewards": np.asarray(rewards, np.float32),
     }
     return RolloutBatch(**jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P())))
 
 
 def sampled_logprobs(rollout: Rollout, width: int) -> np.ndarray:
-    """What the sampler gave each reply token, float32 [B, width], 0 after the end."""
-    found = np.zeros((len(rollout.replies), width), np.float32)
+    """Returns the sampler's log-probability of each reply token, float32 [B, width], 0 after the end."""
+    logprobs = np.zeros((len(rollout.replies), width), np.float32)
     for row, reply in enumerate(rollout.replies):
-        found[row, : len(reply.logprobs)] = reply.logprobs
-    return found
+        logprobs[row, : len(reply.logprobs)] = reply.logprobs
+    return logprobs
 
 
-def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+def _pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
     array = np.zeros((len(rows), width), np.int32)
     for row, tokens in zip(array, rows, strict=True):
         row[: len(tokens)] = tokens
@@ -74,18 +74,18 @@ def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
 
 
 def write_rollout(folder: Path, step: int, rollout: Rollout) -> None:
-    """Writes FOLDER/STEP.jsonl, a reply a line, so that a restart need not sample and reward it again."""
-    rows = zip(rollout.picks, rollout.replies, rollout.texts, rollout.rewards, strict=True)
+    """Writes FOLDER/STEP.jsonl, one reply per line, so that a restart need not sample and reward them again."""
+    rows = zip(rollout.prompt_indices, rollout.replies, rollout.texts, rollout.rewards, strict=True)
     lines = [
         {
-            "prompt": pick,
+            "prompt": index,
             "text": text,
             **dataclasses.asdict(reply),
             "reward": reward.value,
             "kind": reward.kind,
             "detail": reward.detail,
         }
-        for pick, reply, text, reward in rows
+        for index, reply, text, reward in rows
     ]
     processes.run_on_primary(lambda: _write(folder, step, lines))
 
@@ -95,21 +95,21 @@ def _write(folder: Path, step: int, lines: list[dict[str, Any]]) -> None:
     write_jsonl(folder / f"{step}.jsonl", lines)
 
 
-def read_rollout(folder: Path, step: int, picks: list[int]) -> Rollout | None:
-    """What `write_rollout` left for this update and these prompts, or None."""
+def read_rollout(folder: Path, step: int, indices: list[int]) -> Rollout | None:
+    """Returns what `write_rollout` wrote for this update and these prompts, or None."""
     path = folder / f"{step}.jsonl"
     if not processes.run_on_primary(path.is_file):
         return None
     rows: list[dict[str, Any]] = read_jsonl(path)
-    if [row["prompt"] for row in rows] != picks:
+    if [row["prompt"] for row in rows] != indices:
         return None
     replies = [Reply(tokens=row["tokens"], logprobs=row["logprobs"], end=row["end"]) for row in rows]
     rewards = [Reward(row["reward"], row["kind"], row["detail"]) for row in rows]
-    return Rollout(picks, replies, [row["text"] for row in rows], rewards)
+    return Rollout(indices, replies, [row["text"] for row in rows], rewards)
 
 
 def forget_rollouts(folder: Path, before: int) -> None:
-    """Removes the rollouts of updates that a restart will not make again."""
+    """Removes the rollouts of updates that a restart does not repeat."""
     for path in folder.glob("*.jsonl"):
         if path.stem.isdigit() and int(path.stem) < before:
             path.unlink()
