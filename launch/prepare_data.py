@@ -10,7 +10,7 @@ from tljax.storage.remote import with_local_paths
 def prepare(config: Any) -> None:
     # Imported here, so that Ctrl-C while the libraries load ends in one line too.
     from tljax.data.prepare import prepare_data
-    from tljax.data.tokens import load_tokenizer
+    from tljax.data.tokenizer import load_tokenizer
     from tljax.toolbox.embedded import BASE, SOURCES, source_file
 
     if not config.data.tokenizer and config.data.source not in SOURCES:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax.data.tokens import load_tokenizer
+from tljax.data.tokenizer import load_tokenizer
 from tljax.distributed.mesh import make_mesh
 from tljax.model import llama
 from tljax.model.hf import load as hf_load

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tljax.agent.dialogues import add_finish_tool, benchmark_requests, query_requests, toolbox_requests
-from tljax.calls.compare import tool_list
+from tljax.calls.compare import as_tool_list
 from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks.discover import read_sets
 
@@ -96,7 +96,7 @@ def test_a_query_that_is_none_is_refused(tmp_path, query):
 
 
 def test_which_tool_ends_a_dialogue():
-    tools = tool_list([TOOL])
+    tools = as_tool_list([TOOL])
     assert add_finish_tool(tools, "", "here") == (tools, None)
     assert add_finish_tool(tools, "look_up", "here") == (tools, "look_up")
     added, name = add_finish_tool(tools, "finish", "here")

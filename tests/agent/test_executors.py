@@ -3,7 +3,7 @@
 import pytest
 
 from tljax.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, documentation_error, read_tool_schemas
-from tljax.calls.compare import tool_list
+from tljax.calls.compare import as_tool_list
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 from tljax.toolbox.execute import Result
@@ -44,7 +44,7 @@ def f(a: int, b: str, c: list, d: float = 0.0):
     """Do it."""
 
 
-TOOLS_OF_F = tool_list([local_tool(f).schema, FINISH.schema])
+TOOLS_OF_F = as_tool_list([local_tool(f).schema, FINISH.schema])
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_mock_does_not_know_unlisted_tools_nor_check_types():
     ],
 )
 def test_canned_values_are_of_the_type_that_the_tool_announces(name, description, value):
-    tools = tool_list([{"name": name, "description": description, "parameters": {}}])
+    tools = as_tool_list([{"name": name, "description": description, "parameters": {}}])
     assert MockExecutor(tools).execute(Call(name, {})) == Result(value, False)
 
 
@@ -91,10 +91,10 @@ def test_the_toolbox_runs_listed_tools_alone_each_dialogue_with_its_state():
     assert not first.error and one.execute(call).value != first.value and two.execute(call) == first
     assert one.execute(Call("add_numbers", {})).value == "name 'add_numbers' is not defined"
     assert one.execute(Call("finish", {"answer": "x"})) == Result("x", False)
-    asking, asked = ToolboxExecutor(["ask_to_user"]), tool_list([ASK_TO_USER.schema])
+    asking, asked = ToolboxExecutor(["ask_to_user"]), as_tool_list([ASK_TO_USER.schema])
     question = Call("ask_to_user", {"question": "Which?"})
     assert asking.execute(question) == MockExecutor(asked).execute(question) == Result(NO_USER, False)
-    assert documentation_error(call, tool_list([TOOLS["add_stock"].schema])) is None
+    assert documentation_error(call, as_tool_list([TOOLS["add_stock"].schema])) is None
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_users_file_in_a_process_of_every_dialogues_own(user_file):
     assert [schema["name"] for schema in schemas] == ["count", "die", "hang", "fail"]
     assert schemas[0]["description"] == "Count calls."
     assert schemas[0]["parameters"]["properties"] == {"step": {"type": "integer", "description": "How far."}}
-    own, tools = frozenset(schema["name"] for schema in schemas), tool_list([*schemas, FINISH.schema])
+    own, tools = frozenset(schema["name"] for schema in schemas), as_tool_list([*schemas, FINISH.schema])
     one, two = (FileExecutor(user_file, 0.5, tools, own, "finish") for _ in range(2))
     try:
         assert [one.execute(Call("count", {})).value for _ in range(2)] == ["1", "2"]
@@ -132,7 +132,7 @@ def test_a_users_file_in_a_process_of_every_dialogues_own(user_file):
 def test_an_answer_may_speak_of_errors(tmp_path):
     (tmp_path / "mytools.py").write_text('def done(text: str) -> str:\n    "End."\n    return f"Error: {text}"\n')
     file = str(tmp_path / "mytools.py")
-    tools, call = tool_list(read_tool_schemas(file, 5)), Call("done", {"text": "not found"})
+    tools, call = as_tool_list(read_tool_schemas(file, 5)), Call("done", {"text": "not found"})
     for ends, error in (("done", False), ("finish", True)):
         executor = FileExecutor(file, 5, tools, frozenset(["done"]), ends)
         try:

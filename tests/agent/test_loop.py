@@ -10,14 +10,15 @@ from tljax.agent.dialogues import DialogueRequest, toolbox_requests
 from tljax.agent.executors import MockExecutor, ToolboxExecutor
 from tljax.agent.loop import DialogueLimits, Opening, final_answer, run_dialogues
 from tljax.agent.scores import count_outcomes, dialogue_row, dialogue_scores
-from tljax.calls.compare import tool_list
+from tljax.calls.compare import as_tool_list
 from tljax.calls.render import DIALECTS, render_call
 from tljax.calls.tool import Call
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import load_rule
 from tljax.data.prompt import render_prompt
-from tljax.data.steps import steps_of
-from tljax.data.tokens import load_tokenizer
-from tljax.data.trajectory import Turn, trajectory_from_row
+from tljax.data.steps import tokenize_steps
+from tljax.data.tokenizer import load_tokenizer
+from tljax.data.trajectory import Turn
 from tljax.toolbox.embedded import model_path
 from tljax.toolbox.execute import Result
 from tljax.toolbox.tools import TOOLS
@@ -91,14 +92,14 @@ def test_a_dialogue_has_the_tokens_of_training(tokenizers, shared, name, dialect
         rows = json.loads((shared / "data/train/rotbench_third_clean.json").read_text())[:25]
     tokenizer, compared = tokenizers[name], 0
     for number, row in enumerate(rows, 1):
-        trajectory = trajectory_from_row(row, source, number)
+        trajectory = trajectory_from_record(row, source, number)
         turns = trajectory.turns
         while len(turns) > 1 and turns[-1].role != "assistant":
             turns = turns[:-1]
         roles = [turn.role for turn in turns]
         if roles != ["user"] + ["assistant", "function"] * (len(roles) // 2 - 1) + ["assistant"]:
             continue  # a call without feedback, or a question to the user
-        steps = steps_of(
+        steps = tokenize_steps(
             trajectory,
             rule=load_rule("none"),
             dialect=dialect,
@@ -109,7 +110,7 @@ def test_a_dialogue_has_the_tokens_of_training(tokenizers, shared, name, dialect
         )
         texts = [turn.text for turn in turns if turn.role == "function"]
         prompt = render_prompt(trajectory.tools, turns[:1], dialect)
-        opening = Opening(prompt, tool_list(trajectory.tools), "finish", lambda texts=texts: Replayed(texts))
+        opening = Opening(prompt, as_tool_list(trajectory.tools), "finish", lambda texts=texts: Replayed(texts))
         policy = Scripted(tokenizer, {prompt: [step.reply for step in steps]})
         limits = DialogueLimits(turns=len(steps), tokens=16384, new_tokens=1, repeats=99)
         (dialogue,) = held([opening], policy, tokenizer, limits)
@@ -122,7 +123,7 @@ def test_a_dialogue_has_the_tokens_of_training(tokenizers, shared, name, dialect
 
 def test_sampled_tokens_stay_as_they_are(tokenizer):
     """Another tokenization of the same text, as a model may sample it, is neither merged nor cut."""
-    tools = tool_list([TOOLS["add_numbers"].schema])
+    tools = as_tool_list([TOOLS["add_numbers"].schema])
     prompt = render_prompt(tools.tools, [Turn("user", "Add.")], "mae")
     text = " add_numbers(first=1, second=2)"
     pieces = [token for char in text.strip() for token in tokenizer.encode_continuation(" " + char)[-1:]]
@@ -261,7 +262,7 @@ def test_the_length_limit(tokenizer):
 
 
 def test_without_finish_a_reply_without_a_call_is_the_answer(tokenizer):
-    tools = tool_list([TOOLS["add_numbers"].schema])
+    tools = as_tool_list([TOOLS["add_numbers"].schema])
     prompt = render_prompt(tools.tools, [Turn("user", "Add 1 and 2.")], "mae")
     opening = Opening(prompt, tools, None, lambda: ToolboxExecutor(["add_numbers"]))
     policy = Scripted(tokenizer, {prompt: ["add_numbers(first=1, second=2)", "That makes 3."]})
@@ -288,7 +289,7 @@ def test_executors_are_closed_and_a_dialogue_calls_one_tool_at_a_time(tokenizer)
         def close(self):
             self.closed.append(self)
 
-    tools = tool_list([TOOLS["add_numbers"].schema])
+    tools = as_tool_list([TOOLS["add_numbers"].schema])
     prompts = [render_prompt(tools.tools, [Turn("user", f"Add {i}.")], "mae") for i in range(8)]
     openings = [Opening(prompt, tools, "finish", lambda: Slow(tools)) for prompt in prompts]
     policy = Scripted(tokenizer, {prompt: ["add_numbers(first=1, second=2)"] for prompt in prompts})
@@ -314,7 +315,7 @@ def test_answers_as_text(arguments, text):
 
 
 def test_a_row_is_json_whatever_was_called(tokenizer):
-    tools = tool_list([TOOLS["add_numbers"].schema])
+    tools = as_tool_list([TOOLS["add_numbers"].schema])
     prompt = render_prompt(tools.tools, [Turn("user", "Add.")], "mae")
     texts = ['add_numbers(first="\\ud800", second=nan)', "add_numbers(" + "[" * 80 + "]" * 80 + ")", 'x(\\="")']
     policy = Scripted(tokenizer, {prompt: texts})

@@ -10,7 +10,7 @@ from tljax.agent.files import InMemoryDialogues
 from tljax.agent.worker import Worker
 from tljax.core import command
 from tljax.core.errors import InputError
-from tljax.data.tokens import load_tokenizer
+from tljax.data.tokenizer import load_tokenizer
 from tljax.toolbox.embedded import model_path
 
 TOOLS = '''

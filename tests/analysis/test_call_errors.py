@@ -7,7 +7,7 @@ import pytest
 from tljax.analysis.call_errors import CALL_ERRORS, call_errors
 from tljax.analysis.feedback_errors import find_step_errors
 from tljax.calls.tool import Call, tool_from_json
-from tljax.data.reader import open_source
+from tljax.data.reader import open_trajectories
 
 SCHEMAS = {
     "a": {"type": "string"},
@@ -93,7 +93,7 @@ def test_pythons_own_verdict(shared):
         "missing parameter": r"missing \d+ required positional",
         "unexpected parameter": "unexpected keyword argument",
     }
-    source = open_source(str(shared / "data/train/bfcl_multiturn_errors.json"), "refuse")
+    source = open_trajectories(str(shared / "data/train/bfcl_multiturn_errors.json"), "refuse")
     found = [one for trajectory in source.trajectories() for one in find_step_errors(trajectory)]
     assert len(found) == 1373 and {one.calls is None for one in found} == {False}
     for kind, pattern in raised.items():

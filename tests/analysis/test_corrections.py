@@ -15,8 +15,8 @@ from tljax.analysis.golden_steps import golden_steps
 from tljax.analysis.run import score_window
 from tljax.analysis.token_losses import ALL_TOKENS, TokenCounts, percentile
 from tljax.calls.tool import Call
-from tljax.data.tokens import load_tokenizer
-from tljax.data.trajectory import trajectory_from_row
+from tljax.data.formats.read import trajectory_from_record
+from tljax.data.tokenizer import load_tokenizer
 from tljax.distributed.mesh import make_mesh
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
@@ -97,7 +97,7 @@ def asked(pairs_model, config, tokenizer):
     for call in GOLDEN.values():
         called = {"function": {"name": call.name, "arguments": call.arguments}}
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [called]}]
-        trajectory = trajectory_from_row({"tools": tools, "messages": messages}, "test", 1)
+        trajectory = trajectory_from_record({"tools": tools, "messages": messages}, "test", 1)
         found, left_out = golden_steps(Data, [trajectory], tokenizer, (0, [0]), config.max_tokens, 24)
         assert not left_out
         steps += found

@@ -3,9 +3,9 @@
 import pytest
 
 from tljax.analysis.feedback_errors import FeedbackCounts, find_step_errors, reason_kind
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import load_rule
-from tljax.data.reader import open_source
-from tljax.data.trajectory import trajectory_from_row
+from tljax.data.reader import open_trajectories
 
 TOOLS = [{"name": "f", "parameters": {"properties": {"x": {"type": "integer"}}, "required": ["x"]}}]
 
@@ -18,7 +18,7 @@ def counted(trajectories):
 
 
 def row(*messages, tools=TOOLS):
-    return trajectory_from_row({"tools": tools, "messages": list(messages)}, "test", 1)
+    return trajectory_from_record({"tools": tools, "messages": list(messages)}, "test", 1)
 
 
 def call(name="f", **arguments):
@@ -72,7 +72,7 @@ def test_all_answers_count_for_the_default_rule_and_the_next_for_the_released():
 
 def test_known_figures_of_rotbench(shared):
     """46 flags of the released rule, 8 of them false; 18 failures that it misses."""
-    counts = counted(open_source(str(shared / "data/train/rotbench_third_clean.json"), "refuse").trajectories())
+    counts = counted(open_trajectories(str(shared / "data/train/rotbench_third_clean.json"), "refuse").trajectories())
     assert (counts.trajectories, counts.steps, counts.sums("answered").count) == (70, 210, 133)
     names = ("both", "default only", "release only", "neither")
     assert [counts.count("rules", name) for name in names] == [38, 18, 8, 69]
@@ -86,7 +86,7 @@ def test_known_figures_of_rotbench(shared):
 
 @pytest.mark.parametrize("name", ["toolalpaca_verified", "bfcl_multiturn_errors"])
 def test_a_plain_recount(shared, name):
-    trajectories = list(open_source(str(shared / f"data/train/{name}.json"), "refuse").trajectories())
+    trajectories = list(open_trajectories(str(shared / f"data/train/{name}.json"), "refuse").trajectories())
     counts = counted(trajectories)
     rule, kinds, answered = load_rule("default"), {}, 0
     for trajectory in trajectories:

@@ -7,10 +7,10 @@ from tljax.analysis.golden_steps import add_steps, candidates, choose_steps, gol
 from tljax.calls.parse import parse_calls
 from tljax.calls.render import DIALECTS, render_call
 from tljax.calls.tool import Call
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import Decision
-from tljax.data.reader import open_source
-from tljax.data.tokens import load_tokenizer
-from tljax.data.trajectory import trajectory_from_row
+from tljax.data.reader import open_trajectories
+from tljax.data.tokenizer import load_tokenizer
 from tljax.toolbox.embedded import BASE
 
 LETTERS = {tc.NAME: "n", tc.PARAMETER: "p", tc.VALUE: "v", tc.SYNTAX: ".", tc.TEXT: "t"}
@@ -62,7 +62,7 @@ def test_a_reply_without_a_call_is_text():
 def test_the_parser_finds_names_and_values_where_the_classes_are(shared, name, dialect):
     """Of all real calls, many with names that are no identifiers."""
     calls = 0
-    for trajectory in open_source(str(shared / f"data/train/{name}.json"), "refuse").trajectories():
+    for trajectory in open_trajectories(str(shared / f"data/train/{name}.json"), "refuse").trajectories():
         for turn in trajectory.turns:
             if turn.call is None or turn.role != "assistant":
                 continue
@@ -105,7 +105,7 @@ def steps(tokenizer, dialect, calls, text=""):
     for call in calls:
         called = {"function": {"name": call.name, "arguments": call.arguments}}
         messages += [{"role": "assistant", "content": text, "tool_calls": [called]}, {"role": "tool", "content": "1"}]
-    trajectory = trajectory_from_row({"tools": tools, "messages": messages}, "test", 1)
+    trajectory = trajectory_from_record({"tools": tools, "messages": messages}, "test", 1)
     wanted = (0, list(range(len(calls))))
     found, left_out = golden_steps(Data(dialect), Rows([trajectory]), tokenizer, wanted, 4096, 64)
     assert not left_out
@@ -168,7 +168,7 @@ def test_prompt_and_reply_are_the_steps_own():
 def test_steps_that_do_not_fit_are_left_out_with_their_reason():
     base = load_tokenizer(BASE)
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]
-    trajectory = trajectory_from_row({"tools": [{"name": "f"}], "messages": turns}, "test", 1)
+    trajectory = trajectory_from_record({"tools": [{"name": "f"}], "messages": turns}, "test", 1)
     for most, words in ((20, "too long: 27 tokens"), (60, "no room for the model's reply: ")):
         found, left_out = golden_steps(Data("mae"), Rows([trajectory]), base, (0, [0]), most, 64)
         assert not found and len(left_out) == 1 and words in left_out[0]
@@ -181,7 +181,7 @@ def test_a_sample_of_steps_is_seeded_and_ordered():
     said = {"role": "assistant", "content": "text"}
     row = {"tools": [{"name": "f"}], "messages": [{"role": "user", "content": "?"}, call, call, said, call]}
     for number in range(50):
-        blocked = add_steps(found, number, trajectory_from_row(row, "test", 1), lambda _, n=number: rule[n])
+        blocked = add_steps(found, number, trajectory_from_record(row, "test", 1), lambda _, n=number: rule[n])
         assert blocked == 1
     everything = list(choose_steps(found, 0, 0))
     assert everything == [(number, [0, 3]) for number in range(50)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tljax.analysis.token_scores import _of_logits, score_tokens
-from tljax.data.tokens import load_tokenizer
+from tljax.data.tokenizer import load_tokenizer
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate.toolbox_queries import held_out_queries
 from tljax.toolbox.embedded import BASE

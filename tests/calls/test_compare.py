@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tljax.calls.compare import AnyValue, Choices, compare, tool_list, values_equal
+from tljax.calls.compare import AcceptedValues, AnyValue, as_tool_list, compare, values_equal
 from tljax.calls.parse import ParsedText, parse_calls
 from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
@@ -19,7 +19,7 @@ WEATHER = {
         "required": ["city"],
     },
 }
-TOOLS = tool_list([WEATHER, {"type": "function", "function": {"name": "finish", "parameters": {}}}])
+TOOLS = as_tool_list([WEATHER, {"type": "function", "function": {"name": "finish", "parameters": {}}}])
 GOLDEN = Call("weather", {"city": "Oslo", "days": 3})
 
 
@@ -81,7 +81,7 @@ def test_any_value_is_asked_for_but_not_judged():
 
 
 def test_choices_take_any_value_and_may_be_left_out():
-    golden = Call("weather", {"city": Choices(("New York", "NYC")), "unit": Choices(("", "C"))})
+    golden = Call("weather", {"city": AcceptedValues(("New York", "NYC")), "unit": AcceptedValues(("", "C"))})
     for text in ("weather(city='NYC')", "weather(city='new-york', unit='c')", "weather(unit='', city='N.Y.C.')"):
         assert kind(text, golden).kind == "correct"
     assert kind("weather(unit='C')", golden).missing == ("city",)
@@ -90,17 +90,19 @@ def test_choices_take_any_value_and_may_be_left_out():
 
 def test_choices_refuse_a_float_for_a_documented_integer():
     def level(days, *choices):
-        return compare(Call("weather", {"days": days}), Call("weather", {"days": Choices(choices)}), TOOLS).level
+        return compare(Call("weather", {"days": days}), Call("weather", {"days": AcceptedValues(choices)}), TOOLS).level
 
     assert level(3, 3) == 3 and level(3.0, 3) == 2 and level(3.0, 3.0) == 3 and level(3, 3.0) == 3
     assert level("3", 3) == 2 and level(True, 1) == 2
     schema = {"type": "array", "items": {"type": "integer"}}
-    assert values_equal([1, 2], Choices(([1, 2],)), schema) and not values_equal([1.0, 2], Choices(([1, 2],)), schema)
+    assert values_equal([1, 2], AcceptedValues(([1, 2],)), schema) and not values_equal(
+        [1.0, 2], AcceptedValues(([1, 2],)), schema
+    )
     assert values_equal([1.0, 2], [1, 2], schema)
 
 
 def test_choices_reach_into_dicts_and_lists():
-    golden = Choices(([{"field": Choices(("age",)), "order": Choices(("", "asc"))}],))
+    golden = AcceptedValues(([{"field": AcceptedValues(("age",)), "order": AcceptedValues(("", "asc"))}],))
     assert values_equal([{"field": "Age"}], golden) and values_equal([{"field": "age", "order": "ASC"}], golden)
     assert not values_equal([{"field": "name"}], golden) and not values_equal([{"order": "asc"}], golden)
     assert not values_equal([{"field": "age", "x": 1}], golden)
@@ -160,7 +162,7 @@ VALUES = st.recursive(
 @settings(deadline=None)
 @given(VALUES, VALUES)
 def test_equality_is_reflexive_and_symmetric(a, b):
-    assert values_equal(a, a) and values_equal(a, Choices((b, a))) and values_equal(a, AnyValue())
+    assert values_equal(a, a) and values_equal(a, AcceptedValues((b, a))) and values_equal(a, AnyValue())
     assert values_equal(a, b) is values_equal(b, a)
 
 
@@ -174,29 +176,31 @@ def test_never_raises_and_a_call_equals_itself(name, key, a, b):
 
 
 def test_tool_list_reads_every_form_of_tools():
-    wrapped = tool_list([{"type": "function", "function": WEATHER}])
-    assert wrapped.schemas == tool_list([WEATHER]).schemas == tool_list(tool_list([WEATHER]).tools).schemas
-    assert wrapped is tool_list([{"type": "function", "function": dict(WEATHER)}]) and wrapped is tool_list(wrapped)
+    wrapped = as_tool_list([{"type": "function", "function": WEATHER}])
+    assert wrapped.schemas == as_tool_list([WEATHER]).schemas == as_tool_list(as_tool_list([WEATHER]).tools).schemas
+    assert wrapped is as_tool_list([{"type": "function", "function": dict(WEATHER)}]) and wrapped is as_tool_list(
+        wrapped
+    )
 
 
 def test_tool_list_sees_a_list_that_changed():
     tools = [dict(WEATHER)]
-    assert "weather" in tool_list(tools).schemas
+    assert "weather" in as_tool_list(tools).schemas
     tools[0]["name"] = "climate"
-    assert list(tool_list(tools).schemas) == ["climate"]
+    assert list(as_tool_list(tools).schemas) == ["climate"]
 
 
 def test_tools_of_one_name_share_their_parameters():
-    twice = tool_list([Tool("f", "", {"a": {}}, ()), Tool("f", "", {"b": {}}, ())])
+    twice = as_tool_list([Tool("f", "", {"a": {}}, ()), Tool("f", "", {"b": {}}, ())])
     assert compare(twice.parse("f(a=1, b=2)"), Call("f", {"b": 2}), twice).redundant == ("a",)
 
 
 def test_tools_that_are_none_are_an_input_error():
     with pytest.raises(InputError, match=r"tools\[1\]\.name: is null or missing"):
-        tool_list([WEATHER, {"description": "nameless"}])
+        as_tool_list([WEATHER, {"description": "nameless"}])
 
 
-ODD = tool_list(
+ODD = as_tool_list(
     [WEATHER, *({"name": name, "parameters": {"properties": {"a,b": {}, "it's": {}}}} for name in ("m n", "f(x"))]
 )
 PIECES = ["weather", "m n", "f(x", "(", ")", "a,b", "it's", "city", "=", "1", "'x'", " ", ", ", "\n", "I call "]

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.data.tokenizer import Tokenizer, load_tokenizer
 
 # Llama 3's and Qwen's own pattern.
 PATTERN = (

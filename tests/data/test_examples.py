@@ -7,7 +7,7 @@ import pytest
 from tljax.core.config import data_block
 from tljax.core.errors import InputError
 from tljax.data.examples import load_examples
-from tljax.data.tokens import load_tokenizer
+from tljax.data.tokenizer import load_tokenizer
 from tljax.toolbox import trajectories
 
 

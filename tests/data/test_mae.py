@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import Decision, load_rule
-from tljax.data.reader import read_rows
-from tljax.data.trajectory import Trajectory, Turn, trajectory_from_row
+from tljax.data.reader import read_records
+from tljax.data.trajectory import Trajectory, Turn
 
 NAMED = ("default", "release", "release_no_filter", "none")
 
@@ -39,7 +40,7 @@ def one_step(feedback):
 
 def trajectories(shared, name):
     file = str(shared / f"data/train/{name}.json")
-    return [trajectory_from_row(obj, file, row) for row, obj in read_rows(file)]
+    return [trajectory_from_record(obj, file, row) for row, obj in read_records(file)]
 
 
 def blocked(rule, trajectory):

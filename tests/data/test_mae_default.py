@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from tljax.data.mae_default import failure
+from tljax.data.mae_default import find_error
 
 ERRORS = {
     "get_x() missing 1 required positional argument: 'y'": "missing argument",
@@ -96,14 +96,14 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("feedback", "kind"), ERRORS.items(), ids=lambda value: value[:40])
 def test_errors_are_found_with_kind_and_excerpt(feedback, kind):
-    found, _, shown = (failure(feedback) or "").partition(": ")
+    found, _, shown = (find_error(feedback) or "").partition(": ")
     assert found == kind
     assert 0 < len(shown) <= 80 and "\n" not in shown
 
 
 @pytest.mark.parametrize("feedback", ANSWERS, ids=lambda value: value[:40])
 def test_answers_are_no_errors(feedback):
-    assert failure(feedback) is None
+    assert find_error(feedback) is None
 
 
 @pytest.mark.parametrize(
@@ -118,18 +118,18 @@ def test_time_is_linear_in_the_feedback(unit):
     text = unit * (200_000 // len(unit))
     start = time.process_time()
     for feedback in (text, f"<html{text}", f"'{text}", f"/{text}sh", json.dumps({"error": "", "data": [text]})):
-        failure(feedback)
+        find_error(feedback)
     assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("depth", [900, 5_000, 100_000])
 def test_deep_nesting_never_overflows_the_stack(depth):
-    assert failure("[" * depth + "'ja'" + "]" * depth) is None
-    assert failure("[(" * depth + "1" + ")]" * depth) is None
-    assert failure('{"a":' * depth + '{"error": "deep"}' + "}" * depth) is None
-    failure('{"error":' * depth + "1" + "}" * depth)  # an error or too deep to say, by the Python version
+    assert find_error("[" * depth + "'ja'" + "]" * depth) is None
+    assert find_error("[(" * depth + "1" + ")]" * depth) is None
+    assert find_error('{"a":' * depth + '{"error": "deep"}' + "}" * depth) is None
+    find_error('{"error":' * depth + "1" + "}" * depth)  # an error or too deep to say, by the Python version
 
 
 def test_envelopes_are_opened_to_a_depth():
-    assert failure('{"data":' * 4 + '{"error": "gone"}' + "}" * 4) == "error field: error: gone"
-    assert failure('{"data":' * 40 + '{"error": "gone"}' + "}" * 40) is None
+    assert find_error('{"data":' * 4 + '{"error": "gone"}' + "}" * 4) == "error field: error: gone"
+    assert find_error('{"data":' * 40 + '{"error": "gone"}' + "}" * 40) is None

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from tljax.data.pkt import key_offsets, key_weight, token_weights, tokens_at
+from tljax.data.pkt import key_offsets, key_weight, token_range, token_weights
 
 PAPER_TOOLS = ["getPaperDetails", "getPapersByKeywords", "finish"]
 
@@ -20,9 +20,9 @@ def key_pieces(tokenizer, tools, reply):
     """The key tokens of `reply` as text."""
     text, names, called = prompt_of(tools, reply)
     ids, spans = tokenizer.encode(text)
-    at = tokens_at(text, spans, *called, lone_blank=True)
+    at = token_range(text, spans, *called, lone_blank=True)
     others = [
-        [ids[i] for i in tokens_at(text, spans, *n, lone_blank=True)]
+        [ids[i] for i in token_range(text, spans, *n, lone_blank=True)]
         for n in names
         if text[slice(*n)] != text[slice(*called)]
     ]
@@ -36,8 +36,8 @@ def test_released_key_tokens_weight_and_loss(llama2, golden_pkt):
         called = re.compile(r" (.+?)\(").match(text, spans[first][0]).span(1)
         names = [match.span(1) for match in re.finditer(r"Function:\ndef (.+?)\(", text)]
         others = [n for n in names if text[slice(*n)] != text[slice(*called)]]
-        at = tokens_at(text, spans, *called, lone_blank=True)
-        listed = [[ids[i] for i in tokens_at(text, spans, *n, lone_blank=True)] for n in others]
+        at = token_range(text, spans, *called, lone_blank=True)
+        listed = [[ids[i] for i in token_range(text, spans, *n, lone_blank=True)] for n in others]
         key = [at.start - first + k for k in key_offsets([ids[i] for i in at], listed)]
         assert key == sorted(row["key"])
         weight = key_weight("release", 9, key, [text[a:b] for a, b in spans[first:]])
@@ -58,7 +58,7 @@ def test_every_branch_is_a_key_token_in_both_families(tokenizer):
     tools = ["get_weather", "get_wind", "send_mail", "get_weather_at"]
     text, _, called = prompt_of(tools, "get_weather(a=1)")
     _, spans = tokenizer.encode(text)
-    name = [text[slice(*spans[i])] for i in tokens_at(text, spans, *called, lone_blank=True)]
+    name = [text[slice(*spans[i])] for i in token_range(text, spans, *called, lone_blank=True)]
     keys = key_pieces(tokenizer, tools, "get_weather(a=1)")
     # The first token, the branch to get_wind inside the name, and the one to get_weather_at right after it.
     assert keys[0] == name[0] and keys[1] in name[1:] and keys[-1].startswith("(")
@@ -95,15 +95,15 @@ def test_offsets_of_branches(called, others, offsets):
     ],
 )
 def test_tokens_of_a_name(name, spans, want):
-    assert tokens_at("-def get(", spans, *name, lone_blank=True) == want
+    assert token_range("-def get(", spans, *name, lone_blank=True) == want
 
 
 def test_a_lone_blank_decides_nothing_for_the_paper():
-    assert tokens_at("-def get(", [(0, 4), (4, 5), (5, 8), (8, 9)], 5, 8, lone_blank=False) == range(2, 3)
+    assert token_range("-def get(", [(0, 4), (4, 5), (5, 8), (8, 9)], 5, 8, lone_blank=False) == range(2, 3)
 
 
 def test_a_lone_blank_is_no_part_of_a_name_after_a_newline():
-    assert tokens_at("x\nget", [(0, 1), (1, 2), (2, 5)], 2, 5, lone_blank=True) == range(2, 3)
+    assert token_range("x\nget", [(0, 1), (1, 2), (2, 5)], 2, 5, lone_blank=True) == range(2, 3)
 
 
 def test_weight_counts_other_tokens():

@@ -11,7 +11,7 @@ from tljax.core.command import parse
 from tljax.core.config import data_block
 from tljax.core.errors import InputError
 from tljax.data.prepare import prepare_data
-from tljax.data.reader import open_source
+from tljax.data.reader import open_trajectories
 
 FIELDS = ["id", "step", "kept", "reason", "text", "reply"]
 KEPT_FIELDS = [*FIELDS, "tokens", "reply_start", "key", "weight", "weights"]
@@ -222,9 +222,9 @@ def test_a_full_disk(source, byte_level_folder, repo, tmp_path):
     """A limit on the size of files stands in for the disk: the write fails in the same call."""
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[1]); from tljax.core.config import data_block;"
-        "from tljax.data.prepare import prepare_data; from tljax.data.reader import open_source;"
-        "from tljax.data.tokens import load_tokenizer; from tljax.core.errors import InputError;"
-        "data = data_block(); data.cache = sys.argv[5]; open_source(sys.argv[2], 'refuse', data.cache);"
+        "from tljax.data.prepare import prepare_data; from tljax.data.reader import open_trajectories;"
+        "from tljax.data.tokenizer import load_tokenizer; from tljax.core.errors import InputError;"
+        "data = data_block(); data.cache = sys.argv[5]; open_trajectories(sys.argv[2], 'refuse', data.cache);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));\n"
         "try: prepare_data(data, sys.argv[2], load_tokenizer(sys.argv[3]), sys.argv[4])\n"
         "except InputError as error: print(error)"
@@ -243,7 +243,7 @@ def test_memory_does_not_grow_with_the_file(block, source, byte_level, tmp_path)
     for n in (4, 24):
         file = source(*(row(str(i), ("user", f"{i:02} " * 4000), ("assistant", "finish\n{}")) for i in range(n)))
         # The reader keeps a hundred rows before it writes them to its cache; here it finds them there.
-        open_source(file, block.on_bad_row, block.cache)
+        open_trajectories(file, block.on_bad_row, block.cache)
         tracemalloc.start()
         prepare_data(block, file, byte_level, str(tmp_path / f"{n}.jsonl"))
         peaks.append(tracemalloc.get_traced_memory()[1])

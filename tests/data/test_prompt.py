@@ -7,8 +7,9 @@ import pytest
 from tljax.calls.render import DIALECTS, render_call, render_tool, render_tools
 from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.prompt import chat_template, render_trajectory
-from tljax.data.trajectory import Trajectory, Turn, trajectory_from_row
+from tljax.data.trajectory import Trajectory, Turn
 
 WEATHER = tool_from_json(
     {
@@ -163,7 +164,7 @@ def test_replies_and_tools_equal_the_released_script(shared, noise, kind):
     rows = json.loads((shared / f"data/train/rotbench_third_{noise}.json").read_text())
     replies = {}
     for number, row in enumerate(rows, start=1):
-        trajectory = trajectory_from_row(row, "rows.json", number)
+        trajectory = trajectory_from_record(row, "rows.json", number)
         rendered = render_trajectory(trajectory, "mae")
         ends = [i for i, turn in enumerate(trajectory.turns) if turn.role == "assistant"]
         for step, (end, reply) in enumerate(zip(ends, rendered.replies, strict=True), start=1):
@@ -181,7 +182,7 @@ def test_replies_and_tools_equal_the_released_script(shared, noise, kind):
 def test_whole_text_equals_the_released_samples(shared):
     """Golden PKT rows hold the released chat text of every kept step, end token included."""
     rows = json.loads((shared / "data/train/rotbench_third_clean.json").read_text())
-    rendered = {row["id"]: render_trajectory(trajectory_from_row(row, "rows.json", 1), "mae") for row in rows}
+    rendered = {row["id"]: render_trajectory(trajectory_from_record(row, "rows.json", 1), "mae") for row in rows}
     golden = json.loads((shared / "golden/pkt_clean.json").read_text())
     assert len(golden) == 157
     for row in golden:
@@ -218,7 +219,7 @@ def test_chat_template_equals_render(shared, tokenizer, source, dialect):
     template = {"chat_template": chat_template(dialect, bos=False), "tokenize": False}
     roles = {"system": "System", "user": "User", "assistant": "Assistant", "function": "Output"}
     for number, row in enumerate(rows, start=1):
-        trajectory = trajectory_from_row(row, source, number)
+        trajectory = trajectory_from_record(row, source, number)
         rendered, messages = render_trajectory(trajectory, dialect), openai(trajectory)
         tools = json.loads(row["conversations"][0]["content"])
         assert tokenizer.apply_chat_template(messages, tools=tools, **template) == rendered.text + "</s>"
@@ -262,7 +263,7 @@ def test_chat_template_on_what_openai_rows_may_hold(tokenizer, dialect):
         {"role": "assistant", "content": "done"},
     ]
     row = {"tools": tools, "messages": messages}
-    rendered = render_trajectory(trajectory_from_row(row, "f", 1), dialect).text
+    rendered = render_trajectory(trajectory_from_record(row, "f", 1), dialect).text
     template = {"chat_template": chat_template(dialect, bos=False), "tokenize": False}
     assert tokenizer.apply_chat_template(messages, tools=tools, **template) == rendered + "</s>"
     assert tokenizer.apply_chat_template(messages, **template).startswith(

@@ -11,9 +11,9 @@ from tljax.core.errors import InputError
 from tljax.data.examples import load_examples
 from tljax.data.mae import load_rule
 from tljax.data.prompt_table import load_prompts
-from tljax.data.reader import open_source
-from tljax.data.steps import steps_of
-from tljax.data.tokens import load_tokenizer
+from tljax.data.reader import open_trajectories
+from tljax.data.steps import tokenize_steps
+from tljax.data.tokenizer import load_tokenizer
 from tljax.rl.irm import reward
 from tljax.toolbox import trajectories
 
@@ -56,9 +56,9 @@ def everything(prompts):
 def same_as_steps(prompts, source, tokenizer, cache, dialect):
     """Compares with the steps that SFT learns from; returns how many there are."""
     count = 0
-    for trajectory in open_source(str(source), "refuse", cache).trajectories():
+    for trajectory in open_trajectories(str(source), "refuse", cache).trajectories():
         made = {"pkt": "paper", "w_max": 9.0, "max_tokens": 8192, "dialect": dialect}
-        steps = steps_of(trajectory, rule=load_rule("default"), tokenizer=tokenizer, **made)
+        steps = tokenize_steps(trajectory, rule=load_rule("default"), tokenizer=tokenizer, **made)
         turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
         for step, turn in zip(steps, turns, strict=True):
             prompt = prompts.pop((step.id, step.step), None)

@@ -11,8 +11,9 @@ import pytest
 
 from tljax.core.errors import InputError
 from tljax.data import reader
-from tljax.data.reader import open_source, read_rows
-from tljax.data.trajectory import Turn, trajectory_from_row
+from tljax.data.formats.read import trajectory_from_record
+from tljax.data.reader import open_trajectories, read_records
+from tljax.data.trajectory import Turn
 
 TOOL = {"name": "f", "description": "F.", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
 FINISH = {"type": "function", "function": {"name": "finish"}}
@@ -61,17 +62,17 @@ def lines(*rows):
     ],
 )
 def test_formats_are_told_by_content(write, name, content):
-    assert list(read_rows(write(name, content))) == [(1, GOOD), (2, GOOD)]
+    assert list(read_records(write(name, content))) == [(1, GOOD), (2, GOOD)]
 
 
 def test_a_single_row_of_jsonl(write):
-    assert list(read_rows(write("one.jsonl", lines(GOOD)))) == [(1, GOOD)]
+    assert list(read_records(write("one.jsonl", lines(GOOD)))) == [(1, GOOD)]
 
 
 def test_numbers_and_key_order_survive(write):
     row = {"z": 1, "a": [1, 1.0, -0.5, 2**70, 1e30], "b": {"y": 2**63, "x": None}, "text": "é\u2028\U0001f600"}
     for path in (write("a.json", json.dumps([GOOD, row, GOOD])), write("a.jsonl", lines(GOOD, row, GOOD))):
-        rows = list(read_rows(path))
+        rows = list(read_records(path))
         assert json.dumps(rows) == json.dumps([(1, GOOD), (2, row), (3, GOOD)])
 
 
@@ -101,18 +102,18 @@ def test_numbers_and_key_order_survive(write):
 def test_files_that_cannot_be_read(write, cache, name, content, message):
     path = write(name, content)
     with pytest.raises(InputError) as error:
-        list(read_rows(path))
+        list(read_records(path))
     assert str(error.value).startswith(f"file {path}") and message in str(error.value) and "\n" not in str(error.value)
     for on_bad_row in ("refuse", "skip"):
         with pytest.raises(InputError) as again:
-            open_source(path, on_bad_row, cache)
+            open_trajectories(path, on_bad_row, cache)
         assert str(again.value) == str(error.value)
 
 
 @pytest.mark.parametrize("source", ["missing.json", "/no/such/folder", "./data/rows.jsonl", ""])
 def test_missing_file(source):
     with pytest.raises(InputError, match="does not exist; give an existing file") as error:
-        open_source(source, "refuse")
+        open_trajectories(source, "refuse")
     assert "\n" not in str(error.value)
 
 
@@ -120,7 +121,7 @@ def test_dataset_that_cannot_be_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     for source in ("nobody/no-such-dataset:train", str(tmp_path)):
         with pytest.raises(InputError, match=r"cannot be loaded \(.*; give an existing file") as error:
-            open_source(source, "refuse")
+            open_trajectories(source, "refuse")
         assert source in str(error.value) and "\n" not in str(error.value)
 
 
@@ -130,42 +131,42 @@ BROKEN = '{"id": 3, \n'
 def test_bad_rows_are_refused_or_listed(write, cache):
     path = write("rows.jsonl", lines(GOOD) + BROKEN + "7\n" + lines({**GOOD, "id": "ok"}) + b"\xff\n".decode("latin-1"))
     with pytest.raises(InputError) as error:
-        open_source(path, "refuse", cache)
+        open_trajectories(path, "refuse", cache)
     assert f"file {path}, row 2: is not JSON" in str(error.value)
     assert '(one of 3 malformed rows); data.on_bad_row="skip"' in str(error.value)
-    source = open_source(path, "skip", cache)
+    source = open_trajectories(path, "skip", cache)
     assert len(source) == 2 and [t.id for t in source.trajectories()] == ["a", "ok"]
     assert [t.row for t in source.trajectories()] == [1, 4] and source[1].id == "ok"
     assert [text.split(":")[0] for text in source.skipped] == [f"file {path}, row {n}" for n in (2, 3, 5)]
     assert "is a number, not an object" in source.skipped[1]
     with pytest.raises(InputError, match="'warn'; allowed: refuse, skip"):
-        open_source(path, "warn", cache)
+        open_trajectories(path, "warn", cache)
 
 
 def test_json_lines_whose_first_row_is_broken(write):
-    first, second = read_rows(write("rows.json", "{broken\n" + lines(GOOD)))
+    first, second = read_records(write("rows.json", "{broken\n" + lines(GOOD)))
     assert "row 1: is not JSON" in str(first[1]) and second == (2, GOOD)
 
 
 def test_no_usable_row(write, cache):
     path = write("rows.json", "[1, 2]")
     with pytest.raises(InputError, match=r"none of its 2 rows is usable; the first: file .*row 1: is a number"):
-        open_source(path, "skip", cache)
+        open_trajectories(path, "skip", cache)
 
 
 def test_text_that_has_no_bytes_is_refused(write, cache):
     path = write("rows.jsonl", lines(GOOD, raw(("user", "\ud800"), ("assistant", "ok"))))
     with pytest.raises(InputError, match=r"row 2: holds \\ud800, half of a character pair"):
-        open_source(path, "refuse", cache)
+        open_trajectories(path, "refuse", cache)
     bad_role = {"conversations": [{"role": "\udc00", "content": ""}]}
-    assert len(open_source(write("roles.jsonl", lines(GOOD, bad_role)), "skip", cache).skipped) == 1
+    assert len(open_trajectories(write("roles.jsonl", lines(GOOD, bad_role)), "skip", cache).skipped) == 1
 
 
 def test_source_gives_back_what_the_rows_hold(shared, cache):
     path = shared / "data/train/rotbench_third_clean.json"
     rows = json.loads(path.read_text())
-    source = open_source(str(path), "refuse", cache)
-    want = [trajectory_from_row(row, str(path), number) for number, row in enumerate(rows, start=1)]
+    source = open_trajectories(str(path), "refuse", cache)
+    want = [trajectory_from_record(row, str(path), number) for number, row in enumerate(rows, start=1)]
     assert len(source) == 70 and list(source.trajectories()) == want
     assert source.skipped == [] and source.file == str(path)
 
@@ -173,7 +174,7 @@ def test_source_gives_back_what_the_rows_hold(shared, cache):
 def test_tools_of_different_shapes_share_a_file(write, cache):
     other = {"name": "g", "parameters": {"properties": {"x": {"type": ["string", "null"], "enum": [1, "a", None]}}}}
     openai = {"tools": [other], "messages": [{"role": "assistant", "tool_calls": [call("g", {"x": [1, "a", {}]})]}]}
-    source = open_source(write("rows.json", json.dumps([GOOD, openai])), "refuse", cache)
+    source = open_trajectories(write("rows.json", json.dumps([GOOD, openai])), "refuse", cache)
     assert source[0].tools[0].properties == {"x": {"type": "integer"}}
     assert source[1].tools[0].properties == other["parameters"]["properties"]
     assert source[1].turns[0].call.arguments == {"x": [1, "a", {}]} and source[1].id == 2
@@ -181,17 +182,19 @@ def test_tools_of_different_shapes_share_a_file(write, cache):
 
 def test_second_start_reads_nothing_and_content_decides(write, cache, tmp_path, monkeypatch):
     path = write("rows.jsonl", lines(GOOD))
-    first = open_source(path, "refuse", cache)
+    first = open_trajectories(path, "refuse", cache)
     read = []
-    monkeypatch.setattr(reader, "trajectory_from_row", lambda *given: read.append(1) or trajectory_from_row(*given))
-    again = open_source(path, "refuse", cache)
+    monkeypatch.setattr(
+        reader, "trajectory_from_record", lambda *given: read.append(1) or trajectory_from_record(*given)
+    )
+    again = open_trajectories(path, "refuse", cache)
     assert not read and again.fingerprint == first.fingerprint and list(again.trajectories()) == [first[0]]
     copy = shutil.copy2(path, tmp_path / "copy.jsonl")
-    assert open_source(str(copy), "refuse", cache).fingerprint == first.fingerprint
+    assert open_trajectories(str(copy), "refuse", cache).fingerprint == first.fingerprint
     stat = os.stat(path)
     write("rows.jsonl", lines({**GOOD, "id": "b"}))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    changed = open_source(path, "refuse", cache)
+    changed = open_trajectories(path, "refuse", cache)
     assert changed[0].id == "b" and changed.fingerprint != first.fingerprint and read
 
 
@@ -205,16 +208,16 @@ def test_datasets_on_disk(write, tmp_path, cache, monkeypatch):
     folder.mkdir()
     write("folder/train.jsonl", lines({"id": 5, "tools": "[]", "messages": messages}))
     for name in ("saved", "both", "folder"):
-        source = open_source(str(tmp_path / name), "refuse", cache)
+        source = open_trajectories(str(tmp_path / name), "refuse", cache)
         assert [t.id for t in source.trajectories()] == [5]
         assert source[0].turns == (Turn("user", "q"), Turn("assistant", "ok"))
-    assert len(open_source(str(tmp_path / "saved"), "refuse", cache).fingerprint) == 32
+    assert len(open_trajectories(str(tmp_path / "saved"), "refuse", cache).fingerprint) == 32
 
 
 def test_cache_that_cannot_be_written(write):
     path = write("rows.jsonl", lines(GOOD))
     with pytest.raises(InputError, match="cache cannot be written") as error:
-        open_source(path, "refuse", path + "/cache")
+        open_trajectories(path, "refuse", path + "/cache")
     assert "\n" not in str(error.value)
 
 
@@ -225,11 +228,11 @@ def test_memory_does_not_grow_with_the_file(write, cache, kind):
     path = write(f"rows.{kind}", json.dumps(rows) if kind == "json" else lines(*rows))
     assert os.path.getsize(path) > 8_000_000
     del rows
-    open_source(write("warm.jsonl", lines(GOOD)), "refuse", cache)
+    open_trajectories(write("warm.jsonl", lines(GOOD)), "refuse", cache)
     tracemalloc.start()
-    assert sum(1 for _ in read_rows(path)) == 400
+    assert sum(1 for _ in read_records(path)) == 400
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    source = open_source(path, "refuse", cache)
+    source = open_trajectories(path, "refuse", cache)
     assert sum(len(t.turns) for t in source.trajectories()) == 800
     # 100 rows wait for the Arrow writer at a time.
     assert tracemalloc.get_traced_memory()[1] < 5_000_000

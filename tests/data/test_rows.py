@@ -4,16 +4,8 @@ import datasets
 import numpy as np
 import pytest
 
-from tljax.data.rows import (
-    KEY_TOKEN,
-    NAME_TOKEN,
-    OTHER_TOKEN,
-    PROMPT_TOKEN,
-    content_hash,
-    held_out_trajectories,
-    prepare_rows,
-    rows_of,
-)
+from tljax.data.batch_arrays import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN, PROMPT_TOKEN
+from tljax.data.rows import build_rows, content_hash, held_out_trajectories, prepare_rows
 from tljax.data.steps import Step
 
 EOS = 2
@@ -33,7 +25,7 @@ SECOND = make_step(2, [1, 10, 20, 21, 30, 40, 41, 42, EOS], 5, key=(0, 1), weigh
 
 
 def test_trajectory_row_by_hand():
-    (row,) = rows_of([FIRST, SECOND], "trajectory", 0.0)
+    (row,) = build_rows([FIRST, SECOND], "trajectory", 0.0)
     assert row.steps == (1, 2)
     assert row.tokens.tolist() == [1, 10, 20, 21, 30, 40, 41, 42]
     assert row.targets.tolist() == [0, 20, 21, EOS, 40, 41, 42, EOS]
@@ -44,7 +36,7 @@ def test_trajectory_row_by_hand():
 
 
 def test_step_rows_hold_one_reply_each():
-    first, second = rows_of([FIRST, SECOND], "step", 0.0)
+    first, second = build_rows([FIRST, SECOND], "step", 0.0)
     assert first.tokens.tolist() == [1, 10, 20, 21] and first.targets.tolist() == [0, 20, 21, EOS]
     assert second.targets.tolist() == [0, 0, 0, 0, 40, 41, 42, EOS]
     assert second.weights.sum() == pytest.approx(1)
@@ -52,25 +44,25 @@ def test_step_rows_hold_one_reply_each():
 
 def test_blocked_steps_train_nothing_but_stay_in_the_context():
     blocked = make_step(1, [], 0, weights=[], kept=False)
-    (row,) = rows_of([blocked, SECOND], "trajectory", 0.0)
+    (row,) = build_rows([blocked, SECOND], "trajectory", 0.0)
     assert row.steps == (2,)
     assert row.weights[:4].tolist() == [0, 0, 0, 0] and row.tokens[:4].tolist() == [1, 10, 20, 21]
 
 
 def test_a_step_whose_tokens_are_no_prefix_gets_its_own_row():
     merged = make_step(1, [1, 10, 20, 99, EOS], 2)  # the tokenizer joined 21 with what follows
-    rows = rows_of([merged, SECOND], "trajectory", 0.0)
+    rows = build_rows([merged, SECOND], "trajectory", 0.0)
     assert [r.steps for r in rows] == [(1,), (2,)]
 
 
 def test_weights_of_a_long_reply_sum_to_one():
     step = make_step(1, np.arange(3, 5003), 1, weights=np.full(4999, 9.0))
-    (row,) = rows_of([step], "trajectory", 0.0)
+    (row,) = build_rows([step], "trajectory", 0.0)
     assert row.weights.sum(dtype=np.float64) == pytest.approx(1, abs=1e-6)
 
 
 def test_a_row_whose_prompt_is_trained_by_hand():
-    (row,) = rows_of([FIRST, SECOND], "trajectory", 0.5)
+    (row,) = build_rows([FIRST, SECOND], "trajectory", 0.5)
     assert row.tokens.tolist() == [1, 10, 20, 21, 30, 40, 41, 42]
     # Every next token but those after a reply, where the end token stands.
     assert row.targets.tolist() == [10, 20, 21, EOS, 40, 41, 42, EOS]
@@ -81,7 +73,7 @@ def test_a_row_whose_prompt_is_trained_by_hand():
 
 
 def test_step_rows_train_their_whole_history_as_prompt():
-    first, second = rows_of([FIRST, SECOND], "step", 1.0)
+    first, second = build_rows([FIRST, SECOND], "step", 1.0)
     assert first.targets.tolist() == [10, 20, 21, EOS]
     assert second.targets.tolist() == [10, 20, 21, 30, 40, 41, 42, EOS]
     assert second.kinds[:4].tolist() == [PROMPT_TOKEN] * 4

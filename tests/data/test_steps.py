@@ -4,9 +4,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import load_rule
-from tljax.data.steps import steps_of, unlisted_note
-from tljax.data.trajectory import Trajectory, trajectory_from_row
+from tljax.data.steps import format_unlisted_tools, tokenize_steps
+from tljax.data.trajectory import Trajectory
 
 TOOLS = ["getPaperDetails", "getPapersByKeywords", "finish"]
 
@@ -20,16 +21,18 @@ def raw(*messages, tools=TOOLS) -> Trajectory:
     """A trajectory of (role, content) messages after a system message that lists `tools`."""
     system = {"role": "system", "content": json.dumps([tool(name) for name in tools])}
     conversations = [system, *({"role": role, "content": content} for role, content in messages)]
-    return trajectory_from_row({"id": "t", "conversations": conversations}, "t.json", 1)
+    return trajectory_from_record({"id": "t", "conversations": conversations}, "t.json", 1)
 
 
 def openai(*messages, tools=TOOLS) -> Trajectory:
-    return trajectory_from_row({"id": "t", "tools": [tool(n) for n in tools], "messages": list(messages)}, "t.json", 1)
+    return trajectory_from_record(
+        {"id": "t", "tools": [tool(n) for n in tools], "messages": list(messages)}, "t.json", 1
+    )
 
 
 def steps(trajectory, tokenizer, *, mae="none", dialect="mae", pkt="paper", w_max=9.0, max_tokens=8192):
     rule = load_rule(mae)
-    return steps_of(
+    return tokenize_steps(
         trajectory, rule=rule, dialect=dialect, tokenizer=tokenizer, pkt=pkt, w_max=w_max, max_tokens=max_tokens
     )
 
@@ -52,7 +55,7 @@ def test_released_chain_on_real_trajectories(llama2, shared, name):
     rows = json.loads((shared / f"data/train/rotbench_third_{name}.json").read_text())
     found = []
     for i, row in enumerate(rows, start=1):
-        trajectory = trajectory_from_row(row, name, i)
+        trajectory = trajectory_from_record(row, name, i)
         found += [s for s in steps(trajectory, llama2, mae="release", pkt="release") if s.kept]
     assert [f"Turn {s.step}: {s.id}" for s in found] == [row["id"] for row in golden]
     for step, row in zip(found, golden, strict=True):
@@ -148,7 +151,9 @@ def test_kept_calls_of_unlisted_tools_are_told(tokenizer):
     messages = ("user", "q"), ("assistant", "nope\n{}"), ("function", "x"), ("assistant", "finish\n{}")
     found = steps(raw(*messages), tokenizer)
     assert [s.unlisted for s in found] == ["nope", ""]
-    assert "3 kept calls" in unlisted_note(Counter({"nope": 2, "f": 1})) and "nope: 2" in unlisted_note(Counter(nope=2))
+    assert "3 kept calls" in format_unlisted_tools(Counter({"nope": 2, "f": 1})) and "nope: 2" in format_unlisted_tools(
+        Counter(nope=2)
+    )
 
 
 def test_blocked_steps_say_why_and_carry_no_tokens(tokenizer):
@@ -172,7 +177,7 @@ def test_a_tokenizer_that_joins_prompt_and_reply(byte_level_folder, tmp_path):
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models
 
-    from tljax.data.tokens import load_tokenizer
+    from tljax.data.tokenizer import load_tokenizer
 
     letters = {chr(i): i for i in range(128)}
     backend = Backend(models.BPE({**letters, ": ": 128}, [(":", " ")]))

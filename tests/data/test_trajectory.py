@@ -6,7 +6,8 @@ import pytest
 
 from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
-from tljax.data.trajectory import Turn, trajectory_from_row
+from tljax.data.formats.read import trajectory_from_record
+from tljax.data.trajectory import Turn
 
 TOOL = {"name": "f", "description": "F.", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
 FINISH = {"type": "function", "function": {"name": "finish"}}
@@ -31,7 +32,7 @@ def test_raw_row():
         ("system", "be quick"),
         ("user", "left over"),
     )
-    trajectory = trajectory_from_row(row, "rows.json", 7)
+    trajectory = trajectory_from_record(row, "rows.json", 7)
     assert (trajectory.id, trajectory.row, trajectory.system) == ("a", 7, "")
     assert trajectory.tools == (Tool("f", "F.", {"x": {"type": "integer"}}, ()), Tool("finish", "", {}, ()))
     assert trajectory.turns == (
@@ -61,7 +62,7 @@ def test_openai_row_gives_each_call_its_own_reply():
         {"role": "function", "name": "f", "content": "old style"},
         {"role": "assistant", "content": "Done.", "tool_calls": None},
     ]
-    trajectory = trajectory_from_row({"tools": json.dumps([TOOL, FINISH]), "messages": messages}, "rows.jsonl", 3)
+    trajectory = trajectory_from_record({"tools": json.dumps([TOOL, FINISH]), "messages": messages}, "rows.jsonl", 3)
     assert (trajectory.id, trajectory.system, len(trajectory.tools)) == (3, "Be brief.", 2)
     assert trajectory.turns == (
         Turn("user", "q!"),
@@ -80,7 +81,7 @@ def test_openai_row_gives_each_call_its_own_reply():
 def test_openai_replies_without_ids_go_by_order():
     replies = [{"role": "tool", "content": text} for text in ("1", "2", "3")]
     calls = {"role": "assistant", "tool_calls": [call("f", {"x": 1}), call("f", {"x": 2})]}
-    turns = trajectory_from_row({"messages": [calls, *replies]}, "f", 1).turns
+    turns = trajectory_from_record({"messages": [calls, *replies]}, "f", 1).turns
     assert [turn.call.arguments["x"] if turn.call else turn.text for turn in turns] == [1, "1", 2, "2", "3"]
 
 
@@ -157,6 +158,6 @@ BAD_ROWS = [
 @pytest.mark.parametrize(("row", "message"), BAD_ROWS, ids=[message for _, message in BAD_ROWS])
 def test_malformed_rows_name_file_row_and_field(row, message):
     with pytest.raises(InputError) as error:
-        trajectory_from_row(row, "rows.json", 4)
+        trajectory_from_record(row, "rows.json", 4)
     text = str(error.value)
     assert text.startswith("file rows.json, row 4") and message in text and "\n" not in text

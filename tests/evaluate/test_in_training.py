@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tljax.core.errors import InputError
-from tljax.data.tokens import load_tokenizer
+from tljax.data.tokenizer import load_tokenizer
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate import in_training, scored_replies
 from tljax.evaluate.score import Score

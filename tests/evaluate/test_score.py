@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tljax.calls.compare import AnyValue, Choices, tool_list
-from tljax.calls.loose_equality import loosely_equal
+from tljax.calls.compare import AcceptedValues, AnyValue, as_tool_list
+from tljax.calls.normalized_equality import normalized_equal
 from tljax.calls.render import render_call
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
@@ -49,7 +49,7 @@ def written(call):
     """A golden call with one of its choices, and something in place of values that are not judged."""
 
     def first(value):
-        if isinstance(value, Choices):
+        if isinstance(value, AcceptedValues):
             return first(next(choice for choice in value.values if choice != "" or len(value.values) == 1))
         if isinstance(value, dict):
             return {key: first(item) for key, item in value.items()}
@@ -63,7 +63,7 @@ def written(call):
 def test_golden_answers_are_right_and_their_perturbations_are_named(name, dialect, benchmark):
     rng = random.Random(dialect)
     for row in benchmark(name).examples:
-        tools = tool_list(row.tools)
+        tools = as_tool_list(row.tools)
 
         def score(*calls, cut=0, row=row, tools=tools):
             text = "\n".join(render_call(call, dialect) for call in calls)
@@ -133,15 +133,15 @@ def test_the_closest_golden_call_names_the_error():
         ({"k": "1"}, {"k": 1}, True),
         ({}, {"k": 1}, False),
         ({"k": 1, "more": 2}, {"k": 1}, False),
-        ({}, {"k": Choices(("", 1))}, True),
-        ("a", Choices((7, "A.")), True),
+        ({}, {"k": AcceptedValues(("", 1))}, True),
+        ("a", AcceptedValues((7, "A.")), True),
         (["a"], "a", False),
         ("9" * 400, 1, False),
         (10**400, "1", False),
     ],
 )
 def test_loose_values(value, golden, right):
-    assert loosely_equal(value, golden) is right
+    assert normalized_equal(value, golden) is right
 
 
 def test_loose_counts_content_and_nothing_else():
@@ -219,7 +219,7 @@ def test_tools_may_be_wrapped_and_policies_must_be_known():
 @settings(max_examples=300, deadline=None)
 @given(st.text() | st.text(alphabet="ab(xy=1,'\"[{}])\n :"))
 def test_never_raises_for_any_reply(text):
-    golden = [Call("a", {"x": 1}), Call("b", {"x": Choices(("", "1"))})]
+    golden = [Call("a", {"x": 1}), Call("b", {"x": AcceptedValues(("", "1"))})]
     for answer in (golden, golden[:1], []):
         score = score_reply(text, answer, [A, B], ("any", "first", "all", "rotbench_official"))
         assert score.kind in KINDS and set(score.levels.values()) <= {0, 1, 2, 3}
@@ -322,4 +322,4 @@ def test_random_pick_of_rotbench_is_what_picking_scores(benchmark):
 
 
 def test_a_picked_tool_list_is_read_in_any_form():
-    assert random_tool_ts([[Call("a", {})]], [tool_list([A, B]).tools]) == 50
+    assert random_tool_ts([[Call("a", {})]], [as_tool_list([A, B]).tools]) == 50

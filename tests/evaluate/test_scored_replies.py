@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from tljax.data.tokens import load_tokenizer
+from tljax.data.tokenizer import load_tokenizer
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate import scored_replies
 from tljax.evaluate.score import Score

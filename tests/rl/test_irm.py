@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import tljax.calls.compare
-from tljax.calls.compare import KINDS, tool_list
+from tljax.calls.compare import KINDS, as_tool_list
 from tljax.calls.render import render_call
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
@@ -204,7 +204,7 @@ def test_equal_tool_lists_are_read_once(monkeypatch):
 
 
 def test_tools_ready_made():
-    tools = tool_list(TOOLS)
+    tools = as_tool_list(TOOLS)
     assert reward("finish(answer=1)", "finish(answer=1)", tools).value == 1
     assert reward("finish(answer=1)", "finish(answer=1)", tools.tools).value == 1
 

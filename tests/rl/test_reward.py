@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tljax.calls.compare import tool_list
+from tljax.calls.compare import as_tool_list
 from tljax.core.errors import InputError
 from tljax.data.prompt_table import Prompt
 from tljax.rl.irm import Reward, reward
@@ -26,7 +26,7 @@ TOOL = {
         "required": ["city"],
     },
 }
-PROMPT = Prompt("t-7", 3, [1], "Assistant:", "get(city='x')", tool_list([TOOL]))
+PROMPT = Prompt("t-7", 3, [1], "Assistant:", "get(city='x')", as_tool_list([TOOL]))
 
 MODULE = """
 import asyncio, os, signal, sys, time
@@ -94,7 +94,7 @@ def make(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rule", ["table", "release"])
 def test_the_rules_equal_the_reward_in_order(make, shared, rule):
     golden = json.loads((shared / "golden" / "rewards.json").read_text())
-    lists = [tool_list(tools) for tools in golden["tool_lists"]]
+    lists = [as_tool_list(tools) for tools in golden["tool_lists"]]
     prompts = [Prompt(i, 1, [], "", c["golden"], lists[c["tools"]]) for i, c in enumerate(golden["cases"])]
     predictions = [case["prediction"] for case in golden["cases"]]
     found = make(rule, clip=5.0).score(predictions, prompts)
@@ -235,7 +235,7 @@ import signal, sys, weakref
 weakref.finalize(sys, int)  # so that finalizers run last at exit, after multiprocessing has waited for its processes
 from tljax.data.prompt_table import Prompt
 from tljax.rl.reward import RewardFunction
-from tljax.calls.compare import tool_list
+from tljax.calls.compare import as_tool_list
 
 def main():
     if sys.argv[2:]:
@@ -243,7 +243,7 @@ def main():
     global function  # alive until the interpreter ends
     function = RewardFunction(rule=sys.argv[1], clip=5.0, timeout=120.0, workers=2)
     print("ready", flush=True)
-    prompts = [Prompt(i, 1, [], "", "f()", tool_list([{"name": "f"}])) for i in range(4)]
+    prompts = [Prompt(i, 1, [], "", "f()", as_tool_list([{"name": "f"}])) for i in range(4)]
     print([r.value for r in function.score(list("abcd"), prompts)], flush=True)
 
 if __name__ == "__main__":

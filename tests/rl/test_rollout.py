@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tljax.calls.compare import tool_list
+from tljax.calls.compare import as_tool_list
 from tljax.data.prompt_table import Prompt
 from tljax.distributed.mesh import make_mesh
 from tljax.generate.batches import Reply
@@ -28,9 +28,9 @@ REPLIES = [
     Reply(tokens=[], logprobs=[-0.5], end=2),
 ]
 PROMPTS = [
-    Prompt("a", 1, list(range(10, 14)), "", "", tool_list([])),
-    Prompt("b", 2, list(range(20, 29)), "", "", tool_list([])),
-    Prompt("c", 3, [30], "", "", tool_list([])),
+    Prompt("a", 1, list(range(10, 14)), "", "", as_tool_list([])),
+    Prompt("b", 2, list(range(20, 29)), "", "", as_tool_list([])),
+    Prompt("c", 3, [30], "", "", as_tool_list([])),
 ]
 TEXTS = ["f(a", "g(\x85\u2028)", ""]  # with what str.splitlines() takes for ends of lines
 REWARDS = [Reward(-0.25, "content", "x"), Reward(-2.0, "format", "no end"), Reward(1.0, "correct", "")]

@@ -11,7 +11,7 @@ import pytest
 from tljax.core.config import data_block
 from tljax.data.batch import Batches
 from tljax.data.examples import load_examples
-from tljax.data.tokens import load_tokenizer
+from tljax.data.tokenizer import load_tokenizer
 from tljax.distributed.mesh import global_batch, make_mesh
 from tljax.model import llama
 from tljax.sft.step import StepOptions, make_sft_step

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from tljax.data import rows as data_rows
+from tljax.data import batch_arrays
 from tljax.model import llama
 from tljax.sft import step as sft_step
 from tljax.sft.step import make_eval_step, make_sft_step, mean_metrics, score_sums, token_scores
@@ -216,7 +216,7 @@ def test_trained_prompt_tokens_count_in_the_loss_alone():
     scores = {
         "logprobs": -jnp.asarray([[1.0, 2.0, 4.0, 8.0]]),
         "weights": jnp.full((1, 4), 0.25, jnp.float32),
-        "kinds": jnp.asarray([[data_rows.PROMPT_TOKEN, 1, 2, 3]], jnp.int8),
+        "kinds": jnp.asarray([[batch_arrays.PROMPT_TOKEN, 1, 2, 3]], jnp.int8),
         "hits": jnp.asarray([[True, False, False, True]]),
     }
     metrics = mean_metrics(score_sums(scores, jnp.ones((1, 4), jnp.int32)))
@@ -255,4 +255,4 @@ def test_logits_exist_for_weighted_positions_only(config, options, load, place, 
 
 
 def test_classes_of_positions_are_those_of_the_data():
-    assert (sft_step.KEY_TOKEN, sft_step.NAME_TOKEN) == (data_rows.KEY_TOKEN, data_rows.NAME_TOKEN)
+    assert (sft_step.KEY_TOKEN, sft_step.NAME_TOKEN) == (batch_arrays.KEY_TOKEN, batch_arrays.NAME_TOKEN)

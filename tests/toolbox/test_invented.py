@@ -7,7 +7,7 @@ import runpy
 
 import pytest
 
-from tljax.data.trajectory import trajectory_from_row
+from tljax.data.formats.read import trajectory_from_record
 from tljax.toolbox.invented import LEVELS, make_row, pretraining
 from tljax.toolbox.tools import ASK_TO_USER, FINISH
 from tljax.toolbox.trajectories import trajectories
@@ -23,7 +23,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def tasks(rows):
-    made = [trajectory_from_row(row, "invented", i) for i, row in enumerate(rows, start=1)]
+    made = [trajectory_from_record(row, "invented", i) for i, row in enumerate(rows, start=1)]
     return [task for task in made[COPIED:] if task.tools]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.trajectory import trajectory_from_row
+from tljax.data.formats.read import trajectory_from_record
 from tljax.toolbox.execute import execute
 from tljax.toolbox.noise import LEVELS, TARGETS, noisy_names, noisy_row, read_call
 from tljax.toolbox.schema import local_tool
@@ -218,7 +218,7 @@ def test_noise_on_real_trajectories(shared, name):
         old = [read_call(m["content"]) for m in row["conversations"] if m["role"] == "assistant"]
         for level, target in [*PLANE, ("union", "tool")]:
             noisy = noisy_row(row, level, target, random.Random(i))
-            trajectory_from_row(noisy, name, i + 1)
+            trajectory_from_record(noisy, name, i + 1)
             after = json.loads(noisy["conversations"][0]["content"])
             new = [read_call(m["content"]) for m in noisy["conversations"] if m["role"] == "assistant"]
             assert len(after) == len(before)

@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 
 from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import load_rule
 from tljax.data.prompt import render_trajectory
-from tljax.data.rows import rows_of
-from tljax.data.steps import steps_of
-from tljax.data.tokens import load_tokenizer
-from tljax.data.trajectory import trajectory_from_row
+from tljax.data.rows import build_rows
+from tljax.data.steps import tokenize_steps
+from tljax.data.tokenizer import load_tokenizer
 from tljax.toolbox import tokenizer as trainer
 from tljax.toolbox.tools import SPLITS
 from tljax.toolbox.trajectories import BASE, trajectories
@@ -28,7 +28,7 @@ MARKS = st.text(st.sampled_from(string.ascii_letters[:4] + "0_\"'(), =:.\n\t Ã©æ
 
 def rendered(split, n, dialect="mae"):
     for i, row in enumerate(trajectories(seed=21, n=n, error_share=0.17, split=split, noise=None), start=1):
-        yield render_trajectory(trajectory_from_row(row, "toolbox", i), dialect)
+        yield render_trajectory(trajectory_from_record(row, "toolbox", i), dialect)
 
 
 @settings(max_examples=300, deadline=None)
@@ -98,11 +98,11 @@ def test_tokens_of_a_prompt_are_a_prefix_of_the_rows(split, dialect):
 def test_a_trajectory_is_one_row():
     rule = load_rule("default")
     for i, row in enumerate(trajectories(seed=22, n=60, error_share=0.3, split="train"), start=1):
-        trajectory = trajectory_from_row(row, "toolbox", i)
-        steps = steps_of(
+        trajectory = trajectory_from_record(row, "toolbox", i)
+        steps = tokenize_steps(
             trajectory, rule=rule, dialect="mae", tokenizer=TOKENIZER, pkt="paper", w_max=9.0, max_tokens=2048
         )
-        assert len(rows_of(steps, "trajectory", 0.0)) == 1
+        assert len(build_rows(steps, "trajectory", 0.0)) == 1
         for step in steps:
             if step.kept:
                 # The blank before the name is a token of its own, so the name begins at the second token.

@@ -9,8 +9,8 @@ import pytest
 
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import load_rule
-from tljax.data.trajectory import trajectory_from_row
 from tljax.toolbox.execute import execute
 from tljax.toolbox.noise import LEVELS, read_call
 from tljax.toolbox.tasks import make_task
@@ -98,7 +98,7 @@ def test_rows_are_read_back_and_mae_blocks_exactly_the_failing_calls(noise):
     rule = load_rule("default")
     for split in SPLITS:
         for i, row in enumerate(trajectories(seed=5, n=300, error_share=0.3, split=split, noise=noise), start=1):
-            trajectory = trajectory_from_row(row, "toolbox", i)
+            trajectory = trajectory_from_record(row, "toolbox", i)
             assert trajectory.id == row["id"]
             failed = [text is not None and is_error(text) for _, text in calls_and_feedback(row)]
             decisions = rule(trajectory)

@@ -9,19 +9,19 @@ from typing import Any
 
 from tljax.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, read_tool_schemas
 from tljax.agent.loop import Opening
-from tljax.calls.compare import ToolList, tool_list
+from tljax.calls.compare import ToolList, as_tool_list
 from tljax.core.errors import InputError
 from tljax.data.prompt import render_prompt
-from tljax.data.queries import (
-    check_distinct,
-    check_file,
-    check_given,
+from tljax.data.prompt_records import (
+    check_input_file,
+    check_nonempty,
     check_text,
+    check_unique_id,
+    record_id,
     require_one_of,
-    row_id,
-    trajectory_to_answer,
+    unanswered_conversation,
 )
-from tljax.data.reader import read_rows
+from tljax.data.reader import read_records
 from tljax.data.trajectory import Turn
 from tljax.evaluate.benchmarks.discover import discover_sets
 from tljax.evaluate.benchmarks.sets import EvalSet, Example
@@ -53,7 +53,7 @@ def toolbox_requests(n: int, dialect: str) -> list[DialogueRequest]:
     for split in HELD_OUT_SPLITS:
         for index in range(n):
             task = make_task(QUERY_SEED, split, index)
-            tools = tool_list([available(name).schema for name in task.tools])
+            tools = as_tool_list([available(name).schema for name in task.tools])
             prompt = render_prompt(tools.tools, [Turn("user", task.query)], dialect)
             opening = Opening(prompt, tools, FINISH.name, functools.partial(ToolboxExecutor, task.tools))
             asked.append(DialogueRequest(split, f"toolbox-{split}-{QUERY_SEED}-{index}", task.query, opening, task))
@@ -97,7 +97,7 @@ def _examples(one: EvalSet) -> list[Example]:
 
 def _asked(name: str, example: Example, dialect: str, finish: str) -> DialogueRequest:
     tools, ends = add_finish_tool(
-        tool_list(example.tools), example.finish or finish, f"set {name}, row {example.index}"
+        as_tool_list(example.tools), example.finish or finish, f"set {name}, row {example.index}"
     )
     prompt = render_prompt(tools.tools, example.turns, dialect, example.system)
     opening = Opening(prompt, tools, ends, functools.partial(MockExecutor, tools))
@@ -111,49 +111,49 @@ def query_requests(file: str, dialect: str, finish: str, tools_file: str, second
     tools_file: the Python file whose functions are the tools, each call with `seconds` of time; "": every row lists its
     own, and a mock answers. Raises InputError, naming file, row and field, for what cannot be asked.
     """
-    file = check_file(file, SCHEMAS)
+    file = check_input_file(file, SCHEMAS)
     shared: ToolList | None = None
     own: frozenset[str] = frozenset()
     if tools_file:
-        shared = tool_list(read_tool_schemas(tools_file, seconds))
+        shared = as_tool_list(read_tool_schemas(tools_file, seconds))
         own = frozenset(shared.schemas)
     asked: list[DialogueRequest] = []
     rows: dict[str | int, int] = {}
-    for number, row in read_rows(file):
+    for number, row in read_records(file):
         if isinstance(row, InputError):
             raise row
         at = f"file {file}, row {number}"
         if not isinstance(row, dict):
             raise InputError(f"{at}: is no object; a row is {SCHEMAS}")
-        identity = row_id(row, file, number)
-        check_distinct(identity, rows, file, number)
+        identity = record_id(row, file, number)
+        check_unique_id(identity, rows, file, number)
         row = row | {"messages": _messages(row, at)}
         if shared is not None and row.get("tools"):
             raise InputError(
                 f"{at}, field tools: is there, and config.tools names {tools_file} too; take the field out, or leave "
                 "config.tools empty, which answers the listed tools' calls with a mock"
             )
-        trajectory = trajectory_to_answer(row, file, number)
-        listed = shared or tool_list(trajectory.tools)
+        conversation = unanswered_conversation(row, at)
+        listed = shared or as_tool_list(conversation.tools)
         if not listed.tools:
             raise InputError(f"{at}, field tools: is missing; list the tools, or name a Python file in config.tools")
         tools, ends = add_finish_tool(listed, finish, at)
-        prompt = render_prompt(tools.tools, trajectory.turns, dialect, trajectory.system)
+        prompt = render_prompt(tools.tools, conversation.turns, dialect, conversation.system)
         check_text(prompt, f"{at}, field messages")
         if shared is None:
             open_tools = functools.partial(MockExecutor, tools)
         else:
             open_tools = functools.partial(FileExecutor, tools_file, seconds, tools, own, ends)
-        query = next((turn.text for turn in reversed(trajectory.turns) if turn.role == "user"), "")
+        query = next((turn.text for turn in reversed(conversation.turns) if turn.role == "user"), "")
         asked.append(DialogueRequest(Path(file).stem, identity, query, Opening(prompt, tools, ends, open_tools)))
     return asked
 
 
 def _messages(row: dict[str, Any], at: str) -> Any:
-    if require_one_of(row, "query", "messages", at, SCHEMAS) == "messages":
+    if require_one_of(row, ("query", "messages"), at, SCHEMAS) == "messages":
         return row["messages"]
     query = row["query"]
-    check_given(query.strip() if isinstance(query, str) else query, f"{at}, field query", "the user's question")
+    check_nonempty(query.strip() if isinstance(query, str) else query, f"{at}, field query", "the user's question")
     return [{"role": "user", "content": query}]
 
 
@@ -172,7 +172,7 @@ def add_finish_tool(tools: ToolList, finish: str, at: str) -> tuple[ToolList, st
             f"{at}: config.finish is {finish!r}, which is not listed; there are {', '.join(tools.schemas)}; name one "
             f"of them, or {FINISH.name!r}, which is added, or leave it empty, so that a reply without a call ends"
         )
-    return tool_list([*tools.tools, *tool_list([FINISH.schema]).tools]), finish
+    return as_tool_list([*tools.tools, *as_tool_list([FINISH.schema]).tools]), finish
 
 
 @dataclass(frozen=True, slots=True)

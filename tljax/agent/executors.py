@@ -107,7 +107,7 @@ class FileExecutor:
         if call.name not in self._own and call.name in self._tools.schemas:
             return execute(call.name, call.arguments, _OWN)
         result = self._worker.execute(call.name, call.arguments)
-        told = call.name != self._ends and mae_default.failure(result.value) is not None
+        told = call.name != self._ends and mae_default.find_error(result.value) is not None
         return Result(result.value, result.error or told)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from tljax.calls.compare import Comparison, ToolList, values_equal
 from tljax.calls.parse import ParsedText
 from tljax.calls.tool import Call
 from tljax.data.prompt import render_feedback
-from tljax.data.tokens import Tokenizer
+from tljax.data.tokenizer import Tokenizer
 from tljax.toolbox.execute import Result, json_text, valid_unicode
 
 # How a dialogue ends: with an answer; with a reply that is no well-formed call; with a call that keeps

@@ -20,7 +20,7 @@ from tljax.calls.render import DIALECTS
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError, explain_out_of_memory
 from tljax.data.reader import format_first_errors
-from tljax.data.tokens import Tokenizer
+from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import batch_shard_count, make_mesh

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tljax.calls.render import type_names
+from tljax.calls.render import json_types
 from tljax.calls.tool import Call, Tool
 
 # Kinds of call error, in the order in which they are reported.
@@ -53,7 +53,7 @@ def _errors(call: Call, tool: Tool) -> set[str]:
 
 def _misfit(value: Any, schema: Mapping[str, Any]) -> str | None:
     """What keeps a value from its schema: the type, the types of what it holds, the list of allowed values."""
-    if not any(_is(value, kind.lower()) for kind in type_names(dict(schema))):
+    if not any(_is(value, kind.lower()) for kind in json_types(dict(schema))):
         return "wrong type"
     inner: list[tuple[Any, Any]] = []
     if isinstance(value, list):

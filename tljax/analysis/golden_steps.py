@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from tljax.analysis.token_classes import character_classes, token_classes
-from tljax.calls.compare import ToolList, tool_list
+from tljax.calls.compare import ToolList, as_tool_list
 from tljax.calls.tool import Call
 from tljax.data.mae import Decision, Rule
-from tljax.data.reader import Source
-from tljax.data.steps import Step, steps_of
-from tljax.data.tokens import Tokenizer
+from tljax.data.reader import TrajectoryDataset
+from tljax.data.steps import Step, tokenize_steps
+from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
 # Reasons for leaving a step out: over data.max_tokens or what the model can read, as `data.steps` says it; or within
@@ -84,7 +84,12 @@ def choose_steps(found: StepIndex, limit: int, seed: int) -> Iterator[tuple[int,
 
 
 def golden_steps(
-    data: Any, source: Source, tokenizer: Tokenizer, wanted: tuple[int, Sequence[int]], most: int, new_tokens: int
+    data: Any,
+    source: TrajectoryDataset,
+    tokenizer: Tokenizer,
+    wanted: tuple[int, Sequence[int]],
+    most: int,
+    new_tokens: int,
 ) -> tuple[list[GoldenStep], list[str]]:
     """The wanted steps of one trajectory, and why others of them cannot be asked, as "reason: details".
 
@@ -96,7 +101,7 @@ def golden_steps(
     turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
     # Of all the others only the context is needed, so they are not tokenized: a rule that blocks them.
     rule = _only(set(picks), len(turns))
-    steps = steps_of(
+    steps = tokenize_steps(
         trajectory,
         rule=rule,
         dialect=data.dialect,
@@ -105,7 +110,7 @@ def golden_steps(
         w_max=data.w_max,
         max_tokens=min(data.max_tokens, most),
     )
-    tools = tool_list(trajectory.tools)
+    tools = as_tool_list(trajectory.tools)
     found, left_out = [], []
     for k in picks:
         step, call = steps[k], turns[k].call

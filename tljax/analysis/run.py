@@ -35,10 +35,10 @@ from tljax.analysis.token_losses import TokenCounts
 from tljax.analysis.token_scores import TokenScores, score_tokens
 from tljax.core.config import check_choices, check_range, get_field
 from tljax.core.errors import InputError, explain_out_of_memory
+from tljax.data.check import check_data
 from tljax.data.mae import load_rule
-from tljax.data.reader import Source, format_first_errors, open_source
-from tljax.data.steps import check_data
-from tljax.data.tokens import Tokenizer
+from tljax.data.reader import TrajectoryDataset, format_first_errors, open_trajectories
+from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
 from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
@@ -90,7 +90,7 @@ def run(config: Any) -> None:
         check_initialized()
         if model is not None:
             check_devices(config, model.config)
-        rows = open_source(
+        rows = open_trajectories(
             source_file(config.data.source, config.toolbox, config.data.cache),
             config.data.on_bad_row,
             config.data.cache or None,
@@ -129,7 +129,9 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     choose_implementation(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())
 
 
-def read_feedback(config: Any, rows: Source, rule: Any, folder: Path) -> tuple[FeedbackCounts, StepIndex, int]:
+def read_feedback(
+    config: Any, rows: TrajectoryDataset, rule: Any, folder: Path
+) -> tuple[FeedbackCounts, StepIndex, int]:
     """The first analysis over the whole source, steps.csv, the steps that a model may be asked, and how many not."""
     counts, found, blocked = FeedbackCounts(), candidates(), 0
     with CsvFile(folder / "steps.csv", STEPS) as file:
@@ -146,7 +148,12 @@ def read_feedback(config: Any, rows: Source, rule: Any, folder: Path) -> tuple[F
 
 
 def analyse_model(
-    config: Any, model: model_source.Model, tokenizer: Tokenizer, rows: Source, found: StepIndex, folder: Path
+    config: Any,
+    model: model_source.Model,
+    tokenizer: Tokenizer,
+    rows: TrajectoryDataset,
+    found: StepIndex,
+    folder: Path,
 ) -> tuple[TokenCounts, ReplyCounts, list[str]]:
     """The second and third analysis, tokens.csv and replies.csv, and what is to be told about the steps asked."""
     tokens, replies, left_out, count = TokenCounts(), ReplyCounts(), Counter[str](), 0
@@ -240,7 +247,7 @@ def _windows(
     config: Any,
     c: llama.LlamaConfig,
     tokenizer: Tokenizer,
-    rows: Source,
+    rows: TrajectoryDataset,
     found: StepIndex,
     left_out: Counter[str],
 ) -> Iterator[list[GoldenStep]]:
@@ -284,7 +291,7 @@ def _reply_row(one: StepReplies, scores: TokenScores, tokenizer: Tokenizer) -> l
     return [*row, tokenizer.decode(step.reply).strip(), one.greedy.text, None if after is None else after.text]
 
 
-def _facts(config: Any, rows: Source, counts: FeedbackCounts) -> list[str]:
+def _facts(config: Any, rows: TrajectoryDataset, counts: FeedbackCounts) -> list[str]:
     """What was read, a line each."""
     lines = [
         f"data: {config.data.source}, {counts.trajectories:,} trajectories with {counts.steps:,} assistant steps, of "

@@ -28,7 +28,7 @@ class AnyValue:
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class AcceptedValues:
     """Golden values of which any is right; "" among them lets the argument be left out.
 
     Inside, BFCL's rules hold: strings are compared without case and the characters " ,./-_*^", and a float is no
@@ -94,7 +94,7 @@ class Comparison:
         return "; ".join(f"{_name(name)} = {_shown(value)}, not {_shown(golden)}" for name, value, golden in self.wrong)
 
 
-def tool_list(tools: ToolList | Sequence[Tool | Mapping[str, Any]]) -> ToolList:
+def as_tool_list(tools: ToolList | Sequence[Tool | Mapping[str, Any]]) -> ToolList:
     """The tools of a prompt, ready to compare with; JSON tools flat or wrapped in {"type": "function", ...}.
 
     JSON lists are read once per content. Raises InputError for a tool that is none.
@@ -170,7 +170,7 @@ def values_equal(value: Any, golden: Any, schema: Mapping[str, Any] | None = Non
 def _equal(value: Any, golden: Any, schema: Mapping[str, Any], folded: bool) -> bool:
     if isinstance(golden, AnyValue):
         return True
-    if isinstance(golden, Choices):
+    if isinstance(golden, AcceptedValues):
         return any(_equal(value, choice, schema, folded=True) for choice in golden.values)
     if isinstance(value, bool) or isinstance(golden, bool):
         return value is golden
@@ -180,7 +180,7 @@ def _equal(value: Any, golden: Any, schema: Mapping[str, Any], folded: bool) -> 
         # A value that is not a number equals no other, itself included; as text it is the same answer.
         return value == golden or (value != value and golden != golden)
     if isinstance(value, str) and isinstance(golden, str):
-        return value == golden or (folded and fold_string(value) == fold_string(golden))
+        return value == golden or (folded and normalize_string(value) == normalize_string(golden))
     if isinstance(value, list | tuple) and isinstance(golden, list | tuple):
         items = schema.get("items")
         items = items if isinstance(items, Mapping) else {}
@@ -195,10 +195,10 @@ def _equal(value: Any, golden: Any, schema: Mapping[str, Any], folded: bool) -> 
 
 
 def _optional(golden: Any) -> bool:
-    return isinstance(golden, Choices) and golden.optional
+    return isinstance(golden, AcceptedValues) and golden.optional
 
 
-def fold_string(text: str) -> str:
+def normalize_string(text: str) -> str:
     """BFCL's folding of strings: without case, quotes' kind and the characters " ,./-_*^"."""
     return _FOLDED.sub("", text).lower().replace("'", '"')
 
@@ -209,7 +209,7 @@ def _name(name: Any, limit: int = 60) -> str:
 
 
 def _shown(value: Any, limit: int = 60) -> str:
-    if isinstance(value, Choices):
+    if isinstance(value, AcceptedValues):
         return " or ".join(_shown(choice, limit) for choice in value.values[:5]) or "anything"
     try:
         text = repr(value[:limit] if isinstance(value, str) else value)

@@ -1,4 +1,4 @@
-"""Tools, calls and values as text, in two byte-exact dialects; parse.py and tool_text.py read it back.
+"""Tools, calls and values as text, in two byte-exact dialects; parse.py and parse_tools.py read it back.
 
 `mae` is what the released mae.py writes, `readme` what the released TL-CodeLLaMA-2 expects.
 """
@@ -38,7 +38,7 @@ def render_tool(tool: Tool, dialect: str) -> str:
     signature, lines = [], []
     for name in tool.parameters:
         schema = tool.properties[name]
-        kinds = type_names(schema)
+        kinds = json_types(schema)
         shown = kinds if dialect == "mae" else python_types(kinds)
         signature.append(f"{name}{colon}{' | '.join(shown)}" + ("" if name in tool.required else " = None"))
         lines.append(f"\n{indent}{name} ({' | '.join(kinds)}): {schema.get('description') or ''}")
@@ -69,7 +69,7 @@ def python_types(kinds: list[str]) -> list[str]:
     return [PYTHON_TYPES.get(kind, kind) for kind in kinds]
 
 
-def type_names(schema: dict[str, Any]) -> list[str]:
+def json_types(schema: dict[str, Any]) -> list[str]:
     """The JSON types that a parameter may take; `["any"]` where its schema names none."""
     kind = schema.get("type")
     if isinstance(kind, str):
@@ -78,7 +78,7 @@ def type_names(schema: dict[str, Any]) -> list[str]:
         return [str(name) for name in kind] or ["any"]
     members = schema.get("anyOf") or schema.get("oneOf")
     if isinstance(members, list):
-        names = [name for member in members if isinstance(member, dict) for name in type_names(member)]
+        names = [name for member in members if isinstance(member, dict) for name in json_types(member)]
         return list(dict.fromkeys(names)) or ["any"]
     values = schema.get("enum")
     if isinstance(values, list) and values and all(isinstance(value, str) for value in values):

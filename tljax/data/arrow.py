@@ -13,7 +13,7 @@ from tljax.core.errors import InputError
 from tljax.storage.remote import is_remote
 
 
-def cache_folder(cache: str) -> Path:
+def dataset_cache_folder(cache: str) -> Path:
     """The folder that a config's data.cache names; "" is the cache of the datasets library."""
     if is_remote(cache):
         raise InputError(f"config.data.cache is {cache!r}; prepared rows are mapped into memory: give a folder here")
@@ -31,7 +31,7 @@ def build_dataset(
 
     Raises InputError as `generate` does, and where the cache cannot be written.
     """
-    folder = cache_folder(cache)
+    folder = dataset_cache_folder(cache)
     try:
         table = without_progress_bars(
             lambda: datasets.Dataset.from_generator(

@@ -12,10 +12,10 @@ import numpy as np
 
 from tljax.core.errors import InputError
 from tljax.data.mae import load_rule
-from tljax.data.reader import Source, format_first_errors, open_source
+from tljax.data.reader import TrajectoryDataset, format_first_errors, open_trajectories
 from tljax.data.rows import content_hash, held_out_trajectories, prepare_rows
-from tljax.data.steps import steps_of_source, unlisted_note
-from tljax.data.tokens import Tokenizer
+from tljax.data.steps import format_unlisted_tools, tokenize_trajectories
+from tljax.data.tokenizer import Tokenizer
 from tljax.storage.remote import local_path
 
 
@@ -37,12 +37,12 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
 
     Raises InputError for a bad source or rule, and where no step is left to train on.
     """
-    source = open_source(file, data.on_bad_row, data.cache or None)
+    source = open_trajectories(file, data.on_bad_row, data.cache or None)
     rule = load_rule(data.mae)
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
     facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": code_hash(data.mae)}
     rows = prepare_rows(
-        lambda: steps_of_source(data, source, rule, tokenizer, "tokenizing"),
+        lambda: tokenize_trajectories(data, source, rule, tokenizer, "tokenizing"),
         data.rows,
         data.prompt_weight,
         facts,
@@ -88,7 +88,7 @@ def format_counts(counter: Counter[str]) -> str:
 
 def _summary(
     name: str,
-    source: Source,
+    source: TrajectoryDataset,
     rows: datasets.Dataset,
     train: datasets.Dataset,
     rest: datasets.Dataset | None,
@@ -105,5 +105,5 @@ def _summary(
         lines += [f"rows skipped: {len(source.skipped):,}", *format_first_errors(source.skipped)]
     unlisted = Counter(name for names in rows["unlisted"] for name in names)
     if unlisted:
-        lines.append(f"note:  {unlisted_note(unlisted)}")
+        lines.append(f"note:  {format_unlisted_tools(unlisted)}")
     return "\n".join(lines)

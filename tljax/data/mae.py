@@ -113,7 +113,7 @@ def _decision(reason: str | None) -> Decision:
 def _default(trajectory: Trajectory) -> list[Decision]:
     return [
         # Each reply is judged alone: joined, two JSON payloads would be none.
-        _decision(next(filter(None, map(mae_default.failure, _replies(trajectory, i))), None))
+        _decision(next(filter(None, map(mae_default.find_error, _replies(trajectory, i))), None))
         for i, _ in _steps(trajectory)
     ]
 

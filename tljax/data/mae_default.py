@@ -309,7 +309,7 @@ def _failure(feedback: str, depth: int) -> str | None:
     return _text_failure(value)
 
 
-def failure(feedback: str) -> str | None:
+def find_error(feedback: str) -> str | None:
     """Why a tool's feedback is an error, as "kind: excerpt", or None; never raises, linear in its length."""
     try:
         return _failure(feedback, 0)

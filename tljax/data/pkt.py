@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-RULES = ("paper", "release", "none")
+PKT_RULES = ("paper", "release", "none")
 
 # Tokens of the Llama 2 vocabulary that the released code takes for the end of an argument ("▁" is a blank).
 _CLOSING = frozenset(("',", "')", ")", ")_", "()", "()_", "▁'')", "▁')", '")', '▁")', '▁"")', '.")', ')")'))
 
 
-def tokens_at(text: str, spans: Sequence[tuple[int, int]], start: int, end: int, *, lone_blank: bool) -> range:
+def token_range(text: str, spans: Sequence[tuple[int, int]], start: int, end: int, *, lone_blank: bool) -> range:
     """Indices of the tokens of `text` that cover a character of `text[start:end]`, a tool's name.
 
     `spans` are the tokens' character ranges, in order. Most vocabularies hold "▁get" as one token but not every name's

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tljax.core.errors import InputError, explain_disk_errors
+from tljax.data.check import check_data
 from tljax.data.mae import load_rule
-from tljax.data.reader import format_first_errors, open_source
-from tljax.data.steps import Step, check_data, steps_of_source, unlisted_note
-from tljax.data.tokens import Tokenizer
+from tljax.data.reader import format_first_errors, open_trajectories
+from tljax.data.steps import Step, format_unlisted_tools, tokenize_trajectories
+from tljax.data.tokenizer import Tokenizer
 from tljax.storage.atomic import atomic_file
 
 SHOWN = 20  # reasons that the summary lists
@@ -83,7 +84,7 @@ class DataSummary:
         ]
         lines += format_first_errors(self.skipped)
         if self.unlisted:
-            lines.append(f"note          {unlisted_note(self.unlisted)}")
+            lines.append(f"note          {format_unlisted_tools(self.unlisted)}")
         return "\n".join(lines)
 
 
@@ -104,12 +105,12 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSu
             "leave it at 0 here"
         )
     rule = load_rule(data.mae)
-    source = open_source(file, data.on_bad_row, data.cache or None)
+    source = open_trajectories(file, data.on_bad_row, data.cache or None)
     summary = DataSummary(data.max_tokens, skipped=source.skipped)
     with explain_disk_errors(f"config.out={target}", "nothing was left there"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target, per_process=True) as lines:
-            for steps in steps_of_source(data, source, rule, tokenizer, "preparing"):
+            for steps in tokenize_trajectories(data, source, rule, tokenizer, "preparing"):
                 summary.trajectories += 1
                 for step in steps:
                     summary.add(step)

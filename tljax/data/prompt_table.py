@@ -17,18 +17,18 @@ import datasets
 import numpy as np
 from tqdm import tqdm
 
-from tljax.calls.compare import Comparison, ToolList, tool_list
+from tljax.calls.compare import Comparison, ToolList, as_tool_list
+from tljax.calls.parse_tools import parse_tools
 from tljax.calls.render import render_call
 from tljax.calls.tool import Tool
-from tljax.calls.tool_text import tools_of_prompt
 from tljax.core.errors import InputError
 from tljax.data import reader
 from tljax.data.arrow import build_dataset
 from tljax.data.examples import code_hash, format_counts
 from tljax.data.mae import Rule, load_rule
 from tljax.data.rows import held_out_trajectories
-from tljax.data.steps import steps_of, unlisted_note
-from tljax.data.tokens import Tokenizer
+from tljax.data.steps import format_unlisted_tools, tokenize_steps
+from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
 SHOWN = 5  # dropped prompts that a summary lists
@@ -166,7 +166,7 @@ def _summary(
         lines += [f"rows skipped: {len(skipped):,}", *reader.format_first_errors(skipped)]
     unlisted = Counter(name for name in _column(rows, "unlisted") if name)
     if unlisted:
-        lines.append(f"note:    {unlisted_note(unlisted)}")
+        lines.append(f"note:    {format_unlisted_tools(unlisted)}")
     return "\n".join(lines)
 
 
@@ -183,7 +183,7 @@ Made = tuple[datasets.Dataset, int, list[str]]  # rows, number of trajectories, 
 
 
 def _of_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> Made:
-    source = reader.open_source(file, data.on_bad_row, data.cache or None)
+    source = reader.open_trajectories(file, data.on_bad_row, data.cache or None)
     rule = load_rule(data.mae)
 
     def generate() -> Iterator[dict[str, Any]]:
@@ -197,9 +197,9 @@ def _of_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> Made:
 
 
 def _steps_of(trajectory: Trajectory, rule: Rule, data: Any, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
-    tools = tool_list(trajectory.tools)
+    tools = as_tool_list(trajectory.tools)
     # The weights of tokens play no part here.
-    steps = steps_of(
+    steps = tokenize_steps(
         trajectory,
         rule=rule,
         dialect=data.dialect,
@@ -225,7 +225,7 @@ def _steps_of(trajectory: Trajectory, rule: Rule, data: Any, tokenizer: Tokenize
 def _of_pairs(data: Any, file: str, tokenizer: Tokenizer) -> Made:
     def generate() -> Iterator[dict[str, Any]]:
         numbers: dict[str, int] = {}
-        for number, pair in tqdm(reader.read_rows(file), desc="tokenizing", unit="row", disable=None):
+        for number, pair in tqdm(reader.read_records(file), desc="tokenizing", unit="row", disable=None):
             try:
                 if isinstance(pair, InputError):
                     raise pair
@@ -236,11 +236,11 @@ def _of_pairs(data: Any, file: str, tokenizer: Tokenizer) -> Made:
             begins = text[: text.index(f"\n{CUE}")] if f"\n{CUE}" in text else text
             yield row | {"trajectory": numbers.setdefault(begins, len(numbers))}
 
-    facts = {"source": reader.content_hash(file), "file": file}
+    facts = {"source": reader.source_hash(file), "file": file}
     rows = _build(generate, data, facts, tokenizer)
     errors = [error for error in _column(rows, "error") if error]
     if data.on_bad_row == "refuse":
-        reader.raise_first(errors)
+        reader.raise_first_error(errors)
     if len(errors) == len(rows):
         raise InputError(f"file {file}: none of its {len(rows)} rows is usable; the first: {errors[0]}")
     return rows, 1 + int(_column(rows, "trajectory").max()), errors
@@ -248,7 +248,7 @@ def _of_pairs(data: Any, file: str, tokenizer: Tokenizer) -> Made:
 
 def _holds_pairs(file: str) -> bool:
     """Whether the first row that can be read has an instruction instead of a conversation."""
-    first = next((row for _, row in reader.read_rows(file) if isinstance(row, dict)), {})
+    first = next((row for _, row in reader.read_records(file) if isinstance(row, dict)), {})
     return "instruction" in first and first.get("conversations") is None and first.get("messages") is None
 
 
@@ -264,7 +264,7 @@ def _row_of_pair(pair: Any, at: str, number: int, tokenizer: Tokenizer) -> tuple
     text, golden = pair["instruction"].rstrip(), pair["output"].strip()
     if not text.endswith(CUE):
         raise InputError(f"{at}, field instruction: ends with {text[-20:]!r}; a prompt must end with {CUE!r}")
-    tools = tool_list(tools_of_prompt(text, f"{at}, field instruction"))
+    tools = as_tool_list(parse_tools(text, f"{at}, field instruction"))
     if not tools.tools:
         raise InputError(f'{at}, field instruction: lists no tools; they are read from "Function:\\ndef name(...):"')
     identity = pair.get("id", number)
@@ -305,7 +305,9 @@ def _prompt(text: str, tokens: Sequence[int] | np.ndarray, golden: str, tools: T
 @lru_cache(maxsize=1024)
 def _tools_from_json(listed: str) -> ToolList:
     # One object per content: what the reward remembers of a list is found by identity.
-    return tool_list([Tool(name, text, properties, tuple(must)) for name, text, properties, must in json.loads(listed)])
+    return as_tool_list(
+        [Tool(name, text, properties, tuple(must)) for name, text, properties, must in json.loads(listed)]
+    )
 
 
 def _build(

@@ -16,11 +16,13 @@ import datasets
 import ijson
 import numpy as np
 
+from tljax.calls import tool
 from tljax.calls.tool import Call, Tool
+from tljax.core import json_fields
 from tljax.core.errors import InputError
-from tljax.data import trajectory as schema
 from tljax.data.arrow import build_dataset, without_progress_bars
-from tljax.data.trajectory import Trajectory, Turn, trajectory_from_row
+from tljax.data.formats.read import trajectory_from_record
+from tljax.data.trajectory import Trajectory, Turn
 
 ON_BAD_ROW = ("refuse", "skip")
 SHOWN = 20  # skipped rows that a summary lists
@@ -34,7 +36,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TrajectoryDataset:
     """Trajectories on disk, read one at a time; `len` counts the usable rows.
 
     `skipped` lists the errors of the rows left out; `fingerprint` is a function of the content and of the code that
@@ -64,7 +66,7 @@ def format_first_errors(errors: list[str]) -> list[str]:
     return [*(f"  {error}" for error in errors[:SHOWN]), *([f"  and {more:,} more"] * (more > 0))]
 
 
-def open_source(source: str, on_bad_row: str, cache_dir: str | None = None) -> Source:
+def open_trajectories(source: str, on_bad_row: str, cache_dir: str | None = None) -> TrajectoryDataset:
     """The trajectories of a file or a `datasets` name.
 
     on_bad_row: "refuse" raises the first malformed row's InputError, "skip" lists it in `skipped`. cache_dir: where
@@ -73,35 +75,42 @@ def open_source(source: str, on_bad_row: str, cache_dir: str | None = None) -> S
     source = os.path.expanduser(source)
     if on_bad_row not in ON_BAD_ROW:
         raise InputError(f"data.on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}")
-    content = content_hash(source)
-    code = inspect.getsource(schema) + inspect.getsource(inspect.getmodule(open_source) or schema)
-    fingerprint = hashlib.sha256(f"{content}\n{code}".encode()).hexdigest()[:32]
+    content = source_hash(source)
+    fingerprint = hashlib.sha256(f"{content}\n{_code_hash()}".encode()).hexdigest()[:32]
     # Stored errors name the file, so a copy under another name is read again.
     key = hashlib.sha256(f"{fingerprint}\n{source}".encode()).hexdigest()[:32]
     table = build_dataset(_records, FEATURES, key, cache_dir or "", source=source)
     errors = table.data.column("error").to_pylist()
     bad = [error for error in errors if error]
     if on_bad_row == "refuse":
-        raise_first(bad)
+        raise_first_error(bad)
     if len(bad) == len(errors):
         raise InputError(f"file {source}: none of its {len(errors)} rows is usable; the first: {bad[0]}")
     usable = np.asarray([i for i, error in enumerate(errors) if not error], dtype=np.int64)
-    return Source(source, fingerprint, bad, table, usable)
+    return TrajectoryDataset(source, fingerprint, bad, table, usable)
 
 
-def content_hash(source: str) -> str:
+def source_hash(source: str) -> str:
     """A hash of what a file or a `datasets` name holds."""
     return _hash_file(source) if os.path.isfile(source) else _load_dataset(source)._fingerprint
 
 
-def raise_first(errors: list[str]) -> None:
+def _code_hash() -> str:
+    """A hash of the code that makes trajectories of a file, so that none made by another version are read."""
+    data = Path(__file__).parent
+    files = [data / "reader.py", data / "trajectory.py", *sorted((data / "formats").glob("*.py"))]
+    files += [Path(inspect.getfile(module)) for module in (tool, json_fields)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def raise_first_error(errors: list[str]) -> None:
     """Raises InputError with the first of some malformed rows' errors, if there are any."""
     if errors:
         more = f" (one of {len(errors)} malformed rows)" if len(errors) > 1 else ""
         raise InputError(f'{errors[0]}{more}; data.on_bad_row="skip" leaves malformed rows out')
 
 
-def read_rows(source: str) -> Iterator[tuple[int, Any | InputError]]:
+def read_records(source: str) -> Iterator[tuple[int, Any | InputError]]:
     """Rows as (number from 1, JSON value), one at a time; a broken JSONL line comes as its InputError.
 
     Raises InputError where nothing more can be read: no such source, no rows, a JSON array broken in the middle.
@@ -234,11 +243,11 @@ def _load_dataset(source: str) -> datasets.Dataset:
 
 
 def _records(source: str) -> Iterator[dict[str, Any]]:
-    for number, row in read_rows(source):
+    for number, row in read_records(source):
         try:
             if isinstance(row, InputError):
                 raise row
-            trajectory = trajectory_from_row(row, source, number)
+            trajectory = trajectory_from_record(row, source, number)
             encoded = _encode(trajectory, source)
             yield {"id": str(trajectory.id), "row": number, "json": encoded, "error": ""}
         except InputError as error:

@@ -15,10 +15,8 @@ import datasets
 import numpy as np
 
 from tljax.data.arrow import build_dataset
+from tljax.data.batch_arrays import KEY_TOKEN, NAME_TOKEN, NO_TARGET, OTHER_TOKEN, PROMPT_TOKEN
 from tljax.data.steps import Step
-
-# Classes of a position by what it predicts; metrics are reported apart for them. Those of replies are above 0.
-PROMPT_TOKEN, NO_TARGET, OTHER_TOKEN, KEY_TOKEN, NAME_TOKEN = -1, 0, 1, 2, 3
 
 FEATURES = datasets.Features(
     {
@@ -53,7 +51,7 @@ class Row:
     kinds: np.ndarray
 
 
-def rows_of(steps: Sequence[Step], mode: str, prompt_weight: float) -> list[Row]:
+def build_rows(steps: Sequence[Step], mode: str, prompt_weight: float) -> list[Row]:
     """The rows of one trajectory's kept steps: one per "step", or as few as prefixes allow for "trajectory".
 
     Steps share a row when the tokens of the shorter one, its end token aside, begin the longer one; where a tokenizer
@@ -115,7 +113,7 @@ def prepare_rows(
             steps = list(steps)
             blocked = [s.reason for s in steps if not s.kept]
             unlisted = [s.unlisted for s in steps if s.kept and s.unlisted]
-            rows = rows_of(steps, mode, prompt_weight) or [_row_without_tokens()]
+            rows = build_rows(steps, mode, prompt_weight) or [_row_without_tokens()]
             for row in rows:
                 yield {
                     "id": str(steps[0].id) if steps else "",

@@ -1,6 +1,5 @@
 """Assistant steps as tokens and weights: one trajectory in, one Step for each of its assistant turns out."""
 
-import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
@@ -10,13 +9,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tljax.calls.render import DIALECTS
-from tljax.core.errors import InputError
 from tljax.data.mae import Rule
-from tljax.data.pkt import RULES, key_offsets, key_weight, token_weights, tokens_at
+from tljax.data.pkt import key_offsets, key_weight, token_range, token_weights
 from tljax.data.prompt import RenderedTrajectory, render_trajectory
-from tljax.data.reader import ON_BAD_ROW, Source
-from tljax.data.tokens import Tokenizer
+from tljax.data.reader import TrajectoryDataset
+from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
 
@@ -48,32 +45,12 @@ class Step:
     unlisted: str = ""
 
 
-ALLOWED = {"pkt": RULES, "dialect": DIALECTS, "rows": ("trajectory", "step"), "on_bad_row": ON_BAD_ROW}
-
-
-def check_data(data: Any) -> None:
-    """Raises InputError for values of a config's `data` block that steps cannot be made with."""
-    for name, allowed in ALLOWED.items():
-        if data[name] not in allowed:
-            raise InputError(f"config.data.{name} is {data[name]!r}; allowed: {', '.join(allowed)}")
-    for name, least in (("w_max", 1), ("max_tokens", 2)):
-        if not data[name] >= least:
-            raise InputError(f"config.data.{name} is {data[name]}; it must be at least {least}")
-    if not 0 <= data.prompt_weight < math.inf:
-        raise InputError(f"config.data.prompt_weight is {data.prompt_weight}; it must be at least 0 and finite")
-    if data.prompt_weight > 0 and data.mae != "none":
-        raise InputError(
-            f"config.data.prompt_weight is {data.prompt_weight} with data.mae = {data.mae!r}: failed calls that it "
-            "blocks lie in later prompts and would be learned there; set data.mae=none or data.prompt_weight=0"
-        )
-    if not 0 <= data.eval_fraction < 1:
-        raise InputError(f"config.data.eval_fraction is {data.eval_fraction}; it must be at least 0 and below 1")
-
-
-def steps_of_source(data: Any, source: Source, rule: Rule, tokenizer: Tokenizer, doing: str) -> Iterator[list[Step]]:
+def tokenize_trajectories(
+    data: Any, source: TrajectoryDataset, rule: Rule, tokenizer: Tokenizer, doing: str
+) -> Iterator[list[Step]]:
     """The steps of one trajectory after another, by a config's `data` block; `doing` labels a terminal's bar."""
     for trajectory in tqdm(source.trajectories(), total=len(source), desc=doing, unit="row", disable=None):
-        yield steps_of(
+        yield tokenize_steps(
             trajectory,
             rule=rule,
             dialect=data.dialect,
@@ -84,7 +61,7 @@ def steps_of_source(data: Any, source: Source, rule: Rule, tokenizer: Tokenizer,
         )
 
 
-def steps_of(
+def tokenize_steps(
     trajectory: Trajectory, *, rule: Rule, dialect: str, tokenizer: Tokenizer, pkt: str, w_max: float, max_tokens: int
 ) -> list[Step]:
     """The steps of a trajectory, in order; those that `rule` blocks and those over `max_tokens` carry no tokens.
@@ -122,7 +99,7 @@ def steps_of(
     return steps
 
 
-def unlisted_note(names: Counter[str]) -> str:
+def format_unlisted_tools(names: Counter[str]) -> str:
     """What a user should know of kept calls to tools that their prompts do not list.
 
     The model learns to call what it cannot see, and the reward counts such a call as a hallucinated tool.
@@ -156,10 +133,10 @@ def _key(
     text, name = rendered.text, rendered.replies[k].name
     if name is None:
         return (), None
-    called = tokens_at(text, spans, *name, lone_blank=lone_blank)
+    called = token_range(text, spans, *name, lone_blank=lone_blank)
     others = [span for span in rendered.tool_names if text[slice(*span)] != text[slice(*name)]]
     if text[name[0] - 1] == " ":
-        listed = [[ids[i] for i in tokens_at(text, spans, *span, lone_blank=lone_blank)] for span in others]
+        listed = [[ids[i] for i in token_range(text, spans, *span, lone_blank=lone_blank)] for span in others]
     else:
         listed = [_retokenized(tokenizer, text, name, span) for span in others]
     offsets = key_offsets([ids[i] for i in called], listed)
@@ -175,4 +152,4 @@ def _retokenized(tokenizer: Tokenizer, text: str, name: tuple[int, int], other: 
     lead = text[max(name[0] - 8, 0) : name[0]]
     line = f"{lead}{text[slice(*other)]}("
     ids, spans = tokenizer.encode(line)
-    return [ids[i] for i in tokens_at(line, spans, len(lead), len(line) - 1, lone_blank=False)]
+    return [ids[i] for i in token_range(line, spans, len(lead), len(line) - 1, lone_blank=False)]

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from tljax.core.errors import InputError
 from tljax.data.reader import format_first_errors
-from tljax.data.tokens import Tokenizer
+from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import make_mesh

@@ -8,7 +8,7 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.data.prompt_table import Prompt, PromptTable
-from tljax.data.tokens import Tokenizer
+from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.evaluate import report, scored_replies

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tljax.calls.compare import KINDS, AnyValue, Comparison, ToolList, compare, tool_list
-from tljax.calls.loose_equality import loosely_equal
+from tljax.calls.compare import KINDS, AnyValue, Comparison, ToolList, as_tool_list, compare
+from tljax.calls.normalized_equality import normalized_equal
 from tljax.calls.parse import ParsedText
 from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
@@ -67,17 +67,17 @@ def score_reply(
     """Returns the level that a reply reaches under each policy, and the kind of its error. No reply makes it raise.
 
     golden: alternative, successive or parallel calls, depending on the set; arguments may hold `AnyValue` and
-    `Choices`. Without golden calls the right reply makes no call. tools: JSON (flat or wrapped) or Tools, in the
+    `AcceptedValues`. Without golden calls the right reply makes no call. tools: JSON (flat or wrapped) or Tools, in the
     prompt's order. Policies: `any` compares the first call with every golden call, `first` with the first golden call;
     `all` requires as many calls as golden calls and pairs them one to one; `loose` is `any` with values compared by
-    `loosely_equal`; `rotbench_official` is the verdict of RoTBench's script on the first call. A malformed reply has
+    `normalized_equal`; `rotbench_official` is the verdict of RoTBench's script on the first call. A malformed reply has
     level 0 under all policies. ignored: arguments that are neither required nor compared. finish: the listed tool for
     which "finish" is a second name, unless a tool called "finish" is listed (noise renames it).
 
     Raises InputError for an unknown policy.
     """
     _check_policies(policies)
-    listed = tool_list(tools)
+    listed = as_tool_list(tools)
     parsed = listed.parse(prediction)
     if not golden:
         best = _no_call(parsed, listed)
@@ -108,7 +108,7 @@ def score_any_call(
 ) -> Score:
     """Scores a reply for which any call is right, as in BFCL's relevance rows: every well-formed call has level 3."""
     _check_policies(policies)
-    parsed = tool_list(tools).parse(prediction)
+    parsed = as_tool_list(tools).parse(prediction)
     if parsed.issue or not parsed.calls:
         best = Comparison("format", issue=parsed.issue or "no_call")
     else:
@@ -186,7 +186,7 @@ def random_tool_ts(golden: Sequence[Sequence[Call]], tools: Sequence[Sequence[To
     total = 0.0
     for calls, listed in zip(golden, tools, strict=True):
         names = {call.name for call in calls}
-        listed = tool_list(listed).tools
+        listed = as_tool_list(listed).tools
         total += sum(tool.name in names for tool in listed) / max(1, len(listed))
     return 100 * total / len(golden)
 
@@ -198,7 +198,7 @@ def _check_policies(policies: Sequence[str]) -> None:
 
 
 def _loose_level(compared: Comparison) -> int:
-    right = compared.kind == "content" and all(loosely_equal(value, golden) for _, value, golden in compared.wrong)
+    right = compared.kind == "content" and all(normalized_equal(value, golden) for _, value, golden in compared.wrong)
     return 3 if right else compared.level
 
 

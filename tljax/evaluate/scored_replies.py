@@ -11,7 +11,7 @@ import jax
 from tljax.calls.render import render_call
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.data.tokens import Tokenizer
+from tljax.data.tokenizer import Tokenizer
 from tljax.evaluate.benchmarks.results import PROMPT_TOO_LONG, score_example
 from tljax.evaluate.benchmarks.sets import Query
 from tljax.evaluate.score import METRICS, Score, summarize

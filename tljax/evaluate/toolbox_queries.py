@@ -3,8 +3,8 @@
 import random
 from collections.abc import Sequence
 
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.prompt import render_trajectory
-from tljax.data.trajectory import trajectory_from_row
 from tljax.evaluate.benchmarks.sets import Example, Query
 from tljax.evaluate.score import random_tool_ts
 from tljax.toolbox.tools import FINISH
@@ -22,7 +22,7 @@ def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
     """
     queries = []
     for number, row in enumerate(trajectories(seed=QUERY_SEED, n=n, error_share=0.0, split=split), start=1):
-        trajectory = trajectory_from_row(row, f"toolbox {split}", number)
+        trajectory = trajectory_from_record(row, f"toolbox {split}", number)
         rendered = render_trajectory(trajectory, dialect)
         calls = [turn.call for turn in trajectory.turns if turn.role == "assistant"]
         candidates = [i for i, call in enumerate(calls) if call is not None and call.name != FINISH.name]

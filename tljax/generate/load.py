@@ -1,6 +1,6 @@
 """Opens a trained model with its tokenizer, without reading the weights."""
 
-from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.data.tokenizer import Tokenizer, load_tokenizer
 from tljax.toolbox.embedded import model_path
 from tljax.training import model_source
 

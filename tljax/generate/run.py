@@ -15,9 +15,9 @@ from tqdm import tqdm
 from tljax.calls.render import DIALECTS
 from tljax.core.config import MAX_INT32, check_choice, check_range
 from tljax.core.errors import InputError, explain_out_of_memory
-from tljax.data.queries import read_prompt_rows
+from tljax.data.prompt_records import read_prompt_records
 from tljax.data.reader import format_first_errors
-from tljax.data.tokens import Tokenizer
+from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
 from tljax.distributed.mesh import batch_shard_count, check_initialized, check_rows, make_mesh
@@ -136,7 +136,7 @@ def read_prompts(config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Token
     """
     prompts, new = TokenizedPrompts([], [], [], []), config.sample.max_new_tokens
     hidden = not has_terminal()
-    for query in tqdm(read_prompt_rows(str(file), config.dialect), desc="tokenizing", unit="row", disable=hidden):
+    for query in tqdm(read_prompt_records(str(file), config.dialect), desc="tokenizing", unit="row", disable=hidden):
         # 4 bytes a token, where a list of 100,000 long prompts would take gigabytes.
         ids = array("i", tokenizer.encode(query.prompt)[0])
         if len(ids) + new > c.max_tokens:

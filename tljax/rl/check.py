@@ -5,7 +5,7 @@ from typing import Any
 
 from tljax.core import config as checks
 from tljax.core.errors import InputError
-from tljax.data.steps import check_data
+from tljax.data.check import check_data
 from tljax.distributed.mesh import check_initialized, check_rows
 from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from tljax.calls.compare import Comparison, ToolList, compare, tool_list
+from tljax.calls.compare import Comparison, ToolList, as_tool_list, compare
 from tljax.calls.parse import ParsedText
 from tljax.calls.render import render_tools
 from tljax.calls.tool import Call, Tool
@@ -50,7 +50,7 @@ def reward(
     """
     if rule not in RULES:
         raise InputError(f"the reward rule is {rule!r}; allowed: {', '.join(RULES)}")
-    listed = tool_list(tools)
+    listed = as_tool_list(tools)
     comparison = (_table if rule == "table" else _release)(prediction, golden, listed)
     if comparison.kind == "parameter":
         wrong = (bool(comparison.hallucinated), bool(comparison.redundant), bool(comparison.missing))

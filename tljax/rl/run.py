@@ -13,7 +13,7 @@ import numpy as np
 
 from tljax.data.prompt import chat_template
 from tljax.data.prompt_table import PromptDataset, load_prompts
-from tljax.data.tokens import Tokenizer
+from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import make_mesh

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from tljax.data.prompt_table import Prompt, PromptDataset
-from tljax.data.tokens import Tokenizer
+from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.mesh import gather_to_host
 from tljax.evaluate import in_training

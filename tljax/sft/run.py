@@ -14,7 +14,7 @@ from tljax.data.batch import Batches
 from tljax.data.examples import Examples, load_examples
 from tljax.data.prompt import chat_template
 from tljax.data.prompt_table import load_prompts
-from tljax.data.tokens import Tokenizer, load_tokenizer
+from tljax.data.tokenizer import Tokenizer, load_tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import describe_mesh, global_batch, make_mesh, process_rows, row_length_multiple

@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tljax.data.rows import KEY_TOKEN, OTHER_TOKEN
-from tljax.data.tokens import Tokenizer
+from tljax.data.batch_arrays import KEY_TOKEN, OTHER_TOKEN
+from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.mesh import gather_to_host
 from tljax.storage.atomic import append_jsonl

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tljax.data.arrow import cache_folder
+from tljax.data.arrow import dataset_cache_folder
 from tljax.storage.remote import ALL_FILES, is_remote, local_path
 from tljax.toolbox import trajectories
 from tljax.toolbox.invented import pretraining
@@ -32,7 +32,7 @@ def source_file(source: str, toolbox: Any, cache: str) -> str:
         return str(local_path(source, "config.data.source", ALL_FILES)) if is_remote(source) else source
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in CODE)
     digest = hashlib.sha256(f"{source} {json.dumps(toolbox.to_dict())}".encode() + code).hexdigest()[:16]
-    file = cache_folder(cache) / "tljax" / f"{source}-{digest}.json"
+    file = dataset_cache_folder(cache) / "tljax" / f"{source}-{digest}.json"
     if not file.is_file():
         trajectories.write_rows(file, rows(source, toolbox))
     return str(file)

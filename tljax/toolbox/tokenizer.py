@@ -18,8 +18,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.prompt import render_trajectory
-from tljax.data.trajectory import trajectory_from_row
 from tljax.storage.atomic import atomic_file
 from tljax.toolbox.invented import pretraining
 from tljax.toolbox.trajectories import BASE
@@ -51,7 +51,7 @@ CONFIG = {
 def training_texts() -> Iterator[str]:
     """Rendered tasks with invented tools: the base's own kind of text, so that it knows every token there is."""
     for i, row in enumerate(pretraining(seed=SEED, copied=0, n=ROWS), start=1):
-        yield render_trajectory(trajectory_from_row(row, "toolbox", i), DIALECTS[i % README_EVERY == 0]).text
+        yield render_trajectory(trajectory_from_record(row, "toolbox", i), DIALECTS[i % README_EVERY == 0]).text
 
 
 def build(model: models.BPE) -> Tokenizer:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tljax.calls.compare import AnyValue, Choices
+from tljax.calls.compare import AcceptedValues, AnyValue
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks.discover import discover_sets, read_sets
@@ -190,13 +190,13 @@ def test_bfcls_answers(make, tmp_path):
         Call(
             "area",
             {
-                "a": Choices((1, 1.0)),
-                "o": Choices(({"k": Choices((1, ""))},)),
-                "t": Choices(("", "x")),
+                "a": AcceptedValues((1, 1.0)),
+                "o": AcceptedValues(({"k": AcceptedValues((1, ""))},)),
+                "t": AcceptedValues(("", "x")),
             },
         ),
     )
-    assert [call.arguments["a"] for call in third.golden] == [Choices((2,)), Choices((3,))]
+    assert [call.arguments["a"] for call in third.golden] == [AcceptedValues((2,)), AcceptedValues((3,))]
     assert [(row.index, row.reason) for row in one.skipped] == [
         (1, "golden answer is broken: no value is right for a"),
         (3, "golden answer is broken: there is no golden call"),

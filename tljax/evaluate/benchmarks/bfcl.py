@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tljax.calls.compare import Choices, ToolList, tool_list
+from tljax.calls.compare import AcceptedValues, ToolList, as_tool_list
 from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
 from tljax.data.trajectory import Turn
@@ -96,7 +96,7 @@ def read_bfcl(name: str, file: Path, rows: list[Any]) -> EvalSet:
                 if answers[index].get("id") != row["id"]:
                     remarks.append(f"row {index}: the answer to {identity} bears the id {answers[index].get('id')}")
             try:
-                golden = _golden(ground_truth, tool_list(tools))
+                golden = _golden(ground_truth, as_tool_list(tools))
             except ValueError as error:
                 example = Example(index, identity, tools, turns, system=system, expected_reply=UNKNOWN)
                 skipped.append(Skipped(index, identity, f"golden answer is broken: {error}", example))
@@ -190,8 +190,8 @@ def _golden(ground_truth: Any, tools: ToolList) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-def _choices(values: Any) -> Choices:
-    return Choices(tuple(_nested(value) for value in (values if isinstance(values, list) else [values])))
+def _choices(values: Any) -> AcceptedValues:
+    return AcceptedValues(tuple(_nested(value) for value in (values if isinstance(values, list) else [values])))
 
 
 def _nested(value: Any) -> Any:

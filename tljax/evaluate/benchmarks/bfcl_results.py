@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tljax.calls.compare import tool_list
+from tljax.calls.compare import as_tool_list
 from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks.bfcl import category_of
 from tljax.evaluate.benchmarks.noisy import NOISE_MARK
@@ -54,7 +54,7 @@ def result_text(reply: str | None, tools: Sequence[Any]) -> str:
     """Returns a reply as the text of Python calls; a reply without calls, or a malformed one, stays unchanged."""
     if reply is None:
         return ""
-    parsed = tool_list(tools).parse(reply)
+    parsed = as_tool_list(tools).parse(reply)
     if parsed.issue is not None:
         return reply
     calls = (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tljax.core.errors import InputError
-from tljax.data.reader import read_rows
+from tljax.data.reader import read_records
 from tljax.evaluate.benchmarks import bfcl, rotbench, toolalpaca
 from tljax.evaluate.benchmarks.sets import EvalSet, check_characters, read_json_rows
 
@@ -79,7 +79,7 @@ def is_benchmark(path: str | Path) -> bool:
     path = Path(path).expanduser()
     if not path.is_file() or not path.stat().st_size:
         return path.is_dir()
-    _, first = next(iter(read_rows(str(path))))
+    _, first = next(iter(read_records(str(path))))
     return find_reader(first) is not None or rotbench.is_tooleyes_raw(first)
 
 

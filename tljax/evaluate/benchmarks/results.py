@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tljax.calls.compare import KINDS, tool_list
+from tljax.calls.compare import KINDS, as_tool_list
 from tljax.core.errors import InputError
 from tljax.evaluate.benchmarks.predictions import Replies
 from tljax.evaluate.benchmarks.sets import ANY_CALL, EvalSet, Example, format_indices
@@ -52,7 +52,7 @@ def score_example(example: Example, reply: str | None, policies: Sequence[str]) 
     """Scores the reply to an example; None, for a prompt that is too long for the model, is a format error."""
     if reply is None:
         return Score(dict.fromkeys(policies, 0), "format", PROMPT_TOO_LONG)
-    tools = tool_list(example.tools)
+    tools = as_tool_list(example.tools)
     if example.expected_reply == ANY_CALL:
         return score_any_call(reply, tools, policies)
     return score_reply(reply, example.golden, tools, policies, ignored=example.ignored, finish=example.finish)

@@ -18,7 +18,7 @@ _ARGS = "\n\n    Args:"
 _PARAMETER = re.compile(r"\s*([^\s:=,][^:=]*?)\s*:\s*([^:=]*?)\s*(=\s*[^,]*)?\s*(?:,|\Z)")
 
 
-def tools_of_prompt(text: str, at: str = "prompt") -> tuple[Tool, ...]:
+def parse_tools(text: str, at: str = "prompt") -> tuple[Tool, ...]:
     """The tools that the system message of `text` defines, () where it defines none.
 
     Names, parameters, types, which are required, descriptions: all that rendering shows. A parameter of type `any` gets

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tljax.calls.compare import AnyValue, Choices, fold_string
+from tljax.calls.compare import AcceptedValues, AnyValue, normalize_string
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?")
 
 
-def loosely_equal(value: Any, golden: Any) -> bool:
+def normalized_equal(value: Any, golden: Any) -> bool:
     """Whether a value is the golden one with BFCL's folding of strings, and "5" as good as 5, "true" as true.
 
     Strings that are both numbers are compared as numbers, others without case, quotes' kind and the characters
@@ -26,14 +26,14 @@ def loosely_equal(value: Any, golden: Any) -> bool:
 def _equal(value: Any, golden: Any) -> bool:
     if isinstance(golden, AnyValue):
         return True
-    if isinstance(golden, Choices):
+    if isinstance(golden, AcceptedValues):
         return any(_equal(value, choice) for choice in golden.values)
     if isinstance(golden, Mapping):
         return (
             isinstance(value, Mapping)
             and all(key in golden for key in value)
             and all(
-                _equal(value[key], wanted) if key in value else isinstance(wanted, Choices) and wanted.optional
+                _equal(value[key], wanted) if key in value else isinstance(wanted, AcceptedValues) and wanted.optional
                 for key, wanted in golden.items()
             )
         )
@@ -48,7 +48,7 @@ def _equal(value: Any, golden: Any) -> bool:
     number, wanted = _number(value), _number(golden)
     if number is not None and wanted is not None:
         return number == wanted
-    return fold_string(str(value)) == fold_string(str(golden))
+    return normalize_string(str(value)) == normalize_string(str(golden))
 
 
 def _number(value: Any) -> float | None:

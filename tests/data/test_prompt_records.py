@@ -6,9 +6,9 @@ import pytest
 
 from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.prompt import chat_template, render_trajectory
-from tljax.data.queries import read_prompt_rows
-from tljax.data.trajectory import trajectory_from_row
+from tljax.data.prompt_records import read_prompt_records
 from tljax.toolbox.embedded import BASE
 from tljax.toolbox.trajectories import trajectories
 
@@ -40,7 +40,7 @@ def queries(tmp_path):
     def read(rows, dialect="mae", name="rows.jsonl"):
         file = tmp_path / name
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return list(read_prompt_rows(str(file), dialect))
+        return list(read_prompt_records(str(file), dialect))
 
     return read
 
@@ -56,7 +56,7 @@ def test_texts_are_kept_and_rows_are_numbered(queries, tmp_path):
     assert [(q.id, q.row, q.prompt) for q in queries(rows)] == found
     array = tmp_path / "rows.json"
     array.write_text(json.dumps(rows, indent=1))
-    assert [(q.id, q.row, q.prompt) for q in read_prompt_rows(str(array), "mae")] == found
+    assert [(q.id, q.row, q.prompt) for q in read_prompt_records(str(array), "mae")] == found
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -81,7 +81,7 @@ def test_messages_are_what_training_reads(queries, dialect):
     """Every step of the toolbox's trajectories, given as the messages before it."""
     wanted, rows = [], []
     for number, row in enumerate(trajectories(seed=3, n=6, error_share=0.3, split="train"), start=1):
-        trajectory = trajectory_from_row(row, "toolbox", number)
+        trajectory = trajectory_from_record(row, "toolbox", number)
         rendered, messages = render_trajectory(trajectory, dialect), []
         replies = iter(rendered.replies)
         for turn in trajectory.turns:
@@ -127,14 +127,14 @@ def test_bad_rows_are_told_in_one_line(queries, case):
 
 def test_bad_files_are_told_in_one_line(queries, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.jsonl: does not exist; give a JSONL file"):
-        list(read_prompt_rows(str(tmp_path / "nowhere.jsonl"), "mae"))
+        list(read_prompt_records(str(tmp_path / "nowhere.jsonl"), "mae"))
     with pytest.raises(InputError, match="is a folder"):
-        list(read_prompt_rows(str(tmp_path), "mae"))
+        list(read_prompt_records(str(tmp_path), "mae"))
     with pytest.raises(InputError, match=r"rows\.jsonl: is empty"):
         queries([])
     (tmp_path / "broken.jsonl").write_text('{"prompt": "x"}\n{"prompt": \n')
     with pytest.raises(InputError, match="row 2: is not JSON"):
-        list(read_prompt_rows(str(tmp_path / "broken.jsonl"), "mae"))
+        list(read_prompt_records(str(tmp_path / "broken.jsonl"), "mae"))
     (tmp_path / "blank.jsonl").write_text("\n \n")
     with pytest.raises(InputError, match=r"blank\.jsonl"):
-        list(read_prompt_rows(str(tmp_path / "blank.jsonl"), "mae"))
+        list(read_prompt_records(str(tmp_path / "blank.jsonl"), "mae"))

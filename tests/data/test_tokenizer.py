@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
 from tljax.core.errors import InputError
-from tljax.data.tokens import load_tokenizer
+from tljax.data.tokenizer import load_tokenizer
 
 
 def copy_of(folder, target, **config):
@@ -176,7 +176,7 @@ def test_text_that_is_no_unicode(byte_level):
 
 def test_neither_transformers_nor_jax_is_imported(byte_level_folder, repo):
     code = (
-        "import sys; sys.path.insert(0, sys.argv[2]); from tljax.data.tokens import load_tokenizer; "
+        "import sys; sys.path.insert(0, sys.argv[2]); from tljax.data.tokenizer import load_tokenizer; "
         "load_tokenizer(sys.argv[1]); print(sorted({'transformers', 'jax', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tljax.calls.render import DIALECTS, render_tools, type_names
+from tljax.calls.parse_tools import parse_tools
+from tljax.calls.render import DIALECTS, json_types, render_tools
 from tljax.calls.tool import Tool
-from tljax.calls.tool_text import tools_of_prompt
 from tljax.core.errors import InputError
+from tljax.data.formats.read import trajectory_from_record
 from tljax.data.prompt import render_trajectory
-from tljax.data.trajectory import trajectory_from_row
 
 
 def shown(tool):
     """What a prompt shows of a tool."""
-    described = {name: (type_names(s), s.get("description") or "") for name, s in tool.properties.items()}
+    described = {name: (json_types(s), s.get("description") or "") for name, s in tool.properties.items()}
     return tool.name, tool.description, tool.parameters, tool.required, {n: described[n] for n in tool.parameters}
 
 
@@ -35,10 +35,10 @@ def test_real_tools_come_back(shared, name, dialect):
     rows = json.loads(file.read_text())
     assert len(rows) >= 70
     for number, row in enumerate(rows, 1):
-        trajectory = trajectory_from_row(row, str(file), number)
+        trajectory = trajectory_from_record(row, str(file), number)
         rendered = render_trajectory(trajectory, dialect)
         text = rendered.text[: rendered.replies[0].start]
-        tools = tools_of_prompt(text)
+        tools = parse_tools(text)
         assert list(map(shown, tools)) == list(map(shown, trajectory.tools))
         assert render_tools(tools, dialect) == render_tools(trajectory.tools, dialect)
         assert render_tools(tools, dialect) in text
@@ -52,7 +52,7 @@ README = (
 
 
 def test_the_released_models_card():
-    random, search = tools_of_prompt(f"System: {README}\nUser: Could you give me some advice?\nAssistant:")
+    random, search = parse_tools(f"System: {README}\nUser: Could you give me some advice?\nAssistant:")
     assert (random.name, random.properties) == ("random_advice", {})
     query = {"type": "string", "description": "The search query provided."}
     assert search.properties == {"query": query, "limit": {"type": "integer"}}
@@ -100,7 +100,7 @@ TOOLS = st.lists(
 @example([Tool("f", 'x\n    """\n\n    Args:\n    a (any): ', {"a": {}}, ("a",))], "mae", "")
 def test_rendering_what_was_read_gives_the_same_text(tools, dialect, system):
     text = prompt_of(tools, dialect, system)
-    read = tools_of_prompt(text)
+    read = parse_tools(text)
     # The dialect is found out, and some texts are the same in both.
     again = {prompt_of(read, d, system) for d in DIALECTS}
     assert text in again
@@ -116,16 +116,14 @@ def test_odd_names_and_descriptions_come_back_whole(dialect):
     }
     odd = Tool("get.it now", 'Say """hi"""\n    """\n\n    Args:\n    a,b (string): not yet', properties, ("code:",))
     plain = Tool("finish", "", {"answer": {"type": "string"}}, ("answer",))
-    assert list(map(shown, tools_of_prompt(prompt_of([odd, plain, odd], dialect)))) == list(
-        map(shown, [odd, plain, odd])
-    )
+    assert list(map(shown, parse_tools(prompt_of([odd, plain, odd], dialect)))) == list(map(shown, [odd, plain, odd]))
 
 
 @pytest.mark.parametrize(
     "text", ["", "System: You help.\nUser: Function:\ndef f(): hi\nAssistant:", "User: hi\nAssistant:"]
 )
 def test_a_prompt_without_tools_has_none(text):
-    assert tools_of_prompt(text) == ()
+    assert parse_tools(text) == ()
 
 
 def test_a_list_of_another_hand_is_read_by_its_signatures():
@@ -133,7 +131,7 @@ def test_a_list_of_another_hand_is_read_by_its_signatures():
         'Function:\ndef find( query : str , limit:int=5):\n    """\n    It.\n\n    Args:\n  query: words\n    """\n\n'
     )
     text += 'Function:\ndef stop():\n    """\n    Stops.\n    """\nUser: go\nAssistant:'
-    find, stop = tools_of_prompt(text)
+    find, stop = parse_tools(text)
     assert (find.name, find.parameters, find.required) == ("find", ("query", "limit"), ("query",))
     assert find.description == "It."
     assert (stop.name, stop.description) == ("stop", "Stops.")
@@ -151,5 +149,5 @@ def test_a_list_of_another_hand_is_read_by_its_signatures():
 )
 def test_what_cannot_be_read_is_one_line(tool, said):
     with pytest.raises(InputError, match=f"^file f.json, row 3: .*{said}") as caught:
-        tools_of_prompt(f"System: Function:\n{tool}\nUser: hi\nAssistant:", "file f.json, row 3")
+        parse_tools(f"System: Function:\n{tool}\nUser: hi\nAssistant:", "file f.json, row 3")
     assert "\n" not in str(caught.value)

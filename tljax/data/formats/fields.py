@@ -1,0 +1,51 @@
+"""Parts of a record that several formats share; `location` names the file, row and field in every error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tljax.calls.tool import Tool, tool_from_json
+from tljax.core.errors import InputError
+from tljax.core.json_fields import expect_type, parse_json, shorten
+
+# The role in a file -> the role of a Turn.
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "function": "function",
+    "tool": "function",
+}
+
+
+def parse_messages(messages: Any, location: str) -> list[Any]:
+    """Returns the messages of a record. Raises InputError unless they are a list with at least one element."""
+    if not expect_type(messages, list, location):
+        raise InputError(f"{location}: is empty; a trajectory needs at least one assistant message")
+    return messages
+
+
+def parse_role(message: Any, location: str) -> str:
+    """Returns the role of the Turn that a message becomes. Raises InputError for a role that is not in ROLES."""
+    role = expect_type(message, dict, location).get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        problem = "is missing" if role is None else f"{shorten(role)} is not a role"
+        raise InputError(f"{location}.role: {problem}; allowed: {', '.join(ROLES)}; rename it or take the row out")
+    return ROLES[role]
+
+
+def parse_tools(tools: Any, location: str) -> tuple[Tool, ...]:
+    """Returns the tools of a list, or of the JSON text of a list. Raises InputError for anything else."""
+    if isinstance(tools, str):
+        tools = parse_json(tools, location)
+    return tuple(tool_from_json(tool, f"{location}[{i}]") for i, tool in enumerate(expect_type(tools, list, location)))
+
+
+def parse_arguments(arguments: Any, location: str) -> dict[str, Any]:
+    """Returns the arguments of a call, given as an object, as JSON text, or as nothing ("" or null)."""
+    if arguments is None or arguments == "":
+        return {}
+    if isinstance(arguments, str):
+        arguments = parse_json(arguments, location)
+    return expect_type(arguments, dict, location)
