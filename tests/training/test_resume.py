@@ -34,7 +34,7 @@ def test_default_folders_are_numbered_and_the_last_is_resumed(tmp_path, monkeypa
     for _ in range(3):
         folder = resume.choose_run_folder("", "sft-tiny", "never")
         names.append(folder.name)
-        begun(folder.desk)
+        begun(folder.local_dir)
     assert names == ["sft-tiny", "sft-tiny-2", "sft-tiny-3"]
     begun(tmp_path / "runs" / "sft-tiny-big")
     assert resume.choose_run_folder("", "sft-tiny", "auto").name == "sft-tiny-3"
@@ -45,7 +45,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
     folder = begun(tmp_path / "run")
     with pytest.raises(InputError, match=r"not empty.*resume=auto"):
         resume.choose_run_folder(str(folder), "x", "never")
-    assert resume.choose_run_folder(str(folder), "x", "auto").desk == folder
+    assert resume.choose_run_folder(str(folder), "x", "auto").local_dir == folder
 
 
 def test_a_run_that_never_began_can_be_started_again_with_another_config(tmp_path):
@@ -55,7 +55,7 @@ def test_a_run_that_never_began_can_be_started_again_with_another_config(tmp_pat
         (folder / "checkpoints").mkdir()
         (folder / "metrics.jsonl").write_text("")
     for when in resume.RESUME:
-        assert resume.choose_run_folder(str(folder), "x", when).desk == folder
+        assert resume.choose_run_folder(str(folder), "x", when).local_dir == folder
         resume.check_same_config(RunFolder(folder), config(optim={"lr": 2.0}))
 
 
@@ -63,8 +63,8 @@ def test_what_a_kill_left_half_written_is_no_use_of_a_folder(tmp_path):
     """The temporary name of the first file that a run writes, and nothing else."""
     for name in (".config.json.tmp", ".hf.tmp", ".metrics.jsonl.tmp", ".model.tmp"):
         (tmp_path / name).write_text("{")
-    assert resume.choose_run_folder(str(tmp_path), "x", "auto").desk == tmp_path
-    assert resume.choose_run_folder(str(tmp_path), "x", "never").desk == tmp_path
+    assert resume.choose_run_folder(str(tmp_path), "x", "auto").local_dir == tmp_path
+    assert resume.choose_run_folder(str(tmp_path), "x", "never").local_dir == tmp_path
     (tmp_path / ".thesis.tex").write_text("x")
     with pytest.raises(InputError, match="not empty"):
         resume.choose_run_folder(str(tmp_path), "x", "never")

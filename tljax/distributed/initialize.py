@@ -1,4 +1,4 @@
-"""How the processes of a run find each other: by config.processes, or by what a TPU host and SLURM's srun tell."""
+"""Joins the processes of a run, by config.processes or by what a TPU host or SLURM's srun says."""
 
 import contextlib
 import os
@@ -66,7 +66,7 @@ def initialize(options: Any) -> ProcessGroup | None:
         state.client, state.process_id, state.num_processes, str(state.coordinator_address), options.timeout
     )
     if group.me:
-        explain_jax_abort(group.why_aborted)
+        explain_jax_abort(group.explain_abort)
     return group
 
 
@@ -100,7 +100,7 @@ def _given(options: Any) -> dict[str, Any] | None:
 
 
 def in_cluster() -> bool:
-    """Whether this is one of several SLURM tasks started by srun, or runs on a TPU host."""
+    """Returns True for one of several SLURM tasks that srun started, and on a TPU host."""
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         return True
     if (os.environ.get("JAX_PLATFORMS") or "tpu").partition(",")[0] != "tpu":

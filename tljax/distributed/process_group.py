@@ -1,4 +1,4 @@
-"""The processes of a run as one of them sees them: what they tell each other, and who is dead or stuck."""
+"""The processes of a run: heartbeats and values that they exchange, and the search for one that is dead or stuck."""
 
 import atexit
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-BEAT = 2.0  # seconds between two signs of life
+BEAT = 2.0  # seconds between two heartbeats
 SILENCE = 40.0  # seconds without one after which a process counts as dead; JAX would abort all after 100
 DAY = 86_400_000  # milliseconds: JAX's own limits of waiting; ours are SILENCE and processes.timeout
 QUIET = 4  # times `timeout` without one place passed by any process after which all are stuck
@@ -29,7 +29,7 @@ _kept: list[Any] = []  # handlers of `explain_abort`: C does not keep them alive
 
 
 class ProcessGroup:
-    """The processes of a run as this one sees them. A thread gives signs of life, and ends it when another fails."""
+    """The processes of a run. A thread publishes heartbeats, and ends this process when another one fails."""
 
     def __init__(self, client: Any, me: int, count: int, coordinator: str, timeout: float):
         self.client, self.me, self.count, self.timeout = client, me, count, timeout
@@ -43,27 +43,30 @@ class ProcessGroup:
         self._seen: dict[int, tuple[Any, float]] = {}  # process -> (last sign of life, when it came)
         self._behind: dict[int, tuple[int, float]] = {}  # process -> (places passed, since when another is ahead)
         self._moved = (-1, 0.0)  # places that all have passed together, since when
-        self.sign()
+        self.heartbeat()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def sign(self) -> dict[int, list[Any]]:
-        """Gives a sign of life and reads the others': (its number, places passed, the last one, where it runs)."""
+    def heartbeat(self) -> dict[int, list[Any]]:
+        """Publishes this process's heartbeat, and returns those of all processes.
+
+        A heartbeat is [its number, places passed, the last of them, host and pid].
+        """
         self._beat += 1
         own = [self._beat, self._passed, self._place, f"{socket.gethostname()}, pid {os.getpid()}"]
-        self.give(f"alive/{self.me}", json.dumps(own))
-        alive = {k: json.loads(value) for k, value in self.given("alive").items()}
+        self.publish(f"alive/{self.me}", json.dumps(own))
+        alive = {k: json.loads(value) for k, value in self.collect("alive").items()}
         self._names |= {k: f"process {k} ({where})" for k, (*_, where) in alive.items()}
         return alive
 
-    def name(self, k: int) -> str:
-        """Process k with its host, as far as it has told."""
+    def describe(self, k: int) -> str:
+        """Returns "process K (HOST, pid PID)", or "process K" before its first heartbeat."""
         return self._names[k]
 
-    def pass_by(self, place: str) -> None:
-        """Notes that this process got to a place that all of them pass, for whoever looks for one that is stuck."""
+    def report_progress(self, place: str) -> None:
+        """Notes that this process reached a place that all processes pass; the others see by it which one is stuck."""
         self._passed, self._place = self._passed + 1, place
 
-    def why_aborted(self) -> tuple[int, str] | None:
+    def explain_abort(self) -> tuple[int, str] | None:
         """Exit code and line for an abort: this process's own error, or that the coordinator no longer answers."""
         if self._own is not None:
             return self._own  # told already: process 0 was the quicker to leave, and took the coordinator along
@@ -71,36 +74,36 @@ class ProcessGroup:
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
         except OSError:
-            return LOST, f"error: {lost_process_message(self.name(0))}"
+            return LOST, f"error: {lost_process_message(self.describe(0))}"
         return None
 
-    def give(self, key: str, value: str) -> None:
-        """Puts a value where every process can read it."""
+    def publish(self, key: str, value: str) -> None:
+        """Writes a value to the coordinator's store, where every process can read it."""
         self.client.key_value_set(f"tljax/{key}", value, allow_overwrite=True)
 
-    def given(self, folder: str) -> dict[int, str]:
-        """What the processes gave under FOLDER/PROCESS."""
+    def collect(self, folder: str) -> dict[int, str]:
+        """Returns what each process has published under FOLDER/PROCESS, by the number of the process."""
         found = self.client.key_value_dir_get(f"tljax/{folder}/")
         return {int(key.rpartition("/")[2]): value for key, value in found}
 
-    def turn(self) -> int:
-        """A number for an exchange, the same on all processes."""
+    def next_exchange(self) -> int:
+        """Returns the number of the next exchange, which is the same on all processes."""
         self._turn += 1
         return self._turn
 
-    def meet(self, place: str) -> None:
-        """Returns when every process is here."""
-        self.pass_by(place)
-        key = f"tljax/meet/{self.turn()}"
+    def barrier(self, place: str) -> None:
+        """Returns when every process has called it."""
+        self.report_progress(place)
+        key = f"tljax/meet/{self.next_exchange()}"
         call_in_thread(lambda: self.client.wait_at_barrier(key, DAY))
 
-    def fail(self, code: int, line: str) -> None:
-        """Tells the others why this process ends, and stays until they know: with process 0 the store would go."""
+    def publish_failure(self, code: int, line: str) -> None:
+        """Tells the others why this process ends, and waits until they know: the store ends with process 0."""
         self.ending, self._own = True, (code, line)
         with contextlib.suppress(Exception):
-            self.give(f"ended/{self.me}", json.dumps([code, line]))
+            self.publish(f"ended/{self.me}", json.dumps([code, line]))
             until = time.monotonic() + SILENCE
-            while len(self.given("ended")) < self.count and time.monotonic() < until:
+            while len(self.collect("ended")) < self.count and time.monotonic() < until:
                 time.sleep(BEAT / 10)
             if self.me == 0:
                 time.sleep(BEAT)  # the others leave first: JAX aborts them where the store goes
@@ -108,30 +111,32 @@ class ProcessGroup:
     def _watch(self) -> None:
         while True:
             # Requests to a coordinator that is frozen, or cut off without a word, never come back.
-            patience = threading.Timer(SILENCE, exit_now, (LOST, f"error: {lost_process_message(self.name(0))}"))
+            patience = threading.Timer(SILENCE, exit_now, (LOST, f"error: {lost_process_message(self.describe(0))}"))
             patience.daemon = True
             patience.start()
             try:
-                alive = self.sign()
-                ended = {k: json.loads(value) for k, value in self.given("ended").items()}
+                alive = self.heartbeat()
+                ended = {k: json.loads(value) for k, value in self.collect("ended").items()}
             except Exception as error:
                 if not self.ending:
-                    exit_now(LOST, f"error: {lost_process_message(self.name(0))} ({str(error).splitlines()[0][:120]})")
+                    exit_now(
+                        LOST, f"error: {lost_process_message(self.describe(0))} ({str(error).splitlines()[0][:120]})"
+                    )
                 return
             finally:
                 patience.cancel()
             if self.ending:
                 return
-            found = self._judge(alive, ended, time.monotonic())
+            found = self._find_failure(alive, ended, time.monotonic())
             if found is not None:
                 with contextlib.suppress(Exception):
-                    self.give(f"ended/{self.me}", "null")
+                    self.publish(f"ended/{self.me}", "null")
                     if self.me == 0:
                         time.sleep(2 * BEAT)  # the others read the same in its store
                 exit_now(*found)
             time.sleep(BEAT)
 
-    def _judge(self, alive: dict[int, list[Any]], ended: dict[int, Any], now: float) -> tuple[int, str] | None:
+    def _find_failure(self, alive: dict[int, list[Any]], ended: dict[int, Any], now: float) -> tuple[int, str] | None:
         """Exit code and line for the end of this process where another has failed, is silent or is stuck."""
         first = max((passed for _, passed, *_ in alive.values()), default=0)
         for k, (beat, passed, *_) in alive.items():
@@ -141,10 +146,10 @@ class ProcessGroup:
                 self._behind[k] = passed, now
         for k, told in ended.items():
             if told is not None and k != self.me:
-                return told[0], f"{self.name(k)} ended the run: {told[1]}"
+                return told[0], f"{self.describe(k)} ended the run: {told[1]}"
         for k in alive:
             if k != self.me and now - self._seen[k][1] > SILENCE:
-                return LOST, f"error: {lost_process_message(self.name(k))}"
+                return LOST, f"error: {lost_process_message(self.describe(k))}"
         moved = sum(passed for _, passed, *_ in alive.values())
         if moved != self._moved[0]:
             self._moved = moved, now
@@ -157,8 +162,8 @@ class ProcessGroup:
         for k, (_, passed, place, _) in alive.items():
             if passed < first and now - self._behind[k][1] > self.timeout:
                 return STUCK, (
-                    f"error: {self.name(k)} has not gone on for {self.timeout:g} seconds after {place}, and the others "
-                    "wait for it; look at what it does there, or raise config.processes.timeout"
+                    f"error: {self.describe(k)} has not gone on for {self.timeout:g} seconds after {place}, and the "
+                    "others wait for it; look at what it does there, or raise config.processes.timeout"
                 )
         return None
 

@@ -46,8 +46,8 @@ def initialized(config: Any) -> Iterator[None]:
         yield
         return
     try:
-        _group.meet("the meeting of all processes")
-        _group.sign()  # from here on each knows where the others run
+        _group.barrier("the meeting of all processes")
+        _group.heartbeat()  # from here on each knows where the others run
         fields = {f"config.{name}": value for name, value in flatten(json.loads(config.to_json_best_effort())).items()}
         own = {name: value for name, value in fields.items() if not name.startswith("config.processes.")}
         check_equal_on_all(own | code_versions())
@@ -56,11 +56,11 @@ def initialized(config: Any) -> Iterator[None]:
             yield
         except SystemExit as stop:
             code = int(stop.code or 0)
-        _group.meet("the end of the run")
+        _group.barrier("the end of the run")
         _group.ending = True
         exit_in_order(code)
     except KeyboardInterrupt:
-        _group.fail(130, "interrupted")
+        _group.publish_failure(130, "interrupted")
         raise
     except Exception as error:
         abort_all(error)
@@ -79,12 +79,12 @@ def abort_all(error: Exception) -> None:
         # A collective whose partner died raises what no user understands; the watch then knows more.
         wait_for_watchdog()
         told = FAILED, f"error: {type(error).__name__}: {one_line(error)[:200]}"
-    _group.fail(*told)
+    _group.publish_failure(*told)
     exit_now(*told)
 
 
 def code_versions() -> dict[str, str]:
-    """What must be the same code on all processes."""
+    """Returns the versions of tljax, JAX and Python, which must be the same on all processes."""
     import jax
 
     files = sorted(Path(__file__).parents[1].rglob("*.py"))
@@ -93,17 +93,17 @@ def code_versions() -> dict[str, str]:
 
 
 def is_primary() -> bool:
-    """Whether this is process 0, or the only one."""
+    """Returns True for process 0, and for the only process."""
     return _group is None or _group.me == 0
 
 
 def process_index() -> int:
-    """Which of the run's processes this is, from 0."""
+    """Returns the number of this process in the run, from 0."""
     return 0 if _group is None else _group.me
 
 
 def is_multiprocess() -> bool:
-    """Whether the run has more than this process."""
+    """Returns True if the run has more than one process."""
     return _group is not None
 
 
@@ -117,44 +117,44 @@ def check_equal_on_all(facts: Mapping[str, Any]) -> None:
     """Raises InputError, on every process, naming the first fact in which one of them differs from process 0."""
     if _group is None:
         return
-    folder = f"facts/{_group.turn()}"
-    _group.give(f"{folder}/{_group.me}", json.dumps(dict(facts)))
-    _group.meet("a comparison of all processes")
-    found = {k: json.loads(value) for k, value in _group.given(folder).items()}
+    folder = f"facts/{_group.next_exchange()}"
+    _group.publish(f"{folder}/{_group.me}", json.dumps(dict(facts)))
+    _group.barrier("a comparison of all processes")
+    found = {k: json.loads(value) for k, value in _group.collect(folder).items()}
     for k, theirs in sorted(found.items()):
         for name, value in found[0].items():
             if theirs.get(name) != value:
                 raise InputError(
-                    f"{_group.name(k)} has {name} = {theirs.get(name)!r}, process 0 has {value!r}; start all processes "
-                    "by the same command, with the same code and data"
+                    f"{_group.describe(k)} has {name} = {theirs.get(name)!r}, process 0 has {value!r}; start all "
+                    "processes by the same command, with the same code and data"
                 )
 
 
 def run_on_primary(make: Callable[[], T]) -> T:
-    """What `make()` returns on process 0, where alone it is called, on all processes; it must be what JSON can hold."""
+    """Calls `make()` on process 0 alone and returns its result on all processes; JSON must be able to hold it."""
     if _group is None:
         return make()
-    key = f"first/{_group.turn()}"
+    key = f"first/{_group.next_exchange()}"
     if _group.me == 0:
         made = make()
-        _group.give(key, json.dumps(made))
-        _group.pass_by("work of process 0 alone")
+        _group.publish(key, json.dumps(made))
+        _group.report_progress("work of process 0 alone")
         return made
-    _group.pass_by("work of process 0 alone")
+    _group.report_progress("work of process 0 alone")
     group = _group
     return json.loads(call_in_thread(lambda: group.client.blocking_key_value_get(f"tljax/{key}", DAY)))
 
 
 def primary_first(make: Callable[[], T]) -> T:
-    """`make()` on process 0, and after that on the others, which find on a shared disk what it left there."""
+    """Calls `make()` on process 0, then on the others, which find on a shared disk what process 0 left there."""
     if _group is None:
         return make()
     made = make() if _group.me == 0 else None
-    _group.meet("work that process 0 does first")
+    _group.barrier("work that process 0 does first")
     return make() if made is None else made
 
 
 def report_progress(place: str) -> None:
     """Notes that this process got to a place that all pass, such as "update 3"; see config.processes.timeout."""
     if _group is not None:
-        _group.pass_by(place)
+        _group.report_progress(place)

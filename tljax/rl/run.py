@@ -114,8 +114,8 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
     resume.record_first_start(folder, facts)
     metadata = facts | {"config": json.loads(config.to_json_best_effort())}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
-    place = folder.kept / "checkpoints"
-    with Checkpoints(place, before_commit=folder.mirror, **keep) as checkpoints, StopRequest() as stop:
+    checkpoint_folder = folder.path / "checkpoints"
+    with Checkpoints(checkpoint_folder, before_commit=folder.upload, **keep) as checkpoints, StopRequest() as stop:
         state, frozen = begin(context, txs, checkpoints)
         start = saved = int(state.actor.step)
         processes.run_on_primary(lambda: truncate_after(folder / "samples.jsonl", start))

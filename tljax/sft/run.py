@@ -150,8 +150,8 @@ def train(
     resume.record_first_start(folder, facts)
     kept = facts | {"config": json.loads(config.to_json_best_effort())}
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
-    place = folder.kept / "checkpoints"
-    with Checkpoints(place, before_commit=folder.mirror, **keep) as checkpoints, StopRequest() as stop:
+    place = folder.path / "checkpoints"
+    with Checkpoints(place, before_commit=folder.upload, **keep) as checkpoints, StopRequest() as stop:
         state, trunk = begin(config, model, tx, checkpoints)
         start = int(state.step)
         processes.run_on_primary(lambda: truncate_after(folder / "samples.jsonl", start))

@@ -1,4 +1,4 @@
-"""Where a run's files lie: in one folder, or at an address such as gs://BUCKET/RUN with a working folder here."""
+"""The folder of a run: a folder of this machine, or a URI such as gs://BUCKET/RUN with a local working folder."""
 
 import contextlib
 import dataclasses
@@ -34,95 +34,95 @@ FIELD = "config.out"
 class RunFolder:
     """A run's folder, `folder / "metrics.jsonl"` a file in it.
 
-    desk: folder of this machine, in which files grow and are renamed. address: where they are kept, "" for the desk
-    itself. Of several processes each has a desk of its own where there is an address, and the first one's is kept.
+    local_dir: folder of this machine, in which files grow and are renamed. uri: where they are stored for good, "" for
+    local_dir itself. With a URI each process has a local_dir of its own, and that of process 0 is uploaded.
     """
 
-    desk: Path
-    address: str = ""
+    local_dir: Path
+    uri: str = ""
     _put: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     _lock: Any = dataclasses.field(default_factory=threading.Lock, compare=False, repr=False)
 
     def __truediv__(self, name: str) -> Path:
-        return self.desk / name
+        return self.local_dir / name
 
     def __fspath__(self) -> str:
-        return str(self.desk)
+        return str(self.local_dir)
 
     def __str__(self) -> str:
-        return self.address or str(self.desk)
+        return self.uri or str(self.local_dir)
 
     @property
     def name(self) -> str:
-        return self.kept.name
+        return self.path.name
 
     @property
-    def kept(self) -> Any:
-        """Where checkpoints and exports lie, a Path or one of gs://."""
-        return epath.Path(self.address) if self.address else self.desk
+    def path(self) -> Any:
+        """The folder of checkpoints and exports: a Path, or an epath.Path of the URI."""
+        return epath.Path(self.uri) if self.uri else self.local_dir
 
-    def mirror(self) -> None:
-        """Puts the small files of the desk that are new or have changed at the address; process 0 alone does it.
+    def upload(self) -> None:
+        """Uploads the small files of local_dir that are new or have changed; process 0 alone does it.
 
         A checkpoint is committed only after that, so that what it needs is there. Files may grow meanwhile: a restart
-        cuts off what came after its checkpoint. Raises InputError where the address cannot be written.
+        cuts off what came after its checkpoint. Raises InputError where the URI cannot be written.
         """
-        if not self.address or not processes.is_primary():
+        if not self.uri or not processes.is_primary():
             return
         with self._lock:
             found = {}
             for pattern in MIRRORED_FILES:
-                for path in self.desk.glob(pattern):
+                for path in self.local_dir.glob(pattern):
                     if path.is_file() and not path.name.startswith("."):
                         stat = path.stat()
-                        found[path.relative_to(self.desk).as_posix()] = (stat.st_size, stat.st_mtime_ns)
+                        found[path.relative_to(self.local_dir).as_posix()] = (stat.st_size, stat.st_mtime_ns)
             new = [name for name, stamp in found.items() if self._put.get(name) != stamp]
-            remote.upload({f"{self.address}/{name}": self.desk / name for name in new}, FIELD, growing=True)
+            remote.upload({f"{self.uri}/{name}": self.local_dir / name for name in new}, FIELD, growing=True)
             self._put.update({name: found[name] for name in new})
 
-    def fetch(self) -> None:
-        """Makes the desk what is at the address, whatever a run has left there.
+    def download(self) -> None:
+        """Replaces the files of local_dir by those at the URI.
 
-        Raises InputError where another process works at the desk, or the address cannot be read.
+        Raises InputError where another process works in local_dir, or the URI cannot be read.
         """
-        with contextlib.ExitStack() as held, explain_disk_errors(self.desk, remote.CACHE_FULL):
-            self.desk.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held, explain_disk_errors(self.local_dir, remote.CACHE_FULL):
+            self.local_dir.mkdir(parents=True, exist_ok=True)
             held.enter_context(self.lock())
-            for path in self.desk.iterdir():
+            for path in self.local_dir.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)
                 elif path.name != "lock":
                     path.unlink()
-            remote.download(self.address, self.desk, MIRRORED_FILES, FIELD)
+            remote.download(self.uri, self.local_dir, MIRRORED_FILES, FIELD)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the desk for this process. Raises InputError where another one does.
+        """Locks local_dir for this process. Raises InputError where another process has locked it.
 
-        An address is held by nobody: two machines that train into one would spoil each other's run.
+        A URI cannot be locked: two machines that train into one would spoil each other's run.
         """
-        lock = filelock.FileLock(self.desk / "lock", timeout=0)
+        lock = filelock.FileLock(self.local_dir / "lock", timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
-            told = "another process is training there; wait for it, or give another --config.out"
-            raise InputError(f"config.out {self}: {told}") from None
+            message = "another process is training there; wait for it, or give another --config.out"
+            raise InputError(f"config.out {self}: {message}") from None
         try:
             yield
         finally:
-            (self.desk / "lock").unlink(missing_ok=True)
+            (self.local_dir / "lock").unlink(missing_ok=True)
             lock.release()
 
-    def share(self) -> None:
-        """Gives what process 0 has written so far to the others, where each has a desk of its own."""
-        if self.address:
-            processes.run_on_primary(self.mirror)
+    def broadcast(self) -> None:
+        """Gives what process 0 has written so far to the other processes, where each has a local_dir of its own."""
+        if self.uri:
+            processes.run_on_primary(self.upload)
             if not processes.is_primary():
-                self.fetch()
+                self.download()
 
 
 def open_run_folder(place: str) -> RunFolder:
-    """The run folder at a path of this machine or at an address."""
+    """Returns the run folder at a path of this machine or at a URI."""
     if not remote.is_remote(place):
         return RunFolder(Path(place))
     address = place.rstrip("/")

@@ -93,7 +93,7 @@ def export_results(
 
     Returns lines that say how to use them. Raises InputError as the exports do.
     """
-    lines, target = [], run.kept / "adapter"
+    lines, target = [], run.path / "adapter"
     if adapter:
         if not processes.run_on_primary(lambda: hf_export.is_complete(target)):
             export_adapter(run, params, target)
@@ -103,11 +103,11 @@ def export_results(
         ]
     if not model:
         return lines
-    target = run.kept / "hf"
+    target = run.path / "hf"
     there = processes.run_on_primary(lambda: hf_export.is_complete(target))
     if adapter and not there:
         # Onto the weights as the base has them, which the trunk in the compute dtype may have rounded.
-        export_run(run.kept, target, step=0, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        export_run(run.path, target, step=0, dtype=dtype, max_shard_bytes=max_shard_bytes)
     elif not there:
         export_model(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
     return [

@@ -54,8 +54,8 @@ def choose_run_folder(out: str, name: str, resume: str) -> RunFolder:
 def _choose(out: str, name: str, resume: str) -> RunFolder:
     place = out if is_remote(out) else str(Path(out).expanduser() if out else _default_folder(name, resume))
     folder = open_run_folder(place)
-    if folder.address:
-        folder.fetch()
+    if folder.uri:
+        folder.download()
     _check_free(folder, resume)
     return folder
 
@@ -66,8 +66,8 @@ def _check_free(folder: RunFolder, resume: str) -> None:
             raise InputError(
                 f"config.out {folder} is not empty; give another folder, or --config.resume=auto to continue its run"
             )
-        read_run_config(folder.desk)
-    there = next(p for p in (folder.desk, *folder.desk.absolute().parents) if p.exists())
+        read_run_config(folder.local_dir)
+    there = next(p for p in (folder.local_dir, *folder.local_dir.absolute().parents) if p.exists())
     if not there.is_dir():
         raise InputError(f"config.out {folder}: {there} is a file; give a folder")
     if not os.access(there, os.W_OK | os.X_OK):
@@ -77,10 +77,10 @@ def _check_free(folder: RunFolder, resume: str) -> None:
 def _used(folder: RunFolder) -> bool:
     """Whether a folder holds more than a run leaves that ended before its first update: results, or a user's files."""
     with remote_told(str(folder), "config.out"):
-        if not folder.kept.is_dir():
+        if not folder.path.is_dir():
             return False
-        results = [folder.kept / "hf", folder.kept / "adapter", *(folder.kept / "checkpoints").glob("[0-9]*")]
-        names = {path.name for path in folder.kept.iterdir()}
+        results = [folder.path / "hf", folder.path / "adapter", *(folder.path / "checkpoints").glob("[0-9]*")]
+        names = {path.name for path in folder.path.iterdir()}
         written = any(path.exists() for path in results) or _updated(folder / "metrics.jsonl")
     return written or any(name not in OWN and not TEMPORARY.fullmatch(name) for name in names)
 
@@ -102,7 +102,7 @@ def claim_run_folder(folder: RunFolder, config: Any) -> Iterator[bool]:
     """
     with contextlib.ExitStack() as held:
         begun = processes.run_on_primary(lambda: held.enter_context(_claim(folder, config)))
-        if not folder.address and not (folder / "config.json").is_file():
+        if not folder.uri and not (folder / "config.json").is_file():
             raise InputError(
                 f"config.out {folder}: this process does not find there what process 0 wrote; give a folder on a file "
                 "system that all processes share, or an address such as gs://BUCKET/RUN"
@@ -114,7 +114,7 @@ def claim_run_folder(folder: RunFolder, config: Any) -> Iterator[bool]:
 def _claim(folder: RunFolder, config: Any) -> Iterator[bool]:
     with contextlib.ExitStack() as held:
         try:
-            folder.desk.mkdir(parents=True, exist_ok=True)
+            folder.local_dir.mkdir(parents=True, exist_ok=True)
             held.enter_context(folder.lock())
         except OSError as error:
             raise InputError(f"config.out {folder} cannot be written ({error.strerror}); give another folder") from None
@@ -127,16 +127,16 @@ def _claim(folder: RunFolder, config: Any) -> Iterator[bool]:
                 (folder / name).unlink(missing_ok=True)
             for name in (*folders, "rollouts"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for name in (*files, *folders, "model") if folder.address else ():
-                remove_objects(f"{folder.address}/{name}", "config.out")
+            for name in (*files, *folders, "model") if folder.uri else ():
+                remove_objects(f"{folder.uri}/{name}", "config.out")
         write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
         try:
             yield begun
         except BaseException:
             with contextlib.suppress(InputError):
-                folder.mirror()
+                folder.upload()
             raise
-        folder.mirror()
+        folder.upload()
 
 
 def _default_folder(name: str, resume: str) -> Path:
@@ -161,7 +161,7 @@ def check_same_config(folder: RunFolder, config: Any) -> None:
 def _check_config(folder: RunFolder, config: Any) -> None:
     if not _used(folder):
         return
-    begun, given = flatten(read_run_config(folder.desk)), flatten(json.loads(config.to_json_best_effort()))
+    begun, given = flatten(read_run_config(folder.local_dir)), flatten(json.loads(config.to_json_best_effort()))
     names = FREE_FIELDS + (ASKED_FIELDS if given.get("eval.best", "loss") == "loss" else ())
     for field, value in given.items():
         free = any(field == name or field.startswith(f"{name}.") for name in names)
@@ -180,7 +180,7 @@ def record_first_start(folder: RunFolder, facts: dict[str, str | int]) -> None:
     """
     processes.check_equal_on_all({BEGINS_WITH[name][0]: value for name, value in facts.items()})
     processes.run_on_primary(lambda: _begin_once(folder, facts))
-    folder.share()
+    folder.broadcast()
 
 
 def _begin_once(folder: RunFolder, facts: dict[str, str | int]) -> None:
