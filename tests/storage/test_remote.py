@@ -235,7 +235,7 @@ def test_a_run_that_never_began_leaves_no_model_at_its_address(store):
     config = ConfigDict({"run": "sft", "seed": 0, "out": "", "resume": "never"})
     folder = open_run_folder(f"{BUCKET}/runs/never")
     for name in ("adapter_config.json", "config.json"):
-        with resume.claim_run_folder(folder, config):
+        with resume.lock_run_folder(folder, config):
             (folder / "model").mkdir()
             (folder / "model" / name).write_text("{}")
             resume.record_first_start(folder, {"rows": "a"})

@@ -23,7 +23,7 @@ def config(**fields):
 
 def begun(folder, **fields):
     """A folder in which a run has written something."""
-    with resume.claim_run_folder(RunFolder(folder), config(**fields)):
+    with resume.lock_run_folder(RunFolder(folder), config(**fields)):
         (folder / "metrics.jsonl").write_text("{}\n")
     return folder
 
@@ -50,7 +50,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 def test_a_run_that_never_began_can_be_started_again_with_another_config(tmp_path):
     folder = tmp_path / "run"
-    with resume.claim_run_folder(RunFolder(folder), config()):
+    with resume.lock_run_folder(RunFolder(folder), config()):
         (folder / "model").mkdir()
         (folder / "checkpoints").mkdir()
         (folder / "metrics.jsonl").write_text("")
@@ -98,18 +98,18 @@ def test_one_process_at_a_time(tmp_path):
 from pathlib import Path
 from ml_collections import ConfigDict
 from tljax.storage.run_folder import RunFolder
-from tljax.training.resume import claim_run_folder
-with claim_run_folder(RunFolder(Path({str(tmp_path)!r})), ConfigDict({{"run": "sft", "resume": "never"}})): pass
+from tljax.training.resume import lock_run_folder
+with lock_run_folder(RunFolder(Path({str(tmp_path)!r})), ConfigDict({{"run": "sft", "resume": "never"}})): pass
 """
 
     def other():
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
 
-    with resume.claim_run_folder(RunFolder(tmp_path), config()) as begun:
+    with resume.lock_run_folder(RunFolder(tmp_path), config()) as begun:
         assert not begun and "another process is training there" in other()
         (tmp_path / "metrics.jsonl").write_text("{}\n")
     assert "not empty" in other()
-    with resume.claim_run_folder(RunFolder(tmp_path), config(resume="auto")) as begun:
+    with resume.lock_run_folder(RunFolder(tmp_path), config(resume="auto")) as begun:
         assert begun
     assert not (tmp_path / "lock").exists()
 
@@ -122,17 +122,17 @@ def test_places_that_cannot_hold_a_run(tmp_path):
             resume.choose_run_folder(str(place), "x", "never")
     with (
         pytest.raises(InputError, match="cannot be written"),
-        resume.claim_run_folder(RunFolder(file / "run"), config()),
+        resume.lock_run_folder(RunFolder(file / "run"), config()),
     ):
         pass
 
 
 def test_a_restart_begins_with_what_the_run_began_with(tmp_path):
     facts: dict[str, str | int] = {"rows": "a", "updates": 3}
-    with resume.claim_run_folder(RunFolder(tmp_path), config()):
+    with resume.lock_run_folder(RunFolder(tmp_path), config()):
         resume.record_first_start(RunFolder(tmp_path), facts)
         (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
-    with resume.claim_run_folder(RunFolder(tmp_path), config(resume="auto")):
+    with resume.lock_run_folder(RunFolder(tmp_path), config(resume="auto")):
         resume.record_first_start(RunFolder(tmp_path), facts)
         for name, told in (("rows", "other training rows"), ("updates", "other numbers of updates")):
             with pytest.raises(InputError, match=told):
@@ -142,15 +142,15 @@ def test_a_restart_begins_with_what_the_run_began_with(tmp_path):
 def test_what_ended_before_its_first_update_does_not_bind_the_next_run(tmp_path):
     (tmp_path / "rollouts").mkdir()
     (tmp_path / "rollouts" / "0.jsonl").write_text("{}\n")
-    with resume.claim_run_folder(RunFolder(tmp_path), config()):
+    with resume.lock_run_folder(RunFolder(tmp_path), config()):
         resume.record_first_start(RunFolder(tmp_path), {"rows": "a"})
-    with resume.claim_run_folder(RunFolder(tmp_path), config()):
+    with resume.lock_run_folder(RunFolder(tmp_path), config()):
         resume.record_first_start(RunFolder(tmp_path), {"rows": "b"})
     assert json.loads((tmp_path / "begun.json").read_text()) == {"rows": "b"}
     assert not (tmp_path / "rollouts").exists()
     # Nor do the scores before it.
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval_domain_TS": 50.0}\n')
-    with resume.claim_run_folder(RunFolder(tmp_path), config(seed=1)):
+    with resume.lock_run_folder(RunFolder(tmp_path), config(seed=1)):
         assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -162,7 +162,7 @@ def test_what_is_asked_is_free_while_it_decides_nothing(tmp_path):
     resume.check_same_config(RunFolder(folder), asking("loss", 3))
     for best in ("loss", "domain_CF"):
         folder = tmp_path / best
-        with resume.claim_run_folder(RunFolder(folder), asking(best, 3)):
+        with resume.lock_run_folder(RunFolder(folder), asking(best, 3)):
             (folder / "metrics.jsonl").write_text('{"step": 1}\n')
         if best == "loss":
             resume.check_same_config(RunFolder(folder), asking(best, 4, resume="auto"))

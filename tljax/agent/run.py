@@ -143,7 +143,7 @@ def deciding_fields(config: Any) -> dict[str, Any]:
 
 
 def content_hashes(
-    config: Any, asked: Sequence[DialogueRequest], model: model_source.Model, tokenizer: Tokenizer
+    config: Any, asked: Sequence[DialogueRequest], model: model_source.ModelSource, tokenizer: Tokenizer
 ) -> dict[str, str]:
     """Hashes of what decides the dialogues and was read, by the names of that."""
     digest = hashlib.sha256()
@@ -158,7 +158,7 @@ def content_hashes(
 def generate_dialogues(
     config: Any,
     asked: Sequence[DialogueRequest],
-    model: model_source.Model,
+    model: model_source.ModelSource,
     tokenizer: Tokenizer,
     options: SampleOptions,
     limits: DialogueLimits,

@@ -149,7 +149,7 @@ def read_feedback(
 
 def analyse_model(
     config: Any,
-    model: model_source.Model,
+    model: model_source.ModelSource,
     tokenizer: Tokenizer,
     rows: TrajectoryDataset,
     found: StepIndex,

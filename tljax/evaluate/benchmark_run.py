@@ -89,7 +89,7 @@ def check_new_predictions(out: Path) -> None:
 
 def generate_missing_replies(
     config: Any,
-    model: model_source.Model,
+    model: model_source.ModelSource,
     tokenizer: Tokenizer,
     rows: Sequence[tuple[EvalSet, Example]],
     prompts: Sequence[str],

@@ -144,7 +144,7 @@ def score_eval_sets(
     path = scores_path(context.folder, step)
     processes.run_on_primary(lambda: _write(path, sets, replies, config.data.dialect))
     scores = report.score_line(scored_replies.scores_by_set(replies))
-    context.logger.say(f"step {step}: {scored_replies.format_summary(replies, seconds)}; TS / PI / CF {scores}")
+    context.logger.log_message(f"step {step}: {scored_replies.format_summary(replies, seconds)}; TS / PI / CF {scores}")
     return replies
 
 

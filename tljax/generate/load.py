@@ -5,7 +5,7 @@ from tljax.toolbox.embedded import model_path
 from tljax.training import model_source
 
 
-def open_model_and_tokenizer(path: str, tokenizer: str) -> tuple[model_source.Model, Tokenizer]:
+def open_model_and_tokenizer(path: str, tokenizer: str) -> tuple[model_source.ModelSource, Tokenizer]:
     """Returns the model at `path` (a folder, a hub id or "base") and its tokenizer.
 
     tokenizer: the folder of the tokenizer, "" for the model's folder. Raises InputError as `open_model` and

@@ -165,7 +165,7 @@ def read_prompts(config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Token
 
 def write_missing_replies(
     config: Any,
-    model: model_source.Model,
+    model: model_source.ModelSource,
     tokenizer: Tokenizer,
     prompts: TokenizedPrompts,
     options: SampleOptions,
@@ -225,7 +225,7 @@ def _write_batches(
             writer.append(rows)
             lengths.add(padded_length(max(len(prompts.tokens[missing[i].prompt]) for i in replies), ROUND_TO))
             progress.add(replies)
-            signal = stop.after(len(writer), waits=True, what="reply")
+            signal = stop.after(len(writer), devices_idle=True, unit="reply")
             if signal is not None and len(writer) < total:
                 progress.close()
                 count = f"{len(writer):,} of {total:,} replies, kept in {writer.path}"

@@ -39,7 +39,7 @@ class PPOModels:
         critic = [("critic", count - head + D, 0)] if self.has_critic else []
         return [("actor", count, 0), *critic, ("reference", 0, count)]
 
-    def frozen(self, model: model_source.Model, dtype: str, actor: llama.Params | None = None) -> llama.Params:
+    def frozen(self, model: model_source.ModelSource, dtype: str, actor: llama.Params | None = None) -> llama.Params:
         """The weights that never change, in `dtype`; of the plan `full` those of the actor before its first update.
 
         actor: the latter, float32, where they have been read. Rounded from them as the forward pass rounds them, so
@@ -50,7 +50,7 @@ class PPOModels:
         first = model_source.load_params(model, jnp.float32, seed=0) if actor is None else actor
         return jax.jit(lambda p: jax.tree.map(lambda x: jnp.copy(x).astype(dtype), p))(first)
 
-    def first(self, model: model_source.Model, seed: int) -> tuple[Any, Any]:
+    def first(self, model: model_source.ModelSource, seed: int) -> tuple[Any, Any]:
         """What actor and critic train, float32, before the first update: the SFT model, and values of 0."""
         if self.adapter is not None:
             draw = jax.jit(lora.init_adapter, static_argnums=(1, 2))

@@ -68,7 +68,7 @@ def run(config: Any) -> None:
         txs = make_optimizers(config, total)
         sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
         context = PPOContext(config, models, model, tokenizer, prompts, sets, reward_function, folder, total)
-        with resume.claim_run_folder(folder, config) as begun:
+        with resume.lock_run_folder(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
                 processes.run_on_primary(
@@ -119,7 +119,7 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
         state, frozen = begin(context, txs, checkpoints)
         start = saved = int(state.actor.step)
         processes.run_on_primary(lambda: truncate_after(folder / "samples.jsonl", start))
-        log = MetricsLogger(
+        logger = MetricsLogger(
             folder,
             resume_step=start,
             tensorboard=config.log.tensorboard,
@@ -128,49 +128,53 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
             every=config.log.every,
             shown=("reward", "kl", "loss"),
         )
-        with log:
+        with logger:
             if start:
-                log.say(f"resumed at update {start} of {total}")
-            elif not log.holds(0):
-                evaluate(context, frozen, state, log, 0)
+                logger.log_message(f"resumed at update {start} of {total}")
+            elif not logger.has_step(0):
+                evaluate(context, frozen, state, logger, 0)
             for n in range(start, total):
                 state, prompts, rollout, metrics = train_iteration(context, programs, frozen, state, n)
-                log.push(n + 1, {}, metrics)
-                log.flush()
+                logger.push(n + 1, {}, metrics)
+                logger.flush()
                 if config.log.samples and (n + 1 == total or (n + 1) % config.log.every == 0):
-                    write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, log)
+                    write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, logger)
                 finished = n + 1 == total
                 planned = finished or should_run(config.checkpoint.every, n + 1)
-                badness = None
+                selection_loss = None
                 if finished or should_run(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
-                    badness = evaluate(context, frozen, state, log, n + 1)
-                stopped_by = stop.after(n + 1, waits=True)
+                    selection_loss = evaluate(context, frozen, state, logger, n + 1)
+                stopped_by = stop.after(n + 1, devices_idle=True)
                 if planned or stopped_by is not None:
-                    log.flush()
-                    checkpoints.save(n + 1, state.to_checkpoint(), metadata | {"step": n + 1}, badness=badness)
+                    logger.flush()
+                    checkpoints.save(
+                        n + 1, state.to_checkpoint(), metadata | {"step": n + 1}, selection_loss=selection_loss
+                    )
                     # By then the save before is committed, and no rollout that led to it is needed again.
                     processes.run_on_primary(functools.partial(forget_rollouts, folder / "rollouts", saved))
                     saved = n + 1
                 if stopped_by is not None and not finished:
                     checkpoints.wait()
-                    exit_after_stop(stopped_by, n + 1, total, folder, log.say)
+                    exit_after_stop(stopped_by, n + 1, total, folder, logger.log_message)
             checkpoints.wait()
             processes.run_on_primary(lambda: forget_rollouts(folder / "rollouts", total))
             if programs.widths:
-                log.say(format_widths(programs.widths))
+                logger.log_message(format_widths(programs.widths))
         best = checkpoints.best_step()
     # An adapter is folded into weights that are loaded anew: what updates needed must not lie beside them.
     del frozen
     finish(context, int(state.actor.step), state.actor.params, best)
 
 
-def evaluate(context: PPOContext, frozen: llama.Params, state: PPOState, log: MetricsLogger, step: int) -> float | None:
+def evaluate(
+    context: PPOContext, frozen: llama.Params, state: PPOState, logger: MetricsLogger, step: int
+) -> float | None:
     """Generates replies to the sets of eval.sets, logs their scores and rewards.
 
     Returns the value that best-checkpoint selection minimizes, None if it is not known.
     """
     config, actor = context.config, context.models.actor(frozen, state.actor.params)
-    eval_context = in_training.EvalContext(config, context.tokenizer, context.folder, log)
+    eval_context = in_training.EvalContext(config, context.tokenizer, context.folder, logger)
     replies = in_training.score_eval_sets(eval_context, context.sets, context.model.config, actor, step)
     if not replies:
         return None
@@ -181,9 +185,9 @@ def evaluate(context: PPOContext, frozen: llama.Params, state: PPOState, log: Me
             replies[name], context.sets[name], context.prompts.held_out, context.reward_function
         )
         held_out_metrics = reward_metrics(rewards)
-        log.say(held_out.format_metrics(held_out_metrics, step, len(rewards)))
+        logger.log_message(held_out.format_metrics(held_out_metrics, step, len(rewards)))
         metrics |= {f"eval_{metric}": value for metric, value in held_out_metrics.items()}
-    log.log(step, metrics)
+    logger.log_metrics(step, metrics)
     return in_training.selection_loss(config, held_out_metrics, replies)
 
 

@@ -13,7 +13,7 @@ SHOWN = 400  # characters of a prompt's end, where the query is
 
 
 def write_samples(
-    path: Path, step: int, prompts: Sequence[Prompt], rollout: Rollout, count: int, log: MetricsLogger
+    path: Path, step: int, prompts: Sequence[Prompt], rollout: Rollout, count: int, logger: MetricsLogger
 ) -> None:
     """Appends the first `count` replies of an update to a JSONL file, and shows them in TensorBoard as a table."""
     rows = []
@@ -26,7 +26,7 @@ def write_samples(
     columns = ("query", "prediction", "golden", "reward", "kind", "detail")
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     lines += ["| " + " | ".join(_cell(str(row[column])) for column in columns) + " |" for row in rows]
-    log.text(step, "samples", "\n".join(lines))
+    logger.log_text(step, "samples", "\n".join(lines))
 
 
 def _cell(text: str) -> str:

@@ -32,7 +32,7 @@ class PPOContext:
 
     config: Any
     models: PPOModels
-    model: model_source.Model
+    model: model_source.ModelSource
     tokenizer: Tokenizer
     prompts: PromptDataset
     sets: in_training.EvalSets

@@ -63,7 +63,7 @@ def run(config: Any) -> None:
             prompts = processes.primary_first(lambda: load_prompts(config.data, file, tokenizer, **among))
             sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
         tx = make_optimizer(config.optim, total_steps(config, batches))
-        with resume.claim_run_folder(folder, config) as begun:
+        with resume.lock_run_folder(folder, config) as begun:
             if not begun:
                 template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
                 kept = tokenizer.folder, template, folder, lora.LoraOptions.from_config(config.lora)
@@ -122,7 +122,7 @@ def total_steps(config: Any, batches: Batches) -> int:
 
 def train(
     config: Any,
-    model: model_source.Model,
+    model: model_source.ModelSource,
     tokenizer: Tokenizer,
     batches: Batches,
     held_out: Batches | None,
@@ -155,7 +155,7 @@ def train(
         state, trunk = begin(config, model, tx, checkpoints)
         start = int(state.step)
         processes.run_on_primary(lambda: truncate_after(folder / "samples.jsonl", start))
-        log = MetricsLogger(
+        logger = MetricsLogger(
             folder,
             resume_step=start,
             tensorboard=config.log.tensorboard,
@@ -167,24 +167,24 @@ def train(
 
         def answer(params: Any, step: int) -> dict[str, list[ScoredReply]]:
             whole = lora.combine_with_trunk(params, trunk, options.lora)
-            context = in_training.EvalContext(config, tokenizer, folder, log)
+            context = in_training.EvalContext(config, tokenizer, folder, logger)
             found = in_training.score_eval_sets(context, sets, c, whole, step)
             if found:
-                log.log(step, in_training.eval_metrics(found))
+                logger.log_metrics(step, in_training.eval_metrics(found))
             return found
 
-        with log:
+        with logger:
             if start:
-                log.say(f"resumed at update {start} of {total}")
-            elif not log.holds(0):
+                logger.log_message(f"resumed at update {start} of {total}")
+            elif not logger.has_step(0):
                 answer(state.params, 0)
             for n in range(start, total):
                 batch = put(batches.build, n, config.batch.rows, config.batch.accumulate)
                 state, metrics = update(state, batch, trunk)
-                log.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
+                logger.push(n + 1, metrics, {"epoch": round(batches.epoch(n + 1), 4)})
                 stopped_by = stop.after(n + 1)
                 planned = n + 1 == total or should_run(config.checkpoint.every, n + 1)
-                badness = None
+                selection_loss = None
                 # A checkpoint that was not evaluated could never be the best one.
                 if (
                     n + 1 == total
@@ -194,21 +194,21 @@ def train(
                     metrics = {}
                     if held_out is not None:
                         judge = functools.partial(evaluate, state.params, trunk=trunk)
-                        metrics["loss"] = evaluate_all(config, judge, held_out, tokenizer, log, folder, n + 1)
-                    badness = in_training.selection_loss(config, metrics, answer(state.params, n + 1))
+                        metrics["loss"] = evaluate_all(config, judge, held_out, tokenizer, logger, folder, n + 1)
+                    selection_loss = in_training.selection_loss(config, metrics, answer(state.params, n + 1))
                 if planned or stopped_by is not None:
-                    log.flush()
-                    checkpoints.save(n + 1, state, kept | {"step": n + 1}, badness=badness)
+                    logger.flush()
+                    checkpoints.save(n + 1, state, kept | {"step": n + 1}, selection_loss=selection_loss)
                 if stopped_by is not None and n + 1 < total:
                     checkpoints.wait()
-                    exit_after_stop(stopped_by, n + 1, total, folder, log.say)
+                    exit_after_stop(stopped_by, n + 1, total, folder, logger.log_message)
             checkpoints.wait()
         best = checkpoints.best_step()
     finish(config, sets, state, folder, best)
 
 
 def begin(
-    config: Any, model: model_source.Model, tx: optax.GradientTransformation, checkpoints: Checkpoints
+    config: Any, model: model_source.ModelSource, tx: optax.GradientTransformation, checkpoints: Checkpoints
 ) -> tuple[TrainState, llama.Params | None]:
     """The state of the last checkpoint when resuming, else that of update 0, and the frozen trunk of an adapter."""
     c, options = model.config, lora.LoraOptions.from_config(config.lora)
@@ -235,7 +235,7 @@ def evaluate_all(
     evaluate: Callable[..., Any],
     held_out: Batches,
     tokenizer: Tokenizer,
-    log: MetricsLogger,
+    logger: MetricsLogger,
     folder: RunFolder,
     step: int,
 ) -> float:
@@ -243,7 +243,7 @@ def evaluate_all(
 
     evaluate: a batch to what make_eval_step's function returns of it.
     """
-    log.flush()
+    logger.flush()
     total = None
     for n in range(held_out.steps):
         sums, scores = evaluate(put(held_out.build, n, held_out.rows, 1))
@@ -253,8 +253,8 @@ def evaluate_all(
     assert total is not None
     processes.report_progress("the evaluation's batches")
     metrics = {f"eval_{name}": value for name, value in jax.device_get(mean_metrics(total)).items()}
-    log.log(step, metrics)
-    log.say(
+    logger.log_metrics(step, metrics)
+    logger.log_message(
         f"step {step}: held-out loss {metrics['eval_loss']:.4f} a step; a key token {metrics['eval_loss_key']:.4f}, "
         f"another {metrics['eval_loss_other']:.4f}; first name token right {100 * metrics['eval_name_accuracy']:.1f} %"
     )

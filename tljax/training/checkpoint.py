@@ -54,11 +54,11 @@ class Checkpoints:
             )
         if read_only and not self.folder.is_dir():
             raise InputError(f"{self.folder}: there is no such folder of checkpoints; give that of a run")
-        best = policies.BestN(get_metric_fn=_badness, reverse=True, n=keep_best)
+        best = policies.BestN(get_metric_fn=_selection_loss, reverse=True, n=keep_best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             # Orbax writes metrics only where it has a best_fn; without them a resumed run would forget its best.
-            best_fn=_badness,
+            best_fn=_selection_loss,
             best_mode="min",
             create=not read_only,
             read_only=read_only,
@@ -91,7 +91,7 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save(self, step: int, state: Any, metadata: dict[str, Any], badness: float | None = None) -> None:
+    def save(self, step: int, state: Any, metadata: dict[str, Any], selection_loss: float | None = None) -> None:
         """Copies the state from the devices and returns; writing goes on in the background.
 
         metadata: what JSON can hold. badness: what the best checkpoint has least of, such as a loss. A step that is
@@ -101,7 +101,7 @@ class Checkpoints:
         """
         json.dumps(metadata)
         items = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state), METADATA: ocp.args.JsonSave(metadata)})
-        metrics = {} if badness is None or math.isnan(badness) else {"badness": float(badness)}
+        metrics = {} if selection_loss is None or math.isnan(selection_loss) else {"badness": float(selection_loss)}
         self._guard(lambda: step in self.steps() or self._manager.save(step, args=items, metrics=metrics, force=True))
 
     def wait(self) -> None:
@@ -128,7 +128,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the lowest badness, the newest of equals, or None where none has one."""
-        found = {step: self._badness_of(step) for step in self.steps()}
+        found = {step: self._selection_loss_of(step) for step in self.steps()}
         finite = (step for step in found if math.isfinite(found[step]))
         return min(finite, key=lambda step: (found[step], -step), default=None)
 
@@ -156,13 +156,13 @@ class Checkpoints:
 
     def _replaced(self, keep: int, keep_best: int) -> list[int]:
         """The steps of checkpoints that newer or better ones replace."""
-        found = {step: self._badness_of(step) for step in self.steps()}
+        found = {step: self._selection_loss_of(step) for step in self.steps()}
         finite = sorted((step for step in found if math.isfinite(found[step])), key=lambda step: (found[step], -step))
         return [step for step in sorted(found)[:-keep] if step not in finite[:keep_best]]
 
-    def _badness_of(self, step: int) -> float:
+    def _selection_loss_of(self, step: int) -> float:
         try:
-            return _badness(self._manager.metrics(step) or {})
+            return _selection_loss(self._manager.metrics(step) or {})
         except (FileNotFoundError, ValueError, KeyError):  # removed in part
             return math.inf
 
@@ -297,7 +297,7 @@ class _Part:
         return self._part.cancel()
 
 
-def _badness(metrics: dict[str, float]) -> float:
+def _selection_loss(metrics: dict[str, float]) -> float:
     return metrics.get("badness", math.inf)
 
 

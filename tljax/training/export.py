@@ -18,19 +18,23 @@ from tljax.storage.atomic import atomic_folder, write_json
 from tljax.storage.run_folder import RunFolder
 from tljax.training import resume
 from tljax.training.model_source import (
-    Model,
-    _dtype_of,
+    ModelSource,
     as_path,
     checkpoint_step,
+    config_dtype,
     load_adapter,
     load_params,
-    model_files_of,
+    model_files,
     open_model,
 )
 
 
 def save_model_files(
-    model: Model, tokenizer_folder: str, chat_template: str, run: RunFolder, options: lora.LoraOptions | None = None
+    model: ModelSource,
+    tokenizer_folder: str,
+    chat_template: str,
+    run: RunFolder,
+    options: lora.LoraOptions | None = None,
 ) -> None:
     """Writes RUN/model: config.json, tokenizer and chat template, all that an export needs beside the weights.
 
@@ -50,10 +54,10 @@ def export_model(run: Any, params: llama.Params, target: Any, *, dtype: str, max
 
     Returns the dtype written. Raises InputError as hf.export does.
     """
-    folder = model_files_of(run)
+    folder = model_files(run)
     found = hf_config.read_json(folder / "config.json")
     config = hf_config.parse_config(found, str(folder / "config.json"))
-    dtype = _dtype_of(found) if dtype == "auto" else dtype
+    dtype = config_dtype(found) if dtype == "auto" else dtype
     hf_export.export_checkpoint(
         target,
         params,
@@ -72,7 +76,7 @@ def export_adapter(run: Any, adapter: lora.Adapter, target: Any) -> None:
 
     Where the adapter belongs to another run, whose checkpoint `peft` cannot read, it names that run's export, if any.
     """
-    folder = model_files_of(run)
+    folder = model_files(run)
     options, base = hf_adapter.read_adapter_config(folder)
     home = as_path(base)
     hf_adapter.export_adapter(

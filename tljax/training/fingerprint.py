@@ -8,14 +8,14 @@ from typing import Any
 from tljax.model.hf import adapter as hf_adapter
 from tljax.storage import remote
 from tljax.storage.remote import is_remote
-from tljax.training.model_source import Model
+from tljax.training.model_source import ModelSource
 
 WHOLE = 2**22  # bytes; a larger file is read in BLOCKS blocks of BLOCK bytes, evenly spread, first and last included
 BLOCKS, BLOCK = 64, 2**16
 WEIGHTS = (".safetensors", ".bin")
 
 
-def fingerprint(model: Model) -> str:
+def fingerprint(model: ModelSource) -> str:
     """A hash of config.json, and of names, sizes and samples of the files that hold the weights.
 
     Training changes every block of a file, so that two checkpoints differ in it; a copy in another place does not. Of

@@ -112,7 +112,7 @@ class MetricsLogger:
         if before is not None:
             self._finish(*before)
 
-    def holds(self, step: int) -> bool:
+    def has_step(self, step: int) -> bool:
         """Whether metrics.jsonl has a line of `step`."""
 
         def search() -> bool:
@@ -137,18 +137,18 @@ class MetricsLogger:
                 raise self._refused(error) from error
             self._unsynced = False
 
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def log_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a line of its own, for evaluations; the time since flush() counts for no step."""
         self.flush()
         self._write(step, {name: _plain(value) for name, value in metrics.items()} | {"time": round(time.time(), 3)})
         self._mark = time.perf_counter()
 
-    def text(self, step: int, name: str, markdown: str) -> None:
+    def log_text(self, step: int, name: str, markdown: str) -> None:
         """Shows a text in TensorBoard."""
         if self._events is not None:
             self._events.add_text(name, markdown, step)
 
-    def say(self, text: str) -> None:
+    def log_message(self, text: str) -> None:
         """Prints a line without breaking the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
@@ -234,7 +234,7 @@ class MetricsLogger:
             left = "?"
             if self._durations:
                 left = tqdm.format_interval((self._total - step) * sum(self._durations) / len(self._durations))
-            self.say("  ".join((f"step {step}/{self._total}", *told, f"ETA {left}")))
+            self.log_message("  ".join((f"step {step}/{self._total}", *told, f"ETA {left}")))
 
 
 def truncate_after(path: Path, step: int) -> None:

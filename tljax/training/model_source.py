@@ -26,7 +26,7 @@ HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model", "*.jinja", "
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class ModelSource:
     """A model before its weights are read.
 
     name: absolute folder, address or hub id; folder: where its tokenizer lies, beside config.json or an adapter, None
@@ -42,10 +42,10 @@ class Model:
     hf_config: dict[str, Any] | None
     dtype: str
     adapter: Path | None = None  # folder of adapter_config.json
-    base: "Model | None" = None  # what the adapter belongs to
+    base: "ModelSource | None" = None  # what the adapter belongs to
 
 
-def open_model(path: str, preset: str, what: str = "config.model.path") -> Model:
+def open_model(path: str, preset: str, what: str = "config.model.path") -> ModelSource:
     """The model that `path` names, or for "scratch" one in the shape of `preset`; no weight is read.
 
     what: the setting that holds the path. Raises InputError for a path that is none, a config.json or an adapter that
@@ -57,13 +57,13 @@ def open_model(path: str, preset: str, what: str = "config.model.path") -> Model
             f"size {preset}"
         )
     if path == SCRATCH:
-        return Model(SCRATCH, llama.preset(preset), None, None, None, "float32")
+        return ModelSource(SCRATCH, llama.preset(preset), None, None, None, "float32")
     run, checkpoint = as_path(path), None
     with explain_store_errors(path, what):
         is_run = (run / "checkpoints").is_dir()
     if is_run:
         checkpoint = (run, checkpoint_step(run))
-        name, folder = str(run if is_remote(path) else run.absolute()), model_files_of(run)
+        name, folder = str(run if is_remote(path) else run.absolute()), model_files(run)
     else:
         folder = local_or_hub(path, what, HUB_FILES)
         name = path if is_remote(path) or not run.is_dir() else str(folder.absolute())
@@ -73,8 +73,8 @@ def open_model(path: str, preset: str, what: str = "config.model.path") -> Model
     config = hf_config.parse_config(found, str(folder / "config.json"))
     if checkpoint is None:
         hf_load.check_checkpoint(folder, config)
-        return Model(name, config, folder, None, found, hf_load.checkpoint_dtype(folder))
-    return Model(name, config, folder, checkpoint, found, _dtype_of(found))
+        return ModelSource(name, config, folder, None, found, hf_load.checkpoint_dtype(folder))
+    return ModelSource(name, config, folder, checkpoint, found, config_dtype(found))
 
 
 def as_path(path: str) -> Any:
@@ -82,7 +82,7 @@ def as_path(path: str) -> Any:
     return epath.Path(path.rstrip("/")) if is_remote(path) else Path(path).expanduser()
 
 
-def model_files_of(run: Any) -> Path:
+def model_files(run: Any) -> Path:
     """RUN/model, what a run has of its model beside the weights; a copy where the run is at an address."""
     if isinstance(run, RunFolder):
         return run / "model"
@@ -95,7 +95,7 @@ def check_trained(path: str) -> None:
         raise InputError(f"config.model.path is {path!r}; give a model's folder, a run, a hub id, or 'base'")
 
 
-def _open_adapter(name: str, folder: Path, checkpoint: tuple[Path, int] | None) -> Model:
+def _open_adapter(name: str, folder: Path, checkpoint: tuple[Path, int] | None) -> ModelSource:
     """The model of an adapter in `folder`, or of a run that trains one: that of its base."""
     field = f"{folder / hf_adapter.CONFIG_FILE}: base_model_name_or_path"
     _, base_name = hf_adapter.read_adapter_config(folder)
@@ -105,10 +105,10 @@ def _open_adapter(name: str, folder: Path, checkpoint: tuple[Path, int] | None) 
     if checkpoint is None:
         hf_adapter.check_adapter(folder, base.config)
     tokenizer = folder if (folder / "tokenizer.json").is_file() else base.folder
-    return Model(name, base.config, tokenizer, checkpoint, base.hf_config, base.dtype, folder, base)
+    return ModelSource(name, base.config, tokenizer, checkpoint, base.hf_config, base.dtype, folder, base)
 
 
-def _dtype_of(config: dict[str, Any]) -> str:
+def config_dtype(config: dict[str, Any]) -> str:
     """The dtype that a config.json names; transformers 5 writes it under another name than 4."""
     return str(config.get("torch_dtype") or config.get("dtype"))
 
@@ -126,7 +126,7 @@ def checkpoint_step(run: Any, best: bool = False) -> int:
     return step
 
 
-def fit_to_vocabulary(model: Model, preset: str, words: int, tokenizer: str) -> Model:
+def fit_to_vocabulary(model: ModelSource, preset: str, words: int, tokenizer: str) -> ModelSource:
     """The model for a tokenizer of `words` ids: one from scratch in size "tiny" takes that many.
 
     Raises InputError where the tokenizer has ids that the model has no row for.
@@ -143,7 +143,7 @@ def fit_to_vocabulary(model: Model, preset: str, words: int, tokenizer: str) -> 
     return model
 
 
-def load_params(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
+def load_params(model: ModelSource, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
     """The weights on the current mesh, in `dtype`, an adapter folded into them.
 
     Raises InputError naming the first tensor that does not fit.
@@ -160,7 +160,7 @@ def load_params(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.P
     return jax.jit(llama.init_params, static_argnums=2)(jax.random.key(seed), model.config, dtype)
 
 
-def load_adapter(model: Model) -> tuple[lora.Adapter, lora.LoraOptions]:
+def load_adapter(model: ModelSource) -> tuple[lora.Adapter, lora.LoraOptions]:
     """The adapter of a model that has one, on the current mesh, and its options."""
     assert model.adapter is not None
     if model.checkpoint is None:
@@ -171,7 +171,7 @@ def load_adapter(model: Model) -> tuple[lora.Adapter, lora.LoraOptions]:
         return checkpoints.restore_params(step, lora.abstract_adapter(model.config, options)), options
 
 
-def load_with_adapter(model: Model, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
+def load_with_adapter(model: ModelSource, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
     """The weights in `dtype` with the adapter beside them, as it was trained; without one, as load_params.
 
     For what computes with the model as it is: in bfloat16, folding would round small changes away.

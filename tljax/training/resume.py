@@ -94,7 +94,7 @@ def _updated(metrics: Path) -> bool:
 
 
 @contextlib.contextmanager
-def claim_run_folder(folder: RunFolder, config: Any) -> Iterator[bool]:
+def lock_run_folder(folder: RunFolder, config: Any) -> Iterator[bool]:
     """Makes the folder, holds it for this run, and writes config.json; yields whether the run has begun before.
 
     Raises InputError where another run holds it, where it has changed since `choose`, where the disk refuses, or where

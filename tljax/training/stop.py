@@ -38,7 +38,7 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def after(self, step: int, *, waits: bool = False, what: str = "update") -> signal.Signals | None:
+    def after(self, step: int, *, devices_idle: bool = False, unit: str = "update") -> signal.Signals | None:
         """The signal by which the run stops after update `step`, if any; to be asked after every update.
 
         Of several processes all stop after the same one, the next but one at most: what they tell each other is read
@@ -47,9 +47,9 @@ class StopRequest:
         """
         if not processes.is_multiprocess():
             return self.signal
-        processes.report_progress(f"{what} {step}")
+        processes.report_progress(f"{unit} {step}")
         told = max_over_processes(self.signal or 0)
-        before, self._told = (told if waits else self._told), told
+        before, self._told = (told if devices_idle else self._told), told
         return None if before is None or not int(before) else signal.Signals(int(before))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -62,8 +62,10 @@ class StopRequest:
         self._before = {}
 
 
-def exit_after_stop(number: signal.Signals, step: int, total: int, folder: object, say: Callable[[str], None]) -> None:
+def exit_after_stop(
+    number: signal.Signals, step: int, total: int, folder: object, log_message: Callable[[str], None]
+) -> None:
     """Says how to go on with the run in `folder` and raises SystemExit with the signal's code."""
     flags = f"--config.out={folder} --config.resume=auto"
-    say(f"stopped by {number.name} after update {step} of {total}, saved; continue with {flags}")
+    log_message(f"stopped by {number.name} after update {step} of {total}, saved; continue with {flags}")
     raise SystemExit(EXIT_CODES[number])
