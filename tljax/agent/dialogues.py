@@ -1,4 +1,4 @@
-"""Where dialogues begin: tasks of the toolbox, rows of a benchmark, a file of queries; and whether a task is solved."""
+"""Toolbox tasks, benchmark rows, or a file of queries -> requests for dialogues; the check of a task's solution."""
 
 import functools
 import itertools
@@ -38,7 +38,7 @@ SCHEMAS = (
 
 @dataclass(frozen=True, slots=True)
 class DialogueRequest:
-    """A dialogue to be held: a query of a set. `task` is known in the toolbox alone."""
+    """A dialogue to generate: a query of a set. `task` is set only for the toolbox."""
 
     set: str
     id: str | int
@@ -48,54 +48,54 @@ class DialogueRequest:
 
 
 def toolbox_requests(n: int, dialect: str) -> list[DialogueRequest]:
-    """`n` tasks of each held-out split, the same for every model; their tools are run, each dialogue's on its own."""
-    asked = []
+    """Returns `n` tasks of each held-out split, the same for every model. Their tools run, one state per dialogue."""
+    requests = []
     for split in HELD_OUT_SPLITS:
         for index in range(n):
             task = make_task(QUERY_SEED, split, index)
             tools = as_tool_list([available(name).schema for name in task.tools])
             prompt = render_prompt(tools.tools, [Turn("user", task.query)], dialect)
             opening = Opening(prompt, tools, FINISH.name, functools.partial(ToolboxExecutor, task.tools))
-            asked.append(DialogueRequest(split, f"toolbox-{split}-{QUERY_SEED}-{index}", task.query, opening, task))
-    return asked
+            requests.append(DialogueRequest(split, f"toolbox-{split}-{QUERY_SEED}-{index}", task.query, opening, task))
+    return requests
 
 
 def benchmark_requests(path: str, dialect: str, finish: str) -> list[DialogueRequest]:
-    """The rows of a benchmark's files, those with a broken golden answer too; a mock answers their calls.
+    """Returns the rows of a benchmark's files, also those with a broken golden answer; a mock answers their calls.
 
-    Prints which files and rows are left out. finish: the tool that ends a dialogue of a row that names none; see
-    `with_finish`. Raises InputError as `find_sets` does, and where two files ask the same.
+    Prints which files and rows are left out. finish: the tool that ends a dialogue if the row names none; see
+    `add_finish_tool`. Raises InputError as `discover_sets` does, and if two files contain the same queries.
     """
-    found = discover_sets(path)
-    for line in found.unread:
+    discovered = discover_sets(path)
+    for line in discovered.unread:
         print(f"not read: {line}")
-    asked, files = [], dict[tuple[str, ...], str]()
-    for one in found.sets:
-        if one.parts:  # its rows are those of other sets
+    requests, files = [], dict[tuple[str, ...], str]()
+    for eval_set in discovered.sets:
+        if eval_set.parts:  # a joined set repeats the rows of its parts
             continue
-        rows = [_asked(one.name, example, dialect, finish) for example in _examples(one)]
+        rows = [_benchmark_request(eval_set.name, example, dialect, finish) for example in _examples(eval_set)]
         if not rows:
             continue
-        first = files.setdefault(tuple(row.opening.prompt for row in rows), one.file)
-        if first != one.file:
+        first = files.setdefault(tuple(row.opening.prompt for row in rows), eval_set.file)
+        if first != eval_set.file:
             raise InputError(
-                f"config.data {path}: {first} and {one.file} ask the same {len(rows):,} queries with the same tools; "
-                "give one of the two files"
+                f"config.data {path}: {first} and {eval_set.file} ask the same {len(rows):,} queries with the same "
+                "tools; give one of the two files"
             )
-        asked += rows
-    return asked
+        requests += rows
+    return requests
 
 
-def _examples(one: EvalSet) -> list[Example]:
-    """All rows of a file in its order, as far as they can be asked; prints which cannot."""
-    for row in one.skipped:
+def _examples(eval_set: EvalSet) -> list[Example]:
+    """Returns all readable rows of a file in its order; prints which are left out."""
+    for row in eval_set.skipped:
         if row.example is None:
-            print(f"not asked: set {one.name}, row {row.index}: {row.reason}")
-    spoilt = [row.example for row in one.skipped if row.example is not None]
-    return sorted([*one.examples, *spoilt], key=lambda example: example.index)
+            print(f"not asked: set {eval_set.name}, row {row.index}: {row.reason}")
+    without_golden = [row.example for row in eval_set.skipped if row.example is not None]
+    return sorted([*eval_set.examples, *without_golden], key=lambda example: example.index)
 
 
-def _asked(name: str, example: Example, dialect: str, finish: str) -> DialogueRequest:
+def _benchmark_request(name: str, example: Example, dialect: str, finish: str) -> DialogueRequest:
     tools, ends = add_finish_tool(
         as_tool_list(example.tools), example.finish or finish, f"set {name}, row {example.index}"
     )
@@ -106,25 +106,26 @@ def _asked(name: str, example: Example, dialect: str, finish: str) -> DialogueRe
 
 
 def query_requests(file: str, dialect: str, finish: str, tools_file: str, seconds: float) -> list[DialogueRequest]:
-    """The rows of a JSONL file or a JSON array: {"id", "query"} or {"id", "messages"}.
+    """Returns the rows of a JSONL file or a JSON array: {"id", "query"} or {"id", "messages"}.
 
-    tools_file: the Python file whose functions are the tools, each call with `seconds` of time; "": every row lists its
-    own, and a mock answers. Raises InputError, naming file, row and field, for what cannot be asked.
+    tools_file: the Python file whose functions are the tools, with a limit of `seconds` for each call. If it is "",
+    every row lists its own tools, and a mock answers. Raises InputError, which names file, row and field, for a
+    malformed row.
     """
     file = check_input_file(file, SCHEMAS)
     shared: ToolList | None = None
-    own: frozenset[str] = frozenset()
+    file_functions: frozenset[str] = frozenset()
     if tools_file:
         shared = as_tool_list(read_tool_schemas(tools_file, seconds))
-        own = frozenset(shared.schemas)
-    asked: list[DialogueRequest] = []
+        file_functions = frozenset(shared.schemas)
+    requests: list[DialogueRequest] = []
     rows: dict[str | int, int] = {}
     for number, row in read_records(file):
         if isinstance(row, InputError):
             raise row
         at = f"file {file}, row {number}"
         if not isinstance(row, dict):
-            raise InputError(f"{at}: is no object; a row is {SCHEMAS}")
+            raise InputError(f"{at}: is not an object; a row is {SCHEMAS}")
         identity = record_id(row, file, number)
         check_unique_id(identity, rows, file, number)
         row = row | {"messages": _messages(row, at)}
@@ -143,10 +144,10 @@ def query_requests(file: str, dialect: str, finish: str, tools_file: str, second
         if shared is None:
             open_tools = functools.partial(MockExecutor, tools)
         else:
-            open_tools = functools.partial(FileExecutor, tools_file, seconds, tools, own, ends)
+            open_tools = functools.partial(FileExecutor, tools_file, seconds, tools, file_functions, ends)
         query = next((turn.text for turn in reversed(conversation.turns) if turn.role == "user"), "")
-        asked.append(DialogueRequest(Path(file).stem, identity, query, Opening(prompt, tools, ends, open_tools)))
-    return asked
+        requests.append(DialogueRequest(Path(file).stem, identity, query, Opening(prompt, tools, ends, open_tools)))
+    return requests
 
 
 def _messages(row: dict[str, Any], at: str) -> Any:
@@ -158,10 +159,10 @@ def _messages(row: dict[str, Any], at: str) -> Any:
 
 
 def add_finish_tool(tools: ToolList, finish: str, at: str) -> tuple[ToolList, str | None]:
-    """The tools with the one that ends a dialogue, and its name; `finish` itself is added where it is not listed.
+    """Returns the tools with the tool that ends a dialogue, and its name.
 
-    finish "": no tool ends a dialogue, a reply without a call does. Raises InputError for another name that is not
-    listed.
+    A tool named "finish" is added if it is not listed. If `finish` is "", no tool ends a dialogue: a reply without a
+    call does. Raises InputError for any other name that is not listed.
     """
     if not finish:
         return tools, None
@@ -177,21 +178,21 @@ def add_finish_tool(tools: ToolList, finish: str, at: str) -> tuple[ToolList, st
 
 @dataclass(frozen=True, slots=True)
 class SolutionCheck:
-    """Whether a task's dialogue left the state that the solution leaves, and whether its answer is right."""
+    """The two conditions of a solved task: the dialogue left the solution's state, and its answer is right."""
 
     state: bool
     answer: bool
 
 
 def check_solution(task: Task, state: dict[str, Any], answer: str | None) -> SolutionCheck:
-    """`answer` is None where the dialogue has none.
+    """Compares the final state and answer of a dialogue with a task's solution. answer: None if there is none.
 
-    It is right where it is the results that are asked for and nothing else, with commas between, as in training; their
-    order and the blanks at commas are free. So the query itself is no answer, though it may hold the result.
+    An answer is right if it is the requested results and nothing else, separated by commas, as in training; their
+    order and the blanks at commas are free. So the query itself is not an answer, even if it contains the result.
     """
-    orders = {_tight(",".join(order)) for order in itertools.permutations(task.asked)}
-    return SolutionCheck(state == task.state, answer is not None and _tight(answer) in orders)
+    orders = {_strip_blanks(",".join(order)) for order in itertools.permutations(task.asked)}
+    return SolutionCheck(state == task.state, answer is not None and _strip_blanks(answer) in orders)
 
 
-def _tight(text: str) -> str:
+def _strip_blanks(text: str) -> str:
     return re.sub(r"\s*,\s*", ",", text.strip())

@@ -1,4 +1,4 @@
-"""What runs the calls of one dialogue: the toolbox, a mock for any list of tools, the functions of a user's file."""
+"""Executors of the calls of one dialogue: the toolbox, a mock for any tool list, and the functions of a user's file."""
 
 import re
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ _OWN = {FINISH.name: FINISH, ASK_TO_USER.name: ASK_TO_USER}
 
 
 class Executor(Protocol):
-    """Runs one dialogue's calls, of whatever tool and arguments; a call that fails gives an error Result."""
+    """Runs the calls of one dialogue. A call that fails, for any reason, returns an error Result."""
 
     def execute(self, call: Call) -> Result: ...
     def close(self) -> None: ...
 
 
 def documentation_error(call: Call, tools: ToolList) -> str | None:
-    """How a call contradicts the tool list, in Python's words; None where it does not.
+    """Returns the contradiction between a call and the tool list as a Python error text; None if there is none.
 
-    An unknown tool, a parameter that the documentation lacks, or a required one that is missing.
+    It is an unknown tool, an undocumented parameter, or a missing required parameter.
     """
     if call.name not in tools.schemas:
         return undefined(call.name)
@@ -34,7 +34,7 @@ def documentation_error(call: Call, tools: ToolList) -> str | None:
 
 
 class ToolboxExecutor:
-    """The listed tools of the toolbox; `state` is the dialogue's, and what its calls leave is its final state."""
+    """Runs the listed tools of the toolbox. `state` is the state of the dialogue, which its calls change."""
 
     def __init__(self, names: Sequence[str]):
         self._tools = {name: _OWN.get(name) or TOOLS[name] for name in names}
@@ -48,10 +48,10 @@ class ToolboxExecutor:
 
 
 class MockExecutor:
-    """Runs nothing: checks a call against the documentation and answers with Python's error text or a canned value.
+    """Checks a call against the documentation and returns a Python error text or a canned value; it runs nothing.
 
-    As in Python, types are not checked. The value is of the kind that the tool's name and description announce: a truth
-    value, a number, a list, else an object; equal calls get equal values.
+    As in Python, types are not checked. The name and description of the tool decide the type of the value: a truth
+    value, a number, a list, or else an object. Equal calls get equal values.
     """
 
     def __init__(self, tools: ToolList):
@@ -75,7 +75,7 @@ class MockExecutor:
         return json_text(canned_value(tool.name, tool.description))
 
 
-# What a name or a description announces; the first that fits says of which type the canned value is.
+# Patterns in names or descriptions and the canned value they call for; the first match decides.
 _ANNOUNCED = (
     (re.compile(r"^(?:is|has|check|validate|verify)[_A-Z]|\b(?:checks?|validates?|verif(?:y|ies)) whether\b"), True),
     (re.compile(r"^(?:count|calculate|compute)[_A-Z]|\b(?:number of|how many|count of|amount of|total)\b"), 42),
@@ -84,7 +84,7 @@ _ANNOUNCED = (
 
 
 def canned_value(name: str, description: str) -> Any:
-    """A JSON value of the type that a tool's name and description announce; a text in it says that it is an example."""
+    """Returns an example value of the JSON type that a tool's name and description suggest."""
     kind = next((value for found, value in _ANNOUNCED if found.search(name) or found.search(description)), None)
     text = f"example result of {name}"
     if kind == []:
@@ -93,11 +93,11 @@ def canned_value(name: str, description: str) -> Any:
 
 
 class FileExecutor:
-    """The functions of a user's file, in a process of the dialogue's own that its first call starts.
+    """Runs the functions of a user's file in a separate process for each dialogue, which the first call starts.
 
-    A feedback is an error where the call failed, or where the default MAE rule reads an error in what the tool
-    returned, unless it is `ends`, the tool that ends the dialogue: an answer may speak of errors. own: the file's
-    functions; `finish`, where it is none of them, is the toolbox's.
+    A feedback is an error if the call failed, or if the default MAE rule finds an error in the returned text. The tool
+    that ends the dialogue (`ends`) is exempt from the rule, as an answer may mention errors. own: the names of the
+    file's functions; `finish` is the toolbox's tool if the file has none.
     """
 
     def __init__(self, path: str, time_limit: float, tools: ToolList, own: frozenset[str], ends: str | None):
@@ -107,15 +107,15 @@ class FileExecutor:
         if call.name not in self._own and call.name in self._tools.schemas:
             return execute(call.name, call.arguments, _OWN)
         result = self._worker.execute(call.name, call.arguments)
-        told = call.name != self._ends and mae_default.find_error(result.value) is not None
-        return Result(result.value, result.error or told)
+        reports_error = call.name != self._ends and mae_default.find_error(result.value) is not None
+        return Result(result.value, result.error or reports_error)
 
     def close(self) -> None:
         self._worker.close()
 
 
 def read_tool_schemas(path: str, time_limit: float) -> list[dict[str, Any]]:
-    """The tools of a user's file as flat OpenAI JSON. Raises InputError where the file cannot be run, or has none."""
+    """Returns the tools of a user's file as flat OpenAI JSON. Raises InputError if it cannot be run or has no tools."""
     if not time_limit > 0:
         raise InputError(f"config.tool_seconds is {time_limit}; it must be above 0")
     with Worker(path, time_limit) as worker:

@@ -1,4 +1,4 @@
-"""The files of a multi-turn run: dialogues as they end, then the report and a transcript beside them."""
+"""The files of a multi-turn run: dialogues are written as they end, then a report and a transcript beside them."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,14 @@ from tljax.storage.resumable import ResumableWriter, check_new_output, claim_out
 
 
 def dialogue_paths(out: Path) -> tuple[Path, Path]:
-    """The dialogues as JSON lines and as a text, beside the report `out`."""
+    """The paths of the dialogues as JSON lines and as text, beside the report `out`."""
     return path_beside_report(str(out), "dialogues.jsonl"), path_beside_report(str(out), "dialogues.txt")
 
 
 def check_new_files(out: Path) -> None:
-    """Raises InputError where a file is there already that the run would write, or their folder is not.
+    """Raises InputError if a file that the run would write exists already, or if their folder does not exist.
 
-    A report beside dialogues that are not all written is what an interruption at the very end has left.
+    A report beside a partial file of dialogues was left by an interruption at the very end, and is allowed.
     """
     dialogues, transcript = dialogue_paths(out)
     check_new_output(dialogues, "file")
@@ -32,9 +32,9 @@ def _partial_of(dialogues: Path) -> Path:
 
 
 class InMemoryDialogues:
-    """Keeps the dialogues of a run without config.out in memory."""
+    """The dialogues of a run without config.out, in memory only."""
 
-    told = "lost, as config.out names no file"
+    status = "lost, as config.out names no file"
     path = None
 
     def __init__(self) -> None:
@@ -63,12 +63,12 @@ class InMemoryDialogues:
 
 
 class DialogueFiles:
-    """The dialogues of a run in its partial file; `finish` writes all files."""
+    """The dialogues of a run in a partial file; `finish` writes all files."""
 
     def __init__(self, out: Path, partial: ResumableWriter):
         self._out, self._partial = out, partial
         self.path = partial.path
-        self.told = f"kept in {partial.path}; the same command continues"
+        self.status = f"kept in {partial.path}; the same command continues"
 
     def __len__(self) -> int:
         return len(self._partial)
@@ -77,7 +77,7 @@ class DialogueFiles:
         return number in self._partial
 
     def append(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        """Adds dialogues by their numbers, safe from then on. Raises InputError where the disk refuses."""
+        """Writes dialogues by their numbers. Raises InputError if the disk refuses."""
         if rows:
             self._partial.append(rows)
 
@@ -86,7 +86,7 @@ class DialogueFiles:
         return [row for _, row in self._partial.answers()]
 
     def finish(self, report: str, transcript: str) -> None:
-        """Writes report and transcript, then the dialogues. Raises InputError where the disk refuses."""
+        """Writes report and transcript, then the dialogues. Raises InputError if the disk refuses."""
         _, text = dialogue_paths(self._out)
         for path, content in ((text, transcript), (self._out, report)):
             write_texts(path, [content])
@@ -95,10 +95,10 @@ class DialogueFiles:
 
 @contextlib.contextmanager
 def open_dialogue_files(out: Path, fields: dict[str, Any], content: dict[str, str]) -> Iterator[DialogueFiles]:
-    """The files of the report `out`, held for this process; what an earlier run has finished is in them.
+    """Yields the files of the report `out`, locked for this process, with the dialogues of an interrupted run.
 
-    fields, content: what the dialogues are made with, as `Partial` takes them. Raises InputError as `claim` and
-    `Partial` do.
+    fields, content: the settings and hashes on which the dialogues depend, as in `ResumableWriter`. Raises InputError
+    as `claim_output` and `ResumableWriter` do.
     """
     dialogues, _ = dialogue_paths(out)
     with claim_output(dialogues, "file"), ResumableWriter(dialogues, fields, content) as partial:

@@ -1,7 +1,7 @@
-"""Dialogues: model call -> parse -> execute -> `Output:` turn, again and again until `finish` or a failure.
+"""Dialogues: the cycle of reply -> parse -> execute -> `Output:` turn, repeated until `finish` or a failure.
 
-Many dialogues go on side by side, so that the model always has a full batch. A dialogue is a growing list of tokens:
-what the model samples stays as it is, what the tools answer is encoded and appended, and nothing is tokenized twice.
+Many dialogues proceed side by side, so that the model always has a full batch. A dialogue is a growing list of tokens:
+sampled tokens stay unchanged, the feedback of tools is encoded and appended, and nothing is tokenized twice.
 """
 
 import functools
@@ -19,13 +19,13 @@ from tljax.data.prompt import render_feedback
 from tljax.data.tokenizer import Tokenizer
 from tljax.toolbox.execute import Result, json_text, valid_unicode
 
-# How a dialogue ends: with an answer; with a reply that is no well-formed call; with a call that keeps
-# getting the same feedback; after the largest number of replies; where a further reply might exceed the length limit.
+# How a dialogue ends: with an answer; with a reply that is not a well-formed call; with a call that keeps getting the
+# same feedback; after the maximal number of replies; when another reply might exceed the length limit.
 OUTCOMES = FINISH, FORMAT, LOOP, TURN_LIMIT, LENGTH_LIMIT = ("finish", "format", "loop", "turn_limit", "length_limit")
 
 
 class SampledReply(Protocol):
-    """A policy's reply: its tokens without the end token, and whether there was one."""
+    """A reply of a policy: its tokens without the end token; `ended` is True if there was an end token."""
 
     @property
     def tokens(self) -> Sequence[int]: ...
@@ -33,17 +33,17 @@ class SampledReply(Protocol):
     def ended(self) -> bool: ...
 
 
-# Dialogues as token lists, each up to and with "Assistant:" -> the reply to each, in order.
+# Dialogues as token lists, each of which ends with "Assistant:" -> the reply to each, in order.
 Policy = Callable[[list[list[int]]], Sequence[SampledReply]]
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a dialogue begins with.
+    """The beginning of a dialogue.
 
-    prompt: the text up to and with the first "Assistant:". tools: those that the prompt lists. finish: the tool that
-    ends the dialogue; None: a reply without a call does, and is the answer. open_tools: gives what runs the calls of
-    one dialogue, with a state of its own.
+    prompt: the text up to the first "Assistant:", inclusive. tools: the tools that the prompt lists. finish: the tool
+    that ends the dialogue; if None, a reply without a call ends it and is the answer. open_tools: returns an executor
+    for the calls of one dialogue, with its own state.
     """
 
     prompt: str
@@ -54,7 +54,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class DialogueLimits:
-    """Bounds of a dialogue: replies, tokens in all, tokens of a reply, and equal calls with equal feedback."""
+    """Limits on the numbers of replies, of tokens in a dialogue and in a reply, and equal calls with equal feedback."""
 
     turns: int
     tokens: int
@@ -64,9 +64,9 @@ class DialogueLimits:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One reply and what came of it; without a call there is no result.
+    """One reply with its call and the result; both are None if the reply makes no call.
 
-    undocumented: how the call contradicts the tool list, in Python's words; None where it does not.
+    undocumented: the contradiction between call and tool list as a Python error text; None if there is none.
     """
 
     reply: str
@@ -77,10 +77,10 @@ class Exchange:
 
 @dataclass(slots=True)
 class Dialogue:
-    """A dialogue so far, or, once `outcome` is one of OUTCOMES, all of it; `detail` says more of a failure.
+    """A dialogue in progress; it has ended once `outcome` is one of OUTCOMES. `detail` explains a failure.
 
-    number: its opening's place. tokens: the prompt's, every reply's without its end token, every feedback's. answer:
-    what `finish` was called with.
+    number: the number of its opening. tokens: those of the prompt, the replies without end tokens, and the feedback.
+    answer: the arguments with which `finish` was called.
     """
 
     number: int
@@ -105,28 +105,28 @@ def run_dialogues(
     rows: int,
     calls_at_once: int = 1,
 ) -> Generator[list[Dialogue], None, None]:
-    """Holds a dialogue from every (number, opening), `rows` side by side; gives those that have ended, round by round.
+    """Generates a dialogue from every (number, opening), `rows` side by side; yields ended ones after each round.
 
-    A round is one reply of every open dialogue; places that become free are taken by the next openings. Tools are
-    called from up to `calls_at_once` threads, each dialogue's from one at a time. Raises what the policy and the tools'
-    executors raise; the executors are closed whatever happens.
+    A round is one reply of every open dialogue; ended dialogues are replaced by the next openings. Up to
+    `calls_at_once` threads call tools, at most one for each dialogue. Exceptions of the policy and of the executors
+    pass through; the executors are always closed.
     """
     waiting = iter(openings)
     open_: list[Dialogue] = []
     pool = ThreadPoolExecutor(calls_at_once)
     try:
         while True:
-            open_ += [_begin(number, one, tokenizer) for number, one in islice(waiting, rows - len(open_))]
+            open_ += [_begin(number, opening, tokenizer) for number, opening in islice(waiting, rows - len(open_))]
             if not open_:
                 return
             for dialogue in open_:
                 _check_length(dialogue, limits)
-            going = [dialogue for dialogue in open_ if not dialogue.outcome]
-            replies = policy([list(dialogue.tokens) for dialogue in going]) if going else []
-            if len(replies) != len(going):
-                raise ValueError(f"the policy gives {len(replies)} replies to {len(going)} dialogues")
-            take = functools.partial(_take, tokenizer=tokenizer, limits=limits)
-            list(pool.map(take, going, replies))
+            active = [dialogue for dialogue in open_ if not dialogue.outcome]
+            replies = policy([list(dialogue.tokens) for dialogue in active]) if active else []
+            if len(replies) != len(active):
+                raise ValueError(f"the policy gives {len(replies)} replies to {len(active)} dialogues")
+            add_reply = functools.partial(_add_reply, tokenizer=tokenizer, limits=limits)
+            list(pool.map(add_reply, active, replies))
             ended = [dialogue for dialogue in open_ if dialogue.outcome]
             open_ = [dialogue for dialogue in open_ if not dialogue.outcome]
             for dialogue in ended:
@@ -143,19 +143,19 @@ def _begin(number: int, opening: Opening, tokenizer: Tokenizer) -> Dialogue:
 
 
 def has_room_for_reply(tokens: int, limits: DialogueLimits) -> bool:
-    """Whether a dialogue of so many tokens has room for a reply."""
+    """Returns True if a dialogue of `tokens` tokens has room for a reply."""
     return tokens + limits.new_tokens <= limits.tokens
 
 
 def _check_length(dialogue: Dialogue, limits: DialogueLimits) -> None:
     length = len(dialogue.tokens)
     if not has_room_for_reply(length, limits):
-        told = f"{length + limits.new_tokens:,} tokens with the next reply, at most {limits.tokens:,} are allowed"
-        dialogue.end(LENGTH_LIMIT, told)
+        detail = f"{length + limits.new_tokens:,} tokens with the next reply, at most {limits.tokens:,} are allowed"
+        dialogue.end(LENGTH_LIMIT, detail)
 
 
-def _take(dialogue: Dialogue, reply: SampledReply, tokenizer: Tokenizer, limits: DialogueLimits) -> None:
-    """Adds a reply and what comes of it: feedback, or the dialogue's end."""
+def _add_reply(dialogue: Dialogue, reply: SampledReply, tokenizer: Tokenizer, limits: DialogueLimits) -> None:
+    """Adds a reply to a dialogue, runs its call, and adds the feedback or ends the dialogue."""
     opening = dialogue.opening
     dialogue.tokens += reply.tokens
     text = tokenizer.decode(reply.tokens).strip()
@@ -168,7 +168,7 @@ def _take(dialogue: Dialogue, reply: SampledReply, tokenizer: Tokenizer, limits:
         else:
             dialogue.end(FORMAT, _format_error(parsed, reply, limits))
         return
-    # One call a reply, as in training; a further one would have been made without the first one's feedback.
+    # One call for each reply, as in training: a second call would not know the feedback of the first.
     call = parsed.calls[0]
     result = dialogue.executor.execute(call)
     exchange = Exchange(text, call, documentation_error(call, opening.tools), result)
@@ -198,7 +198,7 @@ def _repeats(exchange: Exchange, other: Exchange) -> bool:
 
 
 def final_answer(call: Call) -> str:
-    """What a call of `finish` says: its arguments' values, whatever noise has made of their names."""
+    """The answer in a call of `finish`: the values of its arguments, whatever their names, which noise may change."""
     return valid_unicode(", ".join(map(_text, call.arguments.values())))
 
 

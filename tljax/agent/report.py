@@ -1,4 +1,4 @@
-"""Scores of dialogues as a table, as JSON, and dialogues as text that people read."""
+"""Rows of dialogues -> a table of scores, a report as JSON, and transcripts."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +14,15 @@ UNITS["state"] = "tasks that change the state"
 
 
 def rows_by_set(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Rows by their set, in order."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Returns rows by set, in order."""
+    sets: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault(row["set"], []).append(row)
-    return found
+        sets.setdefault(row["set"], []).append(row)
+    return sets
 
 
 def dialogue_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str]) -> str:
-    """A block a set: every score in percent with its 95 % interval and what it counts, and how the dialogues ended."""
+    """Returns a block for each set: scores in percent with 95 % intervals and counts, and numbers of outcomes."""
     lines, names = [], dict[str, None]()
     for name, rows in sets.items():
         figures = dialogue_scores(rows)
@@ -46,7 +46,7 @@ def _line(score: str, figure: DialogueScore) -> str:
 
 
 def report_json(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str], facts: dict[str, Any]) -> str:
-    """The report as JSON: what was run, and of every set its scores, ends, and its rows without their texts."""
+    """Returns the report as JSON: the facts of the run, and each set's scores, outcomes, and rows without texts."""
     listed, meant = [], {}
     for name, rows in sets.items():
         scores = {
@@ -65,21 +65,25 @@ def report_json(sets: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence
 
 
 def transcript(row: Mapping[str, Any]) -> str:
-    """One dialogue as it was held, with what went wrong beside each call."""
-    told = row["outcome"] + (f" ({row['detail']})" if row["detail"] else "")
+    """Returns a dialogue as text, with errors marked beside each call."""
+    outcome = row["outcome"] + (f" ({row['detail']})" if row["detail"] else "")
     if "success" in row:
-        told += "" if row["success"] else f"; wanted: {row['wanted']}"
-        told = ("solved, " if row["success"] else "not solved, ") + told
-    lines = [f"=== {row['set']} {row['id']}: {told}", f"User: {row['query']}"]
-    for one in row["exchanges"]:
-        last = row["outcome"] == FINISH and one is row["exchanges"][-1]
-        lines.append(f"Assistant: {one['reply']}")
-        if "feedback" in one and not last:
-            marks = [word for word, wrong in (("DE", one["documentation_error"]), ("CE", one["call_error"])) if wrong]
-            lines.append(f"Output: {one['feedback']}" + (f"   <- {', '.join(marks)}" if marks else ""))
+        outcome += "" if row["success"] else f"; wanted: {row['wanted']}"
+        outcome = ("solved, " if row["success"] else "not solved, ") + outcome
+    lines = [f"=== {row['set']} {row['id']}: {outcome}", f"User: {row['query']}"]
+    for exchange in row["exchanges"]:
+        last = row["outcome"] == FINISH and exchange is row["exchanges"][-1]
+        lines.append(f"Assistant: {exchange['reply']}")
+        if "feedback" in exchange and not last:
+            marks = [
+                word
+                for word, wrong in (("DE", exchange["documentation_error"]), ("CE", exchange["call_error"]))
+                if wrong
+            ]
+            lines.append(f"Output: {exchange['feedback']}" + (f"   <- {', '.join(marks)}" if marks else ""))
     return "\n".join(lines) + "\n"
 
 
 def transcripts(sets: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """All dialogues, one below the other."""
+    """Returns all dialogues as text, in order."""
     return "\n".join(transcript(row) for rows in sets.values() for row in rows)

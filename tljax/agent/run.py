@@ -1,4 +1,4 @@
-"""The multi-turn run: a model's dialogues with tools that are run, scored, printed, and kept as they end."""
+"""The multi-turn command: a model's dialogues with tools that run, written as they end, scored and printed."""
 
 import contextlib
 import hashlib
@@ -36,17 +36,17 @@ from tljax.training import model_source
 from tljax.training.fingerprint import fingerprint
 from tljax.training.stop import EXIT_CODES, StopRequest
 
-# Fields that decide how a dialogue goes; the others may change when a run goes on.
+# The fields on which dialogues depend; the others may change when an interrupted run continues.
 DECIDING = ("dialect", "new_tokens", "max_turns", "max_tokens", "max_repeats", "finish", "tool_seconds")
 DAY = 86_400  # seconds
 
 
 def run(config: Any) -> None:
-    """Holds the dialogues that `config` (configs/evaluate.py, turns = "multi") asks for and prints their scores.
+    """Generates the dialogues of `config` (configs/evaluate.py, turns = "multi") and prints their scores.
 
-    config.out = R.json gets the scores, R.dialogues.jsonl beside it the dialogues, R.dialogues.txt the same for people.
-    Raises InputError for what the user can mend, before any device work where it can be known by then, and SystemExit
-    where a signal stopped it; dialogues that have ended are kept then, and the same command goes on.
+    Scores are written to config.out = R.json, dialogues to R.dialogues.jsonl, transcripts to R.dialogues.txt. Raises
+    InputError for a mistake of the user, before any device work where possible, and SystemExit if a signal stopped the
+    run; ended dialogues are kept then, and the same command continues.
     """
     processes.check_single_process("config.turns=multi")
     check(config)
@@ -54,12 +54,12 @@ def run(config: Any) -> None:
     if out is not None:
         check_new_files(out)
     model_source.check_trained(config.model.path)
-    asked = read_requests(config)
+    requests = read_requests(config)
     model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
     llama.check_length(model.config, config.new_tokens + 1, "config.new_tokens and a prompt")
     longest = min(config.max_tokens or model.config.max_tokens, model.config.max_tokens)
     limits = DialogueLimits(config.max_turns, longest, config.new_tokens, config.max_repeats)
-    check_prompt_lengths(asked, tokenizer, limits)
+    check_prompt_lengths(requests, tokenizer, limits)
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
         options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
@@ -67,9 +67,9 @@ def run(config: Any) -> None:
         with (
             InMemoryDialogues()
             if out is None
-            else open_dialogue_files(out, fields, content_hashes(config, asked, model, tokenizer)) as files
+            else open_dialogue_files(out, fields, content_hashes(config, requests, model, tokenizer)) as files
         ):
-            generate_dialogues(config, asked, model, tokenizer, options, limits, files)
+            generate_dialogues(config, requests, model, tokenizer, options, limits, files)
             sets = dialogue_report.rows_by_set(files.rows())
             notes = [dialogue_report.NOTE, *([dialogue_report.MOCK] if uses_mock(config) else [])]
             facts = {"model": config.model.path, "data": config.data, "tools": config.tools, "made_with": fields}
@@ -78,7 +78,7 @@ def run(config: Any) -> None:
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a field whose value is not allowed."""
+    """Raises InputError if the value of a field is not allowed."""
     for field in ("predictions", "noise", "compare", "bfcl_out"):
         if config[field]:
             raise InputError(f"config.{field} is {config[field]!r}, which is for config.turns=single; leave it empty")
@@ -105,7 +105,7 @@ def check(config: Any) -> None:
 
 
 def read_requests(config: Any) -> list[DialogueRequest]:
-    """The dialogues to hold. Raises InputError as the readers do."""
+    """Returns the dialogues to generate. Raises InputError as the readers do."""
     if config.data == "toolbox":
         return toolbox_requests(config.queries, config.dialect)
     if not config.tools and is_benchmark(config.data):
@@ -118,37 +118,37 @@ def uses_mock(config: Any) -> bool:
     return config.data != "toolbox" and not config.tools
 
 
-def check_prompt_lengths(asked: Sequence[DialogueRequest], tokenizer: Tokenizer, limits: DialogueLimits) -> None:
-    """Prints which dialogues are too long for a first reply. Raises InputError where all are."""
-    lengths = [len(tokenizer.encode(one.opening.prompt)[0]) for one in asked]
+def check_prompt_lengths(requests: Sequence[DialogueRequest], tokenizer: Tokenizer, limits: DialogueLimits) -> None:
+    """Prints which prompts leave no room for a first reply. Raises InputError if none leaves room."""
+    lengths = [len(tokenizer.encode(request.opening.prompt)[0]) for request in requests]
     long = [
-        f"set {one.set}, {one.id}: {length:,} tokens"
-        for one, length in zip(asked, lengths, strict=True)
+        f"set {request.set}, {request.id}: {length:,} tokens"
+        for request, length in zip(requests, lengths, strict=True)
         if not has_room_for_reply(length, limits)
     ]
-    if long and len(long) == len(asked):
+    if long and len(long) == len(requests):
         raise InputError(
             f"no dialogue has room for a reply: the shortest begins with {min(lengths):,} tokens, and with "
             f"config.new_tokens = {limits.new_tokens:,} more they may have {limits.tokens:,} (config.max_tokens, or "
             "what the model can read); lower new_tokens, or raise max_tokens where it is set"
         )
     if long:
-        told = f"dialogues that end before they begin, over {limits.tokens:,} tokens with a reply: {len(long):,}"
-        log("\n".join([told, *format_first_errors(long)]))
+        heading = f"dialogues that end before they begin, over {limits.tokens:,} tokens with a reply: {len(long):,}"
+        log("\n".join([heading, *format_first_errors(long)]))
 
 
 def deciding_fields(config: Any) -> dict[str, Any]:
-    """The fields that decide the dialogues, by their dotted names."""
+    """Returns the fields on which dialogues depend, by their dotted names."""
     return {name: config[name] for name in DECIDING} | {"model.compute_dtype": config.model.compute_dtype}
 
 
 def content_hashes(
-    config: Any, asked: Sequence[DialogueRequest], model: model_source.ModelSource, tokenizer: Tokenizer
+    config: Any, requests: Sequence[DialogueRequest], model: model_source.ModelSource, tokenizer: Tokenizer
 ) -> dict[str, str]:
-    """Hashes of what decides the dialogues and was read, by the names of that."""
+    """Returns hashes of the inputs on which dialogues depend: model, tokenizer, data, and the file of tools."""
     digest = hashlib.sha256()
-    for one in asked:
-        digest.update(repr((one.set, one.id, one.opening.prompt)).encode())
+    for request in requests:
+        digest.update(repr((request.set, request.id, request.opening.prompt)).encode())
     content = {"model": fingerprint(model), "tokenizer": tokenizer.fingerprint, "content of data": digest.hexdigest()}
     if config.tools:
         content["content of tools"] = hashlib.sha256(Path(config.tools).expanduser().read_bytes()).hexdigest()
@@ -157,41 +157,46 @@ def content_hashes(
 
 def generate_dialogues(
     config: Any,
-    asked: Sequence[DialogueRequest],
+    requests: Sequence[DialogueRequest],
     model: model_source.ModelSource,
     tokenizer: Tokenizer,
     options: SampleOptions,
     limits: DialogueLimits,
     files: DialogueFiles | InMemoryDialogues,
 ) -> None:
-    """Holds the dialogues that `files` lack, on the current mesh, and adds them as they end.
+    """Generates the dialogues that `files` lacks on the current mesh, and adds them as they end.
 
-    Raises SystemExit with the signal's code where one asked to stop.
+    Raises SystemExit with the signal's exit code if a signal asked to stop.
     """
-    todo = [(number, one.opening) for number, one in enumerate(asked) if number not in files]
-    # The longest first: those of like length share a round, and memory runs out at once or never.
-    todo.sort(key=lambda one: -len(one[1].prompt))
-    log(f"dialogues: {len(asked):,}, with up to {limits.turns} replies and {limits.tokens:,} tokens")
-    if len(todo) < len(asked):
-        log(f"resumed: {len(asked) - len(todo):,} of {len(asked):,} dialogues are in {files.path}")
+    todo = [(number, request.opening) for number, request in enumerate(requests) if number not in files]
+    # Longest first: prompts of similar length share a round, and memory runs out in the first round or never.
+    todo.sort(key=lambda item: -len(item[1].prompt))
+    log(f"dialogues: {len(requests):,}, with up to {limits.turns} replies and {limits.tokens:,} tokens")
+    if len(todo) < len(requests):
+        log(f"resumed: {len(requests) - len(todo):,} of {len(requests):,} dialogues are in {files.path}")
     if not todo:
         return
-    # No more rows than there are dialogues; of all of them, so that a resumed run computes in the same shapes.
+    # No more rows than dialogues. Finished ones count too, so that a resumed run compiles the same shapes.
     shards = batch_shard_count()
-    rows = min(config.rows, -(-len(asked) // shards) * shards)
+    rows = min(config.rows, -(-len(requests) // shards) * shards)
     params = model_source.load_with_adapter(model, jnp.dtype(options.compute_dtype), seed=0)
     begin, replies = time.perf_counter(), 0
-    with StopRequest() as stop, Progress(len(asked), len(files), "dialogue", "dialogues") as progress:
+    with StopRequest() as stop, Progress(len(requests), len(files), "dialogue", "dialogues") as progress:
         policy = greedy_policy(params, model.config, options, rows, progress)
         rounds = run_dialogues(todo, policy, tokenizer, limits, rows=rows, calls_at_once=config.tool_calls)
         with contextlib.closing(rounds):
             for ended in rounds:
-                files.append([(dialogue.number, dialogue_row(asked[dialogue.number], dialogue)) for dialogue in ended])
+                files.append(
+                    [(dialogue.number, dialogue_row(requests[dialogue.number], dialogue)) for dialogue in ended]
+                )
                 replies += sum(len(dialogue.exchanges) for dialogue in ended)
                 progress.advance(len(ended))
-                if stop.signal is not None and len(files) < len(asked):
+                if stop.signal is not None and len(files) < len(requests):
                     progress.close()
-                    log(f"stopped by {stop.signal.name} after {len(files):,} of {len(asked):,} dialogues, {files.told}")
+                    log(
+                        f"stopped by {stop.signal.name} after {len(files):,} of {len(requests):,} dialogues, "
+                        f"{files.status}"
+                    )
                     raise SystemExit(EXIT_CODES[stop.signal])
     log(f"held {len(todo):,} dialogues with {replies:,} replies in {time.perf_counter() - begin:,.0f} s")
 
@@ -199,7 +204,7 @@ def generate_dialogues(
 def greedy_policy(
     params: llama.Params, c: llama.LlamaConfig, options: SampleOptions, rows: int, progress: Progress
 ) -> Policy:
-    """The model's greedy replies, `rows` of them side by side."""
+    """Returns the model's greedy policy, which generates `rows` replies side by side."""
 
     def policy(prompts: list[list[int]]) -> list[Reply]:
         with explain_out_of_memory(

@@ -1,7 +1,7 @@
-"""Dialogues -> scores: DE, CE and VA, and in the toolbox the share of tasks solved.
+"""Dialogues -> scores: DE, CE and VA, and for the toolbox the share of solved tasks.
 
 The paper reports DE, CE and VA on ToolEyes without defining them, and its code does not compute them. The definitions
-here are ours, and figures by them are not the paper's:
+here are ours, so the figures cannot be compared with the paper's:
 
 * DE, documentation error: calls that contradict the tool list (an unknown tool, a parameter that the documentation
   lacks, a required one missing), of all calls, `finish` included;
@@ -45,7 +45,7 @@ _REFUSAL = re.compile(
 
 
 class DialogueScore(NamedTuple):
-    """A share with what it counts: `count` of `n`; share is None where there is nothing to count."""
+    """A score: `count` of `n`, and their share; the share is None if n is 0."""
 
     count: int
     n: int
@@ -53,43 +53,43 @@ class DialogueScore(NamedTuple):
 
 
 def is_refusal(answer: str) -> bool:
-    """Whether an answer says that there is none: "I cannot handle the task", as ToolEyes asks for, and its like."""
+    """Returns True if an answer is a refusal, such as "I cannot handle the task", which ToolEyes prescribes."""
     return _REFUSAL.search(" ".join(answer.replace("\u2019", "'").split())) is not None
 
 
-def dialogue_row(asked: DialogueRequest, dialogue: Dialogue) -> dict[str, Any]:
-    """All that is kept of a dialogue, as JSON; scores are made of these rows alone."""
-    calls = [one for one in dialogue.exchanges if one.result is not None]
+def dialogue_row(request: DialogueRequest, dialogue: Dialogue) -> dict[str, Any]:
+    """Returns a dialogue as a row of JSON, which holds all that the scores depend on."""
+    calls = [exchange for exchange in dialogue.exchanges if exchange.result is not None]
     answer = dialogue.answer
     row: dict[str, Any] = {
-        "set": asked.set,
-        "id": asked.id,
-        "query": asked.query,
+        "set": request.set,
+        "id": request.id,
+        "query": request.query,
         "outcome": dialogue.outcome,
         "detail": dialogue.detail,
         "answer": answer,
         "valid": bool(answer and answer.strip()) and not is_refusal(answer or ""),
         "calls": len(calls),
-        "documentation_errors": sum(one.undocumented is not None for one in calls),
-        "call_errors": sum(one.result is not None and one.result.error for one in calls),
+        "documentation_errors": sum(exchange.undocumented is not None for exchange in calls),
+        "call_errors": sum(exchange.result is not None and exchange.result.error for exchange in calls),
     }
-    if asked.task is not None and isinstance(dialogue.executor, ToolboxExecutor):
-        found = check_solution(asked.task, dialogue.executor.state, answer)
-        row |= {"success": found.state and found.answer, "state_right": found.state, "answer_right": found.answer}
-        row |= {"wanted": asked.task.answer, "changes_state": bool(asked.task.state)}
-    row["exchanges"] = [_exchange(one) for one in dialogue.exchanges]
+    if request.task is not None and isinstance(dialogue.executor, ToolboxExecutor):
+        check = check_solution(request.task, dialogue.executor.state, answer)
+        row |= {"success": check.state and check.answer, "state_right": check.state, "answer_right": check.answer}
+        row |= {"wanted": request.task.answer, "changes_state": bool(request.task.state)}
+    row["exchanges"] = [_exchange_json(exchange) for exchange in dialogue.exchanges]
     return row | {"tokens": dialogue.tokens, "ended": dialogue.outcome == FINISH}
 
 
-def _exchange(one: Exchange) -> dict[str, Any]:
-    if one.result is None:
-        return {"reply": one.reply}
-    feedback = {"feedback": one.result.value, "call_error": one.result.error}
-    return {"reply": one.reply} | feedback | {"documentation_error": one.undocumented}
+def _exchange_json(exchange: Exchange) -> dict[str, Any]:
+    if exchange.result is None:
+        return {"reply": exchange.reply}
+    feedback = {"feedback": exchange.result.value, "call_error": exchange.result.error}
+    return {"reply": exchange.reply} | feedback | {"documentation_error": exchange.undocumented}
 
 
 def dialogue_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, DialogueScore]:
-    """The scores of one set's rows, by the names in DEFINITIONS; those of tasks where the rows are tasks."""
+    """Returns the scores of one set's rows by the names in DEFINITIONS; toolbox tasks have more of them."""
     figures = {}
     if rows and "success" in rows[0]:
         changing = [row for row in rows if row["changes_state"]]
@@ -114,5 +114,5 @@ def _of_calls(rows: Sequence[Mapping[str, Any]], field: str) -> DialogueScore:
 
 
 def count_outcomes(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many dialogues ended in which way, in the order of OUTCOMES."""
+    """Returns the number of dialogues with each outcome, in the order of OUTCOMES."""
     return {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES}
