@@ -5,8 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tljax.evaluate.benchmarks.discover import read_sets
-
 FILES = {
     "rotbench_clean": "RoTBench/First_Turn/clean.json",
     "toolalpaca_real": "ToolAlpaca/eval_real.json",
@@ -18,6 +16,8 @@ FILES = {
 @pytest.fixture(scope="session")
 def benchmark(shared):
     """benchmark("rotbench_clean") -> the set in the benchmark's own file."""
+    from tljax.evaluate.benchmarks.discover import read_sets
+
     return lambda name: read_sets(shared / "data" / "eval" / FILES[name])[-1]
 
 

@@ -6,9 +6,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+REPO = Path(__file__).parents[1]
+SHARED = REPO.parent / "shared"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,12 +27,12 @@ os.environ["XLA_FLAGS"] = (
 # wait for its import.
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# One cache of compiled programs for all tests and the scripts that they start, since many compile the same ones.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # else this is a worker of pytest-xdist
-    COMPILED = tempfile.TemporaryDirectory(prefix="tljax-compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# One cache of compiled programs for all tests and the scripts that they start, since many compile the same ones. It is
+# kept for the next time; JAX's keys tell versions, flags and programs apart. JAX's own limit of its size would look at
+# every file before each write.
+COMPILED = Path(os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPO / ".pytest_cache" / "compiled")))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import filelock
 import pytest
@@ -37,8 +40,13 @@ import pytest
 # Fixtures that tests of several folders use.
 pytest_plugins = ("tests.model_checkpoints", "tests.benchmark_files")
 
-REPO = Path(__file__).parents[1]
-SHARED = REPO.parent / "shared"
+
+def pytest_sessionstart(session):
+    """Removes compiled programs of more than a week ago, so that the cache does not grow for ever."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and COMPILED.is_dir():
+        for file in COMPILED.iterdir():
+            if file.stat().st_mtime < time.time() - 7 * 86_400:
+                file.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
