@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
+import pytest
+
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / "shared"
 
@@ -33,9 +36,6 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 COMPILED = Path(os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPO / ".pytest_cache" / "compiled")))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
-import filelock
-import pytest
 
 # Fixtures that tests of several folders use.
 pytest_plugins = ("tests.model_checkpoints", "tests.benchmark_files")
