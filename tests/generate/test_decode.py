@@ -166,9 +166,7 @@ def test_greedy_replies_equal_those_of_torch_transformers(name, torch, checkpoin
 @pytest.mark.parametrize(
     "fields",
     [
-        dict(temperature=0.7),
-        dict(top_k=5),
-        dict(top_p=0.8),
+        *(pytest.param(f, marks=pytest.mark.extended) for f in (dict(temperature=0.7), dict(top_k=5), dict(top_p=0.8))),
         dict(temperature=1.3, top_k=20, top_p=0.9),
     ],
     ids=str,
@@ -206,6 +204,7 @@ def test_samples_depend_on_key_row_id_and_prompt_alone(one_device):
     assert (run(params, GQA, SAMPLED, row_ids=IDS + 8).tokens != plain.tokens).any(axis=1).sum() > 5
 
 
+@pytest.mark.extended
 def test_samples_are_the_same_on_every_mesh():
     results = []
     for shape in ((1, 1, 1), (2, 2, 2), (1, 2, 2, 2)):
@@ -216,6 +215,7 @@ def test_samples_are_the_same_on_every_mesh():
         assert_scores_equal(other.logprobs, results[0].logprobs)
 
 
+@pytest.mark.extended
 def test_every_row_and_step_draws_anew(eight_devices):
     """A temperature so high that all 64 words are equally likely: 8 x 32 draws from one prompt."""
     options = dataclasses.replace(OPTIONS, temperature=1e6, max_new_tokens=32)
@@ -264,6 +264,7 @@ def test_decoding_stops_when_every_row_has_ended(one_device, monkeypatch):
     assert len(steps) == generated.lengths.max()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("shape", [(2, 2, 2)])
 def test_bfloat16_caches_and_scores(shape):
     options = dataclasses.replace(SAMPLED, compute_dtype="bfloat16", top_p=0.9)

@@ -170,7 +170,9 @@ def test_a_row_of_padding_alone_gives_finite_gradients(one_device):
     assert value == 0 and all((np.asarray(x) == 0).all() for x in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("remat", ["full", "dots", "attention"])
+@pytest.mark.parametrize(
+    "remat", ["full", *(pytest.param(r, marks=pytest.mark.extended) for r in ("dots", "attention"))]
+)
 def test_remat_changes_what_is_kept_and_not_the_gradient(remat, one_device):
     params, batch = make_params(), global_batch(make_batch())
     assert_trees_close(value_and_grad(params, batch, remat=remat), value_and_grad(params, batch, remat="none"), 1e-5)

@@ -57,6 +57,7 @@ def test_only_the_adapter_moves_and_alike_on_every_mesh(adapter_step, mesh_of):
         np.testing.assert_allclose(others[1][name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.extended
 def test_no_gradient_of_the_trunk_is_computed(config, options, place, load, mesh_of):
     """By XLA's count, 4 of 6 operations a weight remain; what attention and a narrow adapter take is little here."""
     one = dataclasses.replace(config, num_layers=1, d_ff=1024)

@@ -100,6 +100,7 @@ def local_sums(config, options, params, batch):
     return sums["loss"], sums
 
 
+@pytest.mark.extended
 def test_shard_map_with_explicit_psums_gives_the_same(config, options, host_batch, host_params, mesh_of, reference):
     """The same model code on one device's rows, gradients and counts summed by hand over eight devices."""
     one_device = _without_mesh(config, options)
@@ -181,6 +182,7 @@ def dense_logprobs(params, c, tokens, positions, segments, targets):
     return logprobs, logits
 
 
+@pytest.mark.extended
 def test_chunks_and_room_change_nothing(config, options, load, place, mesh_of, reference):
     with jax.set_mesh(mesh_of(1, 1, 1)):
         for room, chunk in ((options.max_targets, 1000), (options.max_targets + 5, 7), (1000, 64)):
