@@ -127,11 +127,11 @@ def test_every_outcome_is_the_known_one(asked, name):
     step, _, outcome = asked[name]
     kind, text, where, wrong, corrected = EXPECTED[name]
     assert (outcome.greedy.comparison.kind, outcome.greedy.text) == (kind, text)
-    assert outcome.wrong == wrong
+    assert outcome.num_wrong == wrong
     if where is None:
-        assert outcome.first is None and outcome.corrected is None
+        assert outcome.first_wrong is None and outcome.corrected is None
         return
-    assert step.classes[outcome.first] == where
+    assert step.classes[outcome.first_wrong] == where
     after = outcome.corrected
     assert (after.comparison.kind, after.text, after.named) == corrected
     # Decoding goes on to the golden reply exactly where no second token is wrong.

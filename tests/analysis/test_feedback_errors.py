@@ -52,17 +52,21 @@ def test_without_a_tool_list_no_call_is_judged():
     assert found[0].calls is None and reason_kind(found[0].default) == "unknown tool"
     counts = counted([row(USER, call(x=1), output("5"), tools=None)])
     assert "call_errors" not in [table.name for table in counts.tables()]
-    assert counts.untold() == ["no call has a tool list in its prompt, so calls are not judged"]
+    assert counts.missing_tables() == ["no call has a tool list in its prompt, so there is no table of call errors"]
 
 
 def test_what_is_not_there_is_told_in_a_line_and_no_table_is_all_zero():
     said = {"role": "assistant", "content": "Done."}
     counts = counted([row(USER, said)])
-    assert counts.tables() == [] and "no step makes a call" in counts.untold()[0] and len(counts.untold()) == 1
+    assert (
+        counts.tables() == []
+        and "no step makes a call" in counts.missing_tables()[0]
+        and len(counts.missing_tables()) == 1
+    )
     counts = counted([row(USER, call(x=1))])
     assert [table.name for table in counts.tables()] == ["call_errors"]
-    assert counts.untold() == ["no call has tool feedback, so there are no tables of it"]
-    assert counted([row(USER, call(x=1), output("5"))]).untold() == []
+    assert counts.missing_tables() == ["no call has tool feedback, so there are no tables of it"]
+    assert counted([row(USER, call(x=1), output("5"))]).missing_tables() == []
 
 
 def test_all_answers_count_for_the_default_rule_and_the_next_for_the_released():

@@ -1,4 +1,4 @@
-"""What is wrong with a call by the documentation alone, before any tool answers."""
+"""A call and the listed tools -> the kinds of error that the documentation alone shows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,13 +25,13 @@ _NULL = ("null", "none", "nonetype")
 
 
 def call_errors(call: Call, tools: Sequence[Tool]) -> tuple[str, ...]:
-    """The kinds of error in a call, each once, in the order of CALL_ERRORS; () where it fits the documentation.
+    """Returns the kinds of error in a call, each once, in the order of CALL_ERRORS; () if the call fits.
 
-    Of several tools with the called name the call may fit any. Nothing else is judged of an unknown tool. An optional
-    parameter may be null, which is how its absence is documented (`= None`).
+    If several tools have the called name, the one that fits best counts. A call of an unknown tool has that error
+    alone. An optional parameter may be null, since documentation writes a missing value so (`= None`).
     """
-    found = [_errors(call, tool) for tool in tools if tool.name == call.name]
-    kinds = min(found, key=len, default={"unknown tool"})
+    by_tool = [_errors(call, tool) for tool in tools if tool.name == call.name]
+    kinds = min(by_tool, key=len, default={"unknown tool"})
     return tuple(kind for kind in CALL_ERRORS if kind in kinds)
 
 
@@ -47,31 +47,31 @@ def _errors(call: Call, tool: Tool) -> set[str]:
             try:
                 kinds.add(_misfit(value, schema) or "")
             except RecursionError:
-                continue  # deeper than Python can follow: nothing is known against it
+                continue  # nested too deeply for Python to check; it counts as fitting
     return kinds - {""}
 
 
 def _misfit(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """What keeps a value from its schema: the type, the types of what it holds, the list of allowed values."""
+    """Returns the error kind of a value, or of a value nested in it; None if it fits its schema."""
     if not any(_is(value, kind.lower()) for kind in json_types(dict(schema))):
         return "wrong type"
-    inner: list[tuple[Any, Any]] = []
+    nested: list[tuple[Any, Any]] = []
     if isinstance(value, list):
-        inner = [(item, schema.get("items")) for item in value]
+        nested = [(item, schema.get("items")) for item in value]
     elif isinstance(value, dict) and isinstance(schema.get("properties"), dict):
-        inner = [(item, schema["properties"].get(key)) for key, item in value.items()]
-    for item, own in inner:
-        if isinstance(own, dict) and (kind := _misfit(item, own)):
+        nested = [(item, schema["properties"].get(key)) for key, item in value.items()]
+    for item, item_schema in nested:
+        if isinstance(item_schema, dict) and (kind := _misfit(item, item_schema)):
             return kind
     allowed = schema.get("enum")
     allowed = [schema["const"]] if "const" in schema else allowed
-    if isinstance(allowed, list) and allowed and not any(_same(value, one) for one in allowed):
+    if isinstance(allowed, list) and allowed and not any(_same(value, option) for option in allowed):
         return "value not allowed"
     return None
 
 
 def _is(value: Any, kind: str) -> bool:
-    """Whether a JSON value is of a documented type; of a type nobody knows, every value is."""
+    """Returns True if a JSON value is of the documented type. Every value is of an unknown type."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind in _INTEGER:
         return number and value == value // 1
@@ -81,5 +81,5 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def _same(value: Any, allowed: Any) -> bool:
-    """JSON's equality: 1 is 1.0, but true is no number."""
+    """Compares as JSON does: 1 equals 1.0, but true is not a number."""
     return value == allowed and isinstance(value, bool) == isinstance(allowed, bool)

@@ -1,8 +1,8 @@
-"""A model's greedy replies, what is wrong with them, and what becomes of them with their first wrong token corrected.
+"""Greedy replies -> error kinds, scores, and the effect of correcting the first wrong token (third analysis).
 
-The first wrong token is the first golden token that greedy decoding does not take; up to it the reply is the golden
-one (in bfloat16 but for near ties, which decoding with a cache may break otherwise). Corrected, decoding goes on
-greedily from the golden tokens up to and including that one.
+The first wrong token is at the first golden token that greedy decoding does not take. Up to there the reply equals the
+golden one (in bfloat16 near ties may differ, since decoding uses a cache). The correction puts the golden token there,
+and greedy decoding continues after it.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ WRONG_COUNTS = {"0": 0, "1": 1, "2": 2, "3": 3, "4-5": 5, "6-10": 10, "above 10"
 
 @dataclass(frozen=True, slots=True)
 class ComparedReply:
-    """A reply's text, how its first call compares with the golden one, and whether that names the golden tool."""
+    """A reply's text, the comparison of its first call with the golden one; named: it calls the golden tool."""
 
     text: str
     comparison: Comparison
@@ -36,83 +36,84 @@ class ComparedReply:
 
 @dataclass(frozen=True, slots=True)
 class StepReplies:
-    """One step's replies. `first` is the position of its first wrong token, `wrong` the number of wrong ones.
+    """The greedy reply to one step, and the reply after the correction.
 
-    `wrong` counts under the golden prefix, so it is how many corrections in a row lead to the golden reply. `corrected`
-    is None where no token is wrong.
+    num_wrong: the golden tokens that greedy decoding does not take, each after the golden tokens before it; so many
+    corrections in a row lead to the golden reply. first_wrong: the position of the first of them. first_wrong and
+    corrected are None if no token is wrong.
     """
 
     step: GoldenStep
     greedy: ComparedReply
-    wrong: int
-    first: int | None
+    num_wrong: int
+    first_wrong: int | None
     corrected: ComparedReply | None
 
 
 def first_wrong_position(step: GoldenStep, scores: TokenScores) -> int | None:
-    """The position of the first golden token that greedy decoding does not take; None where it takes all."""
-    return next((i for i, (best, own) in enumerate(zip(scores.best, step.reply, strict=True)) if best != own), None)
+    """Returns the position of the first golden token that greedy decoding does not take; None if it takes all."""
+    return next((i for i, (best, gold) in enumerate(zip(scores.best, step.reply, strict=True)) if best != gold), None)
 
 
-def corrected_prompt(step: GoldenStep, first: int) -> list[int] | None:
-    """What decoding goes on from; None where the correction is the end token, after which nothing comes."""
-    return [*step.prompt, *step.reply[: first + 1]] if first + 1 < len(step.reply) else None
+def corrected_prompt(step: GoldenStep, first_wrong: int) -> list[int] | None:
+    """Returns the tokens from which decoding continues; None if the correction is the end token."""
+    return [*step.prompt, *step.reply[: first_wrong + 1]] if first_wrong + 1 < len(step.reply) else None
 
 
 def compare_reply(step: GoldenStep, text: str) -> ComparedReply:
-    """A reply's verdict by its first call."""
+    """Compares the first call of a reply with the golden call."""
     parsed = step.tools.parse(text)
     named = bool(parsed.calls) and parsed.calls[0].name == step.golden.name
     return ComparedReply(text, compare(parsed, step.golden, step.tools), named)
 
 
 class ReplyCounts:
-    """Sums over trajectories; `tables()` are the analysis. Memory does not grow with the replies."""
+    """Sums over trajectories; `tables` returns the analysis. Memory does not grow with the number of replies."""
 
     def __init__(self) -> None:
         self.replies = ClusteredSums()
         self._sums: dict[tuple[str, ...], ClusteredSums] = {}
         self._pairs: Counter[tuple[str, str]] = Counter()
 
-    def add(self, outcomes: Sequence[StepReplies]) -> None:
-        """All outcomes of one trajectory."""
-        n = len(outcomes)
+    def add(self, replies: Sequence[StepReplies]) -> None:
+        """Adds all replies of one trajectory."""
+        n = len(replies)
         self.replies.add(n, n)
         for kind in KINDS:
-            self._share(("kind", kind), (one.greedy.comparison.kind == kind for one in outcomes))
+            self._share(("kind", kind), (reply.greedy.comparison.kind == kind for reply in replies))
         for level, metric in enumerate(METRICS, start=1):
-            self._share(("metric", metric), (one.greedy.comparison.level >= level for one in outcomes))
+            self._share(("metric", metric), (reply.greedy.comparison.level >= level for reply in replies))
         for label, low, high in _bins():
-            self._share(("wrong", label), (low <= one.wrong <= high for one in outcomes))
+            self._share(("wrong", label), (low <= reply.num_wrong <= high for reply in replies))
         for detail in _DETAILS:
-            self._share(("detail", *detail), (detail in _details(one.greedy.comparison) for one in outcomes))
+            self._share(("detail", *detail), (detail in _details(reply.greedy.comparison) for reply in replies))
         for name in (NONE, *CLASSES, IN_NAME, ANY):
-            having = [one for one in outcomes if _belongs(one, name)]
-            self._share(("first", name), (_belongs(one, name) for one in outcomes))
-            self._share(("right before", name), (one.greedy.right for one in having))
-            corrected = [(one, one.corrected) for one in having if one.corrected is not None]
+            members = [reply for reply in replies if _belongs(reply, name)]
+            self._share(("first", name), (_belongs(reply, name) for reply in replies))
+            self._share(("right before", name), (reply.greedy.right for reply in members))
+            corrected = [(reply, reply.corrected) for reply in members if reply.corrected is not None]
             self._share(("right after", name), (after.right for _, after in corrected))
-            self._share(("exact after", name), (one.wrong == 1 for one, _ in corrected))
-            self._share(("named after", name), (after.named for one, after in corrected if _name_follows(one)))
-        for one in outcomes:
-            found = one.greedy.comparison
-            if found.kind in ("wrong_tool", "tool_hallucination"):
-                self._pairs[(found.golden, found.called)] += 1
+            self._share(("exact after", name), (reply.num_wrong == 1 for reply, _ in corrected))
+            self._share(("named after", name), (after.named for reply, after in corrected if _name_follows(reply)))
+        for reply in replies:
+            comparison = reply.greedy.comparison
+            if comparison.kind in ("wrong_tool", "tool_hallucination"):
+                self._pairs[(comparison.golden, comparison.called)] += 1
 
     def _share(self, key: tuple[str, ...], marks: Iterable[bool]) -> None:
         marks = list(marks)
         self._sums.setdefault(key, ClusteredSums()).add(sum(marks), len(marks))
 
     def share(self, *key: str) -> Estimate | None:
-        """The share of replies under a key such as ("kind", "format") or ("right after", class)."""
+        """Returns the share of replies under a key such as ("kind", "format") or ("right after", class)."""
         return self._sums[key].share() if key in self._sums else None
 
     def classes(self) -> list[str]:
-        """The classes that hold a first wrong token, in the order of CLASSES."""
+        """Returns the token classes in which a first wrong token occurs, in the order of CLASSES."""
         return [name for name in CLASSES if ("first", name) in self._sums and self._sums[("first", name)].total]
 
     def tables(self) -> list[Table]:
-        """First wrong tokens and their correction; names; numbers of wrong tokens; error kinds; scores."""
+        """Returns tables of corrections, of names, of wrong tokens per reply, of error kinds and of scores."""
         return [self._corrections(), self._names(), self._wrong(), self._kinds(), self._scores()]
 
     def _row(self, label: str, *key: str) -> list:
@@ -149,7 +150,7 @@ class ReplyCounts:
             "golden tokens follow one by one. A reply that the end token corrects is right by definition.",
         )
         for name in (NONE, *self.classes(), ANY):
-            shares = [self.share(what, name) for what in ("right before", "right after", "exact after")]
+            shares = [self.share(field, name) for field in ("right before", "right after", "exact after")]
             table.rows.append([*self._row(name, "first", name), *shares])
         return table
 
@@ -163,9 +164,9 @@ class ReplyCounts:
         )
         for name in (*NAME_CLASSES, IN_NAME):
             counts = [
-                int(self._sums.get((what, name), ClusteredSums()).count) for what in ("right after", "named after")
+                int(self._sums.get((field, name), ClusteredSums()).count) for field in ("right after", "named after")
             ]
-            table.rows.append([name, *counts, *(self.share(what, name) for what in ("named after", "right after"))])
+            table.rows.append([name, *counts, *(self.share(field, name) for field in ("named after", "right after"))])
         return table
 
     def _wrong(self) -> Table:
@@ -178,7 +179,7 @@ class ReplyCounts:
         return table
 
 
-# What a kind of error is made of; a reply may have several of a kind.
+# The details of an error kind; a reply may have several of them.
 _DETAILS = (
     ("format", "no_call"),
     ("format", "truncated"),
@@ -190,24 +191,25 @@ _DETAILS = (
 )
 
 
-def _details(found: Comparison) -> set[tuple[str, str]]:
-    if found.kind == "format":
-        return {("format", found.issue)}
-    parts = {"hallucinated": found.hallucinated, "redundant": found.redundant, "missing": found.missing}
-    return {("parameter", what) for what, names in parts.items() if names}
+def _details(call: Comparison) -> set[tuple[str, str]]:
+    if call.kind == "format":
+        return {("format", call.issue)}
+    parameters = {"hallucinated": call.hallucinated, "redundant": call.redundant, "missing": call.missing}
+    return {("parameter", detail) for detail, names in parameters.items() if names}
 
 
-def _belongs(one: StepReplies, name: str) -> bool:
-    """Whether a reply's first wrong token is of a class, or of one of the classes together."""
-    if one.first is None:
+def _belongs(reply: StepReplies, name: str) -> bool:
+    """Returns True if a reply's first wrong token is of the class `name`, which may be NONE, ANY or IN_NAME."""
+    if reply.first_wrong is None:
         return name == NONE
-    own = one.step.classes[one.first]
-    return name == ANY or own == name or (name == IN_NAME and own in NAME_CLASSES)
+    token_class = reply.step.classes[reply.first_wrong]
+    return name == ANY or token_class == name or (name == IN_NAME and token_class in NAME_CLASSES)
 
 
-def _name_follows(one: StepReplies) -> bool:
-    """Whether more of the tool's name comes after the first wrong token; if not, the name is right with it."""
-    return one.first is not None and any(kind in NAME_CLASSES for kind in one.step.classes[one.first + 1 :])
+def _name_follows(reply: StepReplies) -> bool:
+    """Returns True if the golden name continues after the first wrong token; else the correction completes it."""
+    first = reply.first_wrong
+    return first is not None and any(name in NAME_CLASSES for name in reply.step.classes[first + 1 :])
 
 
 def _bins() -> list[tuple[str, int, int]]:

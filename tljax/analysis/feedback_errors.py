@@ -1,6 +1,6 @@
-"""Which steps failed: by what their tools answered under two MAE rules, and by what the documentation says of the call.
+"""Trajectories -> which steps failed, by two MAE rules on the tool feedback and by the tools' documentation.
 
-The first analysis of TL-Training (arXiv 2412.15495): training data holds calls that failed.
+This is the first analysis of TL-Training (arXiv 2412.15495): training data contains calls that failed.
 """
 
 from collections import Counter
@@ -13,16 +13,15 @@ from tljax.data.mae import Rule, load_rule
 from tljax.data.trajectory import Trajectory
 from tljax.evaluate.intervals import ClusteredSums
 
-SHOWN = 20  # steps on which the rules differ that the report lists
+MAX_SHOWN = 20  # the report lists so many of the steps on which the rules differ
 
 
 @dataclass(frozen=True, slots=True)
 class StepErrors:
-    """What is known of one step, the `step`-th assistant turn from 1.
+    """The errors of one step, the `step`-th assistant turn from 1.
 
-    answered: its call has tool feedback. default, release: the reasons of the two rules, None where they find no
-    error; of steps without feedback they are not asked. calls: kinds of call error, None where the step has no call
-    or its prompt no tool list.
+    answered: its call has tool feedback. default, release: the reasons of the two rules; None if they see no error, or
+    if there is no feedback. calls: kinds of call error; None if the step has no call, or its prompt no tool list.
     """
 
     id: str | int
@@ -36,21 +35,21 @@ class StepErrors:
 
 
 def reason_kind(reason: str) -> str:
-    """The kind in a rule's "kind: excerpt", of the released rule the keyword."""
+    """Returns the kind in a reason "kind: excerpt"; for the rule release it is the keyword."""
     return reason.partition(": ")[0].removeprefix("keyword ")
 
 
 def find_step_errors(trajectory: Trajectory) -> list[StepErrors]:
-    """One Verdict for every assistant turn, in order."""
+    """Returns the errors of every assistant turn, in order."""
     default, release = (rule(trajectory) for rule in (_DEFAULT, _RELEASE))
-    found = []
-    places = [i for i, turn in enumerate(trajectory.turns) if turn.role == "assistant"]
-    for k, i in enumerate(places):
+    errors = []
+    positions = [i for i, turn in enumerate(trajectory.turns) if turn.role == "assistant"]
+    for k, i in enumerate(positions):
         turn = trajectory.turns[i]
         after = trajectory.turns[i + 1] if i + 1 < len(trajectory.turns) else None
         answered = turn.call is not None and after is not None and after.role == "function"
-        known = turn.call is not None and bool(trajectory.tools)
-        found.append(
+        documented = turn.call is not None and bool(trajectory.tools)
+        errors.append(
             StepErrors(
                 trajectory.id,
                 k + 1,
@@ -58,11 +57,11 @@ def find_step_errors(trajectory: Trajectory) -> list[StepErrors]:
                 answered,
                 default[k].reason if answered else None,
                 release[k].reason if answered else None,
-                call_errors(turn.call, trajectory.tools) if turn.call is not None and known else None,
+                call_errors(turn.call, trajectory.tools) if turn.call is not None and documented else None,
                 after.text if after is not None and answered else "",
             )
         )
-    return found
+    return errors
 
 
 _DEFAULT: Rule = load_rule("default")
@@ -70,42 +69,42 @@ _RELEASE: Rule = load_rule("release")
 
 
 class FeedbackCounts:
-    """Counts over trajectories, whose memory does not grow with them; `tables()` are the analysis."""
+    """Counts over trajectories; `tables` returns the analysis. Memory does not grow with their number."""
 
     def __init__(self) -> None:
-        self.trajectories = self.steps = self.calls = self.judged = 0
+        self.trajectories = self.steps = self.calls = self.documented = 0
         self._sums: dict[tuple[str, ...], ClusteredSums] = {}
         self._differing: list[StepErrors] = []
-        self.differ = 0
+        self.num_different = 0
 
-    def add(self, found: Sequence[StepErrors]) -> None:
-        """The verdicts of one trajectory."""
+    def add(self, steps: Sequence[StepErrors]) -> None:
+        """Adds all steps of one trajectory."""
         self.trajectories += 1
-        self.steps += len(found)
-        self.calls += sum(bool(one.name) for one in found)
-        answered = [one for one in found if one.answered]
-        judged = [one for one in found if one.calls is not None]
-        self.judged += len(judged)
-        self._count(("answered",), len(answered), (key for one in answered for key in _feedback_keys(one)))
-        self._count(("judged",), len(judged), (key for one in judged for key in _call_keys(one)))
-        both = [one for one in judged if one.answered]
-        for kind in {kind for one in both for kind in _kinds(one)}:
-            having = [one for one in both if kind in _kinds(one)]
-            self.sums("failed", kind).add(sum(one.default is not None for one in having), len(having))
-        failed = [one for one in both if one.default is not None]
-        self.sums("documented").add(sum(bool(one.calls) for one in failed), len(failed))
-        for one in answered:
-            if (one.default is None) != (one.release is None):
-                self.differ += 1
-                if len(self._differing) < SHOWN:
-                    self._differing.append(one)
+        self.steps += len(steps)
+        self.calls += sum(bool(step.name) for step in steps)
+        answered = [step for step in steps if step.answered]
+        documented = [step for step in steps if step.calls is not None]
+        self.documented += len(documented)
+        self._count(("answered",), len(answered), (key for step in answered for key in _feedback_keys(step)))
+        self._count(("checked",), len(documented), (key for step in documented for key in _call_keys(step)))
+        both = [step for step in documented if step.answered]
+        for kind in {kind for step in both for kind in _kinds(step)}:
+            members = [step for step in both if kind in _kinds(step)]
+            self.sums("failed", kind).add(sum(step.default is not None for step in members), len(members))
+        failed = [step for step in both if step.default is not None]
+        self.sums("documented").add(sum(bool(step.calls) for step in failed), len(failed))
+        for step in answered:
+            if (step.default is None) != (step.release is None):
+                self.num_different += 1
+                if len(self._differing) < MAX_SHOWN:
+                    self._differing.append(step)
 
     def sums(self, *key: str) -> ClusteredSums:
-        """The sums under a key, such as ("failed", kind)."""
+        """Returns the sums under a key, such as ("failed", kind)."""
         return self._sums.setdefault(key, ClusteredSums())
 
     def _count(self, unit: tuple[str, ...], n: int, keys: Iterable[tuple[str, ...]]) -> None:
-        """Of n observations in this group, those that count for each key; a key's other groups count 0."""
+        """Adds a group of n observations; `keys` has each key as often as an observation counts for it."""
         hits = Counter(keys)
         self.sums(*unit).add(n, n)
         for key in hits:
@@ -114,34 +113,38 @@ class FeedbackCounts:
             self._sums[key].add(count, n)
 
     def shares(self, *key: str) -> tuple[int, ClusteredSums]:
-        """How many count for a key, and the sums over its unit, with the groups in which none counts."""
-        own = self._sums.get(key, ClusteredSums())
-        unit = self.sums("judged" if key[0] == "call" else "answered")
-        # Groups without a hit add nothing but their sizes.
-        whole = ClusteredSums(unit.groups, unit.count, own.total, own.total_squared, unit.count_squared, own.product)
-        return int(own.total), whole
+        """Returns how many steps count for a key, and its sums, which include the groups in which no step counts."""
+        hits = self._sums.get(key, ClusteredSums())
+        unit = self.sums("checked" if key[0] == "call" else "answered")
+        # A group without a hit adds its size alone.
+        sums = ClusteredSums(unit.groups, unit.count, hits.total, hits.total_squared, unit.count_squared, hits.product)
+        return int(hits.total), sums
 
     def kinds(self, rule: str) -> list[str]:
-        """The kinds that a rule names, the most frequent first."""
-        found = [(key[1], sums.total) for key, sums in self._sums.items() if key[0] == rule and len(key) == 2]
-        return [kind for kind, _ in sorted(found, key=lambda pair: (-pair[1], pair[0]))]
+        """Returns the error kinds of a rule, the most frequent first."""
+        totals = [(key[1], sums.total) for key, sums in self._sums.items() if key[0] == rule and len(key) == 2]
+        return [kind for kind, _ in sorted(totals, key=lambda pair: (-pair[1], pair[0]))]
 
     def count(self, *key: str) -> int:
-        """How many steps count for a key, such as ("both", kind) or ("rules", "default only")."""
+        """Returns how many steps count for a key, such as ("both", kind) or ("rules", "default only")."""
         return int(self._sums[key].total) if key in self._sums else 0
 
     def tables(self) -> list[Table]:
-        """What there is to say, as tables, `differences` last; of nothing answered, or nothing judged, none."""
+        """Returns the tables, `differences` last; without those for which there are no steps (see `missing_tables`)."""
         tables = [self._by_kind(), self._by_keyword(), self._agreement()] if self.sums("answered").count else []
-        tables += [self._by_call()] if self.judged else []
+        tables += [self._by_call()] if self.documented else []
         return [*tables, self._differences()] if self.sums("answered").count else tables
 
-    def untold(self) -> list[str]:
-        """Why there are no tables, a line each."""
+    def missing_tables(self) -> list[str]:
+        """Returns a line for each reason why tables are missing."""
         if not self.calls:
             return ["no step makes a call, so there are no tables of feedback and of calls"]
         lines = [] if self.sums("answered").count else ["no call has tool feedback, so there are no tables of it"]
-        return lines if self.judged else [*lines, "no call has a tool list in its prompt, so calls are not judged"]
+        return (
+            lines
+            if self.documented
+            else [*lines, "no call has a tool list in its prompt, so there is no table of call errors"]
+        )
 
     def _row(self, label: str, *key: str) -> list:
         count, sums = self.shares(*key)
@@ -194,7 +197,7 @@ class FeedbackCounts:
             )
         table = Table(
             "call_errors",
-            f"Calls by what the documentation says of them, of {self.sums('judged').count:,} calls with a tool list",
+            f"Calls by what the documentation says of them, of {self.sums('checked').count:,} calls with a tool list",
             ["call", "calls", "% [95 %]", "with feedback", "feedback is an error, % [95 %]"],
             note=note,
         )
@@ -207,41 +210,41 @@ class FeedbackCounts:
     def _differences(self) -> Table:
         table = Table(
             "differences",
-            f"Steps on which the rules differ, {min(self.differ, SHOWN):,} of {self.differ:,}",
+            f"Steps on which the rules differ, {min(self.num_different, MAX_SHOWN):,} of {self.num_different:,}",
             ["trajectory", "step", "default", "release", "feedback"],
             note="All are in steps.csv.",
         )
-        for one in self._differing:
-            excerpt = " ".join(one.feedback[:400].split())[:80]
+        for step in self._differing:
+            excerpt = " ".join(step.feedback[:400].split())[:80]
             table.rows.append(
-                [str(one.id)[:40], one.step, one.default or "-", reason_kind(one.release or "-"), excerpt]
+                [str(step.id)[:40], step.step, step.default or "-", reason_kind(step.release or "-"), excerpt]
             )
         return table
 
 
-def _kinds(one: StepErrors) -> set[str]:
-    return {*one.calls, "any error"} if one.calls else {"fits"}
+def _kinds(step: StepErrors) -> set[str]:
+    return {*step.calls, "any error"} if step.calls else {"fits"}
 
 
-def _call_keys(one: StepErrors) -> Iterator[tuple[str, ...]]:
-    for kind in _kinds(one):
+def _call_keys(step: StepErrors) -> Iterator[tuple[str, ...]]:
+    for kind in _kinds(step):
         yield "call", kind
 
 
-def _feedback_keys(one: StepErrors) -> Iterator[tuple[str, ...]]:
-    """Keys under which an answered step counts."""
-    default, release = one.default is not None, one.release is not None
+def _feedback_keys(step: StepErrors) -> Iterator[tuple[str, ...]]:
+    """Yields the keys under which a step with feedback counts."""
+    default, release = step.default is not None, step.release is not None
     names = {(True, True): "both", (True, False): "default only", (False, True): "release only"}
     yield "rules", names.get((default, release), "neither")
-    if one.default is not None:
+    if step.default is not None:
         yield "rules", "default"
-        yield "default", reason_kind(one.default)
+        yield "default", reason_kind(step.default)
         if release:
-            yield "both", reason_kind(one.default)
+            yield "both", reason_kind(step.default)
     else:
         yield "rules", "fine"
-    if one.release is not None:
+    if step.release is not None:
         yield "rules", "release"
-        yield "release", reason_kind(one.release)
+        yield "release", reason_kind(step.release)
         if default:
-            yield "release both", reason_kind(one.release)
+            yield "release both", reason_kind(step.release)

@@ -1,4 +1,4 @@
-"""The steps that a model is asked: a prompt as it reads it, and the golden reply token by token."""
+"""Trajectories -> a sample of steps with calls: prompt tokens and golden reply tokens with their classes."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,17 +16,18 @@ from tljax.data.steps import Step, tokenize_steps
 from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
-# Reasons for leaving a step out: over data.max_tokens or what the model can read, as `data.steps` says it; or within
-# them, but without room for a reply of the model's own after the golden one.
+# Reasons why a step is left out. TOO_LONG is the reason that `data.steps` gives a step over data.max_tokens or the
+# model's context. NO_ROOM: the step fits, but the context has no room for the model's reply as well.
 TOO_LONG = "too long"
 NO_ROOM = "no room for the model's reply"
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenStep:
-    """A kept step with a call. `trajectory` is its number in the source, from 0.
+    """A step with a call that the MAE rule keeps.
 
-    prompt: tokens up to "Assistant:"; reply: the golden tokens, end token included; classes, weights: one each.
+    trajectory: its number in the dataset, from 0; prompt: the tokens up to "Assistant:"; reply: the golden tokens with
+    the end token; classes, weights: one for each reply token.
     """
 
     trajectory: int
@@ -42,7 +43,7 @@ class GoldenStep:
 
 @dataclass
 class StepIndex:
-    """Steps that may be asked, as numbers: 12 bytes each."""
+    """The candidate steps for a model, by trajectory and step number: 12 bytes each."""
 
     trajectories: array
     steps: array
@@ -52,55 +53,55 @@ class StepIndex:
 
 
 def candidates() -> StepIndex:
-    """An empty list of candidates."""
+    """Returns an empty index."""
     return StepIndex(array("q"), array("i"))
 
 
-def add_steps(found: StepIndex, number: int, trajectory: Trajectory, rule: Rule) -> int:
-    """Adds the steps of a trajectory that the rule keeps and that make a call; returns how many the rule blocks."""
+def add_steps(index: StepIndex, number: int, trajectory: Trajectory, rule: Rule) -> int:
+    """Adds the steps of a trajectory that the rule keeps and that have a call; returns how many the rule blocks."""
     turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
     decisions = rule(trajectory)
     for k, (turn, decision) in enumerate(zip(turns, decisions, strict=True)):
         if decision.kept and turn.call is not None:
-            found.trajectories.append(number)
-            found.steps.append(k)
+            index.trajectories.append(number)
+            index.steps.append(k)
     return sum(not decision.kept for decision in decisions)
 
 
-def choose_steps(found: StepIndex, limit: int, seed: int) -> Iterator[tuple[int, list[int]]]:
-    """Trajectories with their chosen steps, in source order: all of them (limit 0), or a seeded sample of `limit`."""
-    places = np.arange(len(found))
-    if 0 < limit < len(found):
-        places = np.sort(np.random.default_rng(seed).choice(len(found), limit, replace=False))
+def choose_steps(index: StepIndex, limit: int, seed: int) -> Iterator[tuple[int, list[int]]]:
+    """Yields trajectory numbers with their chosen steps, ascending: all (limit 0), or a seeded sample of `limit`."""
+    positions = np.arange(len(index))
+    if 0 < limit < len(index):
+        positions = np.sort(np.random.default_rng(seed).choice(len(index), limit, replace=False))
     number, steps = -1, []
-    for place in places:
-        if found.trajectories[place] != number:
+    for position in positions:
+        if index.trajectories[position] != number:
             if steps:
                 yield number, steps
-            number, steps = found.trajectories[place], []
-        steps.append(found.steps[place])
+            number, steps = index.trajectories[position], []
+        steps.append(index.steps[position])
     if steps:
         yield number, steps
 
 
 def golden_steps(
     data: Any,
-    source: TrajectoryDataset,
+    dataset: TrajectoryDataset,
     tokenizer: Tokenizer,
-    wanted: tuple[int, Sequence[int]],
-    most: int,
+    chosen: tuple[int, Sequence[int]],
+    max_tokens: int,
     new_tokens: int,
 ) -> tuple[list[GoldenStep], list[str]]:
-    """The wanted steps of one trajectory, and why others of them cannot be asked, as "reason: details".
+    """Returns the chosen steps of one trajectory that fit the model, and why the others do not, as "reason: details".
 
-    data: the `data` block of a config; wanted: a trajectory's number and steps from 0; most: tokens that prompt and
-    reply may have together, as the model has them; new_tokens: room for a reply after each prompt.
+    data: the `data` block of a config; chosen: a trajectory's number and its step numbers, both from 0; max_tokens: the
+    length of the model's context; new_tokens: the room that the model's reply needs.
     """
-    number, picks = wanted
-    trajectory = source[number]
+    number, step_numbers = chosen
+    trajectory = dataset[number]
     turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
-    # Of all the others only the context is needed, so they are not tokenized: a rule that blocks them.
-    rule = _only(set(picks), len(turns))
+    # The other steps matter as context alone. A rule that blocks them saves their tokenization.
+    rule = _only(set(step_numbers), len(turns))
     steps = tokenize_steps(
         trajectory,
         rule=rule,
@@ -108,24 +109,27 @@ def golden_steps(
         tokenizer=tokenizer,
         pkt=data.pkt,
         w_max=data.w_max,
-        max_tokens=min(data.max_tokens, most),
+        max_tokens=min(data.max_tokens, max_tokens),
     )
     tools = as_tool_list(trajectory.tools)
-    found, left_out = [], []
-    for k in picks:
+    kept, left_out = [], []
+    for k in step_numbers:
         step, call = steps[k], turns[k].call
         assert call is not None
-        if step.kept and len(step.tokens) + new_tokens > most:
-            left_out.append(f"{NO_ROOM}: {len(step.tokens):,} tokens and {new_tokens:,} more, the model's are {most:,}")
+        if step.kept and len(step.tokens) + new_tokens > max_tokens:
+            left_out.append(
+                f"{NO_ROOM}: {len(step.tokens):,} tokens and {new_tokens:,} more; the model reads {max_tokens:,}"
+            )
         elif not step.kept:
             left_out.append(step.reason or "")
         else:
-            found.append(_golden_step(number, step, call, tools, tokenizer, data.dialect))
-    return found, left_out
+            kept.append(_golden_step(number, step, call, tools, tokenizer, data.dialect))
+    return kept, left_out
 
 
-def _only(picks: set[int], turns: int) -> Rule:
-    return lambda _: [Decision(k in picks, None if k in picks else "not asked") for k in range(turns)]
+def _only(chosen: set[int], num_steps: int) -> Rule:
+    """Returns a rule that keeps the chosen steps and blocks the others."""
+    return lambda _: [Decision(k in chosen, None if k in chosen else "not chosen") for k in range(num_steps)]
 
 
 def _golden_step(
@@ -133,8 +137,8 @@ def _golden_step(
 ) -> GoldenStep:
     _, spans = tokenizer.encode(step.text)
     begin = len(step.text) - len(step.reply)
-    own = [(start - begin, end - begin) for start, end in spans[step.reply_start :]]
-    classes = token_classes(own, character_classes(step.reply, call, dialect), step.key, step.name_token)
+    reply_spans = [(start - begin, end - begin) for start, end in spans[step.reply_start :]]
+    classes = token_classes(reply_spans, character_classes(step.reply, call, dialect), step.key, step.name_token)
     tokens = step.tokens.tolist()
     return GoldenStep(
         number,

@@ -1,4 +1,4 @@
-"""The folder of an analysis: report.md with its plots, report.json, CSV files; there whole or not at all."""
+"""Tables and plots -> the report's folder: report.md, report.json, CSV files; it appears complete or not at all."""
 
 import contextlib
 import csv
@@ -15,12 +15,12 @@ from tljax.analysis.token_classes import CLASSES
 from tljax.core.errors import InputError
 from tljax.storage.atomic import atomic_folder, write_json
 
-# What stands above the tables of report.md.
+# The introduction of report.md.
 READING = """\
 Intervals are 95 %. Steps of one trajectory, and tokens of one reply, are not independent: the intervals take
 trajectories as groups (shares: Wilson's with the effective number of observations; means: of the linearized ratio).
 """
-# The plot that is shown below a table.
+# The plot below each table.
 PLOT_OF = {
     "feedback_errors": "feedback_errors",
     "call_errors": "call_errors",
@@ -46,15 +46,15 @@ KIND_MEANINGS = {
 
 @contextlib.contextmanager
 def new_report_folder(out: str, data: str) -> Iterator[tuple[Path, Path]]:
-    """Yields the folder to be and one beside it to write into, which takes that name when the block ends well.
+    """Yields the report's path and a temporary folder beside it, which moves to that path if the block succeeds.
 
-    out: "" is analyses/NAME after the source `data`, or the first free analyses/NAME-2, ... Raises InputError where
-    the folder is there already or cannot be made; no trace stays then.
+    out: "" means analyses/NAME, named after the source `data`, or the first free analyses/NAME-2, ... Raises InputError
+    if the path exists or cannot be written; nothing is left behind then.
     """
-    target = Path(out).expanduser() if out else _free(data)
+    target = Path(out).expanduser() if out else _free_path(data)
     if target.exists():
         raise InputError(f"config.out {target} is there already; name a new folder, or move that one away")
-    made = [parent for parent in target.parents if not parent.exists()] if not out else []
+    new_parents = [parent for parent in target.parents if not parent.exists()] if not out else []
     if out and not target.parent.is_dir():
         raise InputError(f"config.out {target}: there is no folder {target.parent}; make it, or name another")
     part = None
@@ -63,17 +63,17 @@ def new_report_folder(out: str, data: str) -> Iterator[tuple[Path, Path]]:
             yield target, part
     except OSError as error:
         if part is not None and not str(error.filename).startswith(str(part)):
-            raise  # an error of the data that is read
+            raise  # an error in reading the data
         raise InputError(
             f"config.out {target} cannot be written ({error.strerror}), and nothing was left there; name another folder"
         ) from None
     finally:
-        for folder in made:
-            with contextlib.suppress(OSError):  # holds the report
+        for folder in new_parents:
+            with contextlib.suppress(OSError):  # not empty: it contains the report
                 folder.rmdir()
 
 
-def _free(data: str) -> Path:
+def _free_path(data: str) -> Path:
     name = re.sub(r"\W+", "-", Path(data).stem).strip("-") or "data"
     number = 1
     while (path := Path("analyses") / (name if number == 1 else f"{name}-{number}")).exists():
@@ -96,18 +96,18 @@ class CsvFile:
         self._file.close()
 
     def write(self, row: Sequence[Any]) -> None:
-        """One row; None is an empty field."""
+        """Writes one row; None is an empty field."""
         self._writer.writerow(row)
 
     def write_all(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Rows in order."""
+        """Writes rows in order."""
         self._writer.writerows(rows)
 
 
 def write_report(
     folder: Path, config: Any, facts: Sequence[str], tables: Sequence[Table], plots: Sequence[str]
 ) -> None:
-    """Writes report.md and report.json; `plots` lie in the folder, as png and pdf."""
+    """Writes report.md and report.json; `plots` names the plots in the folder."""
     made_with = {"config": json.loads(config.to_json_best_effort()), "tljax": _version()}
     numbers = {table.name: table.json() for table in tables}
     write_json(folder / "report.json", {"made_with": made_with, "facts": facts, "tables": numbers})

@@ -1,4 +1,4 @@
-"""The analysis run: trajectories, and a model if there is one, to tables, plots and CSV files in a folder."""
+"""The command: a config -> trajectories, and a model if it names one -> tables, plots and CSV files in a folder."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_p
 from tljax.toolbox.embedded import source_file
 from tljax.training import model_source
 
-WINDOW = 8  # batches that are tokenized, and sorted by length, together
+WINDOW = 8  # batches that are tokenized and sorted by length together
 
 STEPS = ("trajectory", "step", "tool", "answered", "default", "release", "call_errors")
 TOKENS = ("trajectory", "step", "position", "token", "class", "weight", "nll", "rank", "best")
@@ -75,9 +75,9 @@ REPLIES = (
 
 
 def run(config: Any) -> None:
-    """Prints the tables that `config` (configs/analyse.py) asks for and writes the report.
+    """Prints the tables of the analyses in `config` (configs/analyse.py) and writes the report.
 
-    Raises InputError for what the user can mend; nothing is then left behind.
+    Raises InputError for an error that the user can correct; nothing is left behind then.
     """
     processes.check_single_process("launch/analyse.py")
     check(config)
@@ -95,34 +95,34 @@ def run(config: Any) -> None:
             config.data.on_bad_row,
             config.data.cache or None,
         )
-        counts, found, blocked = read_feedback(config, rows, rule, folder)
+        counts, index, blocked = read_feedback(config, rows, rule, folder)
         facts = _facts(config, rows, counts)
         tables, names = counts.tables(), plots.draw_feedback(counts, folder) if config.plots else []
         _print(facts, [table for table in tables if table.name != "differences"])
         if model is not None and tokenizer is not None:
-            tokens, replies, told = analyse_model(config, model, tokenizer, rows, found, folder)
-            told.insert(0, f"blocked by data.mae: {blocked:,} of {counts.steps:,} steps, which are not asked")
-            more = [*tokens.tables(), *replies.tables()]
+            tokens, replies, model_facts = analyse_model(config, model, tokenizer, rows, index, folder)
+            model_facts.insert(0, f"blocked by data.mae, so not scored: {blocked:,} of {counts.steps:,} steps")
+            model_tables = [*tokens.tables(), *replies.tables()]
             names += plots.draw_model(tokens, replies, folder) if config.plots else []
-            _print(told, more)
-            facts, tables = [*facts, *told], [*tables, *more]
+            _print(model_facts, model_tables)
+            facts, tables = [*facts, *model_facts], [*tables, *model_tables]
         write_report(folder, config, facts, tables, names)
-    log(f"written: {out}, report.md and what it is made of")
+    log(f"written: {out} with report.md, its plots, its tables as JSON and its rows as CSV")
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
+    """Raises InputError if a field's value is not allowed, or if it needs a package that is not installed."""
     check_data(config.data)
     choices = {"model.compute_dtype": ("bfloat16", "float32"), "model.attention": IMPLEMENTATIONS}
     check_choices(config, choices)
-    for field, least in {"limit": 0, "seed": 0, "new_tokens": 1, "rows": 1, "toolbox.trajectories": 1}.items():
-        check_range(field, get_field(config, field), least)
+    for field, minimum in {"limit": 0, "seed": 0, "new_tokens": 1, "rows": 1, "toolbox.trajectories": 1}.items():
+        check_range(field, get_field(config, field), minimum)
     if config.plots:
         plots.check_matplotlib()
 
 
 def check_devices(config: Any, c: llama.LlamaConfig) -> None:
-    """Raises InputError where rows, model and attention do not fit the current mesh, or no reply fits the model."""
+    """Raises InputError if rows, model or attention do not fit the current mesh, or no reply fits the model."""
     check_rows(config.rows, "config.rows")
     llama.check_mesh(c)
     llama.check_length(c, config.new_tokens + 1, "config.new_tokens and a prompt")
@@ -132,19 +132,22 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
 def read_feedback(
     config: Any, rows: TrajectoryDataset, rule: Any, folder: Path
 ) -> tuple[FeedbackCounts, StepIndex, int]:
-    """The first analysis over the whole source, steps.csv, the steps that a model may be asked, and how many not."""
-    counts, found, blocked = FeedbackCounts(), candidates(), 0
+    """Analyses the feedback of all trajectories and writes steps.csv.
+
+    Returns the counts, the candidate steps for the model, and the number of steps that the rule blocks.
+    """
+    counts, index, blocked = FeedbackCounts(), candidates(), 0
     with CsvFile(folder / "steps.csv", STEPS) as file:
         bar = tqdm(rows.trajectories(), "reading", len(rows), unit="row", disable=not has_terminal())
         for number, trajectory in enumerate(bar):
-            judged = find_step_errors(trajectory)
-            counts.add(judged)
+            steps = find_step_errors(trajectory)
+            counts.add(steps)
             if config.model.path:
-                blocked += add_steps(found, number, trajectory, rule)
-            for one in judged:
-                errors = None if one.calls is None else "; ".join(one.calls)
-                file.write([one.id, one.step, one.name, int(one.answered), one.default, one.release, errors])
-    return counts, found, blocked
+                blocked += add_steps(index, number, trajectory, rule)
+            for step in steps:
+                errors = None if step.calls is None else "; ".join(step.calls)
+                file.write([step.id, step.step, step.name, int(step.answered), step.default, step.release, errors])
+    return counts, index, blocked
 
 
 def analyse_model(
@@ -152,13 +155,16 @@ def analyse_model(
     model: model_source.ModelSource,
     tokenizer: Tokenizer,
     rows: TrajectoryDataset,
-    found: StepIndex,
+    index: StepIndex,
     folder: Path,
 ) -> tuple[TokenCounts, ReplyCounts, list[str]]:
-    """The second and third analysis, tokens.csv and replies.csv, and what is to be told about the steps asked."""
+    """Scores a sample of the steps with the model (second and third analysis); writes tokens.csv and replies.csv.
+
+    Returns the counts of both analyses, and lines for the report on the sample and on the steps left out.
+    """
     tokens, replies, left_out, count = TokenCounts(), ReplyCounts(), Counter[str](), 0
-    total = min(config.limit or len(found), len(found))
-    log(f"asking {config.model.path} {total:,} of {len(found):,} steps that data.mae keeps and that make a call")
+    total = min(config.limit or len(index), len(index))
+    log(f"asking {config.model.path} {total:,} of {len(index):,} steps that data.mae keeps and that make a call")
     options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
     params = model_source.load_with_adapter(model, config.model.compute_dtype, seed=0) if total else {}
     with (
@@ -169,27 +175,27 @@ def analyse_model(
             f"with config.rows = {config.rows}; lower it, or config.new_tokens, or spread the model (config.mesh.fsdp)"
         ),
     ):
-        for window in _windows(config, model.config, tokenizer, rows, found, left_out):
+        for window in _windows(config, model.config, tokenizer, rows, index, left_out):
             scores, outcomes, generated = score_window(params, model.config, tokenizer, window, options, config.rows)
             for group in _by_trajectory(window):
                 tokens.add([window[i] for i in group], [scores[i] for i in group])
                 replies.add([outcomes[i] for i in group])
-            for step, own, outcome in zip(window, scores, outcomes, strict=True):
-                token_file.write_all(_token_rows(step, own, tokenizer))
-                reply_file.write(_reply_row(outcome, own, tokenizer))
+            for step, step_scores, outcome in zip(window, scores, outcomes, strict=True):
+                token_file.write_all(_token_rows(step, step_scores, tokenizer))
+                reply_file.write(_reply_row(outcome, step_scores, tokenizer))
             progress.add(generated)
             count += len(window)
-    unasked = _unasked(config, model.config, left_out)
+    omitted = _omitted(config, model.config, left_out)
     if not count:
-        why = "; ".join(unasked) or "no step that data.mae keeps makes a call"
-        raise InputError(f"{config.data.source}: there is no step to ask the model ({why})")
-    sample = f", a sample with seed {config.seed}" if total < len(found) else ""
-    told = [f"model: {config.model.path}, asked {count:,} of {len(found):,} kept steps with a call{sample}"]
-    return tokens, replies, [*told, *(f"left out: {line}" for line in unasked)]
+        reasons = "; ".join(omitted) or "no step that data.mae keeps makes a call"
+        raise InputError(f"{config.data.source}: there is no step to ask the model ({reasons})")
+    sample = f", a sample with seed {config.seed}" if total < len(index) else ""
+    facts = [f"model: {config.model.path}, asked {count:,} of {len(index):,} kept steps with a call{sample}"]
+    return tokens, replies, [*facts, *(f"left out: {line}" for line in omitted)]
 
 
-def _unasked(config: Any, c: llama.LlamaConfig, left_out: Counter[str]) -> list[str]:
-    """How many steps are left out for each reason, with the limit that it stands for."""
+def _omitted(config: Any, c: llama.LlamaConfig, left_out: Counter[str]) -> list[str]:
+    """Returns a line for each reason: how many steps it leaves out, and its limit."""
     limits = {
         TOO_LONG: f", over {min(config.data.max_tokens, c.max_tokens):,} tokens (the smaller of data.max_tokens and "
         "the model's)",
@@ -206,21 +212,26 @@ def score_window(
     options: SampleOptions,
     rows: int,
 ) -> tuple[list[TokenScores], list[StepReplies], dict[int, Any]]:
-    """Scores of the golden replies, what becomes of the greedy ones, and these, on the current mesh."""
-    found: dict[int, TokenScores] = {}
+    """Scores the golden replies, and generates greedy and corrected replies, on the current mesh.
+
+    Returns the scores and the compared replies, by step, and the greedy replies by index.
+    """
+    # The scores of the golden replies.
+    by_index: dict[int, TokenScores] = {}
     pairs = [(step.prompt, step.reply) for step in steps]
-    for done in score_tokens(params, c, pairs, rows, options.compute_dtype, options.attention):
-        found |= done
-    scores = [found[i] for i in range(len(steps))]
-    for step, own in zip(steps, scores, strict=True):
-        if not np.isfinite(own.nll).all():
+    for batch_scores in score_tokens(params, c, pairs, rows, options.compute_dtype, options.attention):
+        by_index |= batch_scores
+    scores = [by_index[i] for i in range(len(steps))]
+    for step, step_scores in zip(steps, scores, strict=True):
+        if not np.isfinite(step_scores.nll).all():
             raise InputError(
                 f"trajectory {step.id!r}, step {step.step}: the model's loss is not finite; its weights are broken, "
                 "or config.model.compute_dtype=float32 is needed"
             )
-    key = jax.random.key(0)  # greedy decoding draws nothing
+    # The greedy replies, and those that continue after a corrected token.
+    key = jax.random.key(0)  # greedy decoding draws no random numbers
     replies = generate_replies(params, c, [step.prompt for step in steps], options, key=key, rows=rows)
-    firsts = [first_wrong_position(step, own) for step, own in zip(steps, scores, strict=True)]
+    firsts = [first_wrong_position(step, step_scores) for step, step_scores in zip(steps, scores, strict=True)]
     prompts = {
         i: prompt
         for i, (step, first) in enumerate(zip(steps, firsts, strict=True))
@@ -229,17 +240,17 @@ def score_window(
     continued = generate_replies(params, c, list(prompts.values()), options, key=key, rows=rows)
     rest = {i: reply.tokens for i, reply in zip(prompts, continued, strict=True)}
 
-    def verdict(step: GoldenStep, ids: Sequence[int]) -> ComparedReply:
+    def compare_tokens(step: GoldenStep, ids: Sequence[int]) -> ComparedReply:
         return compare_reply(step, tokenizer.decode(ids).strip())
 
     outcomes = []
-    for i, (step, own, first) in enumerate(zip(steps, scores, firsts, strict=True)):
+    for i, (step, step_scores, first) in enumerate(zip(steps, scores, firsts, strict=True)):
         corrected = None
         if first is not None:
-            # The end token is no part of the text.
-            corrected = verdict(step, [*step.reply[:-1][: first + 1], *rest.get(i, [])])
-        wrong = int((own.rank > 1).sum())
-        outcomes.append(StepReplies(step, verdict(step, replies[i].tokens), wrong, first, corrected))
+            # The end token is not part of the text.
+            corrected = compare_tokens(step, [*step.reply[:-1][: first + 1], *rest.get(i, [])])
+        num_wrong = int((step_scores.rank > 1).sum())
+        outcomes.append(StepReplies(step, compare_tokens(step, replies[i].tokens), num_wrong, first, corrected))
     return scores, outcomes, dict(enumerate(replies))
 
 
@@ -248,13 +259,16 @@ def _windows(
     c: llama.LlamaConfig,
     tokenizer: Tokenizer,
     rows: TrajectoryDataset,
-    found: StepIndex,
+    index: StepIndex,
     left_out: Counter[str],
 ) -> Iterator[list[GoldenStep]]:
-    """Whole trajectories' steps to ask, some batches at a time; `left_out` counts those that are too long, and why."""
+    """Yields the chosen steps of complete trajectories, at least WINDOW batches at a time but for the last window.
+
+    Adds the number of steps that do not fit to `left_out`, by reason.
+    """
     window: list[GoldenStep] = []
-    for wanted in choose_steps(found, config.limit, config.seed):
-        steps, reasons = golden_steps(config.data, rows, tokenizer, wanted, c.max_tokens, config.new_tokens)
+    for chosen in choose_steps(index, config.limit, config.seed):
+        steps, reasons = golden_steps(config.data, rows, tokenizer, chosen, c.max_tokens, config.new_tokens)
         window += steps
         left_out.update(reason.partition(":")[0] for reason in reasons)
         if len(window) >= WINDOW * config.rows:
@@ -272,34 +286,34 @@ def _by_trajectory(window: Sequence[GoldenStep]) -> list[list[int]]:
 
 
 def _token_rows(step: GoldenStep, scores: TokenScores, tokenizer: Tokenizer) -> Iterator[list[Any]]:
-    own, best = tokenizer.pieces(step.reply), tokenizer.pieces(scores.best.tolist())
-    for i, (piece, other, kind) in enumerate(zip(own, best, step.classes, strict=True)):
+    golden, best = tokenizer.pieces(step.reply), tokenizer.pieces(scores.best.tolist())
+    for i, (piece, best_piece, kind) in enumerate(zip(golden, best, step.classes, strict=True)):
         nll, weight = f"{scores.nll[i]:.6g}", f"{step.weights[i]:.6g}"
-        yield [step.id, step.step, i, piece, kind, weight, nll, int(scores.rank[i]), other]
+        yield [step.id, step.step, i, piece, kind, weight, nll, int(scores.rank[i]), best_piece]
 
 
-def _reply_row(one: StepReplies, scores: TokenScores, tokenizer: Tokenizer) -> list[Any]:
-    step, first, found = one.step, one.first, one.greedy.comparison
-    row: list[Any] = [step.id, step.step, found.kind, found.detail, one.wrong, first]
+def _reply_row(reply: StepReplies, scores: TokenScores, tokenizer: Tokenizer) -> list[Any]:
+    step, first, comparison = reply.step, reply.first_wrong, reply.greedy.comparison
+    row: list[Any] = [step.id, step.step, comparison.kind, comparison.detail, reply.num_wrong, first]
     if first is None:
         row += [None, None, None]
     else:
         row += [step.classes[first], *tokenizer.pieces([step.reply[first], int(scores.best[first])])]
-    after = one.corrected
-    row += [None if after is None else after.comparison.kind, int(one.greedy.named)]
+    after = reply.corrected
+    row += [None if after is None else after.comparison.kind, int(reply.greedy.named)]
     row.append(None if after is None else int(after.named))
-    return [*row, tokenizer.decode(step.reply).strip(), one.greedy.text, None if after is None else after.text]
+    return [*row, tokenizer.decode(step.reply).strip(), reply.greedy.text, None if after is None else after.text]
 
 
 def _facts(config: Any, rows: TrajectoryDataset, counts: FeedbackCounts) -> list[str]:
-    """What was read, a line each."""
+    """Returns lines on the data that was read."""
     lines = [
         f"data: {config.data.source}, {counts.trajectories:,} trajectories with {counts.steps:,} assistant steps, of "
         f"which {counts.calls:,} make a call"
     ]
     if rows.skipped:
         lines += [f"rows skipped: {len(rows.skipped):,}", *format_first_errors(rows.skipped)]
-    return [*lines, *counts.untold()]
+    return [*lines, *counts.missing_tables()]
 
 
 def _print(facts: Sequence[str], tables: Sequence[Table]) -> None:

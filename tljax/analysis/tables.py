@@ -1,4 +1,4 @@
-"""Tables of figures with their numbers and intervals: on a terminal, in Markdown, as JSON."""
+"""Rows of counts and estimates -> tables as text, Markdown and JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Cell = str | int | float | Estimate | None
 class Table:
     """Rows under columns; `name` is the key in JSON, `note` stands below the table.
 
-    The first column holds names. A cell is text, a count, a number, an Estimate or None where there is nothing to say.
+    The first column holds names. A cell is text, a count, a number, an Estimate, or None if empty.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Table:
     note: str = ""
 
     def text(self) -> str:
-        """For a terminal: aligned columns."""
+        """Returns the table with aligned columns, for a terminal."""
         cells = [list(self.columns), *([format_cell(cell) for cell in row] for row in self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
         lines = []
@@ -34,7 +34,7 @@ class Table:
         return "\n".join(line.rstrip() for line in [self.title, *lines, *note])
 
     def markdown(self) -> str:
-        """For report.md."""
+        """Returns the table in Markdown."""
         lines = ["| " + " | ".join(self.columns) + " |"]
         lines.append("| --- |" + " ---: |" * (len(self.columns) - 1))
         lines += ["| " + " | ".join(_escaped(format_cell(cell)) for cell in row) + " |" for row in self.rows]
@@ -42,13 +42,13 @@ class Table:
         return "\n".join([f"### {self.title}", "", *lines, *note])
 
     def json(self) -> dict[str, Any]:
-        """Rows as objects by column; an Estimate as its fields. Infinite ends, of which JSON knows none, are null."""
+        """Returns the table for JSON: a row is an object by column, an Estimate by field; infinite ends are null."""
         rows = [dict(zip(self.columns, map(_plain, row), strict=True)) for row in self.rows]
         return {"title": self.title, "rows": rows, "note": self.note}
 
 
 def format_cell(cell: Cell) -> str:
-    """A cell as people read it; an Estimate as "12.3 [10.1, 14.9]"."""
+    """Returns a cell as text; an Estimate as "12.3 [10.1, 14.9]"."""
     if cell is None:
         return "-"
     if isinstance(cell, Estimate):

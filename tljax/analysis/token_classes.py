@@ -1,7 +1,7 @@
-"""What each token of a golden reply is for: the tool's name, a parameter's, a value, or what holds them together.
+"""A golden reply -> the class of every token: name, parameter, value, syntax, free text.
 
-Classes come from the places that name, parameters and values take in the reply's text and from PKT's key positions;
-what a token spells decides nothing.
+The positions of name, parameters and values in the reply's text and PKT's key positions decide; the spelling of a token
+does not.
 """
 
 from bisect import bisect_right
@@ -13,7 +13,7 @@ from tljax.calls.tool import Call
 FIRST_NAME, BRANCH, NAME = "first name token", "branch token", "name rest"
 PARAMETER, VALUE, SYNTAX, TEXT = "parameter name", "value", "syntax", "free text"
 BLANK, END = "blank before", "end token"
-# In the order in which they are reported, with what they are.
+# The classes in the order in which they are reported, with their meanings.
 CLASSES = {
     FIRST_NAME: "where the tool's name begins",
     BRANCH: "where it branches off from another listed tool's name, which may be right after it",
@@ -27,26 +27,26 @@ CLASSES = {
 }
 NAME_CLASSES = (FIRST_NAME, BRANCH, NAME)
 
-# A token over several classes of characters, such as '="' with the letter after it, belongs to the least predictable.
+# A token may span several classes, such as '="' with the letter after it. The first class in this list decides.
 _DECISIVE = (NAME, PARAMETER, VALUE, TEXT, SYNTAX)
 
 
 def character_classes(reply: str, call: Call | None, dialect: str) -> list[tuple[int, str]]:
-    """Where each stretch of a reply's characters begins, ascending, and its class; one of NAME to TEXT.
+    """Returns the ranges of characters of one class, as (start, class), ascending; a class is one of NAME to TEXT.
 
-    The reply is free text, or free text and a newline before the call as `render_call` writes it. The quotes around a
-    string are syntax; what lies between them, and all of any other value, is the value.
+    reply: free text, or free text and a newline before the call as `render_call` writes it. The quotes around a string
+    are syntax; the text between them, or the complete text of any other value, is the value.
     """
     if call is None:
         return [(0, TEXT)]
-    at = len(reply) - len(render_call(call, dialect))
-    found = [(0, TEXT)] if at else []
+    position = len(reply) - len(render_call(call, dialect))
+    ranges = [(0, TEXT)] if position else []
 
-    def take(length: int, kind: str) -> None:
-        nonlocal at
+    def take(length: int, token_class: str) -> None:
+        nonlocal position
         if length:
-            found.append((at, kind))
-            at += length
+            ranges.append((position, token_class))
+            position += length
 
     take(len(call.name), NAME)
     take(1, SYNTAX)
@@ -58,18 +58,19 @@ def character_classes(reply: str, call: Call | None, dialect: str) -> list[tuple
         take(len(render_value(value, dialect)) - 2 * quote, VALUE)
         take(quote, SYNTAX)
     take(1, SYNTAX)
-    return found
+    return ranges
 
 
 def token_classes(
-    spans: Sequence[tuple[int, int]], stretches: Sequence[tuple[int, str]], key: Sequence[int], name_token: int | None
+    spans: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, str]], key: Sequence[int], name_token: int | None
 ) -> list[str]:
-    """The class of every reply token, the end token's at the end.
+    """Returns the class of every reply token; the end token is the last.
 
-    spans: character ranges of the reply's tokens, without the end token, counted from the reply's first character,
-    which a blank before it makes -1. key, name_token: positions among them as `data.steps.Step` has them.
+    spans: the character ranges of the reply's tokens without the end token, relative to the reply's first character; a
+    blank before it starts at -1. ranges: from `character_classes`. key, name_token: token positions, as in
+    `data.steps.Step`.
     """
-    starts = [start for start, _ in stretches]
+    starts = [start for start, _ in ranges]
     classes = []
     for start, end in spans:
         if end <= 0:
@@ -77,7 +78,7 @@ def token_classes(
             continue
         first = max(bisect_right(starts, start) - 1, 0)
         last = max(bisect_right(starts, end - 1) - 1, first)
-        kinds = {stretches[i][1] for i in range(first, last + 1)}
+        kinds = {ranges[i][1] for i in range(first, last + 1)}
         classes.append(next(kind for kind in _DECISIVE if kind in kinds))
     for position in key:
         if position < len(classes):

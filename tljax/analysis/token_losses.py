@@ -1,6 +1,6 @@
-"""How unevenly tokens matter: loss and rank of golden tokens by what they are for.
+"""Token scores -> loss and rank of golden tokens by token class.
 
-The second analysis of TL-Training (arXiv 2412.15495).
+This is the second analysis of TL-Training (arXiv 2412.15495).
 """
 
 from collections import Counter
@@ -14,61 +14,61 @@ from tljax.analysis.token_classes import CLASSES
 from tljax.analysis.token_scores import TokenScores
 from tljax.evaluate.intervals import ClusteredSums, Estimate
 
-# Ranks of the golden token that are reported together: the last of each, inclusive.
+# Bins for the rank of the golden token: label and last rank, inclusive.
 RANK_BINS = {"1": 1, "2": 2, "3-5": 5, "6-10": 10, "11-100": 100, "above 100": 2**31 - 1}
 ALL_TOKENS = "all tokens"
 
 
 class TokenCounts:
-    """Sums over trajectories by class; `tables()` are the analysis. Memory does not grow with the tokens."""
+    """Sums over trajectories by token class; `tables` returns the analysis. Memory does not grow with the tokens."""
 
     def __init__(self) -> None:
         self.loss = {name: ClusteredSums() for name in (*CLASSES, ALL_TOKENS)}
         self.first = {name: ClusteredSums() for name in (*CLASSES, ALL_TOKENS)}
-        self._parts = {what: {name: ClusteredSums() for name in CLASSES} for what in ("tokens", "weight", "loss")}
+        self._parts = {field: {name: ClusteredSums() for name in CLASSES} for field in ("tokens", "weight", "loss")}
         self._ranks = {name: {label: ClusteredSums() for label in RANK_BINS} for name in (*CLASSES, ALL_TOKENS)}
         self._counts: dict[str, Counter[int]] = {name: Counter() for name in (*CLASSES, ALL_TOKENS)}
 
     def add(self, steps: Sequence[GoldenStep], scores: Sequence[TokenScores]) -> None:
-        """All steps of one trajectory that were asked, and the scores of their golden replies."""
+        """Adds steps of one trajectory with the scores of their golden replies."""
         classes = np.array([name for step in steps for name in step.classes])
-        nll = np.concatenate([one.nll for one in scores]).astype(np.float64)
-        rank = np.concatenate([one.rank for one in scores])
+        nll = np.concatenate([reply.nll for reply in scores]).astype(np.float64)
+        rank = np.concatenate([reply.rank for reply in scores])
         weight = np.concatenate([step.weights for step in steps]).astype(np.float64)
         bins = np.searchsorted(list(RANK_BINS.values()), rank)
-        whole = {"tokens": np.ones(len(nll)), "weight": weight, "loss": nll}
+        per_token = {"tokens": np.ones(len(nll)), "weight": weight, "loss": nll}
         for name in (*CLASSES, ALL_TOKENS):
-            own = classes == name if name != ALL_TOKENS else np.ones(len(nll), bool)
-            n = int(own.sum())
-            self.loss[name].add(float(nll[own].sum()), n)
-            self.first[name].add(int((rank[own] == 1).sum()), n)
+            members = classes == name if name != ALL_TOKENS else np.ones(len(nll), bool)
+            n = int(members.sum())
+            self.loss[name].add(float(nll[members].sum()), n)
+            self.first[name].add(int((rank[members] == 1).sum()), n)
             for i, label in enumerate(RANK_BINS):
-                self._ranks[name][label].add(int((bins[own] == i).sum()), n)
-            self._counts[name].update(rank[own].tolist())
+                self._ranks[name][label].add(int((bins[members] == i).sum()), n)
+            self._counts[name].update(rank[members].tolist())
             if name != ALL_TOKENS:
-                for what, values in whole.items():
-                    self._parts[what][name].add(float(values[own].sum()), float(values.sum()))
+                for field, values in per_token.items():
+                    self._parts[field][name].add(float(values[members].sum()), float(values.sum()))
 
     def mean_loss(self, name: str) -> Estimate | None:
-        """The mean loss of a class in nats a token."""
-        found = self.loss[name].mean()
-        return found and found._replace(low=max(found.low, 0.0) if found.groups > 1 else found.low)
+        """Returns the mean loss of a class in nats per token."""
+        mean = self.loss[name].mean()
+        return mean and mean._replace(low=max(mean.low, 0.0) if mean.groups > 1 else mean.low)
 
-    def part(self, what: str, name: str) -> Estimate | None:
-        """The percentage of all "tokens", "weight" (PKT's) or "loss" that a class has."""
-        return self._parts[what][name].percent(int(self.loss[name].count))
+    def part(self, field: str, name: str) -> Estimate | None:
+        """Returns the share of a class in the sum of "tokens", "weight" (PKT's) or "loss", in percent."""
+        return self._parts[field][name].percent(int(self.loss[name].count))
 
     def ranks(self, name: str) -> list[float]:
-        """The percentages of RANKS in a class."""
-        found = [sums.share() for sums in self._ranks[name].values()]
-        return [0.0 if share is None else share.value for share in found]
+        """Returns the percentages of RANK_BINS in a class."""
+        shares = [sums.share() for sums in self._ranks[name].values()]
+        return [0.0 if share is None else share.value for share in shares]
 
     def names(self) -> list[str]:
-        """The classes that occur, in the order of CLASSES."""
+        """Returns the classes that occur, in the order of CLASSES."""
         return [name for name in CLASSES if self.loss[name].count]
 
     def tables(self) -> list[Table]:
-        """Loss and first choices by class; ranks by class."""
+        """Returns two tables: loss and first choices by class, and ranks by class."""
         losses = Table(
             "token_classes",
             f"Golden tokens by what they are for, of {int(self.loss[ALL_TOKENS].groups):,} trajectories; "
@@ -77,7 +77,7 @@ class TokenCounts:
             note="First choice: greedy decoding takes the golden token. Weight: PKT's, as config.data.pkt has it.",
         )
         for name in (*self.names(), ALL_TOKENS):
-            parts = [self.part(what, name) if name != ALL_TOKENS else None for what in ("tokens", "loss", "weight")]
+            parts = [self.part(field, name) if name != ALL_TOKENS else None for field in ("tokens", "loss", "weight")]
             row = [int(self.loss[name].count), self.mean_loss(name), self.first[name].share(), *parts]
             losses.rows.append([name, *row])
         ranks = Table(
@@ -93,10 +93,10 @@ class TokenCounts:
 
 
 def percentile(counts: Counter[int], share: float) -> int:
-    """The smallest value that at least `share` of what was counted does not exceed."""
-    seen, value = 0, 0
+    """Returns the smallest counted value that at least `share` of all counted values do not exceed."""
+    cumulative, value = 0, 0
     for value in sorted(counts):
-        seen += counts[value]
-        if seen >= share * counts.total():
+        cumulative += counts[value]
+        if cumulative >= share * counts.total():
             break
     return value
