@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from tljax.core.errors import InputError, one_line
 from tljax.distributed import processes
 from tljax.storage.remote import is_remote
+from tljax.training.checkpoint_handlers import MetadataHandler, StateHandler
 
 STATE, METADATA = "state", "metadata"
 PATIENCE = 86_400  # seconds for one save
@@ -28,7 +28,7 @@ STORE_ANSWERS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|NO
 
 
 class Checkpoints:
-    """The checkpoints in one folder: the newest `keep`, and besides them the `keep_best` of lowest badness.
+    """The checkpoints in one folder: the newest `keep`, and also the `keep_best` of lowest selection loss.
 
     folder: local path or gs:// address. read_only leaves the folder as it is and needs it to exist; without it the
     folder is made, and what a killed save left behind is deleted. before_commit: called beside each save, in a thread;
@@ -68,10 +68,10 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(timeout_secs=PATIENCE),
         )
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        tree = _State(self._failed)
+        tree = StateHandler(self._report_failure)
         handlers.add(STATE, ocp.args.PyTreeSave, tree)
         handlers.add(STATE, ocp.args.PyTreeRestore, tree)
-        text = _Metadata(before_commit, self._failed)
+        text = MetadataHandler(before_commit, self._report_failure)
         handlers.add(METADATA, ocp.args.JsonSave, text)
         handlers.add(METADATA, ocp.args.JsonRestore, text)
         try:
@@ -81,9 +81,9 @@ class Checkpoints:
                 f"{self.folder}: cannot be used for checkpoints ({_reason(error)}); give another folder"
             ) from error
         if not read_only:
-            # A kill while Orbax removed it may have left a part.
+            # A process that was killed while Orbax removed a checkpoint may have left a part of it.
             for step in processes.run_on_primary(lambda: self._replaced(keep, keep_best)):
-                self._guard(lambda step=step: self._manager.delete(step))
+                self._explain_write_errors(lambda step=step: self._manager.delete(step))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -94,24 +94,26 @@ class Checkpoints:
     def save(self, step: int, state: Any, metadata: dict[str, Any], selection_loss: float | None = None) -> None:
         """Copies the state from the devices and returns; writing goes on in the background.
 
-        metadata: what JSON can hold. badness: what the best checkpoint has least of, such as a loss. A step that is
-        there already is left as it is.
+        metadata: values that JSON can hold. selection_loss: the value that best-checkpoint selection minimizes. A step
+        that has a checkpoint already is left as it is.
 
         Raises InputError where this or the previous save could not be written; older checkpoints remain.
         """
         json.dumps(metadata)
         items = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state), METADATA: ocp.args.JsonSave(metadata)})
         metrics = {} if selection_loss is None or math.isnan(selection_loss) else {"badness": float(selection_loss)}
-        self._guard(lambda: step in self.steps() or self._manager.save(step, args=items, metrics=metrics, force=True))
+        self._explain_write_errors(
+            lambda: step in self.steps() or self._manager.save(step, args=items, metrics=metrics, force=True)
+        )
 
     def wait(self) -> None:
         """Returns when the save under way is committed; raises InputError where it could not be written."""
-        self._guard(self._manager.wait_until_finished)
+        self._explain_write_errors(self._manager.wait_until_finished)
 
     def close(self) -> None:
         """Waits for the save under way and ends the threads; raises InputError where it could not be written."""
         try:
-            self._guard(self._manager.close)
+            self._explain_write_errors(self._manager.close)
         except InputError:
             # An error ends Orbax's close() half way, and is raised once by each of the parts that met it.
             with contextlib.suppress(Exception):
@@ -119,24 +121,24 @@ class Checkpoints:
             raise
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints, ascending, with the one being written."""
+        """Returns the steps of the checkpoints, ascending, including the one that is being written."""
         return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
+        """Returns the step of the newest checkpoint, or None."""
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the lowest badness, the newest of equals, or None where none has one."""
+        """Returns the step of lowest selection loss, the newest of equals, or None if no checkpoint has one."""
         found = {step: self._selection_loss_of(step) for step in self.steps()}
         finite = (step for step in found if math.isfinite(found[step]))
         return min(finite, key=lambda step: (found[step], -step), default=None)
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What was given to save() beside the state."""
-        self._need(step)
+        """Returns the metadata that save() was called with."""
+        self._check_exists(step)
         args = ocp.args.Composite(**{METADATA: ocp.args.JsonRestore()})
-        return self._reading(step, lambda: self._manager.restore(step, args=args)[METADATA])
+        return self._explain_read_errors(step, lambda: self._manager.restore(step, args=args)[METADATA])
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of `step`, bit for bit, laid out by the shardings of `abstract_state` (ShapeDtypeStructs).
@@ -155,7 +157,7 @@ class Checkpoints:
         return self._restore(step, {"params": abstract_params})["params"]
 
     def _replaced(self, keep: int, keep_best: int) -> list[int]:
-        """The steps of checkpoints that newer or better ones replace."""
+        """Returns the steps of checkpoints that newer or better ones replace."""
         found = {step: self._selection_loss_of(step) for step in self.steps()}
         finite = sorted((step for step in found if math.isfinite(found[step])), key=lambda step: (found[step], -step))
         return [step for step in sorted(found)[:-keep] if step not in finite[:keep_best]]
@@ -173,9 +175,9 @@ class Checkpoints:
             partial_restore=True,
         )
         composite = ocp.args.Composite(**{STATE: args})
-        return self._reading(step, lambda: self._manager.restore(step, args=composite)[STATE])
+        return self._explain_read_errors(step, lambda: self._manager.restore(step, args=composite)[STATE])
 
-    def _reading(self, step: int, read: Callable[[], Any]) -> Any:
+    def _explain_read_errors(self, step: int, read: Callable[[], Any]) -> Any:
         """`read()`; files that a disk or a hand has damaged become one line that names an older checkpoint."""
         try:
             return read()
@@ -191,7 +193,7 @@ class Checkpoints:
             told = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise InputError(f"{self.folder}/{step}: the checkpoint cannot be read ({told}); {remedy}") from error
 
-    def _need(self, step: int) -> None:
+    def _check_exists(self, step: int) -> None:
         self.wait()
         steps = self.steps()
         if step not in steps:
@@ -200,8 +202,8 @@ class Checkpoints:
 
     def _compare(self, step: int, abstract: Any, partial: bool) -> None:
         """Orbax alone would cast other dtypes silently and name no leaf where shapes differ."""
-        self._need(step)
-        saved = _leaves(self._reading(step, lambda: self._manager.item_metadata(step)[STATE].tree))
+        self._check_exists(step)
+        saved = _leaves(self._explain_read_errors(step, lambda: self._manager.item_metadata(step)[STATE].tree))
         wanted = _leaves(abstract)
         where = f"{self.folder}/{step}"
         for name in sorted(wanted.keys() | saved.keys()):
@@ -217,18 +219,18 @@ class Checkpoints:
             if have.dtype != want.dtype and not partial:
                 raise InputError(f"{where}: {name} is {have.dtype}, this run needs {want.dtype}")
 
-    def _guard(self, act) -> None:
+    def _explain_write_errors(self, act) -> None:
         """Runs `act`; a disk that refuses becomes one line, and the list of checkpoints is read again from it."""
         try:
             act()
         except Exception as error:
-            told = self._told(error)
-            if told is None:
+            explained = self._write_error(error)
+            if explained is None:
                 raise
-            raise told from error
+            raise explained from error
 
-    def _told(self, error: Exception) -> InputError | None:
-        """What a disk that refuses means to the user, or None where the error has another cause, or says it itself."""
+    def _write_error(self, error: Exception) -> InputError | None:
+        """Returns an InputError for a file system that refused a write, or None if the error has another cause."""
         reason = None if isinstance(error, InputError) else _reason(error)
         if reason is None:
             return None
@@ -239,62 +241,10 @@ class Checkpoints:
             f"{self.folder}: a checkpoint could not be written ({reason}); {good}; make room or give another folder"
         )
 
-    def _failed(self, error: Exception) -> None:
+    def _report_failure(self, error: Exception) -> None:
         """Tells the run's other processes: Orbax lets this one wait for them before it raises the error."""
         if processes.is_multiprocess():
-            processes.abort_all(self._told(error) or error)
-
-
-class _State(ocp.PyTreeCheckpointHandler):
-    """Writes the arrays, and calls `failed` at once with what goes wrong."""
-
-    def __init__(self, failed: Callable[[Exception], None]):
-        super().__init__()
-        self._failed = failed
-
-    async def async_save(self, *args: Any, **more: Any) -> list[Any]:
-        return [_Part(part, self._failed) for part in await super().async_save(*args, **more) or ()]
-
-    def finalize(self, directory: Any) -> None:
-        try:
-            super().finalize(directory)
-        except Exception as error:
-            self._failed(error)
-            raise
-
-
-class _Metadata(ocp.JsonCheckpointHandler):
-    """Writes the metadata, and holds the commit until `before_commit` has returned; `failed` as of the arrays."""
-
-    def __init__(self, before_commit: Callable[[], None], failed: Callable[[Exception], None]):
-        super().__init__()
-        self._before_commit, self._failed = before_commit, failed
-        self._thread = ThreadPoolExecutor(max_workers=1)
-
-    async def async_save(self, directory: Any, item: Any = None, args: Any = None) -> list[Any]:
-        written = await super().async_save(directory, item, args) or ()
-        return [_Part(part, self._failed) for part in (*written, self._thread.submit(self._before_commit))]
-
-    def close(self) -> None:
-        super().close()
-        self._thread.shutdown()
-
-
-class _Part:
-    """A part of a save under way, as Orbax waits for it; calls `failed` with its error."""
-
-    def __init__(self, part: Any, failed: Callable[[Exception], None]):
-        self._part, self._failed = part, failed
-
-    def result(self, timeout: float | None = None) -> Any:
-        try:
-            return self._part.result(timeout=timeout)
-        except Exception as error:
-            self._failed(error)
-            raise
-
-    def cancel(self) -> bool | None:
-        return self._part.cancel()
+            processes.abort_all(self._write_error(error) or error)
 
 
 def _selection_loss(metrics: dict[str, float]) -> float:
@@ -311,7 +261,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str | None:
-    """What the file system said, or None where the error has another cause."""
+    """Returns the reason that the file system gave, or None if the error has another cause."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, jax.errors.JaxRuntimeError):

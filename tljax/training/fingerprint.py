@@ -1,4 +1,4 @@
-"""What tells one model's weights from another's, without reading gigabytes."""
+"""Computes a hash that tells one model's weights from another's, without reading gigabytes."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,10 @@ WEIGHTS = (".safetensors", ".bin")
 
 
 def fingerprint(model: ModelSource) -> str:
-    """A hash of config.json, and of names, sizes and samples of the files that hold the weights.
+    """Returns a hash of config.json, and of the names, sizes and sampled blocks of the files with the weights.
 
-    Training changes every block of a file, so that two checkpoints differ in it; a copy in another place does not. Of
-    an adapter it is that of its own files and of its base.
+    Training changes every block of a file, so two checkpoints have different hashes; a copy in another folder has the
+    same hash. The hash of an adapter covers its own files and its base.
     """
     assert model.folder is not None
     home = model.adapter or model.folder
@@ -50,7 +50,7 @@ def fingerprint(model: ModelSource) -> str:
 
 
 def _blocks(path: Any, starts: Sequence[int], length: int) -> Iterable[bytes]:
-    """`length` bytes of a file from each start on."""
+    """Yields `length` bytes of a file from each start."""
     if is_remote(path):
         yield from remote.read_blocks(str(path), starts, length, "config.model.path")
         return

@@ -1,4 +1,4 @@
-"""Numbers of a run: metrics.jsonl, TensorBoard, Weights & Biases, a progress line; speed as a share of the peak."""
+"""Writes a run's metrics to metrics.jsonl, TensorBoard and Weights & Biases, and shows its progress."""
 
 import contextlib
 import importlib.util
@@ -27,32 +27,33 @@ from tljax.training.mfu import mfu
 # Fields that differ between two runs of the same config.
 TIMING_FIELDS = ("seconds", "tokens_per_second", "mfu", "time")
 
-# A step whose gradient is not finite has spoilt the weights already, although its loss came before it.
+# A run stops if one of these is not finite. A gradient that is not finite has already spoilt the weights, although the
+# loss of its step was finite.
 FATAL_FIELDS = ("loss", "grad_norm", "value_loss", "critic_grad_norm")
 
 
 def check_installed(wandb: bool) -> None:
-    """Raises InputError where Weights & Biases is asked for but not installed."""
+    """Raises InputError if `wandb` is true and Weights & Biases is not installed."""
     if wandb and importlib.util.find_spec("wandb") is None:
         raise InputError("config.log.wandb is set but wandb is not installed; run: pip install 'tljax[wandb]'")
 
 
 def should_run(period: int, step: int) -> bool:
-    """Whether something that happens every `period` steps, 0: never, happens after `step`."""
+    """Returns True if an action that runs every `period` steps runs after `step`; with period 0 it never runs."""
     return period > 0 and step % period == 0
 
 
 class MetricsLogger:
-    """Writes what a run measures, one step late, so that reading a number never holds up the devices.
+    """Writes the metrics of each step one step late, so that the devices never wait for the host to read a number.
 
-    folder: of the run; metrics.jsonl and events/ lie in it. resume_step: updates made so far; later lines of
-    metrics.jsonl are removed. every: steps between progress lines where there is no terminal for a bar. shown: the
-    metrics of these lines. flops_per_token: for `mfu`, where the devices' peak is known. Only process 0 writes and
-    prints, all of them check.
+    folder: the run's folder, which gets metrics.jsonl and events/. resume_step: the number of updates made so far;
+    later lines of metrics.jsonl are removed. every: steps between progress lines, if there is no terminal for a bar.
+    shown: the metrics in progress lines. flops_per_token: adds `mfu` if the devices' peak is known. Only process 0
+    writes and prints; all processes check for values that are not finite.
 
-    Call flush() before a checkpoint is saved: its step's line then exists, and its loss is known to be finite.
+    Call flush() before saving a checkpoint: it writes the line of the last step and checks that its loss is finite.
 
-    Raises InputError where the folder cannot be written or wandb is asked for but not installed.
+    Raises InputError if the folder cannot be written, or if wandb is set and not installed.
     """
 
     def __init__(
@@ -100,11 +101,11 @@ class MetricsLogger:
         self.close()
 
     def push(self, step: int, device_metrics: Mapping[str, jax.Array], host_metrics: Mapping[str, Any]) -> None:
-        """Takes the metrics of update `step` (from 1) as soon as it is dispatched, and writes those of the one before.
+        """Takes the metrics of update `step` (from 1), which the devices may still compute; writes the previous step.
 
-        device_metrics: scalars, replicated. host_metrics: numbers. "tokens" in either gives tokens_per_second.
+        device_metrics: replicated scalars. host_metrics: numbers. If either has "tokens", tokens_per_second is added.
 
-        Raises FloatingPointError as flush does, for the step before.
+        Raises FloatingPointError as flush does, for the previous step.
         """
         for value in device_metrics.values():
             value.copy_to_host_async()
@@ -113,7 +114,7 @@ class MetricsLogger:
             self._finish(*before)
 
     def has_step(self, step: int) -> bool:
-        """Whether metrics.jsonl has a line of `step`."""
+        """Returns True if metrics.jsonl has a line for `step`; the same answer on all processes."""
 
         def search() -> bool:
             with open(self._path, encoding="utf-8") as lines:
@@ -122,15 +123,15 @@ class MetricsLogger:
         return processes.run_on_primary(search)
 
     def flush(self) -> None:
-        """Waits for the last pushed step and writes it; all lines so far are then safe on the disk.
+        """Waits for the last pushed step, writes its line, and syncs all lines to the disk.
 
-        Raises FloatingPointError, naming the step, where its loss or gradient norm is not finite; the line is written.
+        Raises FloatingPointError that names the step if one of FATAL_FIELDS is not finite; the line is written first.
         """
         before, self._pending = self._pending, None
         if before is not None:
             self._finish(*before)
         if self._file is not None and self._unsynced:
-            # A machine that stops after the checkpoint would lose the lines of updates that are not made again.
+            # Without fsync, a machine that stops after the checkpoint loses lines of updates that a resumed run skips.
             try:
                 os.fsync(self._file.fileno())
             except OSError as error:
@@ -138,7 +139,7 @@ class MetricsLogger:
             self._unsynced = False
 
     def log_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes a line of its own, for evaluations; the time since flush() counts for no step."""
+        """Writes a separate line, for evaluations; the next step's time does not include the evaluation's."""
         self.flush()
         self._write(step, {name: _plain(value) for name, value in metrics.items()} | {"time": round(time.time(), 3)})
         self._mark = time.perf_counter()
@@ -149,21 +150,21 @@ class MetricsLogger:
             self._events.add_text(name, markdown, step)
 
     def log_message(self, text: str) -> None:
-        """Prints a line without breaking the bar."""
+        """Prints a line on process 0 and keeps the progress bar intact."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif processes.is_primary():
             print(text, flush=True)
 
     def close(self) -> None:
-        """Writes what is pending and closes everything."""
+        """Writes the pending step and closes all files."""
         try:
             self.flush()
         finally:
-            for thing in (self._file, self._bar):
-                if thing is not None:
-                    thing.close()
-            # metrics.jsonl has every number; a disk that refuses has been told of.
+            for output in (self._file, self._bar):
+                if output is not None:
+                    output.close()
+            # metrics.jsonl has every number, and an earlier error has already reported a full disk.
             with contextlib.suppress(OSError):
                 if self._events is not None:
                     self._events.close()
@@ -178,10 +179,10 @@ class MetricsLogger:
         bad = [name for name, value in values.items() if not _finite(value)]
         if set(bad) & set(FATAL_FIELDS):
             self._pending = None
-            told = ", ".join(f"{name} = {values[name]}" for name in bad)
+            not_finite = ", ".join(f"{name} = {values[name]}" for name in bad)
             raise FloatingPointError(
-                f"step {step}: {told}; checkpoints saved so far are kept, the last may be near the break already: "
-                "lower config.optim.lr or mend the data"
+                f"step {step}: {not_finite}; checkpoints saved so far are kept, the last may be near the break "
+                "already: lower config.optim.lr or mend the data"
             )
         self._progress(step, values)
 
@@ -224,23 +225,23 @@ class MetricsLogger:
         return InputError(f"{self._path}: cannot be written ({error.strerror}); make room and resume")
 
     def _progress(self, step: int, values: Mapping[str, Any]) -> None:
-        told = [f"{name} {values[name]:.4f}" for name in self._shown if name in values]
+        parts = [f"{name} {values[name]:.4f}" for name in self._shown if name in values]
         if "tokens_per_second" in values:
-            told.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+            parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(told), refresh=False)
+            self._bar.set_postfix_str(", ".join(parts), refresh=False)
             self._bar.update(step - self._bar.n)
         elif step % self._every == 0 or step == self._total:
             left = "?"
             if self._durations:
                 left = tqdm.format_interval((self._total - step) * sum(self._durations) / len(self._durations))
-            self.log_message("  ".join((f"step {step}/{self._total}", *told, f"ETA {left}")))
+            self.log_message("  ".join((f"step {step}/{self._total}", *parts, f"ETA {left}")))
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Removes the lines after `step` from a JSONL file whose rows have one, and a last line that a kill cut short.
+    """Removes the lines after `step` from a JSONL file, and a last line that a kill has cut short.
 
-    Raises InputError for any other line that is no such row.
+    Raises InputError for any other line that is not a JSON object with a "step".
     """
     if not path.exists():
         return
@@ -271,18 +272,18 @@ def _open_events(folder: Path, resume_step: int):
 def _open_wandb(folder: Path, name: str):
     import wandb  # pyright: ignore[reportMissingImports]
 
-    place = folder / "wandb_id"
-    own = place.read_text() if place.exists() else ""
-    if not own:
-        own = secrets.token_hex(8)
-        write_texts(place, [own])
+    path = folder / "wandb_id"
+    run_id = path.read_text() if path.exists() else ""
+    if not run_id:
+        run_id = secrets.token_hex(8)
+        write_texts(path, [run_id])
     try:
-        run = wandb.init(project="tljax", name=name, dir=str(folder), id=own, resume="allow")
-    # Its errors have no common class; they are of logins, of the network, and of what it was given.
+        run = wandb.init(project="tljax", name=name, dir=str(folder), id=run_id, resume="allow")
+    # Errors of wandb have no common class: they concern the login, the network or the arguments.
     except Exception as error:
-        told = f"W&B does not start ({one_line(error)[:160]}); run wandb login, or set WANDB_MODE=offline"
-        raise InputError(f"config.log.wandb: {told}") from error
-    # Its own counter refuses steps that a resumed run writes again.
+        message = f"W&B does not start ({one_line(error)[:160]}); run wandb login, or set WANDB_MODE=offline"
+        raise InputError(f"config.log.wandb: {message}") from error
+    # W&B's own step counter refuses steps that a resumed run writes again.
     run.define_metric("*", step_metric="step")
     return run
 
@@ -292,7 +293,7 @@ def _finite(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A number as JSON has it; float32 in the shortest digits that give the same float32 back."""
+    """Returns a value that JSON can hold; a float32 gets the fewest digits that give the same float32 back."""
     if isinstance(value, str | bool | int | float | None):
         return value
     value = np.asarray(value)

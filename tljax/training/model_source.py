@@ -1,9 +1,11 @@
-"""Where a model comes from, and how it leaves: a Hugging Face folder, a run's folder, a hub id, or from scratch.
+"""Opens a model and loads its weights, from a Hugging Face folder, a run's folder, a hub id, or from scratch.
 
-A folder may hold an adapter (of a run, or as `peft` writes it), which names the model that it belongs to, its base.
+A folder may also hold an adapter, which a run or `peft` has written. The adapter names its base: the model that it was
+trained on.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,13 @@ HUB_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model", "*.jinja", "
 
 @dataclasses.dataclass(frozen=True)
 class ModelSource:
-    """A model before its weights are read.
+    """A model whose weights are not loaded yet.
 
-    name: absolute folder, address or hub id; folder: where its tokenizer lies, beside config.json or an adapter, None
-    from scratch; checkpoint: (run folder, a Path or one of gs://, and step) where the weights are a run's; hf_config:
-    config.json as it came; dtype: of the weights where they come from. Of an adapter all but name, folder and
-    checkpoint are the base's.
+    name: the absolute path, address or hub id. folder: the folder of its tokenizer, with config.json or an adapter;
+    None for a model from scratch. checkpoint: for a run's weights, the run's folder (a Path, or an epath.Path for
+    gs://) and the step. hf_config: the contents of config.json. dtype: the dtype of the stored weights. tensors: the
+    headers of a Hugging Face checkpoint, read and checked once. For an adapter, config, hf_config and dtype are those
+    of its base.
     """
 
     name: str
@@ -41,62 +44,63 @@ class ModelSource:
     checkpoint: tuple[Any, int] | None
     hf_config: dict[str, Any] | None
     dtype: str
-    adapter: Path | None = None  # folder of adapter_config.json
-    base: "ModelSource | None" = None  # what the adapter belongs to
+    adapter: Path | None = None  # the folder of adapter_config.json
+    base: "ModelSource | None" = None  # the model that the adapter was trained on
+    tensors: Mapping[str, hf_load.StoredTensor] | None = None
 
 
-def open_model(path: str, preset: str, what: str = "config.model.path") -> ModelSource:
-    """The model that `path` names, or for "scratch" one in the shape of `preset`; no weight is read.
+def open_model(path: str, preset: str, field: str = "config.model.path") -> ModelSource:
+    """Returns the model that `path` names, or for "scratch" a model of the size `preset`. Reads no weights.
 
-    what: the setting that holds the path. Raises InputError for a path that is none, a config.json or an adapter that
-    is not supported, and tensors that do not fit it.
+    field: the setting that holds the path, for messages. Raises InputError for a path that is no model, for a
+    config.json or an adapter that is not supported, and for tensors that do not fit config.json.
     """
     if not path:
         raise InputError(
-            f"{what} is empty; give CodeLLaMA's folder or hub id, or {SCRATCH!r} for random weights of the "
+            f"{field} is empty; give CodeLLaMA's folder or hub id, or {SCRATCH!r} for random weights of the "
             f"size {preset}"
         )
     if path == SCRATCH:
         return ModelSource(SCRATCH, llama.preset(preset), None, None, None, "float32")
     run, checkpoint = as_path(path), None
-    with explain_store_errors(path, what):
+    with explain_store_errors(path, field):
         is_run = (run / "checkpoints").is_dir()
     if is_run:
         checkpoint = (run, checkpoint_step(run))
         name, folder = str(run if is_remote(path) else run.absolute()), model_files(run)
     else:
-        folder = local_or_hub(path, what, HUB_FILES)
+        folder = local_or_hub(path, field, HUB_FILES)
         name = path if is_remote(path) or not run.is_dir() else str(folder.absolute())
     if hf_adapter.is_adapter(folder):
         return _open_adapter(name, folder, checkpoint)
-    found = hf_config.read_json(folder / "config.json")
-    config = hf_config.parse_config(found, str(folder / "config.json"))
+    raw_config = hf_config.read_json(folder / "config.json")
+    config = hf_config.parse_config(raw_config, str(folder / "config.json"))
     if checkpoint is None:
-        hf_load.check_checkpoint(folder, config)
-        return ModelSource(name, config, folder, None, found, hf_load.checkpoint_dtype(folder))
-    return ModelSource(name, config, folder, checkpoint, found, config_dtype(found))
+        tensors = hf_load.check_checkpoint(folder, config)
+        return ModelSource(name, config, folder, None, raw_config, hf_load.tensors_dtype(tensors), tensors=tensors)
+    return ModelSource(name, config, folder, checkpoint, raw_config, config_dtype(raw_config))
 
 
 def as_path(path: str) -> Any:
-    """A folder by its path or address, of which parts can be named and looked at: a Path or one of gs://."""
+    """Returns a local path as a Path, and an address as an epath.Path, which has the same methods."""
     return epath.Path(path.rstrip("/")) if is_remote(path) else Path(path).expanduser()
 
 
 def model_files(run: Any) -> Path:
-    """RUN/model, what a run has of its model beside the weights; a copy where the run is at an address."""
+    """Returns RUN/model, the folder of config.json and tokenizer; for a run at an address, a local copy of it."""
     if isinstance(run, RunFolder):
         return run / "model"
     return fetch(f"{run}/model", "run") if is_remote(run) else run / "model"
 
 
 def check_trained(path: str) -> None:
-    """Raises InputError where config.model.path, here `path`, names no trained model."""
+    """Raises InputError if `path`, the value of config.model.path, does not name a trained model."""
     if path in ("", SCRATCH):
         raise InputError(f"config.model.path is {path!r}; give a model's folder, a run, a hub id, or 'base'")
 
 
 def _open_adapter(name: str, folder: Path, checkpoint: tuple[Path, int] | None) -> ModelSource:
-    """The model of an adapter in `folder`, or of a run that trains one: that of its base."""
+    """Returns the model of an adapter in `folder`, which `peft` or a run (`checkpoint`) has written."""
     field = f"{folder / hf_adapter.CONFIG_FILE}: base_model_name_or_path"
     _, base_name = hf_adapter.read_adapter_config(folder)
     if base_name in ("", SCRATCH):
@@ -109,14 +113,15 @@ def _open_adapter(name: str, folder: Path, checkpoint: tuple[Path, int] | None) 
 
 
 def config_dtype(config: dict[str, Any]) -> str:
-    """The dtype that a config.json names; transformers 5 writes it under another name than 4."""
+    """Returns the dtype in a config.json: transformers 4 writes it as "torch_dtype", transformers 5 as "dtype"."""
     return str(config.get("torch_dtype") or config.get("dtype"))
 
 
 def checkpoint_step(run: Any, best: bool = False) -> int:
-    """The step of a run's newest checkpoint, or of the best one by its eval.best; of several processes for all alike.
+    """Returns the step of a run's newest checkpoint, or of its best one by eval.best; the same step on all processes.
 
-    A run that goes on may commit another one between their looks. Raises InputError where there is none.
+    Process 0 reads it for all: a run that still trains may commit a checkpoint between the reads of two processes.
+    Raises InputError if there is no such checkpoint.
     """
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         step = processes.run_on_primary(checkpoints.best_step if best else checkpoints.latest_step)
@@ -127,9 +132,9 @@ def checkpoint_step(run: Any, best: bool = False) -> int:
 
 
 def fit_to_vocabulary(model: ModelSource, preset: str, words: int, tokenizer: str) -> ModelSource:
-    """The model for a tokenizer of `words` ids: one from scratch in size "tiny" takes that many.
+    """Returns the model for a tokenizer of `words` ids; a model from scratch of size "tiny" gets that vocabulary.
 
-    Raises InputError where the tokenizer has ids that the model has no row for.
+    Raises InputError if the tokenizer has ids for which the model has no row in its embedding.
     """
     if model.folder is None and preset == "tiny":
         return dataclasses.replace(model, config=llama.preset(preset, vocab_size=words))
@@ -144,9 +149,9 @@ def fit_to_vocabulary(model: ModelSource, preset: str, words: int, tokenizer: st
 
 
 def load_params(model: ModelSource, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
-    """The weights on the current mesh, in `dtype`, an adapter folded into them.
+    """Returns the weights on the current mesh in `dtype`; an adapter is folded into them.
 
-    Raises InputError naming the first tensor that does not fit.
+    Raises InputError that names the first tensor which does not fit.
     """
     if model.base is not None:
         params, (adapter, options) = load_params(model.base, dtype, seed), load_adapter(model)
@@ -155,13 +160,13 @@ def load_params(model: ModelSource, dtype: jax.typing.DTypeLike, seed: int) -> l
         run, step = model.checkpoint
         with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
             return checkpoints.restore_params(step, llama.abstract_params(model.config, dtype))
-    if model.folder is not None:
-        return hf_load.load_params(model.folder, model.config, dtype)
+    if model.tensors is not None:
+        return hf_load.load_tensors(model.tensors, model.config, dtype)
     return jax.jit(llama.init_params, static_argnums=2)(jax.random.key(seed), model.config, dtype)
 
 
 def load_adapter(model: ModelSource) -> tuple[lora.Adapter, lora.LoraOptions]:
-    """The adapter of a model that has one, on the current mesh, and its options."""
+    """Returns the adapter of a model that has one, on the current mesh, and the adapter's options."""
     assert model.adapter is not None
     if model.checkpoint is None:
         return hf_adapter.load_adapter(model.adapter, model.config)
@@ -172,9 +177,9 @@ def load_adapter(model: ModelSource) -> tuple[lora.Adapter, lora.LoraOptions]:
 
 
 def load_with_adapter(model: ModelSource, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
-    """The weights in `dtype` with the adapter beside them, as it was trained; without one, as load_params.
+    """Returns the weights in `dtype` with the adapter beside them, as in training; without an adapter, as load_params.
 
-    For what computes with the model as it is: in bfloat16, folding would round small changes away.
+    Use it to compute with the model: in bfloat16, folding would round an adapter's small changes away.
     """
     if model.base is None:
         return load_params(model, dtype, seed)

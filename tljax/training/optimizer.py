@@ -13,13 +13,13 @@ SCHEDULES = ("cosine", "constant")
 
 
 def make_schedule(optim: Any, total_steps: int) -> optax.Schedule:
-    """Learning rate of update n, counted from 0: linear warm-up over W updates, then cosine or constant.
+    """Returns the learning rate of update n, counted from 0: linear warm-up over W updates, then cosine or constant.
 
         n <  W:  lr * (n + 1) / W
         n >= W:  lr * (f + (1 - f) * (1 + cos(pi * (n - W) / (total_steps - W))) / 2)      "cosine"
                  lr                                                                      "constant"
 
-    W is optim.warmup_steps, or where that is 0, ceil(warmup_fraction * total_steps); f is optim.final_lr_fraction.
+    W is optim.warmup_steps, or if that is 0, ceil(warmup_fraction * total_steps); f is optim.final_lr_fraction.
     From update W on this is transformers.get_cosine_schedule_with_warmup. Its warm-up starts one update earlier at
     rate 0, which wastes the first update and, with W = total_steps = 1, the whole run; here no update before
     total_steps has rate 0.
@@ -43,7 +43,9 @@ def make_schedule(optim: Any, total_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(optim: Any, total_steps: int) -> optax.GradientTransformation:
-    """Global-norm clipping, then AdamW with decoupled weight decay (Loshchilov & Hutter 2019); moments are float32.
+    """Returns global-norm clipping, then AdamW with decoupled weight decay (Loshchilov & Hutter 2019).
+
+    Moments are float32.
 
     optim.clip_norm 0 switches clipping off. optim.decay_norms False keeps norm scales and biases out of the decay, as
     the Hugging Face Trainer does on its own; the released run hands its optimizer to DeepSpeed, which decays them all.
@@ -68,9 +70,9 @@ def make_optimizer(optim: Any, total_steps: int) -> optax.GradientTransformation
 
 
 def decay_mask(params: Any) -> Any:
-    """True for every weight that decays: all but norm scales and biases, told by the last part of their name.
+    """Returns True for each weight that decays: all but norm scales and biases, as the last part of the name says.
 
-    Shapes cannot tell: the norm scales of L stacked layers are a matrix [L, D].
+    Shapes do not tell them apart: the norm scales of L stacked layers are a matrix [L, D].
     """
 
     def decays(path, _):

@@ -1,8 +1,4 @@
-"""What a training step carries from update to update, and the optimizer that moves it.
-
-`optim` is a config block (ml_collections.ConfigDict) with the fields lr, b1, b2, eps, weight_decay, decay_norms,
-clip_norm, schedule, warmup_fraction, warmup_steps, final_lr_fraction.
-"""
+"""The state that a training step passes from update to update, and the accumulation of gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +11,10 @@ from flax import struct
 
 @struct.dataclass
 class TrainState:
-    """The whole of a run's state on the devices.
+    """A model's training state on the devices.
 
     step: int32 []; the number of updates made so far, so also the index (from 0) of the update that comes next.
-    params: nested dict of arrays. opt_state: what the optimizer keeps, its moments sharded as the params are.
+    params: nested dict of arrays. opt_state: the optimizer's state; its moments are sharded as params.
     """
 
     step: Any
@@ -27,7 +23,7 @@ class TrainState:
 
 
 def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
-    """State of update 0 on the mesh that the params lie on; no array of it ever exists unsharded."""
+    """Returns the state of update 0 on the mesh of the params; no array ever exists unsharded."""
     abstract = abstract_state(params, tx)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (abstract.step, abstract.opt_state))
     step, opt_state = jax.jit(lambda p: (jnp.zeros((), jnp.int32), tx.init(p)), out_shardings=shardings)(params)
@@ -35,10 +31,10 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
 
 
 def abstract_state(abstract_params: Any, tx: optax.GradientTransformation) -> TrainState:
-    """The state's shapes, dtypes and shardings (ShapeDtypeStructs): what a checkpoint is restored onto.
+    """Returns the state's shapes, dtypes and shardings (ShapeDtypeStructs), onto which a checkpoint is restored.
 
     abstract_params: arrays or ShapeDtypeStructs, each with its NamedSharding. Moments take the sharding of their
-    param, everything else is replicated over the params' mesh.
+    param, all other leaves are replicated over the params' mesh.
 
     jax.eval_shape alone would not do: its shardings name an abstract mesh inside jax.set_mesh, and are None outside
     (jax 0.12) and for step counts (always), and Orbax then restores by the saved layout.
@@ -61,9 +57,9 @@ def abstract_state(abstract_params: Any, tx: optax.GradientTransformation) -> Tr
 def accumulate_gradients(
     loss_fn: Callable[[Any, Any], tuple[jax.Array, Any]], params: Any, batch: Any
 ) -> tuple[Any, Any]:
-    """Gradients of `loss_fn(params, part)` and what it returns beside the loss, summed over the parts of a batch.
+    """Returns the gradients and the auxiliary output of `loss_fn(params, part)`, summed over the parts of a batch.
 
-    batch: arrays with a leading axis of parts, computed one after the other. Sums have the params' dtype.
+    batch: arrays with a leading axis of parts, which are computed one after another. Sums have the params' dtype.
     """
     gradient = jax.grad(loss_fn, has_aux=True)
     first = jax.tree.map(lambda x: x[0], batch)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: the run finishes its update, saves and ends, instead of losing what it has done."""
+"""Turns Ctrl-C and SIGTERM into a request to stop: the run finishes its update, saves a checkpoint and ends."""
 
 import os
 import signal
@@ -12,21 +12,21 @@ import jax
 from tljax.distributed import processes
 from tljax.distributed.mesh import max_over_processes
 
-# What a process returns that was stopped and has saved: the shell's code for Ctrl-C; for SIGTERM, as it was asked, 0,
-# or what launch/interruptible.py wants to know it by.
+# Exit codes of a process that a signal stopped and that has saved: 130 for Ctrl-C, as in the shell; for SIGTERM 0, or
+# the code by which launch/interruptible.py recognizes an interruption.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: int(os.environ.get("TLJAX_INTERRUPTED", "0"))}
 
 
 class StopRequest:
-    """While open, holds the first signal that asked the process to stop; a second one takes its usual course.
+    """Records the first SIGINT or SIGTERM while it is open; a second signal has its usual effect.
 
-    Of a run of several processes any may be asked, and all stop after one update: a scheduler signals all of them,
-    Cloud TPU before maintenance (its "autocheckpoint") the process on the host that goes.
+    If any process of a run gets a signal, all processes stop after the same update: a scheduler signals all of them,
+    but Cloud TPU ("autocheckpoint") signals only the process on the host that goes into maintenance.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._told: jax.Array | None = None  # the largest signal that any process had at the update before
+        self._previous: jax.Array | None = None  # the largest signal of any process at the previous update
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -39,18 +39,18 @@ class StopRequest:
         self._restore()
 
     def after(self, step: int, *, devices_idle: bool = False, unit: str = "update") -> signal.Signals | None:
-        """The signal by which the run stops after update `step`, if any; to be asked after every update.
+        """Returns the signal that stops the run after update `step`, or None. Call it after every update.
 
-        Of several processes all stop after the same one, the next but one at most: what they tell each other is read
-        an update late, so that it never holds up the devices. waits: the devices have nothing to do, and it is read
-        at once. what: there is one of where there are no updates.
+        All processes get the same answer, at most two updates after the signal: the exchange between processes is
+        read one update late, so that the devices never wait for it. devices_idle: reads it at once, since no device
+        would wait. unit: the name of a step in progress reports.
         """
         if not processes.is_multiprocess():
             return self.signal
         processes.report_progress(f"{unit} {step}")
-        told = max_over_processes(self.signal or 0)
-        before, self._told = (told if devices_idle else self._told), told
-        return None if before is None or not int(before) else signal.Signals(int(before))
+        largest = max_over_processes(self.signal or 0)
+        number, self._previous = (largest if devices_idle else self._previous), largest
+        return None if number is None or not int(number) else signal.Signals(int(number))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
@@ -65,7 +65,7 @@ class StopRequest:
 def exit_after_stop(
     number: signal.Signals, step: int, total: int, folder: object, log_message: Callable[[str], None]
 ) -> None:
-    """Says how to go on with the run in `folder` and raises SystemExit with the signal's code."""
+    """Logs how to continue the run in `folder` and raises SystemExit with the exit code of the signal."""
     flags = f"--config.out={folder} --config.resume=auto"
     log_message(f"stopped by {number.name} after update {step} of {total}, saved; continue with {flags}")
     raise SystemExit(EXIT_CODES[number])

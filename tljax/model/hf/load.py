@@ -150,11 +150,16 @@ def open_checkpoint(folder: str | Path) -> dict[str, StoredTensor]:
 
 
 def checkpoint_dtype(folder: str | Path) -> str:
+    """Returns the dtype of the tensors in a checkpoint folder, as tensors_dtype does."""
+    return tensors_dtype(open_checkpoint(folder))
+
+
+def tensors_dtype(stored: Mapping[str, StoredTensor]) -> str:
     """Returns the dtype of a checkpoint's tensors, such as "bfloat16".
 
     Where tensors differ it is "float32", which holds the values of the other two exactly.
     """
-    names = {tensor.dtype.name for tensor in open_checkpoint(folder).values()}
+    names = {tensor.dtype.name for tensor in stored.values()}
     return names.pop() if len(names) == 1 else "float32"
 
 
@@ -252,7 +257,14 @@ def load_params(folder: str | Path, c: LlamaConfig, dtype: jax.typing.DTypeLike)
 
     Raises InputError as check_checkpoint and check_mesh do, before it reads any data.
     """
-    stored = check_checkpoint(folder, c)
+    return load_tensors(check_checkpoint(folder, c), c, dtype)
+
+
+def load_tensors(stored: Mapping[str, StoredTensor], c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
+    """Returns the parameters in `dtype` on the current mesh, from tensors that check_checkpoint has returned.
+
+    Raises InputError as check_mesh does, before it reads any data.
+    """
     check_mesh(c)
     return load_table(stored, params_table(c), dtype)
 
