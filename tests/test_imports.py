@@ -1,6 +1,7 @@
 """The house rules that a reader cannot see in one file: who may import whom, and how large a file may grow."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,17 @@ def test_files_are_small_enough_to_read(repo):
     sizes = {name: len(file.read_text().splitlines()) for name, file in modules(repo).items()}
     large = {name: size for name, size in sizes.items() if size > 350}
     assert not large, f"over 350 lines: {large}"
+
+
+def test_every_room_lists_its_files(repo):
+    missing = []
+    for package in (repo / "tljax").rglob("__init__.py"):
+        if package.parent in (repo / "tljax", repo / "tljax" / "toolbox" / "domains"):
+            continue
+        listed = ast.get_docstring(ast.parse(package.read_text())) or ""
+        files = {file.stem for file in package.parent.glob("*.py")} - {"__init__"}
+        missing += [f"{package.parent}/{name}.py" for name in sorted(files - set(re.findall(r"\w+", listed)))]
+    assert not missing, f"the __init__ docstring of their folder does not list: {missing}"
 
 
 def test_every_config_field_is_read(repo):

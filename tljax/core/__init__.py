@@ -1,0 +1,10 @@
+"""Errors, configs and the command line. This room imports nothing of ours.
+
+errors.py         InputError for bad input; the exit code and the line for every error that a user can mend
+units.py          bytes and seconds -> text for people
+json_fields.py    fields of JSON objects, read with errors that name the field
+config.py         the blocks and checks that configs share
+command.py        a command line -> config -> run(config) -> exit code
+user_function.py  module:function -> a function of the user's own
+gpu_memory.py     the part of a GPU's memory that JAX takes
+"""

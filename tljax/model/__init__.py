@@ -9,6 +9,6 @@ remat.py      config.model.remat -> the policy that says what a layer keeps for 
 head.py       hidden states [B, M, D] -> a score of each position, without logits for whole rows
 lora.py       LoraOptions -> adapter; parameters and adapter -> parameters with the adapter attached or merged
 value.py      hidden states -> the critic's values
-cost.py       LlamaConfig -> numbers of weights, operations of a token, bytes of a training state
-activations.py  LlamaConfig and batch -> bytes of activations on a device
+cost.py       LlamaConfig -> numbers of weights, operations of a token
+memory.py     numbers of weights, and a device's batch -> bytes of a training state and of activations
 """

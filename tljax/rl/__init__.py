@@ -1,0 +1,20 @@
+"""IRM reward -> rollout -> advantages -> PPO step; GRPO and RLOO behind the same pieces.
+
+check.py            checks configs/ppo.py before any device work
+irm.py              a reply and its golden call -> reward and kind of error
+reward.py           replies of a batch -> rewards, by IRM's rules or a user's function
+reward_workers.py   a user's function in processes of its own, with a time limit
+state.py            PPOState, RolloutBatch, Experience: the arrays that the functions below pass on
+models.py           trained and frozen weights -> actor, critic and reference
+rollout.py          the prompts of an update; replies and rewards -> RolloutBatch
+gae.py              token rewards, generalized advantage estimation, whitening
+advantage.py        rewards of replies -> advantages of tokens, by algorithm
+loss.py             PPO's clipped terms and KL estimates, as sums
+ppo.py              RolloutBatch -> Experience; Experience -> new state, jitted
+optimizers.py       the number of updates; the optimizers of actor and critic
+memory.py           the memory that a run will take on each device
+train_iteration.py  one update: rollout, rewards, experience, update
+held_out.py         rewards on held-out prompts
+samples.py          sampled replies, for people
+run.py              configs/ppo.py -> a run's folder
+"""
