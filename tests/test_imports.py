@@ -13,7 +13,7 @@ ROOMS = (
     *("core", "distributed", "storage", "calls", "data", "toolbox", "model", "training", "generate"),
     *("evaluate", "agent", "analysis", "sft", "rl", "plan"),
 )
-# What a room does not import although it stands below.
+# Rooms that stand below another one and are not imported by it.
 APART = {
     "calls": ("distributed", "storage"),
     "data": ("distributed",),

@@ -13,7 +13,7 @@ def log(text: str) -> None:
 
 
 def has_terminal() -> bool:
-    """Whether a bar can be drawn: a terminal whose width is known (`script` and some CI give one of 0 columns)."""
+    """Returns True if a bar can be drawn: on a terminal of known width (`script` and some CI give one of 0 columns)."""
     try:
         return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except (OSError, ValueError):

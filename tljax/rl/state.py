@@ -11,7 +11,7 @@ from tljax.training.state import TrainState
 
 @struct.dataclass
 class PPOState:
-    """What a run carries from update to update. The frozen weights are not in it, since they never change.
+    """The state that a run carries from update to update, without the frozen weights, which never change.
 
     actor: its params are the actor's weights, or its adapter; its step counts the rollouts learned from so far.
     critic: the critic's, None without one. kl_coef: float32 [].

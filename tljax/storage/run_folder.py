@@ -16,7 +16,7 @@ from tljax.core.errors import InputError, explain_disk_errors
 from tljax.distributed import processes
 from tljax.storage import remote
 
-# What a restart needs and what people look at, small; checkpoints and exports are written to the address at once.
+# The small files that a restart needs and that people look at. Checkpoints and exports go to the address at once.
 MIRRORED_FILES = (
     "config.json",
     "begun.json",

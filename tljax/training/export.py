@@ -1,4 +1,4 @@
-"""How a run's model leaves: RUN/model beside the checkpoints, Hugging Face folders and adapters from them."""
+"""Writes RUN/model beside the checkpoints, and from both a Hugging Face folder or an adapter."""
 
 import dataclasses
 import shutil
