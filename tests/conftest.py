@@ -33,7 +33,8 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # One cache of compiled programs for all tests and the scripts that they start, since many compile the same ones. It is
 # kept for the next time; JAX's keys tell versions, flags and programs apart. JAX's own limit of its size would look at
 # every file before each write.
-COMPILED = Path(os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPO / ".pytest_cache" / "compiled")))
+COMPILED = REPO / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -42,7 +43,7 @@ pytest_plugins = ("tests.model_checkpoints", "tests.benchmark_files")
 
 
 def pytest_sessionstart(session):
-    """Removes compiled programs of more than a week ago, so that the cache does not grow for ever."""
+    """Removes programs of more than a week ago from our own cache, so that it does not grow for ever."""
     if "PYTEST_XDIST_WORKER" not in os.environ and COMPILED.is_dir():
         for file in COMPILED.iterdir():
             if file.stat().st_mtime < time.time() - 7 * 86_400:

@@ -61,7 +61,8 @@ def test_a_run_that_never_began_can_be_started_again_with_another_config(tmp_pat
 
 def test_what_a_kill_left_half_written_is_no_use_of_a_folder(tmp_path):
     """The temporary name of the first file that a run writes, and nothing else."""
-    for name in (".config.json.tmp", ".hf.tmp", ".metrics.jsonl.tmp", ".model.tmp"):
+    older = (".hf.partial-12", "metrics.jsonl.tmp")
+    for name in (".config.json.tmp", ".hf.tmp", ".metrics.jsonl.tmp", ".model.tmp", *older):
         (tmp_path / name).write_text("{")
     assert resume.choose_run_folder(str(tmp_path), "x", "auto").local_dir == tmp_path
     assert resume.choose_run_folder(str(tmp_path), "x", "never").local_dir == tmp_path

@@ -25,7 +25,7 @@ STUCK = 134  # as of an abort: schedulers start it again a few times, as the cau
 LOST = 75  # EX_TEMPFAIL of sysexits.h, as launch/interruptible.py's: another process is gone, start all again
 
 _leaving = threading.Lock()
-_kept: list[Any] = []  # handlers of `explain_abort`: C does not keep them alive
+_kept: list[Any] = []  # handlers of `explain_jax_abort`: C does not keep them alive
 
 
 class ProcessGroup:

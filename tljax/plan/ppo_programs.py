@@ -81,8 +81,8 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
             asked,
         ),
     )
-    learners_ = [learner for learner in (state.actor, state.critic) if learner is not None]
-    kept = {"weights": [x.params for x in learners_], "optimizer": [x.opt_state for x in learners_]}
+    states = [train_state for train_state in (state.actor, state.critic) if train_state is not None]
+    kept = {"weights": [x.params for x in states], "optimizer": [x.opt_state for x in states]}
     says = f"{count} replies of {reply} to prompts of {prompt} tokens, sampled {block.rows} at a time, learned from "
     says += f"{count // group} at a time, remat {config.model.remat}"
     return Work(programs, kept | {"frozen weights": frozen}, says)

@@ -37,8 +37,8 @@ RESUME = ("never", "auto")
 # Names that a run gives to its files.
 OWN = {"config.json", "model", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
 OWN |= {"adapter", BEGUN, "rollouts", "scores", "wandb", "wandb_id"}
-# What a killed process leaves that was writing one of them.
-TEMPORARY = re.compile(r"\.[\w.]+\.tmp")
+# Names that a killed process leaves of a file it was writing; those after the first are of older versions.
+TEMPORARY = re.compile(r"\.[\w.]+\.(tmp|partial-\d+)|metrics\.jsonl\.tmp|samples\.jsonl\.tmp")
 
 
 def choose_run_folder(out: str, name: str, resume: str) -> RunFolder:
