@@ -6,6 +6,7 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
 from tljax.model import cost, llama, lora, memory
+from tljax.model.remat import REMATS
 
 WEIGHTS = 6_738_546_688  # of CodeLLaMA-7B
 
@@ -41,5 +42,5 @@ def test_the_cache_holds_keys_and_values_of_every_layer(one_device):
 def test_less_is_saved_where_more_is_computed_again(one_device):
     activations = memory.ActivationMemory.on_current_mesh(llama.preset("7b"), "bfloat16")
     batch = memory.DeviceBatch(rows=1, tokens=4096, loss_chunk=1024)
-    sizes = [activations.train(batch, remat, trains_embedding=True) for remat in ("none", "dots", "attention", "full")]
+    sizes = [activations.train(batch, remat, trains_embedding=True) for remat in REMATS]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] > activations.forward(batch)

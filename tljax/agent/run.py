@@ -83,7 +83,7 @@ def check(config: Any) -> None:
         if config[field]:
             raise InputError(f"config.{field} is {config[field]!r}, which is for config.turns=single; leave it empty")
     check_choice("dialect", config.dialect, DIALECTS)
-    check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
+    check_choice("model.compute_dtype", config.model.compute_dtype, llama.COMPUTE_DTYPES)
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)
     for field in ("queries", "new_tokens", "rows", "max_turns", "tool_calls"):
         check_range(field, config[field], 1)

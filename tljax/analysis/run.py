@@ -113,7 +113,7 @@ def run(config: Any) -> None:
 def check(config: Any) -> None:
     """Raises InputError if a field's value is not allowed, or if it needs a package that is not installed."""
     check_data(config.data)
-    choices = {"model.compute_dtype": ("bfloat16", "float32"), "model.attention": IMPLEMENTATIONS}
+    choices = {"model.compute_dtype": llama.COMPUTE_DTYPES, "model.attention": IMPLEMENTATIONS}
     check_choices(config, choices)
     for field, minimum in {"limit": 0, "seed": 0, "new_tokens": 1, "rows": 1, "toolbox.trajectories": 1}.items():
         check_range(field, get_field(config, field), minimum)

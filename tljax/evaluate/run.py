@@ -17,6 +17,7 @@ from tljax.evaluate.benchmarks.scoring import check_no_tools
 from tljax.evaluate.toolbox_queries import held_out_sets, random_tool_ts_of
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.sampling import SampleOptions
+from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS
 from tljax.storage.resumable import check_new_output
 from tljax.training import model_source
@@ -63,7 +64,7 @@ def check(config: Any) -> None:
         raise InputError("config.noise, compare and bfcl_out are for benchmarks, but config.data is 'toolbox'")
     check_no_tools(config)
     check_choice("dialect", config.dialect, DIALECTS)
-    check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
+    check_choice("model.compute_dtype", config.model.compute_dtype, llama.COMPUTE_DTYPES)
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)
     for field in ("queries", "new_tokens", "rows"):
         check_range(field, config[field], 1)

@@ -91,7 +91,7 @@ def check(config: Any) -> None:
             raise InputError(f"config.{field} is empty; give a JSONL file, --config.{field}=FILE.jsonl")
     check_choice("dialect", config.dialect, DIALECTS)
     check_choice("on_long", config.on_long, ON_LONG)
-    check_choice("model.compute_dtype", config.model.compute_dtype, ("bfloat16", "float32"))
+    check_choice("model.compute_dtype", config.model.compute_dtype, llama.COMPUTE_DTYPES)
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)
     for field in ("samples", "rows"):
         check_range(field, config[field], 1)

@@ -19,6 +19,7 @@ from tljax.model.remat import remat_policy
 from tljax.model.rope import RopeScaling, apply_rope, rope_angles
 from tljax.model.sequence import shard_positions
 
+COMPUTE_DTYPES = ("bfloat16", "float32")  # of activations and matrix products
 Params = dict[str, Any]
 Angles = tuple[jax.Array, jax.Array]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
@@ -346,5 +347,4 @@ def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     vocab = jax.lax.broadcasted_iota(
         targets.dtype, logits.shape, logits.ndim - 1, out_sharding=jax.typeof(logits).sharding.spec
     )
-    is_target = vocab == targets[..., None]
-    return jnp.where(is_target, logits, 0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)
+    return jnp.where(vocab == targets[..., None], logits, 0).sum(-1) - jax.nn.logsumexp(logits, axis=-1)

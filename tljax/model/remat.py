@@ -8,6 +8,8 @@ import jax
 from tljax.core.errors import InputError
 from tljax.model.attention import CHECKPOINT_NAME
 
+REMATS = ("none", "dots", "attention", "full")  # ordered from the least to the most recomputation
+
 
 def remat_policy(name: str) -> Callable[..., Any] | None:
     """Returns the policy of jax.checkpoint for a layer; None is the policy that keeps only the layer's input.
@@ -17,13 +19,13 @@ def remat_policy(name: str) -> Callable[..., Any] | None:
     InputError for an unknown name.
     """
     policies = {
-        "full": None,
         "dots": jax.checkpoint_policies.save_from_both_policies(
             jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
             jax.checkpoint_policies.save_only_these_names(CHECKPOINT_NAME),
         ),
         "attention": jax.checkpoint_policies.save_only_these_names(CHECKPOINT_NAME),
+        "full": None,
     }
     if name not in policies:
-        raise InputError(f"remat is {name!r}; allowed are none, {', '.join(policies)}")
+        raise InputError(f"remat is {name!r}; allowed are {', '.join(REMATS)}")
     return policies[name]

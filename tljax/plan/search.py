@@ -11,13 +11,13 @@ from tljax.core.units import format_bytes, format_seconds
 from tljax.distributed.log import log
 from tljax.distributed.mesh import batch_shard_count, check_row_length, make_mesh
 from tljax.model import llama
+from tljax.model.remat import REMATS
 from tljax.plan.estimate import sft_tokens
 from tljax.plan.fitting import flags, rows_of, with_rows
 from tljax.plan.measure import Measured, guess, measure
 from tljax.plan.report import table
 from tljax.plan.topology import Topology
 
-REMATS = ("none", "dots", "attention", "full")  # from the least that is computed again
 MOST = 64  # rows of one device
 COMPILES = 6  # of the program that learns; a 7B step takes two to five minutes on two cores
 # What the compiler takes, of what arithmetic says: at first, and the least that is still tried where nothing fits.

@@ -10,6 +10,7 @@ from tljax.distributed.mesh import check_initialized, check_rows
 from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
 from tljax.model.hf.config import DTYPES
+from tljax.model.remat import REMATS
 from tljax.rl.advantage import ALGORITHMS, KL_PLACES
 from tljax.training import model_source, resume
 from tljax.training.metrics import check_installed
@@ -19,8 +20,8 @@ CHOICES = {
     "algorithm": ALGORITHMS,
     "resume": resume.RESUME,
     "kl.place": KL_PLACES,
-    "model.compute_dtype": ("bfloat16", "float32"),
-    "model.remat": ("none", "dots", "attention", "full"),
+    "model.compute_dtype": llama.COMPUTE_DTYPES,
+    "model.remat": REMATS,
     "model.attention": IMPLEMENTATIONS,
     "optim.schedule": SCHEDULES,
     "export.dtype": ("auto", *DTYPES),

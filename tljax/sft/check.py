@@ -9,6 +9,7 @@ from tljax.distributed.mesh import check_initialized, check_row_length, check_ro
 from tljax.model import cost, llama, lora, memory
 from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
 from tljax.model.hf.config import DTYPES
+from tljax.model.remat import REMATS
 from tljax.training import model_source, resume
 from tljax.training.metrics import check_installed
 from tljax.training.optimizer import SCHEDULES
@@ -20,8 +21,8 @@ def check(config: Any) -> None:
     check_installed(config.log.wandb)
     choices = {
         "resume": resume.RESUME,
-        "model.compute_dtype": ("bfloat16", "float32"),
-        "model.remat": ("none", "dots", "attention", "full"),
+        "model.compute_dtype": llama.COMPUTE_DTYPES,
+        "model.remat": REMATS,
         "model.attention": IMPLEMENTATIONS,
         "optim.schedule": SCHEDULES,
         "export.dtype": ("auto", *DTYPES),
