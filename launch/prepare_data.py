@@ -11,12 +11,12 @@ def prepare(config: Any) -> None:
     # Imported here, so that Ctrl-C while the libraries load ends in one line too.
     from tljax.data.prepare import prepare_data
     from tljax.data.tokenizer import load_tokenizer
-    from tljax.toolbox.embedded import BASE, SOURCES, source_file
+    from tljax.toolbox.embedded import BASE_FOLDER, GENERATED_SOURCES, resolve_source_file
 
-    if not config.data.tokenizer and config.data.source not in SOURCES:
+    if not config.data.tokenizer and config.data.source not in GENERATED_SOURCES:
         raise InputError("config.data.tokenizer is empty; name the folder or the hub id of the model to train")
-    tokenizer = load_tokenizer(config.data.tokenizer or str(BASE))
-    file = source_file(config.data.source, config.toolbox, config.data.cache)
+    tokenizer = load_tokenizer(config.data.tokenizer or str(BASE_FOLDER))
+    file = resolve_source_file(config.data.source, config.toolbox, config.data.cache)
     out = config.out
     with with_local_paths(config, reads=(), writes=("out",)):
         print(prepare_data(config.data, file, tokenizer, config.out))

@@ -8,7 +8,7 @@ from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 from tljax.toolbox.execute import Result
 from tljax.toolbox.schema import local_tool
-from tljax.toolbox.tools import ASK_TO_USER, FINISH, NO_USER, TOOLS
+from tljax.toolbox.tools import ASK_TO_USER, FINISH, NO_USER_REPLY, TOOLS
 
 USER_FILE = '''
 import os, time
@@ -93,7 +93,7 @@ def test_the_toolbox_runs_listed_tools_alone_each_dialogue_with_its_state():
     assert one.execute(Call("finish", {"answer": "x"})) == Result("x", False)
     asking, asked = ToolboxExecutor(["ask_to_user"]), as_tool_list([ASK_TO_USER.schema])
     question = Call("ask_to_user", {"question": "Which?"})
-    assert asking.execute(question) == MockExecutor(asked).execute(question) == Result(NO_USER, False)
+    assert asking.execute(question) == MockExecutor(asked).execute(question) == Result(NO_USER_REPLY, False)
     assert documentation_error(call, as_tool_list([TOOLS["add_stock"].schema])) is None
 
 

@@ -19,22 +19,25 @@ from tljax.data.prompt import render_prompt
 from tljax.data.steps import tokenize_steps
 from tljax.data.tokenizer import load_tokenizer
 from tljax.data.trajectory import Turn
-from tljax.toolbox.embedded import model_path
+from tljax.toolbox.embedded import resolve_model_path
 from tljax.toolbox.execute import Result
 from tljax.toolbox.tools import TOOLS
-from tljax.toolbox.trajectories import trajectories
+from tljax.toolbox.trajectories import generate_trajectories
 
 LIMITS = DialogueLimits(turns=8, tokens=8192, new_tokens=64, repeats=3)
 
 
 @pytest.fixture(scope="session")
 def tokenizers(shared):
-    return {"toolbox": load_tokenizer(model_path("base")), "llama2": load_tokenizer(str(shared / "tokenizer/llama2"))}
+    return {
+        "toolbox": load_tokenizer(resolve_model_path("base")),
+        "llama2": load_tokenizer(str(shared / "tokenizer/llama2")),
+    }
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(model_path("base"))
+    return load_tokenizer(resolve_model_path("base"))
 
 
 class Reply:
@@ -87,7 +90,7 @@ class Replayed:
 @pytest.mark.parametrize("source", ["toolbox", "rotbench"])
 def test_a_dialogue_has_the_tokens_of_training(tokenizers, shared, name, dialect, source):
     if source == "toolbox":
-        rows = list(trajectories(seed=3, n=25, error_share=0.4, split="train"))
+        rows = list(generate_trajectories(seed=3, n=25, error_share=0.4, split="train"))
     else:
         rows = json.loads((shared / "data/train/rotbench_third_clean.json").read_text())[:25]
     tokenizer, compared = tokenizers[name], 0

@@ -11,7 +11,7 @@ from tljax.agent.worker import Worker
 from tljax.core import command
 from tljax.core.errors import InputError
 from tljax.data.tokenizer import load_tokenizer
-from tljax.toolbox.embedded import model_path
+from tljax.toolbox.embedded import resolve_model_path
 
 TOOLS = '''
 def add(first: int, second: int) -> int:
@@ -61,7 +61,7 @@ class Replies:
 @pytest.fixture
 def scripted(monkeypatch):
     """scripted(texts): the command's model is replaced by one that gives these replies."""
-    tokenizer = load_tokenizer(model_path("base"))
+    tokenizer = load_tokenizer(resolve_model_path("base"))
 
     def use(texts, stop_after=None):
         policy = Replies(tokenizer, texts, stop_after)

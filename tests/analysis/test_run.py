@@ -14,7 +14,7 @@ from tljax.core.errors import InputError
 from tljax.data.prompt import chat_template
 from tljax.distributed.mesh import make_mesh
 from tljax.model.hf import export as hf_export
-from tljax.toolbox.embedded import BASE
+from tljax.toolbox.embedded import BASE_FOLDER
 from tljax.training import model_source
 
 pytest.importorskip("matplotlib")
@@ -53,7 +53,7 @@ def raw(tmp_path_factory):
 def model(tmp_path_factory):
     """The small base with one of its layers alone, which compiles in a fraction of the time."""
     folder = tmp_path_factory.mktemp("model") / "hf"
-    base = model_source.open_model(BASE, "")
+    base = model_source.open_model(BASE_FOLDER, "")
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         params = model_source.load_params(base, "float32", seed=0)
         params["layers"] = {name: stacked[:1] for name, stacked in params["layers"].items()}

@@ -11,7 +11,7 @@ from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import Decision
 from tljax.data.reader import open_trajectories
 from tljax.data.tokenizer import load_tokenizer
-from tljax.toolbox.embedded import BASE
+from tljax.toolbox.embedded import BASE_FOLDER
 
 LETTERS = {tc.NAME: "n", tc.PARAMETER: "p", tc.VALUE: "v", tc.SYNTAX: ".", tc.TEXT: "t"}
 SHORT = LETTERS | {tc.FIRST_NAME: "F", tc.BRANCH: "B", tc.BLANK: "_", tc.END: "e"}
@@ -144,7 +144,7 @@ def test_llama_tokens_labelled_by_hand(shared):
 
 def test_the_small_tokenizers_tokens_labelled_by_hand():
     """Its blank before a reply is a token of its own, and it joins marks across what they belong to."""
-    base = load_tokenizer(BASE)
+    base = load_tokenizer(BASE_FOLDER)
     none, finish = steps(base, "readme", [NO_ARGUMENTS, FINISH])
     check(base, none, ("▁", "_"), ("g", "F"), ("et", "n"), ("(", "B"), (")", "."))
     inner = [("'", "v"), ("x", "v"), ("',▁", "v"), ("{", "v"), ("'", "v"), ("b", "v"), ("'", "v"), (":▁", "v")]
@@ -157,7 +157,7 @@ def test_the_small_tokenizers_tokens_labelled_by_hand():
 
 
 def test_prompt_and_reply_are_the_steps_own():
-    base = load_tokenizer(BASE)
+    base = load_tokenizer(BASE_FOLDER)
     papers, none = steps(base, "mae", [PAPERS, NO_ARGUMENTS])
     assert base.decode(papers.prompt).endswith("\nUser: ?\nAssistant:")
     assert base.decode(none.prompt).endswith("Output: 1\nAssistant:") and base.decode(none.reply).strip() == "get()"
@@ -166,7 +166,7 @@ def test_prompt_and_reply_are_the_steps_own():
 
 
 def test_steps_that_do_not_fit_are_left_out_with_their_reason():
-    base = load_tokenizer(BASE)
+    base = load_tokenizer(BASE_FOLDER)
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]
     trajectory = trajectory_from_record({"tools": [{"name": "f"}], "messages": turns}, "test", 1)
     for most, words in ((20, "too long: 27 tokens"), (60, "no room for the model's reply: ")):

@@ -9,14 +9,14 @@ from tljax.analysis.token_scores import _of_logits, score_tokens
 from tljax.data.tokenizer import load_tokenizer
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate.toolbox_queries import held_out_queries
-from tljax.toolbox.embedded import BASE
+from tljax.toolbox.embedded import BASE_FOLDER
 from tljax.training import model_source
 
 
 @pytest.fixture(scope="module")
 def pairs():
     """Prompts and golden replies of different lengths, one longer than a chunk of the head."""
-    tokenizer, found = load_tokenizer(BASE), []
+    tokenizer, found = load_tokenizer(BASE_FOLDER), []
     for i, query in enumerate(held_out_queries("domain", 5, "mae")):
         reply = f" {query.golden.name}({'x' * 40 * i})"
         whole = tokenizer.encode(query.prompt + reply)[0]
@@ -28,7 +28,7 @@ def pairs():
 
 def scored(pairs, mesh, rows):
     with jax.set_mesh(mesh):
-        model = model_source.open_model(BASE, "")
+        model = model_source.open_model(BASE_FOLDER, "")
         params = model_source.load_with_adapter(model, "float32", seed=0)
         found = {}
         for done in score_tokens(params, model.config, pairs, rows, "float32", "reference"):
@@ -40,7 +40,7 @@ def test_they_are_torchs_on_any_mesh(pairs):
     torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed on Python 3.11 alone")
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(BASE, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(BASE_FOLDER, dtype="float32")
     one = scored(pairs, make_mesh(1, 1, 1, devices=jax.devices()[:1]), rows=8)
     spread = scored(pairs, make_mesh(1, 2, 2, 2), rows=8)
     for (prompt, reply), *both in zip(pairs, one, spread, strict=True):

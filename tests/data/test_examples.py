@@ -23,7 +23,7 @@ def load(file, tmp_path):
     def run(**fields):
         data = data_block()
         data.update({"source": file, "cache": str(tmp_path / "cache"), "eval_fraction": 0.2} | fields)
-        return load_examples(data, file, load_tokenizer(trajectories.BASE), seed=0)
+        return load_examples(data, file, load_tokenizer(trajectories.BASE_FOLDER), seed=0)
 
     return run
 
@@ -75,5 +75,5 @@ def test_skipped_rows_are_listed(load, tmp_path):
     path.write_text("\n".join([row] * 3 + ['{"messages": 1}'] * 25))
     data = data_block()
     data.update({"source": str(path), "cache": str(tmp_path), "on_bad_row": "skip", "eval_fraction": 0.0})
-    summary = load_examples(data, str(path), load_tokenizer(trajectories.BASE), seed=0).summary
+    summary = load_examples(data, str(path), load_tokenizer(trajectories.BASE_FOLDER), seed=0).summary
     assert "rows skipped: 25" in summary and summary.count("row ") >= 20 and "and 5 more" in summary

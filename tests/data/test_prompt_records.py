@@ -9,8 +9,8 @@ from tljax.core.errors import InputError
 from tljax.data.formats.read import trajectory_from_record
 from tljax.data.prompt import chat_template, render_trajectory
 from tljax.data.prompt_records import read_prompt_records
-from tljax.toolbox.embedded import BASE
-from tljax.toolbox.trajectories import trajectories
+from tljax.toolbox.embedded import BASE_FOLDER
+from tljax.toolbox.trajectories import generate_trajectories
 
 TOOLS = [
     {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object",
@@ -62,7 +62,7 @@ def test_texts_are_kept_and_rows_are_numbered(queries, tmp_path):
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_messages_are_what_the_chat_template_writes(queries, dialect):
     pytest.importorskip("jinja2", minversion="3.1.6", reason="transformers renders chat templates with jinja2")
-    tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(BASE)
+    tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(BASE_FOLDER)
     template = {"chat_template": chat_template(dialect, bos=False), "tokenize": False, "add_generation_prompt": True}
     rows = [{"tools": tools, "messages": MESSAGES[:n]} for n in ASKED for tools in (TOOLS, None)]
     for row, query in zip(rows, queries(rows, dialect), strict=True):
@@ -80,7 +80,7 @@ def test_messages_are_what_the_chat_template_writes(queries, dialect):
 def test_messages_are_what_training_reads(queries, dialect):
     """Every step of the toolbox's trajectories, given as the messages before it."""
     wanted, rows = [], []
-    for number, row in enumerate(trajectories(seed=3, n=6, error_share=0.3, split="train"), start=1):
+    for number, row in enumerate(generate_trajectories(seed=3, n=6, error_share=0.3, split="train"), start=1):
         trajectory = trajectory_from_record(row, "toolbox", number)
         rendered, messages = render_trajectory(trajectory, dialect), []
         replies = iter(rendered.replies)

@@ -17,7 +17,7 @@ from tljax.data.tokenizer import load_tokenizer
 from tljax.rl.irm import reward
 from tljax.toolbox import trajectories
 
-TOKENIZER = load_tokenizer(trajectories.BASE)
+TOKENIZER = load_tokenizer(trajectories.BASE_FOLDER)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from tljax.generate import decode
 from tljax.generate import run as command
 from tljax.generate.batches import ROUND_TO, Reply, padded_length
 from tljax.storage.resumable import ResumableWriter, claim_output
-from tljax.toolbox.embedded import BASE
+from tljax.toolbox.embedded import BASE_FOLDER
 
 N, NEW = 20, 24
 WIDTH = 384  # of all prompts, so that one program serves them
 LONG = "x " * 40_000
-TOKENIZER = load_tokenizer(BASE)
+TOKENIZER = load_tokenizer(BASE_FOLDER)
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def test_greedy_replies_and_their_logprobs_are_torchs(greedy, prompts):
     torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed on Python 3.11 alone")
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(BASE, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(BASE_FOLDER, dtype="float32")
     for text, row in list(zip(prompts, read(greedy), strict=True))[:6]:
         ids = TOKENIZER.encode(text)[0]
         assert ids[0] == TOKENIZER.bos_id

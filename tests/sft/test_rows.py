@@ -30,7 +30,7 @@ def one_step(mode, file, cache, accumulate):
     """Loss and gradients of one batch that holds every step of the file."""
     data = data_block()
     data.rows, data.cache, data.eval_fraction = mode, str(cache), 0.0
-    examples = load_examples(data, file, load_tokenizer(trajectories.BASE), seed=0)
+    examples = load_examples(data, file, load_tokenizer(trajectories.BASE_FOLDER), seed=0)
     rows = {"trajectory": 4, "step": 24}[mode]
     batches = Batches(examples.train, rows=rows, tokens=1024, epochs=1, seed=0, packed=mode == "trajectory")
     assert batches.steps == 1

@@ -16,7 +16,7 @@ from tljax.model.hf import export as hf_export
 from tljax.storage import remote
 from tljax.storage.run_folder import open_run_folder
 from tljax.toolbox import trajectories
-from tljax.toolbox.embedded import BASE
+from tljax.toolbox.embedded import BASE_FOLDER
 from tljax.training import model_source, resume
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.fingerprint import fingerprint
@@ -71,10 +71,10 @@ def upload(store, folder, address):
 
 def test_a_model_at_an_address(store):
     """The copy is the same model as the folder it came from."""
-    upload(store, BASE, f"{BUCKET}/base")
+    upload(store, BASE_FOLDER, f"{BUCKET}/base")
     model = model_source.open_model(f"{BUCKET}/base", "")
     assert model.name == f"{BUCKET}/base"
-    assert fingerprint(model) == fingerprint(model_source.open_model(BASE, ""))
+    assert fingerprint(model) == fingerprint(model_source.open_model(BASE_FOLDER, ""))
 
 
 # Of a run that is to make the updates of `trained`, and nothing else.
@@ -283,7 +283,7 @@ def test_what_a_command_writes_is_put_at_its_address(store, launch, repo):
     trajectories.write_raw(rows, seed=3, n=4, error_share=0.0, split="train")
     store.pipe("bucket/data/rows.json", rows.read_bytes())
     here, there = rows.with_name("steps.jsonl"), f"{BUCKET}/made/steps.jsonl"
-    flags = (f"--config={repo / 'configs' / 'data.py'}", f"--config.data.tokenizer={BASE}")
+    flags = (f"--config={repo / 'configs' / 'data.py'}", f"--config.data.tokenizer={BASE_FOLDER}")
     assert launch("prepare_data", *flags, f"--config.data.source={rows}", f"--config.out={here}") == 0
     command = ("prepare_data", *flags, f"--config.data.source={BUCKET}/data/rows.json", f"--config.out={there}")
     assert launch(*command) == 0

@@ -17,18 +17,18 @@ from tljax.evaluate.score import summarize
 from tljax.evaluate.toolbox_queries import held_out_sets
 from tljax.generate.sampling import SampleOptions
 from tljax.model import cost, llama
-from tljax.toolbox.embedded import BASE
+from tljax.toolbox.embedded import BASE_FOLDER
 from tljax.training import model_source
 
-FOLDER = Path(BASE)
+FOLDER = Path(BASE_FOLDER)
 N = 24
 
 
 @pytest.fixture(scope="module")
 def base():
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
-        model = model_source.open_model(BASE, "")
-        yield model.config, model_source.load_params(model, jnp.float32, 0), load_tokenizer(BASE)
+        model = model_source.open_model(BASE_FOLDER, "")
+        yield model.config, model_source.load_params(model, jnp.float32, 0), load_tokenizer(BASE_FOLDER)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import runpy
 import pytest
 
 from tljax.data.formats.read import trajectory_from_record
-from tljax.toolbox.invented import LEVELS, make_row, pretraining
+from tljax.toolbox.invented import CURRICULUM, make_row, pretraining_rows
 from tljax.toolbox.tools import ASK_TO_USER, FINISH
-from tljax.toolbox.trajectories import trajectories
+from tljax.toolbox.trajectories import generate_trajectories
 from tljax.toolbox.words import FUNCTION_WORDS, content_words, tool_words, words
 
 COPIED, N = 40, 400
@@ -18,7 +18,7 @@ COPIED, N = 40, 400
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(pretraining(seed=3, copied=COPIED, n=N))
+    return list(pretraining_rows(seed=3, copied=COPIED, n=N))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,9 @@ def own_words(rows):
 def held_out():
     """What nobody here wrote down: the words of tasks as they are generated, the held-out splits' and training's."""
     made = [
-        row for s in ("composition", "domain", "train") for row in trajectories(seed=5, n=1500, error_share=0, split=s)
+        row
+        for s in ("composition", "domain", "train")
+        for row in generate_trajectories(seed=5, n=1500, error_share=0, split=s)
     ]
     return own_words(made) - tool_words(FINISH.schema) - tool_words(ASK_TO_USER.schema)
 
@@ -73,7 +75,7 @@ def test_no_word_of_the_toolbox_is_in_what_the_base_is_trained_on(repo, held_out
 
 
 def test_a_row_depends_on_its_number_alone(rows):
-    again = list(pretraining(seed=3, copied=COPIED, n=N))
+    again = list(pretraining_rows(seed=3, copied=COPIED, n=N))
     assert again == rows
     assert make_row(3, 200, COPIED, N) == rows[200]
     assert make_row(4, 200, COPIED, N) != rows[200]
@@ -121,8 +123,8 @@ def test_finish_gives_what_no_later_call_took_over(tasks):
 def test_tasks_grow_as_their_levels_say(rows):
     tools = [json.loads(row["conversations"][0]["content"]) for row in rows[COPIED:]]
     sizes = [sum(tool["function"]["name"] not in ("finish", "ask_to_user") for tool in listed) for listed in tools]
-    starts = [int(start * N) for start, _ in LEVELS] + [N]
-    for (_, level), begin, end in zip(LEVELS, starts, starts[1:], strict=False):
+    starts = [int(start * N) for start, _ in CURRICULUM] + [N]
+    for (_, level), begin, end in zip(CURRICULUM, starts, starts[1:], strict=False):
         met = {size for size in sizes[begin:end] if size}
         assert min(met) >= level.tools[0] and max(met) == level.tools[1]
     assert sizes[: starts[1]].count(0) > 0
@@ -146,5 +148,5 @@ def test_some_descriptions_share_no_word_with_the_name(tasks):
 
 def test_content_words_do_not_pass_unseen():
     """The test above would pass if `own_words` found nothing in a row that does hold such a word."""
-    row = next(iter(trajectories(seed=0, n=1, error_share=0, split="domain")))
+    row = next(iter(generate_trajectories(seed=0, n=1, error_share=0, split="domain")))
     assert own_words([row]) & content_words([row])

@@ -8,11 +8,11 @@ from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 from tljax.data.formats.read import trajectory_from_record
 from tljax.toolbox.execute import execute
-from tljax.toolbox.noise import LEVELS, TARGETS, noisy_names, noisy_row, read_call
+from tljax.toolbox.noise import NOISE_LEVELS, NOISE_TARGETS, draw_renaming, noisy_row, parse_raw_call
 from tljax.toolbox.schema import local_tool
-from tljax.toolbox.trajectories import trajectories
+from tljax.toolbox.trajectories import generate_trajectories
 
-PLANE = [(level, target) for level in LEVELS[:3] for target in TARGETS]
+PLANE = [(level, target) for level in NOISE_LEVELS[:3] for target in NOISE_TARGETS]
 
 
 def tool(name, *parameters, required=None):
@@ -56,7 +56,7 @@ def documented(call, tools):
 @pytest.mark.parametrize(("level", "target"), PLANE)
 @pytest.mark.parametrize("seed", range(40))
 def test_called_names_always_change_and_stay_allowed(level, target, seed):
-    renaming = noisy_names(TOOLS, CALLS, level, target, random.Random(seed))
+    renaming = draw_renaming(TOOLS, CALLS, level, target, random.Random(seed))
     new_tools = [renaming.tool(item) for item in TOOLS]
     new_calls = [renaming.call(call) for call in CALLS]
     assert all(documented(call, new_tools) for call in new_calls)
@@ -93,7 +93,7 @@ def distance(a, b):
 def test_slight_edits_less_than_a_third():
     kinds = set()
     for seed in range(200):
-        renaming = noisy_names(TOOLS, CALLS, "slight", "tool", random.Random(seed))
+        renaming = draw_renaming(TOOLS, CALLS, "slight", "tool", random.Random(seed))
         for old, new in renaming.tools.items():
             assert 1 <= distance(old, new) < len(old) / 3
             kinds.add((len(new) > len(old)) - (len(new) < len(old)))
@@ -103,11 +103,11 @@ def test_slight_edits_less_than_a_third():
 def test_medium_reverses_or_draws_letters():
     seen = set()
     for seed in range(200):
-        renaming = noisy_names(TOOLS, CALLS, "medium", "tool", random.Random(seed))
+        renaming = draw_renaming(TOOLS, CALLS, "medium", "tool", random.Random(seed))
         for old, new in renaming.tools.items():
             seen.add(new == old[::-1])
             assert new == old[::-1] or (new.isalpha() and len(new) <= 10)
-        renaming = noisy_names(TOOLS, CALLS, "medium", "parameter", random.Random(seed))
+        renaming = draw_renaming(TOOLS, CALLS, "medium", "parameter", random.Random(seed))
         for old, new in itertools.chain(*(p.items() for p in renaming.parameters.values())):
             assert new == old[::-1] or (new.isalpha() and len(new) <= 5)
     assert seen == {True, False}
@@ -116,9 +116,9 @@ def test_medium_reverses_or_draws_letters():
 def test_heavy_permutes_or_adds_a_required_parameter():
     seen = set()
     for seed in range(200):
-        renaming = noisy_names(TOOLS, CALLS, "heavy", "tool", random.Random(seed))
+        renaming = draw_renaming(TOOLS, CALLS, "heavy", "tool", random.Random(seed))
         assert sorted(renaming.tools) == sorted(renaming.tools.values()) == sorted(names(TOOLS))
-        renaming = noisy_names(TOOLS, CALLS, "heavy", "parameter", random.Random(seed))
+        renaming = draw_renaming(TOOLS, CALLS, "heavy", "parameter", random.Random(seed))
         new = renaming.tool(TOOLS[0])
         call = renaming.call(CALLS[0])
         extra = set(parameters(new)) - set(parameters(TOOLS[0]))
@@ -137,14 +137,16 @@ def test_heavy_permutes_or_adds_a_required_parameter():
 
 
 def test_names_that_are_not_called_are_hit_about_half_of_the_time():
-    hit = sum("list_cities" in noisy_names(TOOLS, CALLS, "slight", "tool", random.Random(s)).tools for s in range(400))
+    hit = sum(
+        "list_cities" in draw_renaming(TOOLS, CALLS, "slight", "tool", random.Random(s)).tools for s in range(400)
+    )
     assert 150 < hit < 250
 
 
 def test_lists_of_one_tool_and_names_of_one_letter():
     one = [tool("f", "x")]
     for (level, target), seed in itertools.product(PLANE, range(50)):
-        renaming = noisy_names(one, [Call("f", {"x": 1})], level, target, random.Random(seed))
+        renaming = draw_renaming(one, [Call("f", {"x": 1})], level, target, random.Random(seed))
         call = renaming.call(Call("f", {"x": 1}))
         assert documented(call, [renaming.tool(one[0])]) and call != Call("f", {"x": 1})
 
@@ -152,7 +154,7 @@ def test_lists_of_one_tool_and_names_of_one_letter():
 def test_a_new_name_never_defines_what_was_undefined():
     unknown = [Call(letter, {"answer": "", "q": 1}) for letter in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW"]
     for seed in range(50):
-        renaming = noisy_names(TOOLS, [*CALLS, *unknown], "medium", "tool", random.Random(seed))
+        renaming = draw_renaming(TOOLS, [*CALLS, *unknown], "medium", "tool", random.Random(seed))
         assert not {call.name for call in unknown} & set(renaming.tools.values())
 
 
@@ -173,7 +175,7 @@ def test_feedback_is_what_python_says_of_a_function_with_the_new_names(level, ta
     ]
     calls = [Call("f", arguments) for arguments in bad]
     for seed in range(20):
-        renaming = noisy_names([documentation, tool("g", "z")], calls, level, target, random.Random(seed))
+        renaming = draw_renaming([documentation, tool("g", "z")], calls, level, target, random.Random(seed))
         if renaming.extra.get("f"):
             continue
         new = renaming.tool(documentation)
@@ -195,14 +197,14 @@ def test_feedback_is_what_python_says_of_a_function_with_the_new_names(level, ta
         )
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", NOISE_LEVELS)
 def test_rows_stay_solvable(level):
-    clean = list(trajectories(seed=9, n=60, error_share=0.0, split="train"))
+    clean = list(generate_trajectories(seed=9, n=60, error_share=0.0, split="train"))
     for i, row in enumerate(clean):
-        for target in TARGETS:
+        for target in NOISE_TARGETS:
             noisy = noisy_row(row, level, target, random.Random(i))
             tools = json.loads(noisy["conversations"][0]["content"])
-            calls = [read_call(m["content"]) for m in noisy["conversations"] if m["role"] == "assistant"]
+            calls = [parse_raw_call(m["content"]) for m in noisy["conversations"] if m["role"] == "assistant"]
             assert all(documented(call, tools) for call in calls)
             assert noisy != row and noisy["conversations"][1] == row["conversations"][1]
             assert [m for m in noisy["conversations"] if m["role"] == "function"] == [
@@ -215,12 +217,12 @@ def test_noise_on_real_trajectories(shared, name):
     rows = json.loads((shared / "data" / "train" / f"{name}.json").read_text())[:60]
     for i, row in enumerate(rows):
         before = json.loads(row["conversations"][0]["content"])
-        old = [read_call(m["content"]) for m in row["conversations"] if m["role"] == "assistant"]
+        old = [parse_raw_call(m["content"]) for m in row["conversations"] if m["role"] == "assistant"]
         for level, target in [*PLANE, ("union", "tool")]:
             noisy = noisy_row(row, level, target, random.Random(i))
             trajectory_from_record(noisy, name, i + 1)
             after = json.loads(noisy["conversations"][0]["content"])
-            new = [read_call(m["content"]) for m in noisy["conversations"] if m["role"] == "assistant"]
+            new = [parse_raw_call(m["content"]) for m in noisy["conversations"] if m["role"] == "assistant"]
             assert len(after) == len(before)
             for a, b in zip(old, new, strict=True):
                 assert (a is None) == (b is None)
@@ -238,7 +240,7 @@ def test_slight_noise_is_as_strong_as_rotbenchs_own(shared):
     def strength(noisy_rows):
         pairs = []
         for clean, noisy in zip(rows, noisy_rows, strict=True):
-            called = {read_call(m["content"]).name for m in clean["conversations"] if m["role"] == "assistant"}
+            called = {parse_raw_call(m["content"]).name for m in clean["conversations"] if m["role"] == "assistant"}
             lists = (names(json.loads(row["conversations"][0]["content"])) for row in (clean, noisy))
             pairs += [(old, new, old in called) for old, new in zip(*lists, strict=True)]
         uncalled = [old != new for old, new, called in pairs if not called]
@@ -255,8 +257,8 @@ def test_slight_noise_is_as_strong_as_rotbenchs_own(shared):
 @pytest.mark.parametrize("level", ["slight", "medium"])
 def test_new_names_start_as_python_names_do_where_the_old_one_did(level):
     calls = [Call("a1b2c3d", {"x9": 1}), Call("3d", {"0": 1})]
-    for seed, target in itertools.product(range(100), TARGETS):
-        renaming = noisy_names([tool("a1b2c3d", "x9"), tool("3d", "0")], calls, level, target, random.Random(seed))
+    for seed, target in itertools.product(range(100), NOISE_TARGETS):
+        renaming = draw_renaming([tool("a1b2c3d", "x9"), tool("3d", "0")], calls, level, target, random.Random(seed))
         new = renaming.call(calls[0])
         assert new.name.isidentifier() and all(name.isidentifier() for name in new.arguments)
         assert renaming.call(calls[1]) != calls[1]
@@ -265,4 +267,4 @@ def test_new_names_start_as_python_names_do_where_the_old_one_did(level):
 def test_unknown_levels_and_targets_are_refused():
     for level, target in (("loud", "tool"), ("slight", "value"), ("union", "tool")):
         with pytest.raises(InputError, match="allowed: slight, medium, heavy on tool, parameter"):
-            noisy_names(TOOLS, CALLS, level, target, random.Random(0))
+            draw_renaming(TOOLS, CALLS, level, target, random.Random(0))

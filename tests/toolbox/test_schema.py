@@ -6,7 +6,7 @@ from transformers.utils import get_json_schema
 from tljax.calls.tool import tool_from_json
 from tljax.core.errors import InputError
 from tljax.toolbox.execute import execute
-from tljax.toolbox.schema import local_tool, tools_from_file
+from tljax.toolbox.schema import load_tools, local_tool
 from tljax.toolbox.tools import ASK_TO_USER, DOMAINS, FINISH, SPLITS, TOOLS, callable_tools
 
 ALL = [*TOOLS.values(), FINISH, ASK_TO_USER]
@@ -124,10 +124,10 @@ def test_a_users_file_becomes_tools(tmp_path):
         "def root(x: float) -> float:\n    'The root of x.'\n    return sqrt(x)\n"
         "def _hidden():\n    pass\n"
     )
-    assert list(tools_from_file(str(file))) == ["root"]
+    assert list(load_tools(str(file))) == ["root"]
     for text, message in (("x = 1", "defines no public function"), ("1 / 0", "ZeroDivisionError: division by zero")):
         file.write_text(text)
         with pytest.raises(InputError, match=message):
-            tools_from_file(str(file))
+            load_tools(str(file))
     with pytest.raises(InputError, match="no such file"):
-        tools_from_file(str(tmp_path / "absent.py"))
+        load_tools(str(tmp_path / "absent.py"))

@@ -6,14 +6,14 @@ import pytest
 
 from tljax.toolbox.tasks import draw
 from tljax.toolbox.tools import SPLITS, TOOLS
-from tljax.toolbox.trajectories import trajectories
+from tljax.toolbox.trajectories import generate_trajectories
 from tljax.toolbox.words import FUNCTION_WORDS, content_words, words
 
 
 @pytest.fixture(scope="module")
 def rows():
     sizes = {"train": 6000, "composition": 2000, "domain": 2000}
-    return {s: list(trajectories(seed=11, n=sizes[s], error_share=0.4, split=s)) for s in SPLITS}
+    return {s: list(generate_trajectories(seed=11, n=sizes[s], error_share=0.4, split=s)) for s in SPLITS}
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from tljax.core.errors import InputError
 from tljax.toolbox.execute import execute
-from tljax.toolbox.tasks import draw, make_task, write_value
+from tljax.toolbox.tasks import draw, format_value, make_task
 from tljax.toolbox.tools import ASK_TO_USER, FINISH, SPLITS, TOOLS
 
 N = 600
@@ -38,7 +38,7 @@ def test_the_query_shows_every_value_that_no_result_gives(split):
                 if name + " the result" in task.query.replace(" =", "").replace(":", "").replace(" is", ""):
                     chained += (value if isinstance(value, str) else json.dumps(value)) in earlier
                 else:
-                    assert write_value(value) in task.query, task
+                    assert format_value(value) in task.query, task
                     assert name in task.query
             earlier.append(result)
     assert chained > N / 20

@@ -18,16 +18,16 @@ from tljax.data.steps import tokenize_steps
 from tljax.data.tokenizer import load_tokenizer
 from tljax.toolbox import tokenizer as trainer
 from tljax.toolbox.tools import SPLITS
-from tljax.toolbox.trajectories import BASE, trajectories
+from tljax.toolbox.trajectories import BASE_FOLDER, generate_trajectories
 
-TOKENIZER = load_tokenizer(BASE)
+TOKENIZER = load_tokenizer(BASE_FOLDER)
 # U+2581 stands for the blank and comes back as one, as with Llama 2's tokenizer.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"))
 MARKS = st.text(st.sampled_from(string.ascii_letters[:4] + "0_\"'(), =:.\n\t é漢🦊"))
 
 
 def rendered(split, n, dialect="mae"):
-    for i, row in enumerate(trajectories(seed=21, n=n, error_share=0.17, split=split, noise=None), start=1):
+    for i, row in enumerate(generate_trajectories(seed=21, n=n, error_share=0.17, split=split, noise=None), start=1):
         yield render_trajectory(trajectory_from_record(row, "toolbox", i), dialect)
 
 
@@ -52,7 +52,7 @@ def test_any_text_comes_back_and_offsets_cover_it(text):
 
 
 def test_transformers_gives_the_same_ids():
-    theirs = transformers.AutoTokenizer.from_pretrained(BASE)
+    theirs = transformers.AutoTokenizer.from_pretrained(BASE_FOLDER)
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.unk_token_id) == (1, 2, 0)
     assert len(theirs) == TOKENIZER.vocab_size == trainer.VOCAB_SIZE <= 2048
     texts = [r.text for split in SPLITS for dialect in DIALECTS for r in rendered(split, 20, dialect)]
@@ -63,7 +63,7 @@ def test_transformers_gives_the_same_ids():
 
 
 def test_laid_out_as_llama_2(shared):
-    ours = json.loads(Path(BASE, "tokenizer.json").read_text(encoding="utf-8"))
+    ours = json.loads(Path(BASE_FOLDER, "tokenizer.json").read_text(encoding="utf-8"))
     llama = json.loads((shared / "tokenizer" / "llama2" / "tokenizer.json").read_text())
     for field in ("normalizer", "decoder", "added_tokens", "truncation", "padding"):
         assert ours[field] == llama[field]
@@ -76,9 +76,9 @@ def test_laid_out_as_llama_2(shared):
 
 @pytest.mark.whole_run
 def test_the_command_makes_the_shipped_files_again(tmp_path):
-    trainer.write(str(tmp_path))
+    trainer.write_tokenizer(str(tmp_path))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        made, shipped = (tmp_path / name).read_bytes(), Path(BASE, name).read_bytes()
+        made, shipped = (tmp_path / name).read_bytes(), Path(BASE_FOLDER, name).read_bytes()
         assert made == shipped, "the text it is made from is another: run `python -m tljax.toolbox.tokenizer`"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 200_000
@@ -97,7 +97,7 @@ def test_tokens_of_a_prompt_are_a_prefix_of_the_rows(split, dialect):
 
 def test_a_trajectory_is_one_row():
     rule = load_rule("default")
-    for i, row in enumerate(trajectories(seed=22, n=60, error_share=0.3, split="train"), start=1):
+    for i, row in enumerate(generate_trajectories(seed=22, n=60, error_share=0.3, split="train"), start=1):
         trajectory = trajectory_from_record(row, "toolbox", i)
         steps = tokenize_steps(
             trajectory, rule=rule, dialect="mae", tokenizer=TOKENIZER, pkt="paper", w_max=9.0, max_tokens=2048
@@ -136,7 +136,7 @@ def test_prompts_are_short():
 def test_it_was_made_from_no_word_of_the_toolbox():
     """Such a word would be a token that the base has never been trained on."""
     text = "\n".join(r for r, _ in zip(trainer.training_texts(), range(300), strict=False))
-    vocabulary = Tokenizer.from_file(f"{BASE}/tokenizer.json").get_vocab()
+    vocabulary = Tokenizer.from_file(f"{BASE_FOLDER}/tokenizer.json").get_vocab()
     for word in ("planet", "weather", "currency", "celsius", "guitar"):
         assert word not in text.lower() and word not in vocabulary
     assert "▁" in vocabulary and "Assistant" in vocabulary and "string" in vocabulary
@@ -145,4 +145,4 @@ def test_it_was_made_from_no_word_of_the_toolbox():
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        trainer.write(str(tmp_path / "file" / "base"))
+        trainer.write_tokenizer(str(tmp_path / "file" / "base"))

@@ -12,10 +12,10 @@ from tljax.core.errors import InputError
 from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import load_rule
 from tljax.toolbox.execute import execute
-from tljax.toolbox.noise import LEVELS, read_call
+from tljax.toolbox.noise import NOISE_LEVELS, parse_raw_call
 from tljax.toolbox.tasks import make_task
 from tljax.toolbox.tools import FINISH, SPLITS, TOOLS
-from tljax.toolbox.trajectories import KINDS, failing_call, spoil, trajectories, write_raw
+from tljax.toolbox.trajectories import FAILURE_KINDS, corrupt_call, failing_call, generate_trajectories, write_raw
 
 
 def is_error(feedback: str) -> bool:
@@ -28,7 +28,7 @@ def calls_and_feedback(row):
     messages = row["conversations"]
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
-            yield read_call(message["content"]), messages[i + 1]["content"] if i + 1 < len(messages) else None
+            yield parse_raw_call(message["content"]), messages[i + 1]["content"] if i + 1 < len(messages) else None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.17, 0.4])
@@ -36,7 +36,7 @@ def calls_and_feedback(row):
 def test_the_share_of_failing_calls(split, share):
     feedback = [
         text
-        for row in trajectories(seed=2, n=1500, error_share=share, split=split)
+        for row in generate_trajectories(seed=2, n=1500, error_share=share, split=split)
         for call, text in calls_and_feedback(row)
         if call.name != FINISH.name
     ]
@@ -47,7 +47,7 @@ def test_the_share_of_failing_calls(split, share):
 
 def test_every_kind_of_error_occurs():
     kinds = dict.fromkeys(("is not defined", "() missing ", "() got an unexpected", "ValueError: ", "TypeError: "), 0)
-    for row in trajectories(seed=4, n=1500, error_share=0.17, split="train"):
+    for row in generate_trajectories(seed=4, n=1500, error_share=0.17, split="train"):
         for _, text in calls_and_feedback(row):
             for kind in kinds:
                 kinds[kind] += text is not None and kind in text
@@ -56,14 +56,14 @@ def test_every_kind_of_error_occurs():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_failure_is_repaired(split):
-    for i, row in enumerate(trajectories(seed=4, n=300, error_share=0.4, split=split)):
+    for i, row in enumerate(generate_trajectories(seed=4, n=300, error_share=0.4, split=split)):
         task = make_task(4, split, i)
         worked = [(call, text) for call, text in calls_and_feedback(row) if text is None or not is_error(text)]
         assert tuple(call for call, _ in worked) == task.calls
         assert tuple(text for _, text in worked) == (*task.results, None)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAILURE_KINDS)
 def test_a_spoiled_call_has_the_error_of_its_kind(kind):
 
     tools = {name: TOOLS[name] for name in ("convert_length", "get_forecast")}
@@ -77,7 +77,7 @@ def test_a_spoiled_call_has_the_error_of_its_kind(kind):
     }
     rng = random.Random(0)
     for _ in range(50):
-        attempt = spoil(rng, call, tools, kind)
+        attempt = corrupt_call(rng, call, tools, kind)
         assert attempt is not None and attempt != call
         result = execute(attempt.name, attempt.arguments, tools)
         assert result.error and expected[kind] in result.value
@@ -93,11 +93,13 @@ def test_a_value_that_the_state_makes_right_is_no_failing_call():
     assert state == {"removed": ["Alice", "Bob"]}
 
 
-@pytest.mark.parametrize("noise", [None, *LEVELS])
+@pytest.mark.parametrize("noise", [None, *NOISE_LEVELS])
 def test_rows_are_read_back_and_mae_blocks_exactly_the_failing_calls(noise):
     rule = load_rule("default")
     for split in SPLITS:
-        for i, row in enumerate(trajectories(seed=5, n=300, error_share=0.3, split=split, noise=noise), start=1):
+        for i, row in enumerate(
+            generate_trajectories(seed=5, n=300, error_share=0.3, split=split, noise=noise), start=1
+        ):
             trajectory = trajectory_from_record(row, "toolbox", i)
             assert trajectory.id == row["id"]
             failed = [text is not None and is_error(text) for _, text in calls_and_feedback(row)]
@@ -106,7 +108,7 @@ def test_rows_are_read_back_and_mae_blocks_exactly_the_failing_calls(noise):
 
 
 def test_the_last_call_finishes_and_has_no_feedback():
-    for row in trajectories(seed=6, n=50, error_share=0.2, split="train"):
+    for row in generate_trajectories(seed=6, n=50, error_share=0.2, split="train"):
         *_, (call, feedback) = calls_and_feedback(row)
         assert call.name == FINISH.name and set(call.arguments) == {"answer"} and feedback is None
 
@@ -132,8 +134,8 @@ def test_files_are_the_same_bytes_in_another_process(tmp_path):
 
 
 def test_row_i_does_not_depend_on_n(tmp_path):
-    long = list(trajectories(seed=1, n=30, error_share=0.2, split="train", noise="medium"))
-    assert list(trajectories(seed=1, n=10, error_share=0.2, split="train", noise="medium")) == long[:10]
+    long = list(generate_trajectories(seed=1, n=30, error_share=0.2, split="train", noise="medium"))
+    assert list(generate_trajectories(seed=1, n=10, error_share=0.2, split="train", noise="medium")) == long[:10]
     write_raw(tmp_path / "new" / "rows.json", seed=1, n=30, error_share=0.2, split="train", noise="medium")
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == long
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["rows.json"]

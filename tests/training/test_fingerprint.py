@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tljax.toolbox.embedded import BASE
+from tljax.toolbox.embedded import BASE_FOLDER
 from tljax.training import fingerprint as module
 from tljax.training.fingerprint import fingerprint
 from tljax.training.model_source import open_model
@@ -16,9 +16,9 @@ from tljax.training.model_source import open_model
 @pytest.mark.parametrize("whole", [module.WHOLE, 0])
 def test_a_copy_is_the_same_model_and_other_weights_are_not(tmp_path, monkeypatch, whole):
     monkeypatch.setattr(module, "WHOLE", whole)
-    wanted = fingerprint(open_model(BASE, ""))
+    wanted = fingerprint(open_model(BASE_FOLDER, ""))
     copy = tmp_path / "copy"
-    shutil.copytree(BASE, copy)
+    shutil.copytree(BASE_FOLDER, copy)
     model = open_model(str(copy), "")
     (copy / "README.md").write_text("Another card.")
     assert fingerprint(model) == wanted
@@ -38,8 +38,8 @@ def test_checkpoints_of_a_run_are_told_apart(tmp_path):
         folder = tmp_path / "checkpoints" / str(step) / "state"
         folder.mkdir(parents=True)
         (folder / "d").write_bytes(bytes([step]) * 100)
-    model = dataclasses.replace(open_model(BASE, ""), checkpoint=(tmp_path, 2))
+    model = dataclasses.replace(open_model(BASE_FOLDER, ""), checkpoint=(tmp_path, 2))
     other = dataclasses.replace(model, checkpoint=(tmp_path, 4))
-    assert len({fingerprint(model), fingerprint(other), fingerprint(open_model(BASE, ""))}) == 3
+    assert len({fingerprint(model), fingerprint(other), fingerprint(open_model(BASE_FOLDER, ""))}) == 3
     shutil.copytree(tmp_path / "checkpoints" / "2", Path(tmp_path / "moved" / "checkpoints" / "2"))
     assert fingerprint(dataclasses.replace(model, checkpoint=(tmp_path / "moved", 2))) == fingerprint(model)

@@ -28,7 +28,7 @@ from tljax.evaluate.benchmarks.sets import EvalSet, Example
 from tljax.evaluate.toolbox_queries import HELD_OUT_SPLITS, QUERY_SEED
 from tljax.toolbox.tasks import Task, make_task
 from tljax.toolbox.tools import FINISH
-from tljax.toolbox.trajectories import available
+from tljax.toolbox.trajectories import tool_by_name
 
 SCHEMAS = (
     'either {"id", "query"} or {"id", "messages"} (OpenAI), with "tools" where config.tools names no file; or give a '
@@ -53,7 +53,7 @@ def toolbox_requests(n: int, dialect: str) -> list[DialogueRequest]:
     for split in HELD_OUT_SPLITS:
         for index in range(n):
             task = make_task(QUERY_SEED, split, index)
-            tools = as_tool_list([available(name).schema for name in task.tools])
+            tools = as_tool_list([tool_by_name(name).schema for name in task.tools])
             prompt = render_prompt(tools.tools, [Turn("user", task.query)], dialect)
             opening = Opening(prompt, tools, FINISH.name, functools.partial(ToolboxExecutor, task.tools))
             requests.append(DialogueRequest(split, f"toolbox-{split}-{QUERY_SEED}-{index}", task.query, opening, task))

@@ -9,8 +9,16 @@ from tljax.calls.compare import ToolList
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 from tljax.data import mae_default
-from tljax.toolbox.execute import Result, binding_error, execute, failure, json_text, undefined, valid_unicode
-from tljax.toolbox.tools import ASK_TO_USER, FINISH, NO_USER, TOOLS
+from tljax.toolbox.execute import (
+    Result,
+    binding_error,
+    error_result,
+    escape_surrogates,
+    execute,
+    json_text,
+    undefined_name_error,
+)
+from tljax.toolbox.tools import ASK_TO_USER, FINISH, NO_USER_REPLY, TOOLS
 
 _OWN = {FINISH.name: FINISH, ASK_TO_USER.name: ASK_TO_USER}
 
@@ -28,7 +36,7 @@ def documentation_error(call: Call, tools: ToolList) -> str | None:
     It is an unknown tool, an undocumented parameter, or a missing required parameter.
     """
     if call.name not in tools.schemas:
-        return undefined(call.name)
+        return undefined_name_error(call.name)
     required = next(tool.required for tool in tools.tools if tool.name == call.name)
     return binding_error(call.name, call.arguments, tools.schemas[call.name], required)
 
@@ -60,15 +68,15 @@ class MockExecutor:
     def execute(self, call: Call) -> Result:
         problem = documentation_error(call, self._tools)
         if problem is not None:
-            return failure(problem)
-        return Result(valid_unicode(self._value(call)), False)
+            return error_result(problem)
+        return Result(escape_surrogates(self._value(call)), False)
 
     def close(self) -> None:
         pass
 
     def _value(self, call: Call) -> str:
         if call.name == ASK_TO_USER.name:
-            return NO_USER
+            return NO_USER_REPLY
         if call.name == FINISH.name:
             return ""
         tool = next(tool for tool in self._tools.tools if tool.name == call.name)

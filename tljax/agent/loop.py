@@ -17,7 +17,7 @@ from tljax.calls.parse import ParsedText
 from tljax.calls.tool import Call
 from tljax.data.prompt import render_feedback
 from tljax.data.tokenizer import Tokenizer
-from tljax.toolbox.execute import Result, json_text, valid_unicode
+from tljax.toolbox.execute import Result, escape_surrogates, json_text
 
 # How a dialogue ends: with an answer; with a reply that is not a well-formed call; with a call that keeps getting the
 # same feedback; after the maximal number of replies; when another reply might exceed the length limit.
@@ -199,7 +199,7 @@ def _repeats(exchange: Exchange, other: Exchange) -> bool:
 
 def final_answer(call: Call) -> str:
     """The answer in a call of `finish`: the values of its arguments, whatever their names, which noise may change."""
-    return valid_unicode(", ".join(map(_text, call.arguments.values())))
+    return escape_surrogates(", ".join(map(_text, call.arguments.values())))
 
 
 def _text(value: Any) -> str:

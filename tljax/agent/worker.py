@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.toolbox.execute import MAX_NAME, Result, execute, failure
-from tljax.toolbox.schema import LocalTool, tools_from_file
+from tljax.toolbox.execute import MAX_NAME, Result, error_result, execute
+from tljax.toolbox.schema import LocalTool, load_tools
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 5.0  # until a child ends itself, which its worker has ended at the limit unless that was killed
@@ -87,7 +87,7 @@ class Worker:
         try:
             call = json.dumps({"name": name, "arguments": arguments}).encode() + b"\n"
         except (TypeError, ValueError, RecursionError) as error:
-            return failure(f"{type(error).__name__}: the arguments cannot be passed on ({error})")
+            return error_result(f"{type(error).__name__}: the arguments cannot be passed on ({error})")
         if self.child is None:
             self.start()
         assert self.child is not None and self.child.stdin is not None
@@ -102,8 +102,8 @@ class Worker:
             ended = self.child.poll() is not None
             self.close()
             if ended:
-                return failure(f"RuntimeError: {str(name)[:MAX_NAME]}() ended its process")
-            return failure(f"TimeoutError: {str(name)[:MAX_NAME]}() took longer than {self.time_limit:g} s")
+                return error_result(f"RuntimeError: {str(name)[:MAX_NAME]}() ended its process")
+            return error_result(f"TimeoutError: {str(name)[:MAX_NAME]}() took longer than {self.time_limit:g} s")
         return Result(answer["value"], answer["error"])
 
     def read_line(self, seconds: float) -> dict[str, Any] | None:
@@ -139,7 +139,7 @@ def serve(path: str, parent: int, time_limit: float) -> None:
     sys.path.insert(0, str(Path(path).resolve().parent))
     try:
         with alarm(START_SECONDS):
-            tools: Mapping[str, LocalTool] = tools_from_file(path)
+            tools: Mapping[str, LocalTool] = load_tools(path)
     except InputError as error:
         print(json.dumps({"problem": str(error)}), file=answers, flush=True)
         return

@@ -48,7 +48,7 @@ from tljax.generate.progress import Progress
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
-from tljax.toolbox.embedded import source_file
+from tljax.toolbox.embedded import resolve_source_file
 from tljax.training import model_source
 
 WINDOW = 8  # batches that are tokenized and sorted by length together
@@ -91,7 +91,7 @@ def run(config: Any) -> None:
         if model is not None:
             check_devices(config, model.config)
         rows = open_trajectories(
-            source_file(config.data.source, config.toolbox, config.data.cache),
+            resolve_source_file(config.data.source, config.toolbox, config.data.cache),
             config.data.on_bad_row,
             config.data.cache or None,
         )

@@ -8,7 +8,7 @@ from tljax.data.prompt import render_trajectory
 from tljax.evaluate.benchmarks.sets import Example, Query
 from tljax.evaluate.score import random_tool_ts
 from tljax.toolbox.tools import FINISH
-from tljax.toolbox.trajectories import trajectories
+from tljax.toolbox.trajectories import generate_trajectories
 
 HELD_OUT_SPLITS = ("composition", "domain")
 QUERY_SEED = 1  # the same for every model, so that scores can be compared
@@ -21,7 +21,7 @@ def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
     the calls before it. Raises InputError for an unknown split.
     """
     queries = []
-    for number, row in enumerate(trajectories(seed=QUERY_SEED, n=n, error_share=0.0, split=split), start=1):
+    for number, row in enumerate(generate_trajectories(seed=QUERY_SEED, n=n, error_share=0.0, split=split), start=1):
         trajectory = trajectory_from_record(row, f"toolbox {split}", number)
         rendered = render_trajectory(trajectory, dialect)
         calls = [turn.call for turn in trajectory.turns if turn.role == "assistant"]

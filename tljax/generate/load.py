@@ -1,7 +1,7 @@
 """Opens a trained model with its tokenizer, without reading the weights."""
 
 from tljax.data.tokenizer import Tokenizer, load_tokenizer
-from tljax.toolbox.embedded import model_path
+from tljax.toolbox.embedded import resolve_model_path
 from tljax.training import model_source
 
 
@@ -11,6 +11,6 @@ def open_model_and_tokenizer(path: str, tokenizer: str) -> tuple[model_source.Mo
     tokenizer: the folder of the tokenizer, "" for the model's folder. Raises InputError as `open_model` and
     `load_tokenizer` do, and for a tokenizer that does not fit the model.
     """
-    model = model_source.open_model(model_path(path), "")
+    model = model_source.open_model(resolve_model_path(path), "")
     loaded = load_tokenizer(tokenizer or str(model.folder))
     return model_source.fit_to_vocabulary(model, "", loaded.vocab_size, loaded.folder), loaded

@@ -18,7 +18,7 @@ from tljax.plan.search import format_tried, hint, search, whole
 from tljax.plan.topology import open_topology
 from tljax.rl import check as rl_check
 from tljax.sft import check as sft_check
-from tljax.toolbox.embedded import BASE, model_path
+from tljax.toolbox.embedded import BASE_FOLDER, resolve_model_path
 from tljax.training import model_source
 
 RUNS = ("sft", "ppo")
@@ -78,7 +78,7 @@ def shape_of(model: Any) -> tuple[str, llama.LlamaConfig]:
 
     Raises InputError for a folder that is no model.
     """
-    path = str(BASE) if model.path == "quickstart" else model_path(model.path)
+    path = str(BASE_FOLDER) if model.path == "quickstart" else resolve_model_path(model.path)
     if path and path != model_source.SCRATCH and Path(path).expanduser().is_dir():
         return path, model_source.open_model(path, "").config
     if model.preset == "tiny":

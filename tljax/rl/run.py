@@ -32,7 +32,7 @@ from tljax.rl.rollout import forget_rollouts
 from tljax.rl.samples import write_samples
 from tljax.rl.state import PPOState
 from tljax.rl.train_iteration import PPOContext, Programs, format_widths, train_iteration
-from tljax.toolbox.embedded import source_file
+from tljax.toolbox.embedded import resolve_source_file
 from tljax.training import resume
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.export import export_results, save_model_files
@@ -80,7 +80,7 @@ def run(config: Any) -> None:
 
 def load(config: Any, tokenizer: Tokenizer) -> PromptDataset:
     """Returns the prompts of the config's source, which is made first if it is generated data."""
-    file = source_file(config.data.source, config.toolbox, config.data.cache)
+    file = resolve_source_file(config.data.source, config.toolbox, config.data.cache)
     limit = config.rollout.max_prompt_tokens
     return load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
 

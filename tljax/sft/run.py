@@ -25,7 +25,7 @@ from tljax.sft.check import check, check_devices
 from tljax.sft.samples import write_samples
 from tljax.sft.step import StepOptions, make_eval_step, make_sft_step, mean_metrics
 from tljax.storage.run_folder import RunFolder
-from tljax.toolbox.embedded import BASE, model_path, source_file
+from tljax.toolbox.embedded import BASE_FOLDER, resolve_model_path, resolve_source_file
 from tljax.training import model_source, resume
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.export import export_results, save_model_files
@@ -48,8 +48,8 @@ def run(config: Any) -> None:
     sets = in_training.open_eval_sets(config)
     folder = resume.choose_run_folder(config.out, config.name, config.resume)
     resume.check_same_config(folder, config)
-    model = model_source.open_model(model_path(config.model.path), config.model.preset)
-    tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE))
+    model = model_source.open_model(resolve_model_path(config.model.path), config.model.preset)
+    tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE_FOLDER))
     model = model_source.fit_to_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
     mesh = make_mesh(**config.mesh)
     with jax.set_mesh(mesh):
@@ -74,7 +74,7 @@ def run(config: Any) -> None:
 
 def load(config: Any, tokenizer: Tokenizer) -> tuple[str, Examples]:
     """The file of trajectories that the config names or that is made for it, and its rows."""
-    file = source_file(config.data.source, config.toolbox, config.data.cache)
+    file = resolve_source_file(config.data.source, config.toolbox, config.data.cache)
     return file, load_examples(config.data, file, tokenizer, config.seed)
 
 

@@ -9,39 +9,41 @@ from typing import Any
 from tljax.data.arrow import dataset_cache_folder
 from tljax.storage.remote import ALL_FILES, is_remote, local_path
 from tljax.toolbox import trajectories
-from tljax.toolbox.invented import pretraining
+from tljax.toolbox.invented import pretraining_rows
 
-BASE = trajectories.BASE  # folder of the small base and its tokenizer
-SHIPPED = "base"  # as model.path: the small base
-CODE = (".py", ".txt")  # endings of the files that decide what is generated
-SOURCES = ("toolbox", "invented")  # as data.source; any other is a file or a data set
+BASE_FOLDER = trajectories.BASE_FOLDER  # folder of the small base and its tokenizer
+BASE_PRESET = "base"  # as model.path: the small base
+CODE_ENDINGS = (".py", ".txt")  # endings of the files that decide what is generated
+GENERATED_SOURCES = ("toolbox", "invented")  # as data.source; any other is a file or a data set
 
 
-def model_path(path: str) -> str:
+def resolve_model_path(path: str) -> str:
     """The folder or hub id that `path` means: itself, or that of the small base for SHIPPED."""
-    return BASE if path == SHIPPED else path
+    return BASE_FOLDER if path == BASE_PRESET else path
 
 
-def source_file(source: str, toolbox: Any, cache: str) -> str:
+def resolve_source_file(source: str, toolbox: Any, cache: str) -> str:
     """The file that `source` means: itself, a copy of an address's, or of SOURCES raw JSON by a `toolbox` block.
 
     That is written into `cache` ("": that of the datasets library) if new. Raises InputError for settings out of range
     and where the folder cannot be written.
     """
-    if source not in SOURCES:
+    if source not in GENERATED_SOURCES:
         return str(local_path(source, "config.data.source", ALL_FILES)) if is_remote(source) else source
-    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in CODE)
+    code = b"".join(
+        path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in CODE_ENDINGS
+    )
     digest = hashlib.sha256(f"{source} {json.dumps(toolbox.to_dict())}".encode() + code).hexdigest()[:16]
     file = dataset_cache_folder(cache) / "tljax" / f"{source}-{digest}.json"
     if not file.is_file():
-        trajectories.write_rows(file, rows(source, toolbox))
+        trajectories.write_rows(file, generate_rows(source, toolbox))
     return str(file)
 
 
-def rows(source: str, toolbox: Any) -> Iterator[dict[str, Any]]:
+def generate_rows(source: str, toolbox: Any) -> Iterator[dict[str, Any]]:
     if source == "invented":
-        return pretraining(seed=toolbox.seed, copied=toolbox.copied, n=toolbox.trajectories)
-    return trajectories.trajectories(
+        return pretraining_rows(seed=toolbox.seed, copied=toolbox.copied, n=toolbox.trajectories)
+    return trajectories.generate_trajectories(
         seed=toolbox.seed,
         n=toolbox.trajectories,
         error_share=toolbox.error_share,

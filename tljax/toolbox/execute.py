@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from tljax.toolbox.schema import LocalTool, without_none
+from tljax.toolbox.schema import LocalTool, strip_optional
 
 MAX_STRING = 1000
 MAX_ITEMS = 100
@@ -45,26 +45,26 @@ def execute(
     limit bounds the call: there a long result is cut, and other values are written by `str`.
     """
     if not isinstance(name, str):
-        return failure(f"TypeError: the name of a tool must be str, not {type(name).__name__}")
+        return error_result(f"TypeError: the name of a tool must be str, not {type(name).__name__}")
     if name not in tools:
-        return failure(undefined(name))
+        return error_result(undefined_name_error(name))
     tool = tools[name]
     problem = binding_error(name, arguments, tool.types, tool.required)
     if problem is not None:
-        return failure(problem)
+        return error_result(problem)
     arguments = {key: value for key, value in arguments.items() if value is not None or key in tool.required}
     try:
         for parameter, value in arguments.items():
             check_type(value, tool.types[parameter], f"{name}() argument '{parameter}'", bounded)
         value = tool.function(*([{} if state is None else state] if tool.takes_state else []), **arguments)
-        text = json_text(value) if bounded else any_text(value)
+        text = json_text(value) if bounded else json_or_str(value)
     except Exception as error:
-        return failure(f"{type(error).__name__}: {message_of(error)}")
+        return error_result(f"{type(error).__name__}: {exception_message(error)}")
     if len(text) > MAX_RESULT and not bounded:
         text = f"{text[:MAX_RESULT]}... ({len(text) - MAX_RESULT:,} more characters)"
     elif len(text) > MAX_RESULT:
-        return failure(f"ValueError: {name}() result has more than {MAX_RESULT} characters")
-    return Result(valid_unicode(text), False)
+        return error_result(f"ValueError: {name}() result has more than {MAX_RESULT} characters")
+    return Result(escape_surrogates(text), False)
 
 
 def json_text(value: Any) -> str:
@@ -72,7 +72,7 @@ def json_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def any_text(value: Any) -> str:
+def json_or_str(value: Any) -> str:
     """As `json_text`, and what `str` makes of a value that is no JSON."""
     try:
         return json_text(value)
@@ -80,23 +80,23 @@ def any_text(value: Any) -> str:
         return str(value)
 
 
-def message_of(error: Exception) -> str:
+def exception_message(error: Exception) -> str:
     try:
         return str(error)
     except Exception:  # an exception's own __str__ may be broken
         return "its message cannot be read"
 
 
-def failure(text: str) -> Result:
-    return Result(valid_unicode(text[:MAX_RESULT]), True)
+def error_result(text: str) -> Result:
+    return Result(escape_surrogates(text[:MAX_RESULT]), True)
 
 
-def valid_unicode(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """The text with lone surrogates, which JSON can spell and no file can hold, written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def undefined(name: str) -> str:
+def undefined_name_error(name: str) -> str:
     """CPython's text for a name that nothing bears."""
     return f"name '{name[:MAX_NAME]}' is not defined"
 
@@ -125,7 +125,7 @@ def check_type(value: Any, annotation: Any, where: str, bounded: bool) -> None:
 
     An int passes for a float, a bool passes for nothing but a bool; NaN and infinity pass for nothing.
     """
-    inner = without_none(annotation)
+    inner = strip_optional(annotation)
     if inner is not annotation:
         if value is not None:
             check_type(value, inner, where, bounded)

@@ -14,17 +14,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from tljax.calls.tool import Call
-from tljax.toolbox.lexicon import any_integer, any_number, any_text, any_value, any_word, lexicon, toolbox_words, word
-from tljax.toolbox.noise import write_call
-from tljax.toolbox.tasks import ASKING, OPENINGS, write_sentence
+from tljax.toolbox.lexicon import (
+    draw_word,
+    lexicon,
+    random_integer,
+    random_number,
+    random_text,
+    random_value,
+    random_word,
+    toolbox_words,
+)
+from tljax.toolbox.noise import render_raw_call
+from tljax.toolbox.tasks import ASK_TO_USER_SHARE, OPENINGS, write_sentence
 from tljax.toolbox.tools import ASK_TO_USER, FINISH
 from tljax.toolbox.words import content_words
 
-SNAKE = 0.9  # share of names written with "_"; the others are in camel case
+SNAKE_CASE_SHARE = 0.9  # share of names written with "_"; the others are in camel case
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class Stage:
     """How hard a task may be: least and most of each.
 
     `hard` is the share of tools that share no content word with their description; `calls` the share of tasks with a
@@ -39,19 +48,19 @@ class Level:
     copies: float
 
 
-COPYING = Level((0, 0), (0, 0), 0.0, 0.0, 0.0, 1.0)
+COPY_STAGE = Stage((0, 0), (0, 0), 0.0, 0.0, 0.0, 1.0)
 # From which share of the rows after the copied lines on a level holds.
-LEVELS = (
-    (0.0, Level((1, 1), (1, 1), 0.0, 0.0, 0.0, 0.2)),
-    (0.05, Level((1, 2), (1, 2), 0.1, 0.0, 0.5, 0.1)),
-    (0.15, Level((2, 3), (1, 2), 0.3, 0.1, 0.8, 0.05)),
-    (0.4, Level((2, 4), (1, 3), 0.3, 0.2, 0.8, 0.05)),
-    (0.7, Level((2, 4), (1, 3), 0.3, 0.3, 0.8, 0.03)),
+CURRICULUM = (
+    (0.0, Stage((1, 1), (1, 1), 0.0, 0.0, 0.0, 0.2)),
+    (0.05, Stage((1, 2), (1, 2), 0.1, 0.0, 0.5, 0.1)),
+    (0.15, Stage((2, 3), (1, 2), 0.3, 0.1, 0.8, 0.05)),
+    (0.4, Stage((2, 4), (1, 3), 0.3, 0.2, 0.8, 0.05)),
+    (0.7, Stage((2, 4), (1, 3), 0.3, 0.3, 0.8, 0.03)),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class InventedParameter:
     name: str
     type: str
     description: str
@@ -60,13 +69,13 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
-class Invented:
+class InventedTool:
     """A tool that only has a description. `phrase` is what a query may say for it besides its description."""
 
     name: str
     description: str
     phrase: str
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[InventedParameter, ...]
 
     def schema(self) -> dict[str, Any]:
         return {
@@ -80,7 +89,7 @@ class Invented:
         }
 
 
-def pretraining(*, seed: int, copied: int, n: int) -> Iterator[dict[str, Any]]:
+def pretraining_rows(*, seed: int, copied: int, n: int) -> Iterator[dict[str, Any]]:
     """`copied` lines said again, then `n` tasks that grow; row i is a function of (seed, i, copied, n)."""
     for index in range(copied + n):
         yield make_row(seed, index, copied, n)
@@ -88,10 +97,12 @@ def pretraining(*, seed: int, copied: int, n: int) -> Iterator[dict[str, Any]]:
 
 def make_row(seed: int, index: int, copied: int, n: int) -> dict[str, Any]:
     """Row number `index` of `pretraining`, in the raw schema: a copied line or a task at its level."""
-    level = COPYING if index < copied else [level for start, level in LEVELS if start <= (index - copied) / n][-1]
+    level = (
+        COPY_STAGE if index < copied else [level for start, level in CURRICULUM if start <= (index - copied) / n][-1]
+    )
     rng = random.Random(f"invented/{seed}/{index}")
     while True:
-        make = copied_line if rng.random() < level.copies else solved_task
+        make = copy_task if rng.random() < level.copies else tool_task
         row = {"id": f"invented-{seed}-{index}", "conversations": make(rng, level)}
         # Letters put together at random are a word of the toolbox now and then.
         if not content_words([row]) & toolbox_words():
@@ -104,7 +115,7 @@ def message(role: str, content: str) -> dict[str, str]:
 
 # A line's pieces: letters, beginnings and ends of words, digits, marks. Of real words a model would learn which follow
 # which before it learns to copy.
-PIECES: tuple[Callable[[random.Random], str], ...] = (
+LINE_PIECES: tuple[Callable[[random.Random], str], ...] = (
     lambda rng: "".join(rng.choices(string.ascii_letters, k=rng.randint(1, 2))),
     lambda rng: rng.choice(lexicon()["all"])[: rng.randint(2, 4)],
     lambda rng: rng.choice(lexicon()["all"])[-rng.randint(2, 4) :],
@@ -112,19 +123,19 @@ PIECES: tuple[Callable[[random.Random], str], ...] = (
     lambda rng: rng.choice(string.digits),
     lambda rng: rng.choice("_ -@./"),
 )
-TIMES = 4  # a line is said again: the more, the more of a row can be copied
+COPY_REPEATS = 4  # a line is said again: the more, the more of a row can be copied
 
 
-def copied_line(rng: random.Random, level: Level) -> list[dict[str, str]]:
+def copy_task(rng: random.Random, level: Stage) -> list[dict[str, str]]:
     """A line without sense, and the same line, again and again, as the reply to it."""
-    line = "".join(rng.choice(PIECES)(rng) for _ in range(rng.randint(4, 14)))
-    reply = " ".join([line] * TIMES)
+    line = "".join(rng.choice(LINE_PIECES)(rng) for _ in range(rng.randint(4, 14)))
+    reply = " ".join([line] * COPY_REPEATS)
     return [message("system", "[]"), message("user", line), message("assistant", reply)]
 
 
-def solved_task(rng: random.Random, level: Level) -> list[dict[str, str]]:
+def tool_task(rng: random.Random, level: Stage) -> list[dict[str, str]]:
     """A tool list, a query, one or two calls that do as it says, and where it is listed `finish` with their results."""
-    tools = tool_list(rng, level)
+    tools = invent_tools(rng, level)
     sentences, turns, results = [], [], []
     for i in range(2 if rng.random() < level.calls else 1):
         tool = rng.choice(tools)
@@ -134,101 +145,101 @@ def solved_task(rng: random.Random, level: Level) -> list[dict[str, str]]:
             arguments[chained] = results.pop()  # What a later call takes over is not asked for.
         opening = rng.choice(OPENINGS) if i == 0 else "Then " if chained else rng.choice(("Also ", "And "))
         sentences.append(write_sentence(rng, opening, tool.description, tool.phrase, arguments, chained))
-        results.append(any_value(rng))
-        turns.append(message("assistant", write_call(Call(tool.name, arguments))))
-        turns.append(message("function", write_result(results[-1])))
+        results.append(random_value(rng))
+        turns.append(message("assistant", render_raw_call(Call(tool.name, arguments))))
+        turns.append(message("function", format_result(results[-1])))
     schemas = [tool.schema() for tool in tools]
     if rng.random() < level.finish:
-        schemas += [ASK_TO_USER.schema] if rng.random() < ASKING else []
+        schemas += [ASK_TO_USER.schema] if rng.random() < ASK_TO_USER_SHARE else []
         schemas.append(FINISH.schema)
-        answer = ", ".join(map(write_result, results))
-        turns.append(message("assistant", write_call(Call(FINISH.name, {"answer": answer}))))
+        answer = ", ".join(map(format_result, results))
+        turns.append(message("assistant", render_raw_call(Call(FINISH.name, {"answer": answer}))))
     system = [{"type": "function", "function": schema} for schema in schemas]
     return [message("system", json.dumps(system)), message("user", " ".join(sentences)), *turns]
 
 
-def write_result(value: Any) -> str:
+def format_result(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def tool_list(rng: random.Random, level: Level) -> list[Invented]:
+def invent_tools(rng: random.Random, level: Stage) -> list[InventedTool]:
     """Tools of different names; half of those after the first share their first word with one before."""
-    tools: dict[str, Invented] = {}
+    tools: dict[str, InventedTool] = {}
     size = rng.randint(*level.tools)
     while len(tools) < size:
         verbs = [re.split("[_A-Z]", name)[0] for name in tools]
-        verb = rng.choice(verbs) if verbs and rng.random() < 0.5 else word(rng, "verbs")
-        tool = invent(rng, level, verb)
+        verb = rng.choice(verbs) if verbs and rng.random() < 0.5 else draw_word(rng, "verbs")
+        tool = invent_tool(rng, level, verb)
         tools.setdefault(tool.name, tool)
     return list(tools.values())
 
 
 # What follows the verb, in the name and in the description: n and o are nouns, a an adjective.
-OBJECTS = (
+OBJECT_FORMS = (
     ("{n}", "{n}"),
     ("{n}", "{n}"),
     ("{n}s", "{n}s"),
     ("{a}_{n}", "{a} {n}"),
     ("{n}_{o}", "{n} of the {o}"),
 )
-TAILS = ("", "", "", " of a {n}", " for the {o}", " in {p}")
+DESCRIPTION_TAILS = ("", "", "", " of a {n}", " for the {o}", " in {p}")
 
 
-def invent(rng: random.Random, level: Level, verb: str) -> Invented:
+def invent_tool(rng: random.Random, level: Stage, verb: str) -> InventedTool:
     """A tool whose name begins with `verb`; a hard one is described in other words than its name's."""
-    named, described = rng.choice(OBJECTS)
-    drawn = fillers(rng)
+    named, described = rng.choice(OBJECT_FORMS)
+    drawn = draw_fillers(rng)
     name = f"{verb}_{named.format(**drawn)}"
     if rng.random() < level.hard:
-        verb, drawn = word(rng, "verbs"), fillers(rng)
+        verb, drawn = draw_word(rng, "verbs"), draw_fillers(rng)
     article = rng.choice(("the", "a", "all", "each", "this"))
-    tail = rng.choice(TAILS).format(**fillers(rng))
+    tail = rng.choice(DESCRIPTION_TAILS).format(**draw_fillers(rng))
     count = rng.randint(*level.parameters)
-    parameters: dict[str, Parameter] = {}
+    parameters: dict[str, InventedParameter] = {}
     while len(parameters) < count:
         parameter = invent_parameter(rng, optional=bool(parameters))
         parameters.setdefault(parameter.name, parameter)
-    return Invented(
-        name=name if rng.random() < SNAKE else camel(name),
+    return InventedTool(
+        name=name if rng.random() < SNAKE_CASE_SHARE else to_camel_case(name),
         description=f"{verb.title()} {article} {described.format(**drawn)}{tail}",
         phrase=name.replace("_", " "),
         parameters=tuple(parameters.values()),
     )
 
 
-def fillers(rng: random.Random) -> dict[str, str]:
-    place = word(rng, "places").title()
-    return {"n": word(rng, "nouns"), "o": word(rng, "nouns"), "a": word(rng, "adjectives"), "p": place}
+def draw_fillers(rng: random.Random) -> dict[str, str]:
+    place = draw_word(rng, "places").title()
+    return {"n": draw_word(rng, "nouns"), "o": draw_word(rng, "nouns"), "a": draw_word(rng, "adjectives"), "p": place}
 
 
-def camel(name: str) -> str:
+def to_camel_case(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.title() for part in rest)
 
 
 # Texts, options, integers, numbers, truth values, lists of texts and of integers.
-KIND_SHARES = (3, 1, 2, 1, 1, 1, 1)
+TYPE_WEIGHTS = (3, 1, 2, 1, 1, 1, 1)
 
 
-def invent_parameter(rng: random.Random, *, optional: bool) -> Parameter:
-    noun = word(rng, rng.choice(("nouns", "nouns", "nouns", "adjectives")))
-    name = noun if rng.random() < 0.8 else f"{word(rng, 'adjectives')}_{noun}"
+def invent_parameter(rng: random.Random, *, optional: bool) -> InventedParameter:
+    noun = draw_word(rng, rng.choice(("nouns", "nouns", "nouns", "adjectives")))
+    name = noun if rng.random() < 0.8 else f"{draw_word(rng, 'adjectives')}_{noun}"
     description = rng.choice(("The {0}", "The {a} {0}", "The {0} of the {o}")).format(
-        name.replace("_", " "), **fillers(rng)
+        name.replace("_", " "), **draw_fillers(rng)
     )
-    options = [word(rng, "options") for _ in range(3)]
+    options = [draw_word(rng, "options") for _ in range(3)]
     kinds: dict[str, tuple[str, Callable[[random.Random], Any]]] = {
-        "text": ("string", any_text),
+        "text": ("string", random_text),
         "option": ("string", lambda rng: rng.choice(options)),
-        "integer": ("integer", any_integer),
-        "number": ("number", any_number),
+        "integer": ("integer", random_integer),
+        "number": ("number", random_number),
         "boolean": ("boolean", lambda rng: rng.random() < 0.5),
-        "texts": ("array", lambda rng: [any_word(rng) for _ in range(rng.randint(1, 3))]),
-        "integers": ("array", lambda rng: [any_integer(rng) for _ in range(rng.randint(1, 4))]),
+        "texts": ("array", lambda rng: [random_word(rng) for _ in range(rng.randint(1, 3))]),
+        "integers": ("array", lambda rng: [random_integer(rng) for _ in range(rng.randint(1, 4))]),
     }
-    kind = rng.choices(tuple(kinds), KIND_SHARES)[0]
+    kind = rng.choices(tuple(kinds), TYPE_WEIGHTS)[0]
     if kind == "option":
         description += f", {options[0]}, {options[1]} or {options[2]}"
     type_, values = kinds[kind]
     name = f"{name}s" if type_ == "array" else name
-    return Parameter(name, type_, f"{description}.", not optional or rng.random() < 0.7, values)
+    return InventedParameter(name, type_, f"{description}.", not optional or rng.random() < 0.7, values)

@@ -10,56 +10,56 @@ from typing import Any
 
 from tljax.toolbox.tasks import draw
 from tljax.toolbox.tools import ASK_TO_USER, FINISH, SPLITS, TOOLS
-from tljax.toolbox.trajectories import trajectories
+from tljax.toolbox.trajectories import generate_trajectories
 from tljax.toolbox.words import FUNCTION_WORDS, content_words, tool_words, words
 
 LEXICON = Path(__file__).with_name("lexicon.txt")
-VALUE_DRAWS = 200  # of a tool's samples, to learn which words they hold
-TASKS = 2000  # of a split, to the same end
-MADE = 0.25  # share of words that no language has
+DRAWS_PER_SAMPLER = 200  # of a tool's samples, to learn which words they hold
+TASKS_PER_SPLIT = 2000  # of a split, to the same end
+INVENTED_SHARE = 0.25  # share of words that no language has
 
 
-def any_value(rng: random.Random) -> Any:
+def random_value(rng: random.Random) -> Any:
     """What a tool may give back."""
-    return rng.choice((any_text, any_integer, any_number, any_word))(rng)
+    return rng.choice((random_text, random_integer, random_number, random_word))(rng)
 
 
-def any_text(rng: random.Random) -> str:
+def random_text(rng: random.Random) -> str:
     """A word, a name, two words, a code, a date, an address."""
     form = rng.choice(("word", "word", "name", "words", "code", "date", "address", "made"))
     if form == "word":
-        return any_word(rng)
+        return random_word(rng)
     if form == "name":
-        return word(rng, rng.choice(("people", "places"))).title()
+        return draw_word(rng, rng.choice(("people", "places"))).title()
     if form == "words":
-        return f"{word(rng, 'adjectives')} {word(rng, 'nouns')}"
+        return f"{draw_word(rng, 'adjectives')} {draw_word(rng, 'nouns')}"
     if form == "code":
         return "".join(rng.choices(string.ascii_uppercase, k=2)) + rng.choice(("", " ", "-")) + str(rng.randint(1, 999))
     if form == "date":
         return f"{rng.randint(1900, 2099)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
     if form == "address":
-        return f"{word(rng, 'people')}@{word(rng, 'nouns')}.com"
-    return made_word(rng)
+        return f"{draw_word(rng, 'people')}@{draw_word(rng, 'nouns')}.com"
+    return invent_word(rng)
 
 
-def any_word(rng: random.Random) -> str:
-    return word(rng, rng.choice(("nouns", "adjectives", "places", "people", "options")))
+def random_word(rng: random.Random) -> str:
+    return draw_word(rng, rng.choice(("nouns", "adjectives", "places", "people", "options")))
 
 
-def any_integer(rng: random.Random) -> int:
+def random_integer(rng: random.Random) -> int:
     return rng.randint(-20, 10 ** rng.randint(1, 4))
 
 
-def any_number(rng: random.Random) -> float:
+def random_number(rng: random.Random) -> float:
     return round(rng.uniform(-10, 10 ** rng.randint(1, 3)), rng.randint(1, 2))
 
 
-def word(rng: random.Random, kind: str) -> str:
+def draw_word(rng: random.Random, kind: str) -> str:
     """A word of the lexicon's section `kind`, or now and then a made one."""
-    return made_word(rng) if rng.random() < MADE else rng.choice(lexicon()[kind])
+    return invent_word(rng) if rng.random() < INVENTED_SHARE else rng.choice(lexicon()[kind])
 
 
-def made_word(rng: random.Random) -> str:
+def invent_word(rng: random.Random) -> str:
     """Pieces of words put together: spelt like words, known to nobody."""
     every = lexicon()["all"]
     while True:
@@ -98,8 +98,8 @@ def toolbox_words() -> frozenset[str]:
     found = tool_words(FINISH.schema) | tool_words(ASK_TO_USER.schema)
     for tool in TOOLS.values():
         rng = random.Random(0)
-        values = [draw(rng, source) for source in tool.samples.values() for _ in range(VALUE_DRAWS)]
+        values = [draw(rng, source) for source in tool.samples.values() for _ in range(DRAWS_PER_SAMPLER)]
         found |= words(json.dumps([*values, *tool.invalid.values()], default=list))
     for split in SPLITS:
-        found |= content_words(trajectories(seed=0, n=TASKS, error_share=0.0, split=split))
+        found |= content_words(generate_trajectories(seed=0, n=TASKS_PER_SPLIT, error_share=0.0, split=split))
     return frozenset(found - FUNCTION_WORDS)

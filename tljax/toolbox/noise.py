@@ -21,11 +21,11 @@ from typing import Any
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 
-LEVELS = ("slight", "medium", "heavy", "union")
-TARGETS = ("tool", "parameter")
+NOISE_LEVELS = ("slight", "medium", "heavy", "union")
+NOISE_TARGETS = ("tool", "parameter")
 LETTERS = string.ascii_letters
-EXTRA = 'Whenever you use this parameter, please set it as "{}"'
-STARTS_AS_NAME = re.compile(r"[A-Za-z_]")
+EXTRA_DESCRIPTION = 'Whenever you use this parameter, please set it as "{}"'
+NAME_START = re.compile(r"[A-Za-z_]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Renaming:
         parameters["required"] = [names.get(p, p) for p in parameters.get("required", [])]
         if schema["name"] in self.extra:
             name, value = self.extra[schema["name"]]
-            parameters["properties"][name] = {"type": "string", "description": EXTRA.format(value)}
+            parameters["properties"][name] = {"type": "string", "description": EXTRA_DESCRIPTION.format(value)}
             parameters["required"].append(name)
         return new
 
@@ -71,22 +71,24 @@ class Renaming:
         return head[0].replace(f"{call.name}()", f"{self.tools.get(call.name, call.name)}()") + rest
 
 
-def noisy_names(
+def draw_renaming(
     tools: Sequence[Mapping[str, Any]], calls: Sequence[Call], level: str, target: str, rng: random.Random
 ) -> Renaming:
     """Noise of one level ("slight", "medium", "heavy") on the names of a tool list, given the calls that use it.
 
     Raises InputError for an unknown level or target.
     """
-    if level not in LEVELS[:3] or target not in TARGETS:
-        raise InputError(f"noise is {level!r} on {target!r}; allowed: {', '.join(LEVELS[:3])} on {', '.join(TARGETS)}")
+    if level not in NOISE_LEVELS[:3] or target not in NOISE_TARGETS:
+        raise InputError(
+            f"noise is {level!r} on {target!r}; allowed: {', '.join(NOISE_LEVELS[:3])} on {', '.join(NOISE_TARGETS)}"
+        )
     functions = [tool.get("function", tool) for tool in tools]
     listed = [function["name"] for function in functions]
     gold = {name: {p for call in calls if call.name == name for p in call.arguments} for name in listed}
     called = {call.name for call in calls}
     if target == "tool":
         # A new name may not be one that some call uses for a tool that is not listed.
-        return Renaming(tools=new_names(listed, called, level, 10, called - set(listed), rng))
+        return Renaming(tools=draw_new_names(listed, called, level, 10, called - set(listed), rng))
     renaming = Renaming()
     for function in functions:
         name = function["name"]
@@ -99,11 +101,11 @@ def noisy_names(
                 renaming.extra[name] = (random_name(rng, 2, 5, {*parameters, *gold[name]}), value)
                 continue
         taken = gold[name] - set(parameters)
-        renaming.parameters[name] = new_names(parameters, gold[name], level, 5, taken, rng)
+        renaming.parameters[name] = draw_new_names(parameters, gold[name], level, 5, taken, rng)
     return renaming
 
 
-def new_names(
+def draw_new_names(
     names: Sequence[str], gold: Collection[str], level: str, longest: int, taken: Collection[str], rng: random.Random
 ) -> dict[str, str]:
     """old -> new for distinct names; those in `gold` always change, and no two new names are equal."""
@@ -118,11 +120,13 @@ def new_names(
     for name in names:
         if name in gold or rng.random() < 0.5:
             used = {*names, *renamed.values(), *taken}
-            renamed[name] = edited_name(rng, name, used) if level == "slight" else other_name(rng, name, longest, used)
+            renamed[name] = (
+                edit_name(rng, name, used) if level == "slight" else reversed_or_random_name(rng, name, longest, used)
+            )
     return renamed
 
 
-def edited_name(rng: random.Random, name: str, used: Collection[str]) -> str:
+def edit_name(rng: random.Random, name: str, used: Collection[str]) -> str:
     """Edits of one kind on fewer than a third of the characters, one at least."""
     while True:
         characters = list(name)
@@ -135,13 +139,13 @@ def edited_name(rng: random.Random, name: str, used: Collection[str]) -> str:
             elif len(characters) > 1:
                 del characters[rng.randrange(len(characters))]
         new = "".join(characters)
-        if new not in used and (STARTS_AS_NAME.match(new) or not STARTS_AS_NAME.match(name)):
+        if new not in used and (NAME_START.match(new) or not NAME_START.match(name)):
             return new
 
 
-def other_name(rng: random.Random, name: str, longest: int, used: Collection[str]) -> str:
+def reversed_or_random_name(rng: random.Random, name: str, longest: int, used: Collection[str]) -> str:
     backwards = name[::-1]
-    if rng.random() < 0.5 and backwards not in used and STARTS_AS_NAME.match(backwards):
+    if rng.random() < 0.5 and backwards not in used and NAME_START.match(backwards):
         return backwards
     return random_name(rng, 1, longest, used)
 
@@ -159,25 +163,25 @@ def noisy_row(row: Mapping[str, Any], level: str, target: str, rng: random.Rando
     `union` hits tools and parameters, whatever the target.
     """
     if level == "union":
-        row = noisy_row(row, rng.choice(LEVELS[:3]), "tool", rng)
-        return noisy_row(row, rng.choice(LEVELS[:3]), "parameter", rng)
+        row = noisy_row(row, rng.choice(NOISE_LEVELS[:3]), "tool", rng)
+        return noisy_row(row, rng.choice(NOISE_LEVELS[:3]), "parameter", rng)
     system, *messages = row["conversations"]
     tools = json.loads(system["content"])
-    calls = [read_call(message["content"]) if message["role"] == "assistant" else None for message in messages]
-    renaming = noisy_names(tools, [call for call in calls if call], level, target, rng)
+    calls = [parse_raw_call(message["content"]) if message["role"] == "assistant" else None for message in messages]
+    renaming = draw_renaming(tools, [call for call in calls if call], level, target, rng)
     conversation = [{**system, "content": json.dumps([renaming.tool(tool) for tool in tools], ensure_ascii=False)}]
     last = None
     for message, call in zip(messages, calls, strict=True):
         content = message["content"]
         if call is not None:
-            content, last = write_call(renaming.call(call)), call
+            content, last = render_raw_call(renaming.call(call)), call
         elif message["role"] == "function" and last is not None:
             content = renaming.feedback(content, last)
         conversation.append({**message, "content": content})
     return {**row, "conversations": conversation}
 
 
-def read_call(content: str) -> Call | None:
+def parse_raw_call(content: str) -> Call | None:
     """The call of a raw assistant message, `name` and a JSON object on the next line; None for plain text."""
     name, _, arguments = content.partition("\n")
     if not arguments.strip().startswith("{"):
@@ -185,5 +189,5 @@ def read_call(content: str) -> Call | None:
     return Call(name.strip(), json.loads(arguments))
 
 
-def write_call(call: Call) -> str:
+def render_raw_call(call: Call) -> str:
     return f"{call.name}\n{json.dumps(call.arguments, ensure_ascii=False)}"

@@ -16,7 +16,7 @@ from tljax.core.errors import InputError
 
 JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
-Source = Sequence[Any] | Callable[[random.Random], Any]
+Sampler = Sequence[Any] | Callable[[random.Random], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class LocalTool:
     types: Mapping[str, Any]
     required: tuple[str, ...]
     takes_state: bool
-    samples: Mapping[str, Source] = field(default_factory=dict)
+    samples: Mapping[str, Sampler] = field(default_factory=dict)
     invalid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 def local_tool(
     function: Callable[..., Any],
-    samples: Mapping[str, Source] | None = None,
+    samples: Mapping[str, Sampler] | None = None,
     invalid: Mapping[str, Sequence[Any]] | None = None,
     split: str = "train",
 ) -> LocalTool:
@@ -54,7 +54,7 @@ def local_tool(
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise InputError(f"{where}: is async; write a function that returns its result")
     hints = typing.get_type_hints(function)
-    description, documented = read_docstring(inspect.getdoc(function) or "")
+    description, documented = parse_docstring(inspect.getdoc(function) or "")
     properties, required, annotations, takes_state = {}, [], {}, False
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
@@ -65,7 +65,7 @@ def local_tool(
         # A default tells people a type; the function may take others.
         guessed = type(parameter.default) if type(parameter.default) in JSON_TYPES else Any
         annotations[name] = hints.get(name, Any)
-        shown = json_type(hints.get(name, guessed), f"{where}, {name}")
+        shown = json_schema(hints.get(name, guessed), f"{where}, {name}")
         properties[name] = {**shown, "description": documented.get(name, "")}
         if parameter.default is inspect.Parameter.empty:
             required.append(name)
@@ -89,7 +89,7 @@ def local_tool(
     )
 
 
-def read_docstring(doc: str) -> tuple[str, dict[str, str]]:
+def parse_docstring(doc: str) -> tuple[str, dict[str, str]]:
     """First paragraph in one line, and the `name: text` or `name (type): text` lines below it.
 
     A line that is indented more than such a line goes on with its text.
@@ -110,7 +110,7 @@ def read_docstring(doc: str) -> tuple[str, dict[str, str]]:
     return " ".join(head.split()), documented
 
 
-def without_none(annotation: Any) -> Any:
+def strip_optional(annotation: Any) -> Any:
     """T of `T | None`, any other annotation as it is."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         members = [member for member in typing.get_args(annotation) if member is not type(None)]
@@ -119,12 +119,12 @@ def without_none(annotation: Any) -> Any:
     return annotation
 
 
-def json_type(annotation: Any, where: str) -> dict[str, Any]:
+def json_schema(annotation: Any, where: str) -> dict[str, Any]:
     """JSON schema of str, int, float, bool, list, list[T], dict, dict[str, T], Literal; `T | None` counts as T.
 
     Any, and what has no annotation, is a schema without a type.
     """
-    annotation = without_none(annotation)
+    annotation = strip_optional(annotation)
     if annotation is Any:
         return {}
     base = typing.get_origin(annotation) or annotation
@@ -139,13 +139,13 @@ def json_type(annotation: Any, where: str) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": JSON_TYPES[base]}
     arguments = typing.get_args(annotation)
     if base is list and arguments:
-        schema["items"] = json_type(arguments[0], where)
+        schema["items"] = json_schema(arguments[0], where)
     if base is dict and arguments:
-        schema["additionalProperties"] = json_type(arguments[1], where)
+        schema["additionalProperties"] = json_schema(arguments[1], where)
     return schema
 
 
-def tools_from_file(path: str) -> dict[str, LocalTool]:
+def load_tools(path: str) -> dict[str, LocalTool]:
     """The public functions that a Python file defines, as tools. Runs the file. Raises InputError where it cannot."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; name a Python file that defines the tools as functions")

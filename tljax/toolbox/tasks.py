@@ -11,23 +11,23 @@ from typing import Any, get_args, get_origin
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 from tljax.toolbox.execute import execute
-from tljax.toolbox.schema import LocalTool, Source
+from tljax.toolbox.schema import LocalTool, Sampler
 from tljax.toolbox.tools import ASK_TO_USER, FINISH, SPLITS, callable_tools, listed_tools
 
 # How often a task takes one, two, three, four calls before `finish`.
-CALLS = (60, 25, 10, 5)
-LISTED = (2, 3, 4)
-CHAINED = 0.7
-SHARED_VERB = 0.5
-ASKING = 0.1
+CALL_COUNT_WEIGHTS = (60, 25, 10, 5)
+LIST_SIZES = (2, 3, 4)
+CHAINED_SHARE = 0.7
+SHARED_VERB_SHARE = 0.5
+ASK_TO_USER_SHARE = 0.1
 # A tiny model has to copy the result into `finish`.
-LONGEST_RESULT = 60
-LARGEST_CHAINED = 10**6
-DRAWS = 20
-PLAIN = re.compile(r"[A-Za-z0-9.@-]+")
+MAX_RESULT_LENGTH = 60
+MAX_CHAINED_NUMBER = 10**6
+MAX_DRAWS = 20
+PLAIN_VALUE = re.compile(r"[A-Za-z0-9.@-]+")
 
 OPENINGS = ("", "", "Please ", "Can you ", "I want to ", "I need to ")
-ARGUMENTS = (("with", "{} {}"), ("with", "{} = {}"), ("with", "{}: {}"), ("where", "{} is {}"), ("using", "{} {}"))
+ARGUMENT_FORMS = (("with", "{} {}"), ("with", "{} = {}"), ("with", "{}: {}"), ("where", "{} is {}"), ("using", "{} {}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ def make_task(seed: int, split: str, index: int) -> Task:
     pool = callable_tools(split)
     state: dict[str, Any] = {}
     steps: list[TaskStep] = []
-    for _ in range(rng.choices((1, 2, 3, 4), CALLS)[0]):
-        chained = chained_step(rng, pool, state, steps[-1]) if steps and rng.random() < CHAINED else None
+    for _ in range(rng.choices((1, 2, 3, 4), CALL_COUNT_WEIGHTS)[0]):
+        chained = chained_step(rng, pool, state, steps[-1]) if steps and rng.random() < CHAINED_SHARE else None
         steps.append(chained or free_step(rng, pool, state))
     # Only what no later step takes over is asked for.
     ends = [s.result for s, after in zip(steps, [*steps[1:], None], strict=True) if after is None or not after.chained]
@@ -97,7 +97,7 @@ def chained_step(
     rng: random.Random, pool: Sequence[LocalTool], state: dict[str, Any], before: TaskStep
 ) -> TaskStep | None:
     """A call that takes the result before it, if some tool of the pool can."""
-    value = read_result(before.result)
+    value = parse_result(before.result)
     takers = [(tool, name) for tool in pool for name in tool.types if accepts(tool, name, value)]
     rng.shuffle(takers)
     steps = (working_step(rng, tool, state, name, value) for tool, name in takers[:3])
@@ -108,7 +108,7 @@ def working_step(
     rng: random.Random, tool: LocalTool, state: dict[str, Any], chained: str | None = None, value: Any = None
 ) -> TaskStep | None:
     """A call with drawn arguments, `chained` set to `value`; None (and the state as it was) where no draw works."""
-    for _ in range(DRAWS):
+    for _ in range(MAX_DRAWS):
         arguments = {
             name: value if name == chained else draw(rng, tool.samples[name])
             for name in tool.types
@@ -116,14 +116,14 @@ def working_step(
         }
         trial = copy.deepcopy(state)
         result = execute(tool.name, arguments, {tool.name: tool}, trial)
-        if not result.error and 0 < len(result.value) <= LONGEST_RESULT:
+        if not result.error and 0 < len(result.value) <= MAX_RESULT_LENGTH:
             state.clear()
             state.update(trial)
             return TaskStep(tool, Call(tool.name, arguments), result.value, chained)
     return None
 
 
-def read_result(text: str) -> Any:
+def parse_result(text: str) -> Any:
     """The JSON value of a result, or the text itself."""
     try:
         return json.loads(text)
@@ -142,26 +142,26 @@ def accepts(tool: LocalTool, name: str, value: Any) -> bool:
         members = get_args(annotation)
         return get_origin(annotation) is list and all(isinstance(v, str) == (members[0] is str) for v in value)
     numeric = annotation is float or (annotation is int and isinstance(value, int))
-    return numeric and isinstance(source, range) and 0 < value < LARGEST_CHAINED
+    return numeric and isinstance(source, range) and 0 < value < MAX_CHAINED_NUMBER
 
 
-def draw(rng: random.Random, source: Source) -> Any:
+def draw(rng: random.Random, source: Sampler) -> Any:
     return source(rng) if callable(source) else rng.choice(source)
 
 
 def list_tools(rng: random.Random, split: str, called: Sequence[LocalTool]) -> tuple[str, ...]:
     """The called tools among distractors, of which half share the first word of a called tool's name; `finish` last."""
     names = list(dict.fromkeys(tool.name for tool in called))
-    size = max(len(names), rng.choice(LISTED))
+    size = max(len(names), rng.choice(LIST_SIZES))
     verbs = {name.split("_")[0] for name in names}
     others = [tool.name for tool in listed_tools(split) if tool.name not in names]
     while len(names) < size:
         alike = [name for name in others if name.split("_")[0] in verbs]
-        name = rng.choice(alike if alike and rng.random() < SHARED_VERB else others)
+        name = rng.choice(alike if alike and rng.random() < SHARED_VERB_SHARE else others)
         others.remove(name)
         names.append(name)
     rng.shuffle(names)
-    return (*names, *([ASK_TO_USER.name] if rng.random() < ASKING else []), FINISH.name)
+    return (*names, *([ASK_TO_USER.name] if rng.random() < ASK_TO_USER_SHARE else []), FINISH.name)
 
 
 def write_query(rng: random.Random, steps: Sequence[TaskStep]) -> str:
@@ -182,9 +182,9 @@ def write_sentence(
     chained: the parameter whose value is called "the result".
     """
     asked = description if rng.random() < 0.6 else phrase
-    joint, pattern = rng.choice(ARGUMENTS)
+    joint, pattern = rng.choice(ARGUMENT_FORMS)
     items = [
-        pattern.format(name, "the result" if name == chained else write_value(value))
+        pattern.format(name, "the result" if name == chained else format_value(value))
         for name, value in arguments.items()
     ]
     rng.shuffle(items)
@@ -193,6 +193,6 @@ def write_sentence(
     return sentence[0].upper() + sentence[1:] + ("?" if opening.startswith("Can") else ".")
 
 
-def write_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a person types it: bare words and numbers, JSON for the rest."""
-    return value if isinstance(value, str) and PLAIN.fullmatch(value) else json.dumps(value)
+    return value if isinstance(value, str) and PLAIN_VALUE.fullmatch(value) else json.dumps(value)

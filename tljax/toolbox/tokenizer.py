@@ -21,21 +21,21 @@ from tljax.core.errors import InputError
 from tljax.data.formats.read import trajectory_from_record
 from tljax.data.prompt import render_trajectory
 from tljax.storage.atomic import atomic_file
-from tljax.toolbox.invented import pretraining
-from tljax.toolbox.trajectories import BASE
+from tljax.toolbox.invented import pretraining_rows
+from tljax.toolbox.trajectories import BASE_FOLDER
 
 VOCAB_SIZE = 1024
-SPECIAL = ["<unk>", "<s>", "</s>"]
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 BLANK = "\u2581"
 ALPHABET = [*string.ascii_letters, *string.digits, *string.punctuation, BLANK, "\n"]
 # The colon before a reply and the newline after one stand alone: see above.
 NEXT_ROLE = r"\n(?=(?:User|Assistant|Output):)"
-PIECES = rf"(?<=Assistant):|{NEXT_ROLE}|[A-Za-z]+|[0-9]|(?:(?!{NEXT_ROLE})[^A-Za-z0-9])+"
-SEED, ROWS = 0, 8000
+SPLIT_PATTERN = rf"(?<=Assistant):|{NEXT_ROLE}|[A-Za-z]+|[0-9]|(?:(?!{NEXT_ROLE})[^A-Za-z0-9])+"
+SEED, NUM_ROWS = 0, 8000
 # Every fifth row in the other dialect, so that its marks are known too.
 README_EVERY = 5
-CONFIG = {
+TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "bos_token": "<s>",
     "eos_token": "</s>",
@@ -50,27 +50,27 @@ CONFIG = {
 
 def training_texts() -> Iterator[str]:
     """Rendered tasks with invented tools: the base's own kind of text, so that it knows every token there is."""
-    for i, row in enumerate(pretraining(seed=SEED, copied=0, n=ROWS), start=1):
+    for i, row in enumerate(pretraining_rows(seed=SEED, copied=0, n=NUM_ROWS), start=1):
         yield render_trajectory(trajectory_from_record(row, "toolbox", i), DIALECTS[i % README_EVERY == 0]).text
 
 
-def build(model: models.BPE) -> Tokenizer:
+def build_tokenizer(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return tokenizer
 
 
-def train(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     """The tokenizer of these texts, `vocab_size` words in all. The same texts give the same tokenizer."""
-    trained = build(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    trained = build_tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     # As special tokens the bytes get their ids, and no merge reaches them.
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=SPECIAL + BYTES,
+        special_tokens=SPECIAL_TOKENS + BYTE_TOKENS,
         initial_alphabet=ALPHABET,
         limit_alphabet=len(ALPHABET),
         show_progress=False,
@@ -79,22 +79,24 @@ def train(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     learned = json.loads(trained.to_str())["model"]
     merges = [tuple(merge) for merge in learned["merges"]]
     # Loaded anew, the bytes are words like any other and only three tokens stay special.
-    tokenizer = build(models.BPE(learned["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer = build_tokenizer(
+        models.BPE(learned["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
     return tokenizer
 
 
-def write(folder: str) -> None:
+def write_tokenizer(folder: str) -> None:
     """Write tokenizer.json and tokenizer_config.json. Raises InputError where the folder cannot be written."""
     try:
         os.makedirs(folder, exist_ok=True)
-        tokenizer = train(training_texts(), VOCAB_SIZE)
+        tokenizer = train_tokenizer(training_texts(), VOCAB_SIZE)
         files = {
             "tokenizer.json": json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":")),
-            "tokenizer_config.json": json.dumps(CONFIG, indent=1),
+            "tokenizer_config.json": json.dumps(TOKENIZER_CONFIG, indent=1),
         }
         for name, text in files.items():
             with atomic_file(Path(folder, name)) as file:
@@ -105,4 +107,4 @@ def write(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    write(sys.argv[1] if len(sys.argv) > 1 else BASE)
+    write_tokenizer(sys.argv[1] if len(sys.argv) > 1 else BASE_FOLDER)

@@ -28,7 +28,7 @@ from tljax.toolbox.domains import (
 from tljax.toolbox.schema import LocalTool, local_tool
 
 SPLITS = ("train", "composition", "domain")
-NO_USER = "I have nothing to add; please decide yourself."
+NO_USER_REPLY = "I have nothing to add; please decide yourself."
 
 
 def finish(answer: str) -> str:
@@ -46,7 +46,7 @@ def ask_to_user(question: str) -> str:
     Args:
         question: Your question.
     """
-    return NO_USER
+    return NO_USER_REPLY
 
 
 FINISH = local_tool(finish)

@@ -12,18 +12,18 @@ from tljax.calls.tool import Call
 from tljax.core.errors import InputError, explain_disk_errors
 from tljax.storage.atomic import atomic_file
 from tljax.toolbox.execute import execute
-from tljax.toolbox.noise import LEVELS, TARGETS, noisy_row, write_call
+from tljax.toolbox.noise import NOISE_LEVELS, NOISE_TARGETS, noisy_row, render_raw_call
 from tljax.toolbox.schema import LocalTool
 from tljax.toolbox.tasks import draw, make_task
 from tljax.toolbox.tools import ASK_TO_USER, FINISH, SPLITS, TOOLS
 
-BASE = str(Path(__file__).parent / "base")
-KINDS = ("unknown_tool", "missing_argument", "unexpected_argument", "wrong_value", "wrong_type")
-LARGEST_SHARE = 0.5
-MOST_FAILURES = 8  # in a row; at a share of 0.5 this cuts off one call in 256
+BASE_FOLDER = str(Path(__file__).parent / "base")
+FAILURE_KINDS = ("unknown_tool", "missing_argument", "unexpected_argument", "wrong_value", "wrong_type")
+MAX_ERROR_SHARE = 0.5
+MAX_FAILURES = 8  # in a row; at a share of 0.5 this cuts off one call in 256
 
 
-def trajectories(
+def generate_trajectories(
     *, seed: int, n: int, error_share: float, split: str, noise: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Rows {"id", "conversations"}; row i is a function of (seed, split, i), error_share and noise, whatever n.
@@ -34,17 +34,17 @@ def trajectories(
     """
     if split not in SPLITS:
         raise InputError(f"toolbox split is {split!r}; allowed: {', '.join(SPLITS)}")
-    if not 0 <= error_share <= LARGEST_SHARE:
-        raise InputError(f"toolbox error_share is {error_share}; allowed: 0 to {LARGEST_SHARE}")
-    if noise is not None and noise not in LEVELS:
-        raise InputError(f"toolbox noise is {noise!r}; allowed: None, {', '.join(LEVELS)}")
+    if not 0 <= error_share <= MAX_ERROR_SHARE:
+        raise InputError(f"toolbox error_share is {error_share}; allowed: 0 to {MAX_ERROR_SHARE}")
+    if noise is not None and noise not in NOISE_LEVELS:
+        raise InputError(f"toolbox noise is {noise!r}; allowed: None, {', '.join(NOISE_LEVELS)}")
     if n < 0:
         raise InputError(f"toolbox n is {n}; allowed: 0 or more trajectories")
     for index in range(n):
         row = make_row(seed, index, error_share, split)
         if noise is not None:
             rng = random.Random(f"noise/{seed}/{split}/{index}")
-            row = noisy_row(row, noise, rng.choice(TARGETS), rng)
+            row = noisy_row(row, noise, rng.choice(NOISE_TARGETS), rng)
         yield row
 
 
@@ -52,7 +52,7 @@ def write_raw(
     path: str | os.PathLike[str], *, seed: int, n: int, error_share: float, split: str, noise: str | None = None
 ) -> None:
     """Write `trajectories` of these arguments as `write_rows` does, and raise what both raise."""
-    write_rows(path, trajectories(seed=seed, n=n, error_share=error_share, split=split, noise=noise))
+    write_rows(path, generate_trajectories(seed=seed, n=n, error_share=error_share, split=split, noise=noise))
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
@@ -74,7 +74,7 @@ def make_row(seed: int, index: int, error_share: float, split: str) -> dict[str,
     """One trajectory: every call of the task's solution, some after failing attempts at it."""
     task = make_task(seed, split, index)
     rng = random.Random(f"errors/{seed}/{split}/{index}")
-    tools = {name: available(name) for name in task.tools}
+    tools = {name: tool_by_name(name) for name in task.tools}
     system = [{"type": "function", "function": tool.schema} for tool in tools.values()]
     conversation = [
         {"role": "system", "content": json.dumps(system, ensure_ascii=False)},
@@ -82,31 +82,31 @@ def make_row(seed: int, index: int, error_share: float, split: str) -> dict[str,
     ]
     state: dict[str, Any] = {}
     for call, result in zip(task.calls[:-1], task.results, strict=True):
-        for _ in range(MOST_FAILURES):
+        for _ in range(MAX_FAILURES):
             if rng.random() >= error_share:
                 break
             attempt, feedback = failing_call(rng, call, tools, state)
-            conversation += [message(attempt), {"role": "function", "content": feedback}]
+            conversation += [assistant_message(attempt), {"role": "function", "content": feedback}]
         execute(call.name, call.arguments, tools, state)
-        conversation += [message(call), {"role": "function", "content": result}]
-    conversation.append(message(task.calls[-1]))
+        conversation += [assistant_message(call), {"role": "function", "content": result}]
+    conversation.append(assistant_message(task.calls[-1]))
     return {"id": f"toolbox-{split}-{seed}-{index}", "conversations": conversation}
 
 
-def available(name: str) -> LocalTool:
+def tool_by_name(name: str) -> LocalTool:
     return {FINISH.name: FINISH, ASK_TO_USER.name: ASK_TO_USER}.get(name) or TOOLS[name]
 
 
-def message(call: Call) -> dict[str, str]:
-    return {"role": "assistant", "content": write_call(call)}
+def assistant_message(call: Call) -> dict[str, str]:
+    return {"role": "assistant", "content": render_raw_call(call)}
 
 
 def failing_call(
     rng: random.Random, call: Call, tools: Mapping[str, LocalTool], state: Mapping[str, Any]
 ) -> tuple[Call, str]:
     """A call that was meant to be this one and fails, with its feedback. An unknown name always works."""
-    for kind in rng.sample(KINDS, len(KINDS)):
-        attempt = spoil(rng, call, tools, kind)
+    for kind in rng.sample(FAILURE_KINDS, len(FAILURE_KINDS)):
+        attempt = corrupt_call(rng, call, tools, kind)
         if attempt is not None:
             result = execute(attempt.name, attempt.arguments, tools, copy.deepcopy(dict(state)))
             if result.error:
@@ -114,29 +114,29 @@ def failing_call(
     raise AssertionError(f"no failing form of {call}")
 
 
-def spoil(rng: random.Random, call: Call, tools: Mapping[str, LocalTool], kind: str) -> Call | None:
+def corrupt_call(rng: random.Random, call: Call, tools: Mapping[str, LocalTool], kind: str) -> Call | None:
     """The call with one error of this kind, None where it has no place for it.
 
     Only words of the listed tools and function words are used, so that the held-out splits keep to their own.
     """
     tool, arguments = tools[call.name], dict(call.arguments)
     if kind == "unknown_tool":
-        return Call(unknown_name(rng, call.name, tools), arguments)
+        return Call(draw_unknown_name(rng, call.name, tools), arguments)
     if kind == "missing_argument" and tool.required:
         del arguments[rng.choice(tool.required)]
         return Call(call.name, arguments)
     if kind == "unexpected_argument":
-        return Call(call.name, misnamed(rng, tool, arguments, tools))
+        return Call(call.name, misname_argument(rng, tool, arguments, tools))
     if kind == "wrong_value" and tool.invalid:
         name = rng.choice(tuple(tool.invalid))
         return Call(call.name, {**arguments, name: rng.choice(tool.invalid[name])})
     if kind == "wrong_type" and arguments:
         name = rng.choice(tuple(arguments))
-        return Call(call.name, {**arguments, name: mistyped(arguments[name])})
+        return Call(call.name, {**arguments, name: mistype(arguments[name])})
     return None
 
 
-def unknown_name(rng: random.Random, name: str, tools: Mapping[str, LocalTool]) -> str:
+def draw_unknown_name(rng: random.Random, name: str, tools: Mapping[str, LocalTool]) -> str:
     """A name that no tool bears, made of the words of the listed ones."""
     words = name.split("_")
     nouns = [other.split("_")[-1] for other in tools if other not in (name, FINISH.name, ASK_TO_USER.name)]
@@ -151,7 +151,7 @@ def unknown_name(rng: random.Random, name: str, tools: Mapping[str, LocalTool]) 
     return rng.choice([new for new in names if new not in TOOLS and new not in tools])
 
 
-def misnamed(
+def misname_argument(
     rng: random.Random, tool: LocalTool, arguments: Mapping[str, Any], tools: Mapping[str, LocalTool]
 ) -> dict[str, Any]:
     """The arguments with one under another name, or one more that belongs to another tool."""
@@ -164,14 +164,14 @@ def misnamed(
     if not arguments:
         return {"input": True}
     wrong = rng.choice(tuple(arguments))
-    return {rename(rng, name) if name == wrong else name: value for name, value in arguments.items()}
+    return {misspell_name(rng, name) if name == wrong else name: value for name, value in arguments.items()}
 
 
-def rename(rng: random.Random, name: str) -> str:
+def misspell_name(rng: random.Random, name: str) -> str:
     return rng.choice((f"the_{name}", f"input_{name}", f"{name}_input", f"my_{name}"))
 
 
-def mistyped(value: Any) -> Any:
+def mistype(value: Any) -> Any:
     """The same value in a type that its parameter does not take."""
     if isinstance(value, str):
         return [value]

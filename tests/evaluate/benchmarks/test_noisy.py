@@ -9,7 +9,7 @@ from tljax.evaluate.benchmarks.discover import read_sets
 from tljax.evaluate.benchmarks.noisy import add_noisy_sets, noisy_set, parse_levels
 from tljax.evaluate.benchmarks.results import score_set
 from tljax.evaluate.benchmarks.sets import example_prompt
-from tljax.toolbox.noise import LEVELS
+from tljax.toolbox.noise import NOISE_LEVELS
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def golden_replies(one):
     return {example.index: said(example.golden[0]) for example in one.examples}
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", NOISE_LEVELS)
 def test_golden_calls_follow_the_documentation(clean, level):
     for seed in range(4):
         noisy = noisy_set(clean, level, seed)

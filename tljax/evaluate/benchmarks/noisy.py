@@ -11,7 +11,7 @@ from tljax.calls.tool import Tool, tool_from_json
 from tljax.core.errors import InputError
 from tljax.data.trajectory import Turn
 from tljax.evaluate.benchmarks.sets import EvalSet, Example
-from tljax.toolbox.noise import LEVELS, TARGETS, noisy_names
+from tljax.toolbox.noise import NOISE_LEVELS, NOISE_TARGETS, draw_renaming
 
 NOISE_MARK = "+"  # stands between the name of a set and its noise level
 
@@ -19,9 +19,11 @@ NOISE_MARK = "+"  # stands between the name of a set and its noise level
 def parse_levels(text: str) -> list[str]:
     """Returns the noise levels in text such as "slight,heavy". Raises InputError for an unknown level."""
     levels = [word.strip() for word in text.split(",") if word.strip()]
-    unknown = [level for level in levels if level not in LEVELS]
+    unknown = [level for level in levels if level not in NOISE_LEVELS]
     if unknown:
-        raise InputError(f"config.noise is {text!r}; allowed: {', '.join(LEVELS)}, or several with commas between")
+        raise InputError(
+            f"config.noise is {text!r}; allowed: {', '.join(NOISE_LEVELS)}, or several with commas between"
+        )
     return list(dict.fromkeys(levels))
 
 
@@ -33,7 +35,7 @@ def add_noisy_sets(sets: Sequence[EvalSet], levels: Sequence[str], seed: int) ->
     parts = {name for eval_set in sets for name, _ in eval_set.parts}
     result = []
     for eval_set in sets:
-        excluded = eval_set.name in parts or eval_set.name.rpartition("/")[2] in LEVELS
+        excluded = eval_set.name in parts or eval_set.name.rpartition("/")[2] in NOISE_LEVELS
         noisy = [] if excluded or not any(example.golden for example in eval_set.examples) else levels
         result += [eval_set, *(noisy_set(eval_set, level, seed) for level in noisy)]
     return result
@@ -45,7 +47,7 @@ def noisy_set(eval_set: EvalSet, level: str, seed: int) -> EvalSet:
     slight, medium and heavy have twice as many rows, as in RoTBench: tools are renamed in the first half, parameters
     in the second. union has as many rows as the set, and both are renamed.
     """
-    halves = ["both"] if level == "union" else list(TARGETS)
+    halves = ["both"] if level == "union" else list(NOISE_TARGETS)
     examples, skipped = [], []
     for half, target in enumerate(halves):
         start = half * eval_set.rows
@@ -60,12 +62,12 @@ def noisy_set(eval_set: EvalSet, level: str, seed: int) -> EvalSet:
 
 def _noisy(example: Example, level: str, target: str, rng: random.Random) -> Example:
     if target == "both":
-        for target in TARGETS:
-            example = _noisy(example, rng.choice(LEVELS[:3]), target, rng)
+        for target in NOISE_TARGETS:
+            example = _noisy(example, rng.choice(NOISE_LEVELS[:3]), target, rng)
         return example
     tools = [_as_json(tool) for tool in example.tools]
     history = [turn.call for turn in example.turns if turn.call is not None]
-    renaming = noisy_names(tools, [*example.golden, *history], level, target, rng)
+    renaming = draw_renaming(tools, [*example.golden, *history], level, target, rng)
     turns, last = [], None
     for turn in example.turns:
         if turn.call is not None:

@@ -10,7 +10,7 @@ from tljax.evaluate.benchmarks.noisy import NOISE_MARK
 from tljax.evaluate.benchmarks.results import OFFICIAL, SetScores, policies_of
 from tljax.evaluate.score import METRICS, Share, metric_marks, paired_difference, summarize
 from tljax.storage.atomic import atomic_file
-from tljax.toolbox.noise import LEVELS
+from tljax.toolbox.noise import NOISE_LEVELS
 
 CLEAN = "clean"
 ROBUSTNESS_POLICIES = ("any", OFFICIAL)
@@ -48,10 +48,10 @@ def noise_level(name: str) -> tuple[str, str]:
     Both forms of a name are known: "First_Turn/slight" and "eval_real+slight".
     """
     before, mark, level = name.rpartition(NOISE_MARK)
-    if mark and level in LEVELS:
+    if mark and level in NOISE_LEVELS:
         return before, level
     folder, slash, stem = name.rpartition("/")
-    return (f"{folder}{slash}{CLEAN}", stem) if stem in LEVELS else (name, "")
+    return (f"{folder}{slash}{CLEAN}", stem) if stem in NOISE_LEVELS else (name, "")
 
 
 def robustness_groups(results: Sequence[SetScores]) -> list[RobustnessGroup]:
@@ -93,7 +93,7 @@ def _versions(results: Sequence[SetScores]) -> list[tuple[SetScores, list[tuple[
             # A file called "slight" belongs to one called "clean" only if both are of the same benchmark.
             if level and name == clean.set.name and result.set.benchmark == clean.set.benchmark:
                 noisy.append((level, result))
-        noisy.sort(key=lambda pair: LEVELS.index(pair[0]))
+        noisy.sort(key=lambda pair: NOISE_LEVELS.index(pair[0]))
         levels = [level for level, _ in noisy]
         labelled = [
             (level if levels.count(level) == 1 else result.set.name.rpartition("/")[2], result)

@@ -1,6 +1,6 @@
 """Arithmetic on two numbers or one."""
 
-from tljax.toolbox.domains.tables import tenths
+from tljax.toolbox.domains.tables import decimal_sampler
 from tljax.toolbox.schema import local_tool
 
 
@@ -118,5 +118,7 @@ TOOLS = (
         {"digits": (-1, 25)},
     ),
     local_tool(check_prime, {"number": range(2, 1000)}, {"number": (-7, 5000000)}),
-    local_tool(compare_numbers, {"first": tenths(1, 90), "second": tenths(1, 90)}, split="composition"),
+    local_tool(
+        compare_numbers, {"first": decimal_sampler(1, 90), "second": decimal_sampler(1, 90)}, split="composition"
+    ),
 )

@@ -4,7 +4,7 @@ from tljax.toolbox.domains.tables import CITIES, PEOPLE, lookup
 from tljax.toolbox.schema import local_tool
 
 
-def known(state: dict) -> dict[str, tuple[str, str, str]]:
+def all_contacts(state: dict) -> dict[str, tuple[str, str, str]]:
     """Everyone in the address book: person -> (phone, email, city)."""
     everyone = {**PEOPLE, **{person: (phone, "", "") for person, phone in state.get("added", {}).items()}}
     return {person: facts for person, facts in everyone.items() if person not in state.get("removed", [])}
@@ -16,7 +16,7 @@ def find_phone(state: dict, /, person: str) -> str:
     Args:
         person: The person.
     """
-    return lookup(known(state), person, "person")[0]
+    return lookup(all_contacts(state), person, "person")[0]
 
 
 def find_email(state: dict, /, person: str) -> str:
@@ -25,7 +25,7 @@ def find_email(state: dict, /, person: str) -> str:
     Args:
         person: The person.
     """
-    return lookup(known(state), person, "person")[1]
+    return lookup(all_contacts(state), person, "person")[1]
 
 
 def add_contact(state: dict, /, person: str, phone: str) -> str:
@@ -35,7 +35,7 @@ def add_contact(state: dict, /, person: str, phone: str) -> str:
         person: The person.
         phone: The phone number.
     """
-    if person in known(state):
+    if person in all_contacts(state):
         raise ValueError(f"'{person}' is known")
     state.setdefault("added", {})[person] = phone
     return f"added {person}"
@@ -47,7 +47,7 @@ def remove_contact(state: dict, /, person: str) -> str:
     Args:
         person: The person.
     """
-    lookup(known(state), person, "person")
+    lookup(all_contacts(state), person, "person")
     state.setdefault("removed", []).append(person)
     return f"removed {person}"
 
@@ -59,7 +59,7 @@ def list_contacts(state: dict, /, city: str) -> list[str]:
         city: The city.
     """
     lookup(CITIES, city, "city")
-    return [person for person, facts in known(state).items() if facts[2] == city]
+    return [person for person, facts in all_contacts(state).items() if facts[2] == city]
 
 
 def count_contacts(state: dict, /, city: str) -> int:
@@ -77,7 +77,7 @@ def find_city(state: dict, /, person: str) -> str:
     Args:
         person: The person.
     """
-    return lookup(known(state), person, "person")[2]
+    return lookup(all_contacts(state), person, "person")[2]
 
 
 PERSON, CITY, BAD = tuple(PEOPLE), ("Paris", "London", "Madrid", "Berlin", "Rome", "Oslo"), ("Nobody", "Somebody")

@@ -8,7 +8,7 @@ from tljax.toolbox.schema import local_tool
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def read_date(date: str) -> datetime.date:
+def parse_date(date: str) -> datetime.date:
     """The date. Raises ValueError for what is none."""
     try:
         return datetime.date.fromisoformat(date)
@@ -16,7 +16,7 @@ def read_date(date: str) -> datetime.date:
         raise ValueError(f"no date '{date}'") from None
 
 
-def read_time(time: str) -> datetime.time:
+def parse_time(time: str) -> datetime.time:
     """The time of day. Raises ValueError for what is none."""
     try:
         return datetime.time.fromisoformat(time)
@@ -24,10 +24,10 @@ def read_time(time: str) -> datetime.time:
         raise ValueError(f"no time '{time}'") from None
 
 
-def shifted(date: str, days: int) -> str:
+def shift_date(date: str, days: int) -> str:
     if abs(days) > 100000:
         raise ValueError("days must be at most 100000")
-    return (read_date(date) + datetime.timedelta(days=days)).isoformat()
+    return (parse_date(date) + datetime.timedelta(days=days)).isoformat()
 
 
 def add_days(date: str, days: int) -> str:
@@ -37,7 +37,7 @@ def add_days(date: str, days: int) -> str:
         date: The date.
         days: How many days.
     """
-    return shifted(date, days)
+    return shift_date(date, days)
 
 
 def count_days(start: str, end: str) -> int:
@@ -47,7 +47,7 @@ def count_days(start: str, end: str) -> int:
         start: The first date.
         end: The second date.
     """
-    return (read_date(end) - read_date(start)).days
+    return (parse_date(end) - parse_date(start)).days
 
 
 def get_weekday(date: str) -> str:
@@ -56,7 +56,7 @@ def get_weekday(date: str) -> str:
     Args:
         date: The date.
     """
-    return WEEKDAYS[read_date(date).weekday()]
+    return WEEKDAYS[parse_date(date).weekday()]
 
 
 def check_leap_year(year: int) -> bool:
@@ -77,7 +77,7 @@ def add_minutes(time: str, minutes: int) -> str:
         time: The time.
         minutes: How many minutes.
     """
-    start = datetime.datetime.combine(datetime.date(2000, 1, 2), read_time(time))
+    start = datetime.datetime.combine(datetime.date(2000, 1, 2), parse_time(time))
     return f"{start + datetime.timedelta(minutes=minutes % 1440):%H:%M}"
 
 
@@ -88,7 +88,7 @@ def subtract_days(date: str, days: int) -> str:
         date: The date.
         days: How many days.
     """
-    return shifted(date, -days)
+    return shift_date(date, -days)
 
 
 def subtract_minutes(time: str, minutes: int) -> str:
@@ -101,22 +101,22 @@ def subtract_minutes(time: str, minutes: int) -> str:
     return add_minutes(time, -minutes)
 
 
-def a_date(rng) -> str:
+def draw_date(rng) -> str:
     return f"{rng.randint(2000, 2030)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
 
 
-def a_time(rng) -> str:
+def draw_time(rng) -> str:
     return f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
 
 
 NO_DATE, NO_TIME = ("2023-02-30", "2021-13-01"), ("25:10", "12:75")
 
 TOOLS = (
-    local_tool(add_days, {"date": a_date, "days": range(1, 90)}, {"date": NO_DATE}),
-    local_tool(count_days, {"start": a_date, "end": a_date}, {"start": NO_DATE, "end": NO_DATE}),
-    local_tool(get_weekday, {"date": a_date}, {"date": NO_DATE}),
+    local_tool(add_days, {"date": draw_date, "days": range(1, 90)}, {"date": NO_DATE}),
+    local_tool(count_days, {"start": draw_date, "end": draw_date}, {"start": NO_DATE, "end": NO_DATE}),
+    local_tool(get_weekday, {"date": draw_date}, {"date": NO_DATE}),
     local_tool(check_leap_year, {"year": range(1900, 2100)}, {"year": (0, 12000)}),
-    local_tool(add_minutes, {"time": a_time, "minutes": range(5, 240)}, {"time": NO_TIME}),
-    local_tool(subtract_days, {"date": a_date, "days": range(1, 90)}, {"date": NO_DATE}, split="composition"),
-    local_tool(subtract_minutes, {"time": a_time, "minutes": range(5, 240)}, {"time": NO_TIME}, split="composition"),
+    local_tool(add_minutes, {"time": draw_time, "minutes": range(5, 240)}, {"time": NO_TIME}),
+    local_tool(subtract_days, {"date": draw_date, "days": range(1, 90)}, {"date": NO_DATE}, split="composition"),
+    local_tool(subtract_minutes, {"time": draw_time, "minutes": range(5, 240)}, {"time": NO_TIME}, split="composition"),
 )

@@ -5,7 +5,7 @@ import math
 from tljax.toolbox.schema import local_tool
 
 
-def positive(**lengths: float) -> None:
+def check_positive(**lengths: float) -> None:
     """Raises ValueError naming the first length that is not positive."""
     for name, length in lengths.items():
         if length <= 0:
@@ -18,7 +18,7 @@ def get_circle_area(radius: float) -> float:
     Args:
         radius: The radius.
     """
-    positive(radius=radius)
+    check_positive(radius=radius)
     return round(math.pi * radius**2, 2)
 
 
@@ -29,7 +29,7 @@ def get_rectangle_area(width: float, height: float) -> float:
         width: The width.
         height: The height.
     """
-    positive(width=width, height=height)
+    check_positive(width=width, height=height)
     return round(width * height, 2)
 
 
@@ -40,7 +40,7 @@ def get_triangle_area(base: float, height: float) -> float:
         base: The base.
         height: The height.
     """
-    positive(base=base, height=height)
+    check_positive(base=base, height=height)
     return round(base * height / 2, 2)
 
 
@@ -51,7 +51,7 @@ def get_rectangle_perimeter(width: float, height: float) -> float:
         width: The width.
         height: The height.
     """
-    positive(width=width, height=height)
+    check_positive(width=width, height=height)
     return round(2 * (width + height), 2)
 
 
@@ -61,7 +61,7 @@ def get_cube_volume(side: float) -> float:
     Args:
         side: The side.
     """
-    positive(side=side)
+    check_positive(side=side)
     return round(side**3, 2)
 
 
@@ -71,7 +71,7 @@ def get_circle_perimeter(radius: float) -> float:
     Args:
         radius: The radius.
     """
-    positive(radius=radius)
+    check_positive(radius=radius)
     return round(2 * math.pi * radius, 2)
 
 
@@ -81,7 +81,7 @@ def get_cube_area(side: float) -> float:
     Args:
         side: The side.
     """
-    positive(side=side)
+    check_positive(side=side)
     return round(6 * side**2, 2)
 
 

@@ -2,11 +2,11 @@
 
 import math
 
-from tljax.toolbox.domains.tables import WORDS, several
+from tljax.toolbox.domains.tables import WORDS, list_sampler
 from tljax.toolbox.schema import local_tool
 
 
-def filled(numbers: list[float]) -> list[float]:
+def check_not_empty(numbers: list[float]) -> list[float]:
     """The numbers. Raises ValueError where there are none."""
     if not numbers:
         raise ValueError("numbers must not be empty")
@@ -38,7 +38,7 @@ def find_largest(numbers: list[float]) -> float:
     Args:
         numbers: The numbers.
     """
-    return max(filled(numbers))
+    return max(check_not_empty(numbers))
 
 
 def find_smallest(numbers: list[float]) -> float:
@@ -47,7 +47,7 @@ def find_smallest(numbers: list[float]) -> float:
     Args:
         numbers: The numbers.
     """
-    return min(filled(numbers))
+    return min(check_not_empty(numbers))
 
 
 def get_average(numbers: list[float]) -> float:
@@ -56,7 +56,7 @@ def get_average(numbers: list[float]) -> float:
     Args:
         numbers: The numbers.
     """
-    return round(math.fsum(filled(numbers)) / len(numbers), 4)
+    return round(math.fsum(check_not_empty(numbers)) / len(numbers), 4)
 
 
 def count_item(items: list[str], item: str) -> int:
@@ -100,7 +100,7 @@ def count_numbers(numbers: list[float]) -> int:
     return len(numbers)
 
 
-NUMBERS = several(range(1, 100), 3, 5)
+NUMBERS = list_sampler(range(1, 100), 3, 5)
 FEW = ("apple", "bread", "river")
 
 TOOLS = (
@@ -109,12 +109,12 @@ TOOLS = (
     local_tool(find_largest, {"numbers": NUMBERS}, {"numbers": ([],)}),
     local_tool(find_smallest, {"numbers": NUMBERS}, {"numbers": ([],)}),
     local_tool(get_average, {"numbers": NUMBERS}, {"numbers": ([],)}),
-    local_tool(count_item, {"items": several(FEW, 3, 5), "item": FEW}),
+    local_tool(count_item, {"items": list_sampler(FEW, 3, 5), "item": FEW}),
     local_tool(
         remove_item,
         {"items": lambda rng: rng.sample(FEW, 3), "item": FEW},
         {"item": ("dog", "house")},
     ),
-    local_tool(sort_words, {"words": several(WORDS, 3, 4), "descending": (True, False)}, split="composition"),
+    local_tool(sort_words, {"words": list_sampler(WORDS, 3, 4), "descending": (True, False)}, split="composition"),
     local_tool(count_numbers, {"numbers": NUMBERS}, split="composition"),
 )

@@ -1,6 +1,6 @@
 """Held out: pitches, chords and tunings. None of its words may occur in another split."""
 
-from tljax.toolbox.domains.tables import lookup, several
+from tljax.toolbox.domains.tables import list_sampler, lookup
 from tljax.toolbox.schema import local_tool
 
 PITCHES = ("C", "Csharp", "D", "Dsharp", "E", "F", "Fsharp", "G", "Gsharp", "A", "Asharp", "B")
@@ -62,7 +62,7 @@ BAD, STEPS = ("Hsharp", "Jflat"), range(1, 12)
 
 TOOLS = (
     local_tool(transpose_pitch, {"pitch": PITCHES, "semitones": STEPS}, {"pitch": BAD}, split="domain"),
-    local_tool(transpose_melody, {"melody": several(PITCHES, 2, 4), "semitones": STEPS}, split="domain"),
+    local_tool(transpose_melody, {"melody": list_sampler(PITCHES, 2, 4), "semitones": STEPS}, split="domain"),
     local_tool(
         identify_scale, {"tonic": PITCHES, "mode": tuple(MODES)}, {"tonic": BAD, "mode": ("bebop",)}, split="domain"
     ),

@@ -87,7 +87,7 @@ def change_stock(state: dict, item: str, amount: int) -> None:
     stock[item] = stock.get(item, 0) + amount
 
 
-def a_basket(rng) -> dict[str, int]:
+def draw_basket(rng) -> dict[str, int]:
     return {item: rng.randint(1, 5) for item in rng.sample(ITEM, 2)}
 
 
@@ -98,7 +98,7 @@ TOOLS = (
     local_tool(get_stock, {"item": ITEM}, {"item": BAD}),
     local_tool(add_stock, {"item": ITEM, "amount": range(2, 60)}, {"item": BAD, "amount": (0, -3)}),
     local_tool(order_item, {"item": ITEM, "amount": AMOUNT}, {"item": BAD, "amount": (0, 400)}),
-    local_tool(get_basket_price, {"basket": a_basket}, {"basket": ({"dragon": 1}, {"spaceship": 2})}),
+    local_tool(get_basket_price, {"basket": draw_basket}, {"basket": ({"dragon": 1}, {"spaceship": 2})}),
     local_tool(remove_stock, {"item": ITEM, "amount": AMOUNT}, {"item": BAD, "amount": (0, 400)}, split="composition"),
     local_tool(compare_price, {"first": ITEM, "second": ITEM}, {"first": BAD, "second": BAD}, split="composition"),
 )

@@ -89,11 +89,11 @@ def lookup(table: Mapping[str, Fact], key: str, kind: str) -> Fact:
     return table[key]
 
 
-def tenths(low: int, high: int) -> Callable[[random.Random], float]:
+def decimal_sampler(low: int, high: int) -> Callable[[random.Random], float]:
     """Draws a number with one decimal from [low, high]."""
     return lambda rng: rng.randint(10 * low, 10 * high) / 10
 
 
-def several(pool, low: int, high: int) -> Callable[[random.Random], list]:
+def list_sampler(pool, low: int, high: int) -> Callable[[random.Random], list]:
     """Draws a list of `low` to `high` members of the pool, repeats allowed."""
     return lambda rng: [rng.choice(pool) for _ in range(rng.randint(low, high))]

@@ -1,6 +1,6 @@
 """Words and phrases."""
 
-from tljax.toolbox.domains.tables import PHRASES, WORDS, several
+from tljax.toolbox.domains.tables import PHRASES, WORDS, list_sampler
 from tljax.toolbox.schema import local_tool
 
 
@@ -124,8 +124,8 @@ TOOLS = (
     local_tool(replace_word, {"text": SAT, "old": ("cat", "sat"), "new": WORDS}, {"old": ("dog", "house")}),
     local_tool(change_case, {"text": PHRASES, "style": ("upper", "lower", "title")}, {"style": ("bold", "italic")}),
     local_tool(repeat_text, {"text": ("hello", "good luck", "well done"), "times": range(2, 5)}, {"times": (0, 1000)}),
-    local_tool(join_words, {"words": several(WORDS, 2, 3), "separator": ("-", "/", "+")}, {"words": ([],)}),
+    local_tool(join_words, {"words": list_sampler(WORDS, 2, 3), "separator": ("-", "/", "+")}, {"words": ([],)}),
     local_tool(find_word, {"text": SAT, "word": ("cat", "sat")}, {"word": ("dog", "house")}),
-    local_tool(reverse_words, {"words": several(WORDS, 2, 4)}, split="composition"),
+    local_tool(reverse_words, {"words": list_sampler(WORDS, 2, 4)}, split="composition"),
     local_tool(repeat_word, {"word": WORDS, "times": range(2, 5)}, {"times": (0, 1000)}, split="composition"),
 )
