@@ -16,4 +16,4 @@ def analyse(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(analyse, about=__doc__ or "", needs=("source", "data", "model", "limit"))
+    main(analyse, about=__doc__ or "", required_fields=("source", "data", "model", "limit"))

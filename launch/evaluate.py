@@ -30,4 +30,4 @@ def evaluate(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(evaluate, about=__doc__ or "", needs=("queries", "model", "new_tokens"))
+    main(evaluate, about=__doc__ or "", required_fields=("queries", "model", "new_tokens"))

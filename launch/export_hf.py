@@ -34,4 +34,4 @@ def export(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(export, about=__doc__ or "", needs=("run", "out", "step"))
+    main(export, about=__doc__ or "", required_fields=("run", "out", "step"))

@@ -17,4 +17,4 @@ def generate(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(generate, about=__doc__ or "", needs=("prompts", "sample", "model"))
+    main(generate, about=__doc__ or "", required_fields=("prompts", "sample", "model"))

@@ -18,4 +18,9 @@ def plan(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(plan, about=__doc__ or "", needs=("run", "data", "model", "optim"), own={"topology": "", "search": False})
+    main(
+        plan,
+        about=__doc__ or "",
+        required_fields=("run", "data", "model", "optim"),
+        script_fields={"topology": "", "search": False},
+    )

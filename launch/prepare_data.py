@@ -25,4 +25,4 @@ def prepare(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(prepare, about=__doc__ or "", needs=("data", "toolbox", "out"))
+    main(prepare, about=__doc__ or "", required_fields=("data", "toolbox", "out"))

@@ -60,4 +60,4 @@ def train(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(train, about=__doc__ or "", needs=("run", "data", "model", "optim"))
+    main(train, about=__doc__ or "", required_fields=("run", "data", "model", "optim"))

@@ -224,7 +224,7 @@ class Session:
         self.disk.mkdir(parents=True, exist_ok=True)
         if full:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(self.disk)], check=True)
-        trajectories.write_raw(home / "raw.json", seed=5, n=20, error_share=0.0, split="train")
+        trajectories.write_trajectories(home / "raw.json", seed=5, n=20, error_share=0.0, split="train")
         jax.config.update("jax_compilation_cache_dir", str(home / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -130,7 +130,7 @@ def test_the_exported_chat_template_gives_the_tokens_of_training(trained, repo, 
     from transformers import AutoTokenizer
 
     raw = tmp_path / "raw.json"
-    trajectories.write_raw(raw, seed=3, n=4, error_share=0.0, split="train")
+    trajectories.write_trajectories(raw, seed=3, n=4, error_share=0.0, split="train")
     out = tmp_path / "steps.jsonl"
     flags = [f"--config.data.source={raw}", f"--config.out={out}", f"--config.data.tokenizer={trained / 'hf'}"]
     assert launch("prepare_data", f"--config={repo / 'configs' / 'data.py'}", *flags) == 0
@@ -234,10 +234,10 @@ def test_killed_and_stopped_runs_give_the_metrics_of_one_run(repo, quick, tmp_pa
 def test_a_restart_on_other_rows_is_refused(launch, quick, trained, repo, tmp_path, capsys):
     """The config is the same, the file it names is not: the run would go on with data it never saw."""
     raw, out = tmp_path / "raw.json", tmp_path / "run"
-    trajectories.write_raw(raw, seed=3, n=24, error_share=0.0, split="train")
+    trajectories.write_trajectories(raw, seed=3, n=24, error_share=0.0, split="train")
     flags = [*quick, f"--config.data.source={raw}", f"--config.out={out}", "--config.export.at_end=False"]
     assert launch("train", *flags, "--config.optim.max_steps=2") == 0
-    trajectories.write_raw(raw, seed=4, n=24, error_share=0.0, split="train")
+    trajectories.write_trajectories(raw, seed=4, n=24, error_share=0.0, split="train")
     before = (out / "metrics.jsonl").read_bytes()
     assert launch("train", *flags, "--config.optim.max_steps=2", "--config.resume=auto") == 2
     assert "other training rows" in capsys.readouterr().err

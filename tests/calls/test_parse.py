@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tljax.calls.literals import MAX_DEPTH, read_literal
+from tljax.calls.literals import MAX_DEPTH, parse_literal
 from tljax.calls.parse import parse_calls
 from tljax.calls.render import DIALECTS, render_call
 from tljax.calls.tool import Call, Tool, tool_from_json
@@ -271,7 +271,7 @@ def test_values_that_would_hang_or_overflow_stay_text():
     for source in ("9**9**9", "2**99999", "1/0", "9" * 5000, "1e999*0 if", "(-8)**0.5", "0x" + "f" * 9999, "10.0**999"):
         assert one(f"f(a={source})") == ("f", {"a": source})
     deep = "[" * 3 * MAX_DEPTH + "]" * 3 * MAX_DEPTH
-    assert read_literal(deep) == (json.loads(deep), True)
+    assert parse_literal(deep) == (json.loads(deep), True)
     bracketed = "(" * 2 * MAX_DEPTH + "1" + ")" * 2 * MAX_DEPTH
-    assert read_literal(bracketed) == (bracketed, False)
-    assert read_literal("[" * 99_999 + "]" * 99_999)[1] is False
+    assert parse_literal(bracketed) == (bracketed, False)
+    assert parse_literal("[" * 99_999 + "]" * 99_999)[1] is False

@@ -9,7 +9,7 @@ import pytest
 
 from tljax.core import command as command_line
 from tljax.core import gpu_memory
-from tljax.core.command import guard, main, parse
+from tljax.core.command import main, parse_command_line, run_or_exit
 from tljax.core.errors import InputError
 
 CONFIG = """
@@ -44,7 +44,7 @@ def command(tmp_path, monkeypatch):
 
 def test_overrides_win_over_options(command):
     command(":7b,release", "--config.lr=1", "--config.data.mae=none", "--config.steps=5")
-    config = parse()
+    config = parse_command_line()
     assert (config.size, config.release, config.lr, config.steps, config.data.mae) == ("7b", True, 1.0, 5, "none")
 
 
@@ -65,7 +65,7 @@ def test_overrides_win_over_options(command):
 def test_mistakes_are_one_line(command, flags, told):
     command("", *flags)
     with pytest.raises(InputError) as caught:
-        parse()
+        parse_command_line()
     assert all(word in str(caught.value) for word in told) and "\n" not in str(caught.value), caught.value
 
 
@@ -76,7 +76,7 @@ def test_mistakes_are_one_line(command, flags, told):
 def test_wrong_options_are_told_as_the_config_says_it(command, argument, told):
     command(argument)
     with pytest.raises(InputError, match=told):
-        parse()
+        parse_command_line()
 
 
 @pytest.mark.parametrize(
@@ -95,23 +95,23 @@ def test_a_broken_config_file(tmp_path, monkeypatch, body, told):
     file.write_text(body)
     monkeypatch.setattr(sys, "argv", ["x", f"--config={file}"])
     with pytest.raises(InputError, match=told) as caught:
-        parse()
+        parse_command_line()
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
 
 
 def test_a_missing_config_and_none(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", "--config=configs/nope.py"])
     with pytest.raises(InputError, match=r"configs/nope.py: there is no such file"):
-        parse()
+        parse_command_line()
     monkeypatch.setattr(sys, "argv", ["x"])
     with pytest.raises(InputError, match="usage"):
-        parse()
+        parse_command_line()
 
 
 def test_the_config_of_another_script_is_refused(command, capsys):
     command()
     with pytest.raises(SystemExit) as stop:
-        main(lambda config: pytest.fail("ran"), about="use configs/y.py", needs=("size", "optim"))
+        main(lambda config: pytest.fail("ran"), about="use configs/y.py", required_fields=("size", "optim"))
     assert stop.value.code == 2 and "no optim" in (error := capsys.readouterr().err) and "configs/y.py" in error
 
 
@@ -129,7 +129,7 @@ def test_what_a_user_can_mend_is_one_line_and_a_code(capsys, error, code, told):
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        guard(fail)
+        run_or_exit(fail)
     printed = capsys.readouterr().err
     assert stop.value.code == code and told in printed and printed.count("\n") == 1
 
@@ -141,7 +141,7 @@ def test_an_interrupt_is_one_line_and_ends_the_process_at_once(capsys, monkeypat
     def interrupted():
         signal.raise_signal(signal.SIGINT)
 
-    guard(interrupted)
+    run_or_exit(interrupted)
     assert codes == [130] and capsys.readouterr().err == "interrupted\n"
 
 
@@ -157,7 +157,7 @@ def test_an_interrupt_inside_the_garbage_collectors_callback_is_not_lost(capsys,
         time.sleep(5)
         pytest.fail("the signal was lost")
 
-    guard(body)
+    run_or_exit(body)
     assert codes == [130]
 
 
@@ -166,7 +166,7 @@ def test_a_defect_keeps_its_traceback():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        guard(fail)
+        run_or_exit(fail)
 
 
 def test_a_script_may_have_fields_of_its_own(command):
@@ -175,7 +175,7 @@ def test_a_script_may_have_fields_of_its_own(command):
 
     def with_flags(*flags):
         command(":7b", "--config.lr=1", *flags)
-        main(found.append, about="x", needs=("lr",), own=own)
+        main(found.append, about="x", required_fields=("lr",), script_fields=own)
         return found[-1].place, found[-1].search, found[-1].lr
 
     assert with_flags("--config.place=here", "--search") == ("here", True, 1.0)
@@ -193,5 +193,5 @@ def test_a_script_takes_most_of_a_gpu_unless_told_otherwise(command, monkeypatch
         if told:
             monkeypatch.setenv(old, told)
         command("")
-        main(lambda config: seen.append((os.environ.get(new), os.environ.get(old))), "x", needs=("lr",))
+        main(lambda config: seen.append((os.environ.get(new), os.environ.get(old))), "x", required_fields=("lr",))
     assert seen == [("0.92", None), (None, "0.5")]

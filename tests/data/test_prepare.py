@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tljax.core.command import parse
+from tljax.core.command import parse_command_line
 from tljax.core.config import data_block
 from tljax.core.errors import InputError
 from tljax.data.prepare import prepare_data
@@ -257,7 +257,7 @@ def test_memory_does_not_grow_with_the_file(block, source, byte_level, tmp_path)
 def test_config_has_the_data_block_and_release(repo, monkeypatch):
     def parsed(name, *arguments):
         monkeypatch.setattr(sys, "argv", ["prepare_data.py", "--config", f"{repo}/configs/{name}", *arguments])
-        return parse()
+        return parse_command_line()
 
     config = parsed("data.py:release", "--config.data.w_max=4")
     assert (config.data.mae, config.data.pkt, config.data.w_max, config.out) == ("release", "release", 4.0, "")

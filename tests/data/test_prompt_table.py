@@ -23,7 +23,7 @@ TOKENIZER = load_tokenizer(trajectories.BASE_FOLDER)
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("raw") / "raw.json"
-    trajectories.write_raw(path, seed=1, n=30, error_share=0.3, split="train")
+    trajectories.write_trajectories(path, seed=1, n=30, error_share=0.3, split="train")
     return str(path)
 
 

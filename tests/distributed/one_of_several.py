@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from tljax.core.command import guard
+from tljax.core.command import run_or_exit
 from tljax.core.config import processes_block
 from tljax.core.errors import InputError
 from tljax.distributed import process_group, processes
@@ -145,4 +145,4 @@ def main() -> None:
         WORK[WHAT](me)
 
 
-guard(main)
+run_or_exit(main)

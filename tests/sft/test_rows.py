@@ -22,7 +22,7 @@ from tljax.training.state import init_state
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("raw") / "raw.json"
-    trajectories.write_raw(path, seed=5, n=6, error_share=0.3, split="train")
+    trajectories.write_trajectories(path, seed=5, n=6, error_share=0.3, split="train")
     return str(path)
 
 

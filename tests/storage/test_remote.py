@@ -280,7 +280,7 @@ def test_what_a_command_writes_is_put_at_its_address(store, launch, repo):
     """Steps prepared from rows at an address, to one."""
     rows = remote.cache_folder() / "rows.json"
     rows.parent.mkdir(parents=True, exist_ok=True)
-    trajectories.write_raw(rows, seed=3, n=4, error_share=0.0, split="train")
+    trajectories.write_trajectories(rows, seed=3, n=4, error_share=0.0, split="train")
     store.pipe("bucket/data/rows.json", rows.read_bytes())
     here, there = rows.with_name("steps.jsonl"), f"{BUCKET}/made/steps.jsonl"
     flags = (f"--config={repo / 'configs' / 'data.py'}", f"--config.data.tokenizer={BASE_FOLDER}")

@@ -15,7 +15,13 @@ from tljax.toolbox.execute import execute
 from tljax.toolbox.noise import NOISE_LEVELS, parse_raw_call
 from tljax.toolbox.tasks import make_task
 from tljax.toolbox.tools import FINISH, SPLITS, TOOLS
-from tljax.toolbox.trajectories import FAILURE_KINDS, corrupt_call, failing_call, generate_trajectories, write_raw
+from tljax.toolbox.trajectories import (
+    FAILURE_KINDS,
+    corrupt_call,
+    failing_call,
+    generate_trajectories,
+    write_trajectories,
+)
 
 
 def is_error(feedback: str) -> bool:
@@ -115,11 +121,11 @@ def test_the_last_call_finishes_and_has_no_feedback():
 
 def test_files_are_the_same_bytes_in_another_process(tmp_path):
     script = (
-        "import sys; from tljax.toolbox.trajectories import write_raw\n"
+        "import sys; from tljax.toolbox.trajectories import write_trajectories\n"
         "for split in ('train', 'composition', 'domain'):\n"
         "    for noise in (None, 'slight', 'heavy', 'union'):\n"
         "        path = f'{sys.argv[1]}/{split}-{noise}.json'\n"
-        "        write_raw(path, seed=8, n=40, error_share=0.3, split=split, noise=noise)\n"
+        "        write_trajectories(path, seed=8, n=40, error_share=0.3, split=split, noise=noise)\n"
     )
     root = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
     for seed in ("1", "2"):
@@ -136,14 +142,14 @@ def test_files_are_the_same_bytes_in_another_process(tmp_path):
 def test_row_i_does_not_depend_on_n(tmp_path):
     long = list(generate_trajectories(seed=1, n=30, error_share=0.2, split="train", noise="medium"))
     assert list(generate_trajectories(seed=1, n=10, error_share=0.2, split="train", noise="medium")) == long[:10]
-    write_raw(tmp_path / "new" / "rows.json", seed=1, n=30, error_share=0.2, split="train", noise="medium")
+    write_trajectories(tmp_path / "new" / "rows.json", seed=1, n=30, error_share=0.2, split="train", noise="medium")
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == long
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["rows.json"]
     assert len({row["id"] for row in long}) == 30
 
 
 def test_no_rows_is_an_empty_list(tmp_path):
-    write_raw(tmp_path / "rows.json", seed=1, n=0, error_share=0.2, split="train")
+    write_trajectories(tmp_path / "rows.json", seed=1, n=0, error_share=0.2, split="train")
     assert json.loads((tmp_path / "rows.json").read_text()) == []
 
 
@@ -161,7 +167,7 @@ def test_arguments_out_of_range_are_refused_and_leave_the_file(tmp_path, change,
     path = tmp_path / "rows.json"
     path.write_text("before")
     with pytest.raises(InputError, match=message):
-        write_raw(path, **{"seed": 0, "n": 2, "error_share": 0.1, "split": "train", "noise": None, **change})
+        write_trajectories(path, **{"seed": 0, "n": 2, "error_share": 0.1, "split": "train", "noise": None, **change})
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
 
@@ -169,10 +175,10 @@ def test_arguments_out_of_range_are_refused_and_leave_the_file(tmp_path, change,
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        write_raw(tmp_path / "file" / "rows.json", seed=0, n=1, error_share=0.1, split="train")
+        write_trajectories(tmp_path / "file" / "rows.json", seed=0, n=1, error_share=0.1, split="train")
 
 
 def test_thousands_of_rows_take_seconds(tmp_path):
     start = time.perf_counter()
-    write_raw(tmp_path / "rows.json", seed=0, n=2000, error_share=0.17, split="train")
+    write_trajectories(tmp_path / "rows.json", seed=0, n=2000, error_share=0.17, split="train")
     assert time.perf_counter() - start < 10

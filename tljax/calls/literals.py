@@ -48,7 +48,7 @@ _BINARY = {
 _UNARY = 3
 
 
-def read_literal(source: str) -> tuple[Any, bool]:
+def parse_literal(source: str) -> tuple[Any, bool]:
     """The value that `source` writes, and whether it could be read; else the source text itself.
 
     Tried in turn: Python literals with arithmetic, JSON, one quoted text whose inner quotes lack their backslash.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tljax.calls.literals import read_literal
+from tljax.calls.literals import parse_literal
 from tljax.calls.tool import Call, Tool
 
 
@@ -161,13 +161,13 @@ def _call(
     """
     names = sorted(parameters or (), key=len, reverse=True)
     segments, end = _segments(text, opening.paren + 1, names, lenient=False)
-    values = [read_literal(source) for _, source in segments]
+    values = [parse_literal(source) for _, source in segments]
     unread = sum(not read for _, read in values)
     if lenient and (end is None or unread):
         loose, loose_end = _segments(text, opening.paren + 1, names, lenient=True)
         lenient = loose_end is not None
         if lenient:
-            loose_values = [read_literal(source) for _, source in loose]
+            loose_values = [parse_literal(source) for _, source in loose]
             if end is None or sum(not read for _, read in loose_values) < unread:
                 segments, end, values = loose, loose_end, loose_values
     arguments: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.core.json_fields import expect_type, get_or, join_names, shorten
+from tljax.core.json_fields import expect_type, get_or_default, join_names, shorten
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ def tool_from_json(obj: Any, where: str) -> Tool:
     name = expect_type(obj.get("name"), str, f"{where}.name")
     if not name.strip():
         raise InputError(f"{where}.name: is empty; every tool needs a name")
-    description = expect_type(get_or(obj, "description", ""), str, f"{where}.description")
+    description = expect_type(get_or_default(obj, "description", ""), str, f"{where}.description")
     where = f"{where}.parameters"
-    parameters = expect_type(get_or(obj, "parameters", {}), dict, where)
+    parameters = expect_type(get_or_default(obj, "parameters", {}), dict, where)
     properties = {}
-    for key, schema in expect_type(get_or(parameters, "properties", {}), dict, f"{where}.properties").items():
+    for key, schema in expect_type(get_or_default(parameters, "properties", {}), dict, f"{where}.properties").items():
         # Arrow gives every row the union of all tools' parameters, with null for those of other tools.
         if schema is not None:
             properties[key] = _property(schema, parameters, f"{where}.properties.{key}")
-    required = expect_type(get_or(parameters, "required", []), list, f"{where}.required")
+    required = expect_type(get_or_default(parameters, "required", []), list, f"{where}.required")
     for i, key in enumerate(required):
         if not isinstance(key, str) or key not in properties:
             raise InputError(

@@ -1,4 +1,4 @@
-"""The command line of every script: a config with overrides in; for what a user can mend, one line and exit code 2."""
+"""The command line of every script: reads a config with its overrides, and turns a user's mistake into one line."""
 
 import os
 import re
@@ -20,42 +20,50 @@ USAGE = "usage: python {script} --config configs/NAME.py[:option,option] [--conf
 
 
 def main(
-    run: Callable[[Any], None], about: str, needs: Iterable[str], own: Mapping[str, str | bool] | None = None
+    run: Callable[[Any], None],
+    about: str,
+    required_fields: Iterable[str],
+    script_fields: Mapping[str, str | bool] | None = None,
 ) -> None:
-    """Parses the command line and calls `run(config)`; bad input prints one line and exits with code 2.
+    """Parses the command line and calls `run(config)`.
 
-    needs: fields that tell this script's configs from others. own: fields that the script adds to the config, with
-    their defaults, set by --config.NAME=VALUE or --NAME=VALUE. A training run that NaN ended exits with code 1, an
-    interrupted one with 130.
+    about: the script's docstring, for --help. required_fields: fields that a config of this script has, and configs of
+    other scripts lack. script_fields: fields that the script adds to the config, with their defaults; a user sets them
+    by --config.NAME=VALUE or --NAME=VALUE.
+
+    Exits with code 2 and one line on stderr for bad input, with code 1 if NaN stopped a training run, and with code 130
+    if the user interrupted it.
     """
     if {"-h", "--help", "--helpfull"} & set(sys.argv[1:]):
         print(f"{about.strip()}\n{USAGE.format(script=sys.argv[0])}\nThe config file lists and explains every field.")
         return
 
     def start() -> None:
-        added = _take(own or {})
-        config = parse()
-        missing = [field for field in needs if field not in config]
+        values = _take_script_flags(script_fields or {})
+        config = parse_command_line()
+        missing = [field for field in required_fields if field not in config]
         if missing:
-            raise InputError(f"this config has no {' and no '.join(missing)}: it is another script's; {about.strip()}")
+            raise InputError(
+                f"this config has no {' and no '.join(missing)}: it belongs to another script; {about.strip()}"
+            )
         with config.unlocked():
-            config.update(added)
+            config.update(values)
         gpu_memory.set_memory_fraction()
         run(config)
 
-    guard(start)
+    run_or_exit(start)
 
 
-def _take(own: Mapping[str, str | bool]) -> dict[str, str | bool]:
-    """The values of a script's own flags, which are taken out of sys.argv: ml_collections would not know them."""
-    values, rest = dict(own), sys.argv[:1]
+def _take_script_flags(defaults: Mapping[str, str | bool]) -> dict[str, str | bool]:
+    """Removes the script's own flags from sys.argv, which ml_collections does not know, and returns their values."""
+    values, rest = dict(defaults), sys.argv[:1]
     arguments = iter(sys.argv[1:])
     for argument in arguments:
         name, equals, value = argument.partition("=")
         name = re.sub(r"^--?(config\.)?", "", name) if name.startswith("-") else ""
-        if name not in own:
+        if name not in defaults:
             rest.append(argument)
-        elif isinstance(own[name], bool):
+        elif isinstance(defaults[name], bool):
             words = {"true": True, "1": True, "false": False, "0": False}
             if equals and value.lower() not in words:
                 raise InputError(f"config.{name} is {value!r}; it must be true or false")
@@ -66,15 +74,14 @@ def _take(own: Mapping[str, str | bool]) -> dict[str, str | bool]:
     return values
 
 
-def parse() -> ConfigDict:
-    """The config that the command line, sys.argv, names, with its overrides (ml_collections reads no other list).
+def parse_command_line() -> ConfigDict:
+    """Returns the config that sys.argv names, with its overrides. (ml_collections reads no list but sys.argv.)
 
     Raises InputError for a missing or broken config file, an unknown field, or a value of the wrong type.
     """
     try:
         rest, config = _load(sys.argv)
-    # A config file is a program of the user's, and may fail in any way.
-    except Exception as error:
+    except Exception as error:  # a config file is the user's program, which may raise anything
         raise InputError(_explain(error)) from error
     if config is None and not _config_file():
         raise InputError(f"no config given; {USAGE.format(script=sys.argv[0])}")
@@ -85,8 +92,12 @@ def parse() -> ConfigDict:
     return config
 
 
-def guard(body: Callable[[], None]) -> None:
-    """Runs `body`; what a user can mend becomes one line on stderr and an exit code."""
+def run_or_exit(body: Callable[[], None]) -> None:
+    """Calls `body`. Prints one line on stderr and exits with a code if it raises an error that the user can fix.
+
+    Other exceptions are defects and keep their traceback. The codes are those of `exit_code_and_line`; an interrupt
+    exits with code 130.
+    """
     logging.set_verbosity(logging.ERROR)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _interrupt)
@@ -95,21 +106,21 @@ def guard(body: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        # XLA's threads may still be compiling, and crash while the interpreter is taken down around them.
+        # XLA's threads may still be compiling; they crash if the interpreter shuts down around them.
         os._exit(130)
     except Exception as error:
-        told = exit_code_and_line(error)
-        if told is None:
+        code_and_line = exit_code_and_line(error)
+        if code_and_line is None:
             raise
-        code, line = told
+        code, line = code_and_line
         print(line, file=sys.stderr, flush=True)
         raise SystemExit(code) from error
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raises KeyboardInterrupt, and tries again shortly where it would be lost.
+    """Handles SIGINT: raises KeyboardInterrupt, or sends the signal again after 0.1 s if the exception would be lost.
 
-    What is raised inside JAX's callback of the garbage collector is printed and forgotten.
+    It would be lost inside JAX's callback of the garbage collector: Python prints an exception there and goes on.
     """
     while frame is not None:
         if frame.f_code.co_name == "_xla_gc_callback":
@@ -127,32 +138,33 @@ def _load(argv: list[str]) -> tuple[list[str], Any]:
     rest = values(argv)
     config = values["config"].value
     if config is not None:
-        config.keys()  # a file that is missing makes an object that fails on its first use
+        config.keys()  # for a missing file, ml_collections returns an object that fails at its first use
     return rest, config
 
 
 def _config_arguments() -> list[str]:
-    """The one or two words of the command line that name the config."""
-    at = next((i for i, a in enumerate(sys.argv) if i and re.match(r"--?config(=|$)", a)), None)
-    return [] if at is None else sys.argv[at : at + 1 + ("=" not in sys.argv[at])]
+    """Returns the part of sys.argv that names the config: [--config=FILE], [--config, FILE], or [] if it is missing."""
+    index = next((i for i, a in enumerate(sys.argv) if i and re.match(r"--?config(=|$)", a)), None)
+    return [] if index is None else sys.argv[index : index + 1 + ("=" not in sys.argv[index])]
 
 
 def _config_file() -> str:
-    """The path that --config names, without its option string."""
+    """Returns the path that --config names, without its option string."""
     value = "=".join(_config_arguments()).partition("=")[2]
     return re.sub(r":[^:/]*$", "", value)
 
 
 def _explain(error: BaseException) -> str:
-    """What Python, absl and ml_collections say of a bad command line, in one line."""
+    """Returns one line that explains an exception of Python, absl or ml_collections about a bad command line."""
+    # The file itself: its syntax, its path.
     file = _config_file()
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     if not os.path.isfile(file):
-        return f"--config {file or sys.argv[-1]}: there is no such file; the project's configs lie in configs/"
-    # Some of their errors arrive as the repr of a text, with its newlines spelled out.
+        return f"--config {file or sys.argv[-1]}: there is no such file; the project's configs are in configs/"
+    # get_config raised. Some of the errors arrive as the repr of a text, with "\\n" for each newline.
     text = str(error.args[0] if error.args else error).replace("\\n", "\n").replace("\\'", "'")
-    # What get_config raised arrives with its whole trace; the last line that names an exception is the message.
+    # An exception of get_config arrives with its whole traceback; the last line that names an exception is the message.
     raised = re.findall(r"^(?:\w+\.)*(\w+(?:Error|Exception): .*)", text, re.MULTILINE)
     if "Traceback" in text and raised:
         if raised[-1].startswith("InputError: "):
@@ -164,33 +176,34 @@ def _explain(error: BaseException) -> str:
         return f"{file}, line {line}: {type(error).__name__}: {one_line(error)}"
     if "no attribute 'get_config" in text:
         return f"{file}: has no function get_config; a config file must define one that returns a ConfigDict"
+    # The overrides: an unknown field, a value of the wrong type, an unknown flag.
     if isinstance(error, AttributeError | KeyError):
         return _unknown_field(text)
     value = re.match(r"flag --(config\.[\w.]+)=(.*?): (.*)", text, re.DOTALL)
     if value:
-        kinds = {"float": "a number", "int()": "a whole number", "boolean": "true or false"}
-        kind = next((kind for word, kind in kinds.items() if word in value.group(3)), _flat(value.group(3)))
-        return f"{value.group(1)} is {value.group(2)!r}; it must be {kind}"
+        types = {"float": "a number", "int()": "a whole number", "boolean": "true or false"}
+        allowed = next((text for word, text in types.items() if word in value.group(3)), _join_lines(value.group(3)))
+        return f"{value.group(1)} is {value.group(2)!r}; it must be {allowed}"
     if "Unknown command line flag" in text:
         flag = re.search(r"flag '([^']*)'", text)
         name = flag.group(1) if flag else "?"
         return f"argument --{name} is not understood; {USAGE.format(script=sys.argv[0])}"
-    return _flat(text)
+    return _join_lines(text)
 
 
-def _flat(text: str) -> str:
+def _join_lines(text: str) -> str:
     return "; ".join(line for line in (part.strip(" '\"") for part in text.split("\n")) if line)
 
 
 def _unknown_field(text: str) -> str:
-    """The flag whose field the config lacks, with the nearest name, or those that stand where it was looked for."""
-    text = _flat(text)
+    """Returns a message that names the flag of an unknown field, and the nearest field or the fields of its block."""
+    text = _join_lines(text)
     word = re.match(r"\w+", text.rpartition("Attempting to lookup: ")[2])
     pattern = rf"--config\.(\w+\.)*{word.group() if word else ''}\b"
     flag = next((a for a in sys.argv if re.match(pattern, a)), text).partition("=")[0]
-    meant = re.search(r"Did you mean.*", text)
-    if meant:
-        return f"{flag}: the config has no such field; {meant.group()}"
+    suggestion = re.search(r"Did you mean.*", text)
+    if suggestion:
+        return f"{flag}: the config has no such field; {suggestion.group()}"
     block = _without_overrides()
     for part in flag.split(".")[1:-1]:
         block = block[part] if part in block else block
@@ -199,7 +212,7 @@ def _unknown_field(text: str) -> str:
 
 
 def _without_overrides() -> Any:
-    """The config as its file has it; ml_collections takes overrides from sys.argv whatever list it is given."""
+    """Returns the config without overrides. Changes sys.argv meanwhile: ml_collections reads overrides only there."""
     before = sys.argv
     sys.argv = [before[0], *_config_arguments()]
     try:

@@ -130,11 +130,11 @@ def get_field(config: Any, name: str) -> Any:
     return config
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_fields(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested fields as {"block.field": value}."""
     found: dict[str, Any] = {}
     for key, item in value.items():
-        found |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+        found |= flatten_fields(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tljax.core.errors import InputError
 
 
-def get_or(obj: dict[str, Any], key: str, default: Any) -> Any:
+def get_or_default(obj: dict[str, Any], key: str, default: Any) -> Any:
     value = obj.get(key)
     return default if value is None else value
 
@@ -26,16 +26,16 @@ def parse_json(text: str, at: str) -> Any:
         raise InputError(f"{at}: is not JSON ({error}): {shorten(text)}; mend it or take the row out") from None
 
 
-JSON_KINDS = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null or missing"}
+JSON_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null or missing"}
 
 
-def json_kind(value: Any) -> str:
-    return JSON_KINDS.get(type(value), "a number")
+def json_type_name(value: Any) -> str:
+    return JSON_TYPE_NAMES.get(type(value), "a number")
 
 
 def expect_type(value: Any, kind: type, at: str) -> Any:
     if not isinstance(value, kind):
-        raise InputError(f"{at}: is {json_kind(value)}, not {JSON_KINDS[kind]}; mend it or take the row out")
+        raise InputError(f"{at}: is {json_type_name(value)}, not {JSON_TYPE_NAMES[kind]}; mend it or take the row out")
     return value
 
 

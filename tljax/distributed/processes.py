@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tljax.core.config import flatten
+from tljax.core.config import flatten_fields
 from tljax.core.errors import InputError, exit_code_and_line, one_line
 from tljax.distributed.initialize import initialize
 from tljax.distributed.process_group import (
@@ -48,7 +48,9 @@ def initialized(config: Any) -> Iterator[None]:
     try:
         _group.barrier("the meeting of all processes")
         _group.heartbeat()  # from here on each knows where the others run
-        fields = {f"config.{name}": value for name, value in flatten(json.loads(config.to_json_best_effort())).items()}
+        fields = {
+            f"config.{name}": value for name, value in flatten_fields(json.loads(config.to_json_best_effort())).items()
+        }
         own = {name: value for name, value in fields.items() if not name.startswith("config.processes.")}
         check_equal_on_all(own | code_versions())
         code = 0

@@ -48,7 +48,7 @@ def generate_trajectories(
         yield row
 
 
-def write_raw(
+def write_trajectories(
     path: str | os.PathLike[str], *, seed: int, n: int, error_share: float, split: str, noise: str | None = None
 ) -> None:
     """Write `trajectories` of these arguments as `write_rows` does, and raise what both raise."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tljax.core.config import flatten
+from tljax.core.config import flatten_fields
 from tljax.core.errors import InputError
 from tljax.distributed import processes
 from tljax.storage.atomic import write_json
@@ -161,7 +161,10 @@ def check_same_config(folder: RunFolder, config: Any) -> None:
 def _check_config(folder: RunFolder, config: Any) -> None:
     if not _used(folder):
         return
-    begun, given = flatten(read_run_config(folder.local_dir)), flatten(json.loads(config.to_json_best_effort()))
+    begun, given = (
+        flatten_fields(read_run_config(folder.local_dir)),
+        flatten_fields(json.loads(config.to_json_best_effort())),
+    )
     names = FREE_FIELDS + (ASKED_FIELDS if given.get("eval.best", "loss") == "loss" else ())
     for field, value in given.items():
         free = any(field == name or field.startswith(f"{name}.") for name in names)

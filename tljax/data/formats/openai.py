@@ -14,7 +14,7 @@ from typing import Any
 
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.core.json_fields import check_not_blank, expect_type, get_or, shorten
+from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, shorten
 from tljax.data.formats.fields import parse_arguments, parse_messages, parse_role, parse_tools
 from tljax.data.trajectory import Conversation, Turn
 
@@ -77,7 +77,7 @@ def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any
     if message.get("tool_calls") is None and message.get("function_call") is not None:
         entries, fields = [message["function_call"]], [f"{location}.function_call"]
     else:
-        entries = expect_type(get_or(message, "tool_calls", []), list, f"{location}.tool_calls")
+        entries = expect_type(get_or_default(message, "tool_calls", []), list, f"{location}.tool_calls")
         fields = [f"{location}.tool_calls[{k}]" for k in range(len(entries))]
     calls, ids = [], []
     for entry, field in zip(entries, fields, strict=True):
@@ -92,7 +92,7 @@ def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any
 
 def _text(message: dict[str, Any], location: str) -> str:
     """The text of a message whose content is a string, null, or a list of text parts."""
-    content = get_or(message, "content", "")
+    content = get_or_default(message, "content", "")
     if not isinstance(content, list):
         return expect_type(content, str, f"{location}.content")
     texts = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.core.json_fields import join_names, json_kind
+from tljax.core.json_fields import join_names, json_type_name
 from tljax.data.formats import openai, tl_training
 from tljax.data.trajectory import Trajectory
 
@@ -21,7 +21,7 @@ def trajectory_from_record(record: Any, file: str, number: int) -> Trajectory:
     """
     location = f"file {file}, row {number}"
     if not isinstance(record, dict):
-        raise InputError(f"{location}: is {json_kind(record)}, not an object; a row is {_SCHEMAS}")
+        raise InputError(f"{location}: is {json_type_name(record)}, not an object; a row is {_SCHEMAS}")
     form = next((form for form in FORMATS if form.matches(record)), None)
     if form is None:
         raise InputError(
@@ -38,5 +38,5 @@ def trajectory_from_record(record: Any, file: str, number: int) -> Trajectory:
     if identity is None or identity == "":
         identity = number
     if isinstance(identity, bool) or not isinstance(identity, str | int):
-        raise InputError(f"{location}, field id: is {json_kind(identity)}; allowed: a string or an integer")
+        raise InputError(f"{location}, field id: is {json_type_name(identity)}; allowed: a string or an integer")
     return Trajectory(identity, conversation.tools, conversation.turns, conversation.system, number)
