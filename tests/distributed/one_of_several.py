@@ -1,4 +1,4 @@
-"""One process of several, for test_processes.py: joins the others and does what its first argument says."""
+"""One process of several, for test_processes.py: joins the others and does the task that its first argument names."""
 
 import contextlib
 import errno
@@ -19,12 +19,12 @@ from tljax.core.config import processes_block
 from tljax.core.errors import InputError
 from tljax.distributed import process_group, processes
 
-WHAT, FOLDER = sys.argv[1], Path(sys.argv[2])
-process_group.BEAT, process_group.SILENCE = 0.3, 5.0
+TASK, FOLDER = sys.argv[1], Path(sys.argv[2])
+process_group.HEARTBEAT_SECONDS, process_group.SILENCE_SECONDS = 0.3, 5.0
 
 
 def agree(me: int) -> None:
-    """Everything that one process does first or alone, told by each."""
+    """Prints the results of the work that process 0 does alone or first, on each process."""
     made = FOLDER / "made"
 
     def make() -> str:
@@ -57,7 +57,7 @@ def freeze(me: int, frozen: int) -> None:
 
 
 def wait(me: int) -> None:
-    """Process 1 never gets to where process 0 waits."""
+    """Process 1 never reaches the barrier at which process 0 waits."""
     if me == 1:
         time.sleep(60)
     processes.run_on_primary(lambda: None)
@@ -65,7 +65,7 @@ def wait(me: int) -> None:
 
 
 def exchange(me: int) -> None:
-    """Process 1 never gets to where process 0 waits for its part of an array, in a collective."""
+    """Process 1 never enters the collective in which process 0 waits for its part of an array."""
     import jax
 
     from tljax.distributed.mesh import gather_to_host
@@ -77,18 +77,18 @@ def exchange(me: int) -> None:
 
 
 def end_amid_requests(me: int) -> None:
-    """Process 0 ends while threads ask its coordinator something, as the watch does now and then."""
+    """Process 0 ends while threads read from its coordinator, as the watchdog does."""
 
     joined = processes._group
     assert joined is not None
 
-    def ask() -> None:
+    def read() -> None:
         while True:
             with contextlib.suppress(Exception):
                 joined.collect("alive")
 
     for _ in range(8 if me == 0 else 0):
-        threading.Thread(target=ask, daemon=True).start()
+        threading.Thread(target=read, daemon=True).start()
 
 
 def refuse(me: int) -> None:
@@ -107,7 +107,7 @@ def refuse(me: int) -> None:
         checkpoints.wait()
 
 
-WORK = {
+TASKS = {
     "agree": agree,
     "differ": agree,
     "other-code": agree,
@@ -131,18 +131,18 @@ def main() -> None:
     config_flags.DEFINE_config_dict("config", config)
     flags.FLAGS(sys.argv[:1] + sys.argv[3:])
     me = config.processes.id
-    if WHAT == "differ":
+    if TASK == "differ":
         config.lr += me
-    if WHAT == "other-code":
+    if TASK == "other-code":
         processes.code_versions = lambda: {"code of tljax": f"version {me}"}
-    if WHAT == "late":
+    if TASK == "late":
         config.processes.update({"coordinator": "", "count": 0, "id": -1, "timeout": 2.0})
-    if WHAT == "alone":
+    if TASK == "alone":
         config.processes.update({"count": 2, "timeout": 2.0})
-    if WHAT in ("wait", "exchange", "hang"):
+    if TASK in ("wait", "exchange", "hang"):
         config.processes.timeout = 2.0
     with processes.initialized(config):
-        WORK[WHAT](me)
+        TASKS[TASK](me)
 
 
 run_or_exit(main)

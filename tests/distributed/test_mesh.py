@@ -1,4 +1,4 @@
-"""The mesh: shapes that are refused, specs that collide, host rows that become global arrays."""
+"""The mesh: refused shapes, colliding specs, and host rows as global arrays."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from tljax.distributed.mesh import P
 
 
 @pytest.mark.parametrize(
-    "asked, shape",
+    "sizes, shape",
     [
         ((1, -1, 1), (1, 8, 1, 1)),
         ((2, -1, 2), (2, 2, 1, 2)),
@@ -25,15 +25,15 @@ from tljax.distributed.mesh import P
         ((2, 1, -1, 1, 2), (4, 1, 1, 2)),
     ],
 )
-def test_one_axis_takes_what_remains(asked, shape):
-    made = mesh.make_mesh(*asked)
-    assert tuple(made.shape.items()) == tuple(zip(("data", "fsdp", "sequence", "tensor"), shape, strict=True))
-    assert made.axis_types == (AxisType.Explicit,) * 4
+def test_an_axis_of_minus_1_takes_the_devices_that_remain(sizes, shape):
+    device_mesh = mesh.make_mesh(*sizes)
+    assert tuple(device_mesh.shape.items()) == tuple(zip(("data", "fsdp", "sequence", "tensor"), shape, strict=True))
+    assert device_mesh.axis_types == (AxisType.Explicit,) * 4
 
 
-def test_a_mesh_over_some_devices():
-    made = mesh.make_mesh(devices=jax.devices()[:1])
-    assert set(made.shape.values()) == {1} and mesh.describe_mesh(made) == "one device"
+def test_a_mesh_can_take_some_of_the_devices():
+    device_mesh = mesh.make_mesh(devices=jax.devices()[:1])
+    assert set(device_mesh.shape.values()) == {1} and mesh.describe_mesh(device_mesh) == "one device"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +50,22 @@ class Chip:
 
 
 def chips(slices):
-    """In an order in which the slices lie mixed up."""
+    """The chips of all slices, in mixed order."""
     return [Chip(4 * s + 2 * y + x, s, (x, y, 0)) for y in (0, 1) for s in range(slices) for x in (0, 1)]
 
 
-@pytest.mark.parametrize("asked", [{}, {"slices": 2}, {"sequence": 2}, {"data": 2}])
-def test_weights_are_split_within_a_slice(asked, monkeypatch):
-    """Of TPUs the devices say how many slices there are, and each is whole along "data"."""
-    made = []
-    monkeypatch.setattr(mesh, "Mesh", lambda devices, *_, **__: made.append(devices))
-    mesh.make_mesh(**asked, devices=chips(2))
-    per_slice = np.vectorize(lambda chip: chip.slice_index)(made[0]).reshape(2, -1)
-    assert made[0].shape[0] == 2 * asked.get("data", 1)
+@pytest.mark.parametrize("sizes", [{}, {"slices": 2}, {"sequence": 2}, {"data": 2}])
+def test_weights_are_split_within_a_slice(sizes, monkeypatch):
+    """TPU devices report their slices, and "data" runs over one slice after the other."""
+    arrays = []
+    monkeypatch.setattr(mesh, "Mesh", lambda devices, *_, **__: arrays.append(devices))
+    mesh.make_mesh(**sizes, devices=chips(2))
+    per_slice = np.vectorize(lambda chip: chip.slice_index)(arrays[0]).reshape(2, -1)
+    assert arrays[0].shape[0] == 2 * sizes.get("data", 1)
     np.testing.assert_array_equal(per_slice, [[0] * 4, [1] * 4])
 
 
-def test_other_slices_than_there_are_are_refused():
+def test_a_wrong_number_of_tpu_slices_is_refused():
     with pytest.raises(InputError, match=r"mesh.slices is 4, but the devices are of 2 slices; use mesh.slices=2, or 0"):
         mesh.make_mesh(slices=4, devices=chips(2))
     with pytest.raises(InputError, match=r"mesh.slices is 2, but the devices are of 1 slice; use mesh.slices=1, or 0"):
@@ -74,14 +74,14 @@ def test_other_slices_than_there_are_are_refused():
         mesh.make_mesh(fsdp=3, devices=chips(2))
 
 
-def test_equal_parts_stand_for_slices_where_devices_do_not_say():
-    made = mesh.make_mesh(data=2, tensor=2, slices=2)
-    assert [d.id for d in made.devices[:2].flat] == [0, 1, 2, 3] and dict(made.shape)["data"] == 4
-    assert mesh.describe_mesh(made) == "data 4 x tensor 2"
+def test_devices_that_report_no_slices_are_split_into_equal_parts():
+    device_mesh = mesh.make_mesh(data=2, tensor=2, slices=2)
+    assert [d.id for d in device_mesh.devices[:2].flat] == [0, 1, 2, 3] and dict(device_mesh.shape)["data"] == 4
+    assert mesh.describe_mesh(device_mesh) == "data 4 x tensor 2"
 
 
 @pytest.mark.parametrize(
-    "asked, nearest",
+    "sizes, nearest",
     [
         ((3, -1, 1), "data=4, fsdp=2"),
         ((1, 16, 1), "fsdp=8"),
@@ -93,18 +93,18 @@ def test_equal_parts_stand_for_slices_where_devices_do_not_say():
         ((8, 1, 1, 2), "data=4, sequence=2"),
     ],
 )
-def test_impossible_meshes_are_refused_with_a_possible_one(asked, nearest):
+def test_impossible_meshes_are_refused_with_the_nearest_possible_one(sizes, nearest):
     with pytest.raises(InputError, match=rf"does not fit 8 devices.*nearest possible mesh is {nearest}$"):
-        mesh.make_mesh(*asked)
+        mesh.make_mesh(*sizes)
 
 
-@pytest.mark.parametrize("asked", [(-1, -1, 1), (0, 1, 8), (-2, 1, 1), (1, -1, 1, -1), (1, 1, 8, 0), (1, 8, 1, 1, -1)])
-def test_axes_that_mean_nothing_are_refused(asked):
+@pytest.mark.parametrize("sizes", [(-1, -1, 1), (0, 1, 8), (-2, 1, 1), (1, -1, 1, -1), (1, 1, 8, 0), (1, 8, 1, 1, -1)])
+def test_invalid_axis_sizes_are_refused(sizes):
     with pytest.raises(InputError, match=r"every axis is a positive number, and at most one is -1"):
-        mesh.make_mesh(*asked)
+        mesh.make_mesh(*sizes)
 
 
-def test_specs():
+def test_a_spec_names_the_mesh_axes_of_logical_axes_and_no_mesh_axis_twice():
     assert mesh.spec("batch", None, "heads") == P(("data", "fsdp"), None, "tensor")
     assert mesh.spec("batch", "positions") == P(("data", "fsdp"), "sequence")
     with pytest.raises(ValueError, match="use a mesh axis twice"):
@@ -126,7 +126,7 @@ def test_rows_become_global_arrays_in_their_order(shape):
         np.testing.assert_array_equal(mesh.process_rows(16), np.arange(16))
 
 
-def test_micro_batches_come_first():
+def test_micro_batches_are_the_first_axis_and_not_sharded():
     tokens = np.arange(48, dtype=np.int32).reshape(3, 8, 2)
     with jax.set_mesh(mesh.make_mesh(2, 2, 2)):
         batch = mesh.global_batch({"tokens": tokens}, accumulate=True)

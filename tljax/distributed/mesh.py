@@ -1,7 +1,7 @@
-"""The device mesh: axes, what each logical axis of an array is sharded over, host rows to global arrays.
+"""The device mesh: its axes, the sharding of each logical axis of an array, and host rows as global arrays.
 
 Everything runs under `jax.set_mesh(make_mesh(...))`, on one device too: the axes are explicit, so that a sharding is
-part of every array's type and an ambiguous one is an error where it is written.
+part of every array's type, and an ambiguous sharding is an error at the line that makes it.
 """
 
 import math
@@ -20,12 +20,12 @@ from tljax.distributed.mesh_shape import Shape, format_shape, nearest_shape, res
 
 P = jax.P
 
-# By rising traffic: the last axis has the devices that are nearest to each other.
+# In the order of rising traffic: the last axis has the devices that are nearest to each other.
 AXES = ("data", "fsdp", "sequence", "tensor")
 
 # Logical axis of an array -> the mesh axes it is sharded over. Weights are split over "sequence" as well as "fsdp":
-# devices that share a row hold the same weights otherwise, and their gradients are summed over both axes in any case,
-# so that this saves memory and costs no more than a larger "fsdp" would.
+# devices that share a row would hold the same weights otherwise, and their gradients are summed over both axes in any
+# case, so that this saves memory and costs no more than a larger "fsdp" would.
 LOGICAL_AXIS_RULES: dict[str, str | tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "positions": "sequence",
@@ -44,66 +44,66 @@ def make_mesh(
     slices: int = 0,
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """A mesh over `devices` (default: all) with explicit axes; one axis may be -1 and takes the devices that remain.
+    """Returns a mesh over `devices` (default: all) with explicit axes; one axis may be -1: it takes what remains.
 
-    The four sizes are those within a slice, whose devices are linked to each other. The places of "data" are those of
-    the first slice, then those of the second, ...: weights are split within a slice and held by each, so that what
-    crosses the network between slices is a sum of gradients. slices: 0 takes as many as the devices say, which a TPU's
-    do; of others equal parts in the order of their processes stand for slices where more than 1 is asked for.
+    The four sizes hold within a slice, whose devices are linked to each other. "data" runs over the first slice, then
+    over the second, and so on: weights are split within a slice, and every slice holds all of them, so that only a sum
+    of gradients crosses the network between slices. slices: 0 takes the number of slices that TPU devices report; GPU
+    and CPU devices report none, and are split into `slices` equal parts, in the order of their processes.
 
-    Raises InputError where the axes do not multiply to the number of devices, and for other slices than there are.
+    Raises InputError if the axes do not multiply to the number of devices, or if TPUs have another number of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    asked = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
+    requested = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
     parts = _slices(devices)
-    counted = devices[0].platform == "tpu"
-    if counted and slices not in (0, len(parts)):
+    are_fixed = devices[0].platform == "tpu"
+    if are_fixed and slices not in (0, len(parts)):
         raise InputError(
             f"mesh.slices is {slices}, but the devices are of {len(parts)} slice{'s' * (len(parts) > 1)}; use "
             f"mesh.slices={len(parts)}, or 0, which takes what there is"
         )
-    slices, shape = resolve_axes(asked, slices or len(parts), len(devices), counted)
-    if not counted:
+    slices, shape = resolve_axes(requested, slices or len(parts), len(devices), are_fixed)
+    if not are_fixed:
         parts = np.array_split(np.array(devices, object), slices)
-    places = [
-        # Whole sides of a torus are preferred; where the axes ask for less, sides are split.
+    device_arrays = [
+        # Entire sides of a torus are preferred; sides are split if the axes need less.
         mesh_utils.create_device_mesh([shape[axis] for axis in AXES], list(part), allow_split_physical_axes=True)
         for part in parts
     ]
-    return Mesh(np.concatenate(places), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    return Mesh(np.concatenate(device_arrays), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
 
 
 def _slices(devices: Sequence[Any]) -> list[list[Any]]:
-    """Devices by the slice that they say they belong to; those of a GPU's host that call it a slice are not asked."""
+    """Returns the devices of each slice. Only TPUs have slices: a GPU reports its host as one, which is ignored."""
     indices = [getattr(device, "slice_index", 0) if device.platform == "tpu" else 0 for device in devices]
-    return [[d for d, own in zip(devices, indices, strict=True) if own == index] for index in sorted(set(indices))]
+    return [[d for d, i in zip(devices, indices, strict=True) if i == index] for index in sorted(set(indices))]
 
 
 def nearest_mesh(fits: Callable[[Shape], bool]) -> str:
-    """The mesh of the current one's devices that fits and is nearest to it, as config fields; "" where none fits.
+    """Returns, as config fields, the nearest mesh over the current one's devices that fits; "" if none fits.
 
-    fits: whether sizes of AXES will do. "data" stays as it is where anything else can be changed instead.
+    fits: returns True if a mesh of these sizes of AXES will do. "data" changes only if no change of other axes will do.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    # Under jit, where only a caller that skipped the checks gets to, the devices are not known.
+    # Under jit the devices are not known; only a caller that skipped the checks gets here then.
     try:
         slices = len(_slices(list(jax.sharding.get_mesh().devices.flat)))
     except ValueError:
         slices = 1
-    here = dict(mesh.shape)
+    current = dict(mesh.shape)
 
-    def whole(shape: Shape) -> bool:
+    def fits_slices(shape: Shape) -> bool:
         return shape["data"] % slices == 0 and fits(shape)
 
-    found = nearest_shape(here, mesh.size, lambda shape: shape["data"] == here["data"] and whole(shape))
-    found = found or nearest_shape(here, mesh.size, whole)
-    return "" if found is None else format_shape(found | {"data": found["data"] // slices}, here)
+    nearest = nearest_shape(current, mesh.size, lambda shape: shape["data"] == current["data"] and fits_slices(shape))
+    nearest = nearest or nearest_shape(current, mesh.size, fits_slices)
+    return "" if nearest is None else format_shape(nearest | {"data": nearest["data"] // slices}, current)
 
 
 def spec(*axes: str | None) -> P:
-    """Logical axis names, one per dimension (None: not sharded), as a PartitionSpec.
+    """Returns the PartitionSpec of logical axis names, one per dimension (None: not sharded).
 
-    Raises ValueError for an unknown name, and where two dimensions would be sharded over one mesh axis.
+    Raises ValueError for an unknown name, and if two dimensions would be sharded over one mesh axis.
     """
     unknown = [axis for axis in axes if axis is not None and axis not in LOGICAL_AXIS_RULES]
     if unknown:
@@ -116,23 +116,23 @@ def spec(*axes: str | None) -> P:
 
 
 def shard_count(*axes: str) -> int:
-    """Over how many places of the current mesh these logical axes are spread; under jit or not."""
+    """Returns the number of shards of these logical axes on the current mesh, also under jit."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape[axis] for axis in jax.tree.leaves(tuple(spec(*axes))))
 
 
 def batch_shard_count() -> int:
-    """Over how many places of the current mesh the rows of a batch are spread."""
+    """Returns the number of shards of a batch's rows on the current mesh."""
     return shard_count("batch")
 
 
 def weight_shard_count() -> int:
-    """In how many parts the current mesh holds the large weights."""
+    """Returns the number of shards of the large weights on the current mesh."""
     return shard_count("embed", "heads")
 
 
 def describe_mesh(mesh: Mesh) -> str:
-    """The mesh for people, such as "2 slices x fsdp 8 x sequence 2"; axes of 1 are left out."""
+    """Returns a text such as "2 slices x fsdp 8 x sequence 2"; axes of size 1 are left out."""
     slices = len(_slices(list(mesh.devices.flat)))
     sizes = dict(mesh.shape)
     sizes["data"] //= slices
@@ -140,54 +140,54 @@ def describe_mesh(mesh: Mesh) -> str:
     return " x ".join(words or ["one device"])
 
 
-def check_rows(rows: int, what: str = "batch.rows") -> None:
+def check_rows(rows: int, field: str = "batch.rows") -> None:
     """Raises InputError unless `rows`, counted over all processes, divide evenly over the current mesh."""
-    places = batch_shard_count()
-    if rows < 1 or rows % places:
-        above = max(1, math.ceil(rows / places)) * places
-        near = f"{above - places} or {above}" if above > places else f"{above}"
+    shards = batch_shard_count()
+    if rows < 1 or rows % shards:
+        above = max(1, math.ceil(rows / shards)) * shards
+        near = f"{above - shards} or {above}" if above > shards else f"{above}"
         tensor = shard_count("heads")
-        # Several devices to a row do for any model; more of "tensor" may not.
-        other = nearest_mesh(lambda m: m["tensor"] == tensor and max(1, rows) % (m["data"] * m["fsdp"]) == 0)
+        # Any model runs with several devices per row, but not with any size of "tensor".
+        nearest = nearest_mesh(lambda m: m["tensor"] == tensor and max(1, rows) % (m["data"] * m["fsdp"]) == 0)
         raise InputError(
-            f"{what} is {rows}, which does not divide over the data x fsdp = {places} places of the mesh; "
-            f"use a multiple of {places}, such as {near}, or the mesh {other or 'of another number of devices'}"
+            f"{field} is {rows}, which does not divide over the data x fsdp = {shards} places of the mesh; "
+            f"use a multiple of {shards}, such as {near}, or the mesh {nearest or 'of another number of devices'}"
         )
 
 
 def sequence_parts() -> int:
-    """Into how many equal parts the current mesh cuts the positions of a row; each device of "sequence" has two."""
-    places = shard_count("positions")
-    return 1 if places == 1 else 2 * places
+    """Returns the number of equal parts that the current mesh cuts a row into; each device of "sequence" has two."""
+    shards = shard_count("positions")
+    return 1 if shards == 1 else 2 * shards
 
 
 def row_length_multiple(round_to: int) -> int:
-    """What a row's length must be a multiple of: round_to, and the parts that the current mesh cuts it into."""
+    """Returns the number that a row's length must be a multiple of: of round_to, and of the mesh's parts of a row."""
     return math.lcm(round_to, sequence_parts())
 
 
-def check_row_length(tokens: int, what: str = "batch.tokens") -> None:
+def check_row_length(tokens: int, field: str = "batch.tokens") -> None:
     """Raises InputError unless rows of `tokens` divide over the current mesh's "sequence"."""
     parts = sequence_parts()
     if tokens % parts:
         above = math.ceil(tokens / parts) * parts
         near = f"{above - parts} or {above}" if above > parts else f"{above}"
         raise InputError(
-            f"{what} is {tokens}, which does not divide into the 2 x sequence = {parts} parts that the mesh cuts rows "
+            f"{field} is {tokens}, which does not divide into the 2 x sequence = {parts} parts that the mesh cuts rows "
             f"into; use a multiple of {parts}, such as {near}, or another mesh.sequence"
         )
 
 
 def check_initialized() -> None:
-    """Raises InputError where the run has several processes that do not know each other (processes.py)."""
+    """Raises InputError if JAX has several processes that processes.initialized() has not joined."""
     if jax.process_count() > 1 and not processes.is_multiprocess():
         raise InputError(
-            "several processes run that were not joined; start one alone, or give config.processes where there is one"
+            "several processes run that were not joined; start one alone, or set config.processes if the command has it"
         )
 
 
 def process_rows(rows: int) -> np.ndarray:
-    """Which rows of a global batch of `rows` this process must build: int64 indices, ascending.
+    """Returns the rows of a global batch of `rows` that this process must build: int64 indices, ascending.
 
     Processes whose devices differ only along "sequence" or "tensor" own the same rows.
     """
@@ -198,16 +198,16 @@ def process_rows(rows: int) -> np.ndarray:
 
 
 def global_batch(host_batch: Mapping[str, np.ndarray], *, accumulate: bool = False) -> dict[str, jax.Array]:
-    """This process's rows of every array, in the order of `process_rows`, as global arrays on the current mesh.
+    """Returns global arrays on the current mesh, made of every process's rows in the order of `process_rows`.
 
     Arrays are [B, ...] with rows first, or [A, B, ...] with `accumulate`: micro-batches first, rows second.
-    Raises InputError where the arrays differ in rows, or the rows do not divide over this process's devices.
+    Raises InputError if the arrays differ in rows, or if the rows do not divide over this process's devices.
     """
     mesh, axis = jax.sharding.get_mesh(), int(accumulate)
     counts = {name: array.shape[axis] for name, array in host_batch.items()}
     if len(set(counts.values())) > 1:
         raise InputError(f"the arrays of a batch have different numbers of rows: {counts}")
-    # As many distinct row blocks as this process holds of `shards` ones; each must get the same number of rows.
+    # This process holds so many distinct shards of rows; each must get the same number of rows.
     blocks = len(process_rows(batch_shard_count()))
     for name, rows in counts.items():
         if rows < 1 or rows % blocks:
@@ -216,15 +216,15 @@ def global_batch(host_batch: Mapping[str, np.ndarray], *, accumulate: bool = Fal
                 f"use a multiple of {blocks}"
             )
 
-    def place(array: np.ndarray) -> jax.Array:
+    def to_global(array: np.ndarray) -> jax.Array:
         axes = (None,) * axis + ("batch",) + (None,) * (array.ndim - axis - 1)
         return jax.make_array_from_process_local_data(NamedSharding(mesh, spec(*axes)), array)
 
-    return {name: place(array) for name, array in host_batch.items()}
+    return {name: to_global(array) for name, array in host_batch.items()}
 
 
 def gather_to_host(tree: Any) -> Any:
-    """Arrays on the devices of all processes as whole NumPy arrays on each of them; all of them must call it."""
+    """Returns arrays of all processes' devices as full NumPy arrays on each process; all processes must call it."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     processes.report_progress("an exchange of results")
@@ -232,22 +232,22 @@ def gather_to_host(tree: Any) -> Any:
 
 
 @jax.jit
-def _largest(numbers: jax.Array) -> jax.Array:
+def _max(numbers: jax.Array) -> jax.Array:
     return numbers.max()
 
 
 def max_over_processes(number: int) -> jax.Array:
-    """The largest of what the processes of the current mesh give, an int32 scalar that all of them can read.
+    """Returns the largest `number` of all processes of the current mesh, an int32 scalar that each can read.
 
-    All must call it. It returns at once; whoever reads the scalar later does not hold up the devices.
+    All processes must call it. It returns at once; a caller that reads the scalar later does not hold up the devices.
     """
     mesh = jax.sharding.get_mesh()
     everywhere = NamedSharding(mesh, P(AXES))
-    return _largest(jax.make_array_from_callback((mesh.size,), everywhere, lambda _: np.full(1, number, np.int32)))
+    return _max(jax.make_array_from_callback((mesh.size,), everywhere, lambda _: np.full(1, number, np.int32)))
 
 
 def device_bytes(device: Any) -> int | None:
-    """Memory of one device, None where it is not known; CPU devices share the machine's."""
+    """Returns the bytes of memory of one device, None if unknown; CPU devices share the machine's memory."""
     if device.platform == "cpu":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
     return (device.memory_stats() or {}).get("bytes_limit")

@@ -1,4 +1,4 @@
-"""Sizes of a mesh's axes as numbers alone: what is asked for, and the nearest that fits the devices there are."""
+"""The sizes of a mesh's axes as numbers: the requested ones, and the nearest ones that fit the devices."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -9,50 +9,50 @@ from tljax.core.errors import InputError
 Shape = dict[str, int]
 
 
-def resolve_axes(asked: Mapping[str, int], slices: int, devices: int, counted: bool) -> tuple[int, Shape]:
-    """The number of slices, and the size of every axis within a slice.
+def resolve_axes(requested: Mapping[str, int], slices: int, devices: int, are_fixed: bool) -> tuple[int, Shape]:
+    """Returns the number of slices, and the size of every axis within a slice.
 
-    asked: sizes of the axes, at most one of them -1, which takes the devices that remain. slices: 0 takes what there
-    is, which is `counted` where the devices themselves say so. Raises InputError where no such mesh is possible.
+    requested: sizes of the axes; at most one is -1, and takes the devices that remain. are_fixed: the devices report
+    `slices`, so that no other number is possible. Raises InputError if no such mesh is possible.
     """
-    wanted = {"slices": slices, **asked}
-    free = [axis for axis, size in asked.items() if size == -1]
-    if slices < 0 or any(size < 1 and size != -1 for size in asked.values()) or len(free) > 1:
+    wanted = {"slices": slices, **requested}
+    free = [axis for axis, size in requested.items() if size == -1]
+    if slices < 0 or any(size < 1 and size != -1 for size in requested.values()) or len(free) > 1:
         raise InputError(
             f"mesh {format_shape(wanted)}: every axis is a positive number, and at most one is -1 (takes what "
-            "remains); slices is a positive number, or 0 (what the devices say)"
+            "remains); slices is a positive number, or 0 (the number that the devices report)"
         )
-    given = slices * math.prod(size for size in asked.values() if size != -1)
-    shape = {axis: max(1, devices // given) if size == -1 else size for axis, size in asked.items()}
+    taken = slices * math.prod(size for size in requested.values() if size != -1)
+    shape = {axis: max(1, devices // taken) if size == -1 else size for axis, size in requested.items()}
     if slices * math.prod(shape.values()) != devices:
-        possible = nearest_shape(wanted, devices, lambda found: not counted or found["slices"] == slices)
-        assert possible is not None
+        nearest = nearest_shape(wanted, devices, lambda candidate: not are_fixed or candidate["slices"] == slices)
+        assert nearest is not None
         raise InputError(
             f"mesh {format_shape(wanted)} does not fit {devices} device{'s' * (devices > 1)}: the axes must multiply "
-            f"to {devices}; the nearest possible mesh is {format_shape(possible, wanted)}"
+            f"to {devices}; the nearest possible mesh is {format_shape(nearest, wanted)}"
         )
     return slices, shape
 
 
 def nearest_shape(wanted: Mapping[str, int], devices: int, fits: Callable[[Shape], bool]) -> Shape | None:
-    """The mesh of `devices` places that fits and whose axes differ from the wanted ones by the smallest factors.
+    """Returns the shape of `devices` devices that fits and differs from the wanted one by the smallest factors.
 
-    An axis of -1 may be anything.
+    A wanted size of -1 matches any size.
     """
-    found = (dict(zip(wanted, sizes, strict=True)) for sizes in _shapes(devices, len(wanted)))
+    candidates = (dict(zip(wanted, sizes, strict=True)) for sizes in _shapes(devices, len(wanted)))
 
     def distance(shape: Shape) -> tuple[float, float]:
         factors = {axis: abs(math.log(shape[axis] / size)) for axis, size in wanted.items() if size != -1}
-        # Of equals the one that leaves rows as they are split.
+        # Among equals, the shape that splits rows as before wins.
         return round(sum(factors.values()), 9), factors.get("sequence", 0.0)
 
-    return min(filter(fits, found), key=distance, default=None)
+    return min(filter(fits, candidates), key=distance, default=None)
 
 
-def format_shape(shape: Mapping[str, int], beside: Mapping[str, int] | None = None) -> str:
-    """A shape as config fields; axes of 1 are left out, but for those that `beside` names otherwise."""
-    kept = [axis for axis, size in shape.items() if size != 1 or (beside or {}).get(axis, 1) != 1]
-    return ", ".join(f"{axis}={shape[axis]}" for axis in kept or ("fsdp",))
+def format_shape(shape: Mapping[str, int], reference: Mapping[str, int] | None = None) -> str:
+    """Returns a shape as config fields; an axis of 1 is left out, unless it has another size in `reference`."""
+    shown = [axis for axis, size in shape.items() if size != 1 or (reference or {}).get(axis, 1) != 1]
+    return ", ".join(f"{axis}={shape[axis]}" for axis in shown or ("fsdp",))
 
 
 @lru_cache
@@ -61,7 +61,7 @@ def _divisors(number: int) -> tuple[int, ...]:
 
 
 def _shapes(devices: int, axes: int) -> Iterator[tuple[int, ...]]:
-    """All ways to write `devices` as a product of so many numbers."""
+    """Yields all ways to write `devices` as a product of `axes` numbers."""
     if axes == 1:
         yield (devices,)
         return

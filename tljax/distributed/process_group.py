@@ -1,75 +1,79 @@
-"""The processes of a run: heartbeats and values that they exchange, and the search for one that is dead or stuck."""
+"""The processes of a run: their heartbeats, their barriers, and the search for one that is dead or stuck."""
 
-import atexit
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from tljax.distributed.exit import LOST, STUCK, exit_now
 
 T = TypeVar("T")
 
-BEAT = 2.0  # seconds between two heartbeats
-SILENCE = 40.0  # seconds without one after which a process counts as dead; JAX would abort all after 100
-DAY = 86_400_000  # milliseconds: JAX's own limits of waiting; ours are SILENCE and processes.timeout
-QUIET = 4  # times `timeout` without one place passed by any process after which all are stuck
-FAILED = 1
-STUCK = 134  # as of an abort: schedulers start it again a few times, as the cause may lie in a host or its network
-LOST = 75  # EX_TEMPFAIL of sysexits.h, as launch/interruptible.py's: another process is gone, start all again
+HEARTBEAT_SECONDS = 2.0  # between two heartbeats
+SILENCE_SECONDS = 40.0  # without a heartbeat, after which a process counts as dead; JAX would abort all after 100
+WAIT_MS = 86_400_000  # JAX's limit of a wait, a day: SILENCE_SECONDS and processes.timeout end a run before
+ALL_STUCK_FACTOR = 4  # times `timeout` without progress of any process, after which all of them are stuck
 
-_leaving = threading.Lock()
-_kept: list[Any] = []  # handlers of `explain_jax_abort`: C does not keep them alive
+
+class Heartbeat(NamedTuple):
+    """A heartbeat of a process: its number, the milestones passed so far, the last of them, and the host and pid."""
+
+    number: int
+    num_milestones: int
+    milestone: str
+    address: str
 
 
 class ProcessGroup:
-    """The processes of a run. A thread publishes heartbeats, and ends this process when another one fails."""
+    """The processes of a run. A watchdog thread publishes heartbeats, and ends this process when another one fails."""
 
-    def __init__(self, client: Any, me: int, count: int, coordinator: str, timeout: float):
-        self.client, self.me, self.count, self.timeout = client, me, count, timeout
-        self.coordinator = coordinator
-        self.ending = False  # this process has an error of its own to tell, or has finished
-        self._own: tuple[int, str] | None = None  # what it told of that error
-        self._beat = 0
-        self._turn = 0  # of the exchanges, which all processes make in the same order
-        self._passed, self._place = 0, "its start"
-        self._names = {k: f"process {k}" for k in range(count)}
-        self._seen: dict[int, tuple[Any, float]] = {}  # process -> (last sign of life, when it came)
-        self._behind: dict[int, tuple[int, float]] = {}  # process -> (places passed, since when another is ahead)
-        self._moved = (-1, 0.0)  # places that all have passed together, since when
+    # JAX's own heartbeats (heartbeat_timeout_seconds) find a dead or frozen process too. Tried with JAX 0.10.2 and
+    # 0.12.0: they name a number but no host and pid, end the other processes by an abort with a trace, which schedulers
+    # do not take for a lost host, and cannot see a process that is alive and stuck.
+
+    def __init__(self, client: Any, process_id: int, num_processes: int, coordinator: str, timeout: float):
+        """client: JAX's client of the coordinator. timeout: seconds without progress that make a process stuck."""
+        self.client, self.process_id, self.num_processes = client, process_id, num_processes
+        self.coordinator, self.timeout = coordinator, timeout
+        self.is_ending = False  # this process has published its own failure, or has finished
+        self._failure: tuple[int, str] | None = None  # the failure that this process has published
+        self._num_heartbeats = 0
+        self._num_exchanges = 0  # all processes make the same exchanges in the same order
+        self._num_milestones, self._milestone = 0, "its start"
+        self._names = {k: f"process {k}" for k in range(num_processes)}
+        self._last_heartbeat: dict[int, tuple[int, float]] = {}  # process -> (number of its last heartbeat, since when)
+        self._behind: dict[int, tuple[int, float]] = {}  # process -> (its milestones, since when others have more)
+        self._total_milestones = (-1, 0.0)  # of all processes together, since when
         self.heartbeat()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def heartbeat(self) -> dict[int, list[Any]]:
-        """Publishes this process's heartbeat, and returns those of all processes.
+    def heartbeat(self) -> dict[int, Heartbeat]:
+        """Publishes this process's heartbeat, and returns those of all processes."""
+        self._num_heartbeats += 1
+        address = f"{socket.gethostname()}, pid {os.getpid()}"
+        own = Heartbeat(self._num_heartbeats, self._num_milestones, self._milestone, address)
+        self.publish(f"alive/{self.process_id}", json.dumps(own))
+        heartbeats = {k: Heartbeat(*json.loads(value)) for k, value in self.collect("alive").items()}
+        self._names |= {k: f"process {k} ({heartbeat.address})" for k, heartbeat in heartbeats.items()}
+        return heartbeats
 
-        A heartbeat is [its number, places passed, the last of them, host and pid].
-        """
-        self._beat += 1
-        own = [self._beat, self._passed, self._place, f"{socket.gethostname()}, pid {os.getpid()}"]
-        self.publish(f"alive/{self.me}", json.dumps(own))
-        alive = {k: json.loads(value) for k, value in self.collect("alive").items()}
-        self._names |= {k: f"process {k} ({where})" for k, (*_, where) in alive.items()}
-        return alive
-
-    def describe(self, k: int) -> str:
+    def describe(self, process: int) -> str:
         """Returns "process K (HOST, pid PID)", or "process K" before its first heartbeat."""
-        return self._names[k]
+        return self._names[process]
 
-    def report_progress(self, place: str) -> None:
-        """Notes that this process reached a place that all processes pass; the others see by it which one is stuck."""
-        self._passed, self._place = self._passed + 1, place
+    def report_progress(self, milestone: str) -> None:
+        """Notes that this process reached a milestone, a point that all processes pass; it shows which one is stuck."""
+        self._num_milestones, self._milestone = self._num_milestones + 1, milestone
 
     def explain_abort(self) -> tuple[int, str] | None:
-        """Exit code and line for an abort: this process's own error, or that the coordinator no longer answers."""
-        if self._own is not None:
-            return self._own  # told already: process 0 was the quicker to leave, and took the coordinator along
+        """Returns the exit code and message for an abort by JAX, or None if the coordinator still answers."""
+        if self._failure is not None:
+            return self._failure  # it is printed already; process 0 left sooner, and the coordinator with it
         host, _, port = self.coordinator.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
@@ -82,155 +86,131 @@ class ProcessGroup:
         self.client.key_value_set(f"tljax/{key}", value, allow_overwrite=True)
 
     def collect(self, folder: str) -> dict[int, str]:
-        """Returns what each process has published under FOLDER/PROCESS, by the number of the process."""
-        found = self.client.key_value_dir_get(f"tljax/{folder}/")
-        return {int(key.rpartition("/")[2]): value for key, value in found}
+        """Returns the value that each process has published as FOLDER/PROCESS, by the number of the process."""
+        entries = self.client.key_value_dir_get(f"tljax/{folder}/")
+        return {int(key.rpartition("/")[2]): value for key, value in entries}
 
     def next_exchange(self) -> int:
         """Returns the number of the next exchange, which is the same on all processes."""
-        self._turn += 1
-        return self._turn
+        self._num_exchanges += 1
+        return self._num_exchanges
 
-    def barrier(self, place: str) -> None:
+    def barrier(self, milestone: str) -> None:
         """Returns when every process has called it."""
-        self.report_progress(place)
-        key = f"tljax/meet/{self.next_exchange()}"
-        call_in_thread(lambda: self.client.wait_at_barrier(key, DAY))
+        self.report_progress(milestone)
+        key = f"tljax/barrier/{self.next_exchange()}"
+        call_in_thread(lambda: self.client.wait_at_barrier(key, WAIT_MS))
 
-    def publish_failure(self, code: int, line: str) -> None:
-        """Tells the others why this process ends, and waits until they know: the store ends with process 0."""
-        self.ending, self._own = True, (code, line)
+    def publish_failure(self, code: int, message: str) -> None:
+        """Publishes why this process ends, and waits until the others have read it: the store ends with process 0."""
+        self.is_ending, self._failure = True, (code, message)
         with contextlib.suppress(Exception):
-            self.publish(f"ended/{self.me}", json.dumps([code, line]))
-            until = time.monotonic() + SILENCE
-            while len(self.collect("ended")) < self.count and time.monotonic() < until:
-                time.sleep(BEAT / 10)
-            if self.me == 0:
-                time.sleep(BEAT)  # the others leave first: JAX aborts them where the store goes
+            self.publish(f"ended/{self.process_id}", json.dumps([code, message]))
+            deadline = time.monotonic() + SILENCE_SECONDS
+            while len(self.collect("ended")) < self.num_processes and time.monotonic() < deadline:
+                time.sleep(HEARTBEAT_SECONDS / 10)
+            if self.process_id == 0:
+                time.sleep(HEARTBEAT_SECONDS)  # the others leave first: JAX aborts them when the store ends
 
     def _watch(self) -> None:
         while True:
-            # Requests to a coordinator that is frozen, or cut off without a word, never come back.
-            patience = threading.Timer(SILENCE, exit_now, (LOST, f"error: {lost_process_message(self.describe(0))}"))
-            patience.daemon = True
-            patience.start()
+            # A request to a coordinator that is frozen or cut off never returns.
+            message = f"error: {lost_process_message(self.describe(0))}"
+            limit = threading.Timer(SILENCE_SECONDS, exit_now, (LOST, message))
+            limit.daemon = True
+            limit.start()
             try:
-                alive = self.heartbeat()
-                ended = {k: json.loads(value) for k, value in self.collect("ended").items()}
+                heartbeats = self.heartbeat()
+                failures = {k: json.loads(value) for k, value in self.collect("ended").items()}
             except Exception as error:
-                if not self.ending:
-                    exit_now(
-                        LOST, f"error: {lost_process_message(self.describe(0))} ({str(error).splitlines()[0][:120]})"
-                    )
+                if not self.is_ending:
+                    exit_now(LOST, f"{message} ({str(error).splitlines()[0][:120]})")
                 return
             finally:
-                patience.cancel()
-            if self.ending:
+                limit.cancel()
+            if self.is_ending:
                 return
-            found = self._find_failure(alive, ended, time.monotonic())
-            if found is not None:
+            failure = self._find_failure(heartbeats, failures, time.monotonic())
+            if failure is not None:
                 with contextlib.suppress(Exception):
-                    self.publish(f"ended/{self.me}", "null")
-                    if self.me == 0:
-                        time.sleep(2 * BEAT)  # the others read the same in its store
-                exit_now(*found)
-            time.sleep(BEAT)
+                    self.publish(f"ended/{self.process_id}", "null")
+                    if self.process_id == 0:
+                        time.sleep(2 * HEARTBEAT_SECONDS)  # the others read the same in its store
+                exit_now(*failure)
+            time.sleep(HEARTBEAT_SECONDS)
 
-    def _find_failure(self, alive: dict[int, list[Any]], ended: dict[int, Any], now: float) -> tuple[int, str] | None:
-        """Exit code and line for the end of this process where another has failed, is silent or is stuck."""
-        first = max((passed for _, passed, *_ in alive.values()), default=0)
-        for k, (beat, passed, *_) in alive.items():
-            if self._seen.get(k, (None,))[0] != beat:
-                self._seen[k] = beat, now
-            if passed == first or self._behind.get(k, (None,))[0] != passed:
-                self._behind[k] = passed, now
-        for k, told in ended.items():
-            if told is not None and k != self.me:
-                return told[0], f"{self.describe(k)} ended the run: {told[1]}"
-        for k in alive:
-            if k != self.me and now - self._seen[k][1] > SILENCE:
+    def _find_failure(
+        self, heartbeats: dict[int, Heartbeat], failures: dict[int, Any], now: float
+    ) -> tuple[int, str] | None:
+        """Returns this process's exit code and message if another process has failed, is silent, or is stuck."""
+        self._note_progress(heartbeats, now)
+        # A process has published its failure. (null comes from a process that ends because of another one's.)
+        for k, failure in failures.items():
+            if failure is not None and k != self.process_id:
+                code, message = failure
+                return code, f"{self.describe(k)} ended the run: {message}"
+        # A process is silent.
+        for k in heartbeats:
+            if k != self.process_id and now - self._last_heartbeat[k][1] > SILENCE_SECONDS:
                 return LOST, f"error: {lost_process_message(self.describe(k))}"
-        moved = sum(passed for _, passed, *_ in alive.values())
-        if moved != self._moved[0]:
-            self._moved = moved, now
-        if now - self._moved[1] > QUIET * self.timeout:
+        # No process makes progress.
+        limit = ALL_STUCK_FACTOR * self.timeout
+        if now - self._total_milestones[1] > limit:
             return STUCK, (
-                f"error: no process has gone on for {QUIET * self.timeout:g} seconds after {alive[self.me][2]}: they "
-                "wait for each other's devices, or all for a disk or store; start all again with --config.resume=auto, "
-                "or raise config.processes.timeout"
+                f"error: no process has made progress for {limit:g} seconds after "
+                f"{heartbeats[self.process_id].milestone}: they wait for each other's devices, or all of them for a "
+                "disk or store; start all again with --config.resume=auto, or raise config.processes.timeout"
             )
-        for k, (_, passed, place, _) in alive.items():
-            if passed < first and now - self._behind[k][1] > self.timeout:
+        # One process makes no progress, and others are ahead of it.
+        for k, heartbeat in heartbeats.items():
+            if k in self._behind and now - self._behind[k][1] > self.timeout:
                 return STUCK, (
-                    f"error: {self.describe(k)} has not gone on for {self.timeout:g} seconds after {place}, and the "
-                    "others wait for it; look at what it does there, or raise config.processes.timeout"
+                    f"error: {self.describe(k)} has made no progress for {self.timeout:g} seconds after "
+                    f"{heartbeat.milestone}, and the others wait for it; find out what it does there, or raise "
+                    "config.processes.timeout"
                 )
         return None
 
+    def _note_progress(self, heartbeats: dict[int, Heartbeat], now: float) -> None:
+        """Notes since when each process has been silent and behind the others, and since when none has gone on."""
+        most = max((heartbeat.num_milestones for heartbeat in heartbeats.values()), default=0)
+        for k, (number, num_milestones, *_) in heartbeats.items():
+            if self._last_heartbeat.get(k, (None,))[0] != number:
+                self._last_heartbeat[k] = number, now
+            if num_milestones == most:
+                self._behind.pop(k, None)
+            elif self._behind.get(k, (None,))[0] != num_milestones:
+                self._behind[k] = num_milestones, now
+        total = sum(heartbeat.num_milestones for heartbeat in heartbeats.values())
+        if total != self._total_milestones[0]:
+            self._total_milestones = total, now
+
 
 def call_in_thread(call: Callable[[], T]) -> T:
-    """`call()`, made by another thread: while C++ waits in the main one, Python hears no signal, Ctrl-C among them."""
-    found: Future[T] = Future()
+    """Returns `call()`, made by another thread.
 
-    def make() -> None:
+    While the main thread waits in C++, Python handles no signal, Ctrl-C among them.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
         try:
-            found.set_result(call())
+            result.set_result(call())
         except BaseException as error:
-            found.set_exception(error)
+            result.set_exception(error)
 
-    threading.Thread(target=make, daemon=True).start()
-    return found.result()
+    threading.Thread(target=run, daemon=True).start()
+    return result.result()
 
 
 def lost_process_message(name: str) -> str:
+    """Returns the message for a process, described by `name`, that is gone."""
     return (
         f"{name} is gone or cannot be reached: it was killed or frozen, its host stopped, or the network broke; start "
         "all processes again with --config.resume=auto"
     )
 
 
-def explain_jax_abort(why: Callable[[], tuple[int, str] | None]) -> Callable[[], Any]:
-    """Lets an abort of this process, as JAX forces it where the coordinator is lost, end in the code and line `why()`.
-
-    It comes from a thread of C++, at once; a handler of Python's own signal module would never get to run. Returns what
-    takes it back, which must be done before the interpreter is taken down: without one, it would abort again, for ever.
-    """
-
-    def explain(_: int) -> None:
-        told = why()
-        if told is not None:
-            exit_now(*told)
-
-    _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(explain))
-    handle = ctypes.CDLL(None).signal
-    handle.argtypes, handle.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-    before = handle(int(signal.SIGABRT), ctypes.cast(_kept[-1], ctypes.c_void_p))
-    return lambda: handle(int(signal.SIGABRT), before)
-
-
 def wait_for_watchdog() -> None:
-    """As long as a watch may take to find a dead process, and to end this one for it."""
-    time.sleep(SILENCE + 3 * BEAT)
-
-
-def exit_now(code: int, line: str) -> None:
-    """Ends this process at once: JAX's orderly end would wait for the others, in collectives that never come."""
-    if not _leaving.acquire(blocking=False):
-        threading.Event().wait()  # another thread says why, and ends this one too
-    try:
-        sys.stdout.flush()
-        os.write(2, f"{line}\n".encode())
-    finally:
-        os._exit(code)
-
-
-def exit_in_order(code: int) -> None:
-    """Ends this process in order, all of it but the interpreter.
-
-    A thread that comes back from C++, such as a watch from the coordinator, into an interpreter that is being taken
-    down is ended by Python (before 3.14) in a way that C++ answers with an abort.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    """Waits as long as a watchdog may take to find a dead process, and to end this one because of it."""
+    time.sleep(SILENCE_SECONDS + 3 * HEARTBEAT_SECONDS)

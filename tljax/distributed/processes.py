@@ -1,7 +1,7 @@
-"""Runs of several processes, one a host: how they find each other, agree, and end together where one of them fails.
+"""Runs of several processes, one per host: they join, agree, and end together if one of them fails.
 
-With one process every function here does its work at once and nothing else. What they tell each other goes through the
-key-value store of JAX's coordinator, process 0; arrays go through collectives, which is distributed/mesh.py's part.
+With one process every function here does its own work and nothing else. Processes exchange values through the key-value
+store of JAX's coordinator, which process 0 runs; arrays go through the collectives of distributed/mesh.py.
 """
 
 import contextlib
@@ -16,16 +16,9 @@ from typing import Any, TypeVar
 
 from tljax.core.config import flatten_fields
 from tljax.core.errors import InputError, exit_code_and_line, one_line
+from tljax.distributed.exit import FAILED, exit_in_order, exit_now
 from tljax.distributed.initialize import initialize
-from tljax.distributed.process_group import (
-    DAY,
-    FAILED,
-    ProcessGroup,
-    call_in_thread,
-    exit_in_order,
-    exit_now,
-    wait_for_watchdog,
-)
+from tljax.distributed.process_group import WAIT_MS, ProcessGroup, call_in_thread, wait_for_watchdog
 
 T = TypeVar("T")
 
@@ -34,11 +27,11 @@ _group: ProcessGroup | None = None
 
 @contextlib.contextmanager
 def initialized(config: Any) -> Iterator[None]:
-    """Joins this process to the run's others, by config.processes or what TPU pods and SLURM tell; holds until all end.
+    """Joins this process to the others of the run, by config.processes or by what a TPU pod or SLURM says.
 
-    To be entered before JAX touches a device. Where there are several processes this one ends with the body, and an
-    error in one ends all of them, each with the line that names it. Raises InputError where they do not come together,
-    or differ in code or config.
+    It must be entered before JAX uses a device. If the run has several processes, this one ends with the body, and an
+    error in one ends all of them, each with a message that names it. Raises InputError if the processes do not come
+    together, or if they differ in code or config.
     """
     global _group
     _group = initialize(config.processes)
@@ -47,19 +40,17 @@ def initialized(config: Any) -> Iterator[None]:
         return
     try:
         _group.barrier("the meeting of all processes")
-        _group.heartbeat()  # from here on each knows where the others run
-        fields = {
-            f"config.{name}": value for name, value in flatten_fields(json.loads(config.to_json_best_effort())).items()
-        }
-        own = {name: value for name, value in fields.items() if not name.startswith("config.processes.")}
-        check_equal_on_all(own | code_versions())
+        _group.heartbeat()  # from here on each process knows where the others run
+        fields = flatten_fields(json.loads(config.to_json_best_effort()))
+        shared = {f"config.{name}": value for name, value in fields.items() if not name.startswith("processes.")}
+        check_equal_on_all(shared | code_versions())
         code = 0
         try:
             yield
         except SystemExit as stop:
             code = int(stop.code or 0)
         _group.barrier("the end of the run")
-        _group.ending = True
+        _group.is_ending = True
         exit_in_order(code)
     except KeyboardInterrupt:
         _group.publish_failure(130, "interrupted")
@@ -69,20 +60,20 @@ def initialized(config: Any) -> Iterator[None]:
 
 
 def abort_all(error: Exception) -> None:
-    """Ends this process and all others for an error of one of its threads; returns where there is only this one.
+    """Ends this process and all others because of an error in one of its threads; returns if this is the only process.
 
-    For what the main thread would learn too late, since it waits for the others.
+    A thread calls it when the main thread would learn of the error too late, because it waits for the other processes.
     """
     if _group is None:
         return
-    told = exit_code_and_line(error)
-    if told is None:
+    failure = exit_code_and_line(error)
+    if failure is None:
         traceback.print_exception(error)
-        # A collective whose partner died raises what no user understands; the watch then knows more.
+        # A collective whose partner died raises an error that names nobody; the watchdog then finds the dead process.
         wait_for_watchdog()
-        told = FAILED, f"error: {type(error).__name__}: {one_line(error)[:200]}"
-    _group.publish_failure(*told)
-    exit_now(*told)
+        failure = FAILED, f"error: {type(error).__name__}: {one_line(error)[:200]}"
+    _group.publish_failure(*failure)
+    exit_now(*failure)
 
 
 def code_versions() -> dict[str, str]:
@@ -96,12 +87,12 @@ def code_versions() -> dict[str, str]:
 
 def is_primary() -> bool:
     """Returns True for process 0, and for the only process."""
-    return _group is None or _group.me == 0
+    return _group is None or _group.process_id == 0
 
 
 def process_index() -> int:
     """Returns the number of this process in the run, from 0."""
-    return 0 if _group is None else _group.me
+    return 0 if _group is None else _group.process_id
 
 
 def is_multiprocess() -> bool:
@@ -109,22 +100,24 @@ def is_multiprocess() -> bool:
     return _group is not None
 
 
-def check_single_process(what: str) -> None:
-    """Raises InputError where this is one of several processes, which `what` cannot be of."""
+def check_single_process(task: str) -> None:
+    """Raises InputError if this is one of several processes, since `task` is work for one process alone."""
     if _group is not None or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        raise InputError(f"{what}: several processes were started, and it is done by one; start it on one host, as one")
+        raise InputError(
+            f"{task}: several processes were started, but one process does this; start one process, on one host"
+        )
 
 
 def check_equal_on_all(facts: Mapping[str, Any]) -> None:
-    """Raises InputError, on every process, naming the first fact in which one of them differs from process 0."""
+    """Raises InputError, on every process, that names the first fact in which a process differs from process 0."""
     if _group is None:
         return
     folder = f"facts/{_group.next_exchange()}"
-    _group.publish(f"{folder}/{_group.me}", json.dumps(dict(facts)))
+    _group.publish(f"{folder}/{_group.process_id}", json.dumps(dict(facts)))
     _group.barrier("a comparison of all processes")
-    found = {k: json.loads(value) for k, value in _group.collect(folder).items()}
-    for k, theirs in sorted(found.items()):
-        for name, value in found[0].items():
+    facts_of = {k: json.loads(value) for k, value in _group.collect(folder).items()}
+    for k, theirs in sorted(facts_of.items()):
+        for name, value in facts_of[0].items():
             if theirs.get(name) != value:
                 raise InputError(
                     f"{_group.describe(k)} has {name} = {theirs.get(name)!r}, process 0 has {value!r}; start all "
@@ -133,30 +126,30 @@ def check_equal_on_all(facts: Mapping[str, Any]) -> None:
 
 
 def run_on_primary(make: Callable[[], T]) -> T:
-    """Calls `make()` on process 0 alone and returns its result on all processes; JSON must be able to hold it."""
+    """Calls `make()` on process 0 alone, and returns its result on all processes; JSON must be able to hold it."""
     if _group is None:
         return make()
     key = f"first/{_group.next_exchange()}"
-    if _group.me == 0:
-        made = make()
-        _group.publish(key, json.dumps(made))
+    if is_primary():
+        result = make()
+        _group.publish(key, json.dumps(result))
         _group.report_progress("work of process 0 alone")
-        return made
+        return result
     _group.report_progress("work of process 0 alone")
-    group = _group
-    return json.loads(call_in_thread(lambda: group.client.blocking_key_value_get(f"tljax/{key}", DAY)))
+    client = _group.client
+    return json.loads(call_in_thread(lambda: client.blocking_key_value_get(f"tljax/{key}", WAIT_MS)))
 
 
 def primary_first(make: Callable[[], T]) -> T:
-    """Calls `make()` on process 0, then on the others, which find on a shared disk what process 0 left there."""
+    """Calls `make()` on process 0, then on the others, which find the files of process 0 on a shared disk."""
     if _group is None:
         return make()
-    made = make() if _group.me == 0 else None
+    result = make() if is_primary() else None
     _group.barrier("work that process 0 does first")
-    return make() if made is None else made
+    return make() if result is None else result
 
 
-def report_progress(place: str) -> None:
-    """Notes that this process got to a place that all pass, such as "update 3"; see config.processes.timeout."""
+def report_progress(milestone: str) -> None:
+    """Notes that this process reached a milestone that all pass, such as "update 3"; see config.processes.timeout."""
     if _group is not None:
-        _group.report_progress(place)
+        _group.report_progress(milestone)
