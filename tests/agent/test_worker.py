@@ -90,7 +90,7 @@ def test_a_worker_ends_what_runs_too_long_and_goes_on(user_file):
         assert time.perf_counter() - start < 15
         assert worker.execute("note", {"text": "c"}).value == '["c"]'
         child = worker.child
-    assert child is not None and child.poll() is not None
+    assert child is not None and not is_running(child.pid)
 
 
 def test_a_worker_survives_what_its_tools_do(user_file, monkeypatch):

@@ -1,13 +1,11 @@
 """Rewards of a batch: the built-in rules, a user's function in its processes, and all that it may do wrong."""
 
+import contextlib
 import json
 import math
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +72,17 @@ number = 3
 """
 
 
+def worker_pids() -> set[int]:
+    """The ids of the processes that this one has started for reward functions."""
+    pids = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and "tljax.rl.reward_workers" in (status.parent / "cmdline").read_text():
+                pids.add(int(status.parent.name))
+    return pids
+
+
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """RewardFunction of a function in a module beside the working folder; closed at the end."""
@@ -88,7 +97,7 @@ def make(tmp_path, monkeypatch):
     yield run
     for function in made:
         function.close()
-    assert not multiprocessing.active_children()
+    assert not worker_pids()
 
 
 @pytest.mark.parametrize("rule", ["table", "release"])
@@ -134,10 +143,9 @@ def test_what_a_users_function_gets_and_gives(make):
 def test_processes_are_apart_and_stay(make):
     function = make("my_rewards:process", workers=2)
     first = {r.value for r in function.score(["x"] * 20, [PROMPT] * 20)}
-    assert os.getpid() not in first and first <= {p.pid for p in multiprocessing.active_children()}
-    assert {r.value for r in function.score(["x"] * 20, [PROMPT] * 20)} <= {
-        p.pid for p in multiprocessing.active_children()
-    }
+    pids = worker_pids()
+    assert os.getpid() not in first and first <= pids and len(pids) == 2
+    assert {r.value for r in function.score(["x"] * 20, [PROMPT] * 20)} <= pids == worker_pids()
     assert function.score([], []) == []
 
 
@@ -165,7 +173,7 @@ def test_what_is_no_reward_is_one_line_with_the_prompt(make, name, said):
     ) as error:
         function.score(["a"], [PROMPT])
     assert "\n" not in str(error.value)
-    assert not multiprocessing.active_children()
+    assert not worker_pids()
     with pytest.raises(RuntimeError, match="have been closed"):
         function.score(["a"], [PROMPT])
 
@@ -178,7 +186,7 @@ def test_a_function_that_hangs_is_stopped(make):
         InputError, match=r"^prompt 'slow', step 1: .*hangs took more than 1 seconds; mend it, or raise"
     ):
         function.score(["a", "b", "a", "a"], prompts)
-    assert 1 <= time.monotonic() - start < 30 and not multiprocessing.active_children()
+    assert 1 <= time.monotonic() - start < 30 and not worker_pids()
 
 
 BROKEN = {
@@ -212,7 +220,7 @@ def test_a_function_that_cannot_be_had_is_told_at_once(make, tmp_path, rule, sai
         (tmp_path / f"{name}.py").write_text(code)
     with pytest.raises(InputError, match=rf"^config\.reward\.rule.*{said}") as error:
         make(rule)
-    assert "\n" not in str(error.value) and not multiprocessing.active_children()
+    assert "\n" not in str(error.value) and not worker_pids()
 
 
 @pytest.mark.parametrize(
@@ -228,117 +236,3 @@ def test_a_function_that_cannot_be_had_is_told_at_once(make, tmp_path, rule, sai
 def test_values_out_of_range(make, fields, said):
     with pytest.raises(InputError, match=said):
         make("table", **fields)
-
-
-SCRIPT = """
-import signal, sys, weakref
-weakref.finalize(sys, int)  # so that finalizers run last at exit, after multiprocessing has waited for its processes
-from tljax.data.prompt_table import Prompt
-from tljax.rl.reward import RewardFunction
-from tljax.calls.compare import as_tool_list
-
-def main():
-    if sys.argv[2:]:
-        signal.signal(int(sys.argv[2]), lambda *_: print("asked to stop", flush=True))
-    global function  # alive until the interpreter ends
-    function = RewardFunction(rule=sys.argv[1], clip=5.0, timeout=120.0, workers=2)
-    print("ready", flush=True)
-    prompts = [Prompt(i, 1, [], "", "f()", as_tool_list([{"name": "f"}])) for i in range(4)]
-    print([r.value for r in function.score(list("abcd"), prompts)], flush=True)
-
-if __name__ == "__main__":
-    main()
-"""
-USERS = """
-import os, time
-open(f"pid-{os.getpid()}", "w").close()
-def half(prediction, golden, tools):
-    from beside import HALF
-    return HALF
-def hangs(prediction, golden, tools, seconds=600):
-    open(f"called-{os.getpid()}", "w").close()
-    time.sleep(seconds)
-    return 0.5
-def is_slow(prediction, golden, tools):
-    return hangs(prediction, golden, tools, 2)
-"""
-
-
-@pytest.fixture
-def script(tmp_path, repo):
-    """Starts launch/go.py from the folder above it, where the user's modules lie, in a process group of its own."""
-    (tmp_path / "launch").mkdir()
-    (tmp_path / "launch" / "go.py").write_text(SCRIPT)
-    (tmp_path / "users.py").write_text(USERS)
-    (tmp_path / "beside.py").write_text("HALF = 0.5")
-    started = []
-
-    def run(*arguments):
-        command = [sys.executable, "launch/go.py", *arguments]
-        env = os.environ | {"PYTHONPATH": str(repo)}
-        options = {"cwd": tmp_path, "env": env, "text": True, "start_new_session": True}
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.mark.extended
-def test_a_launch_script_finds_modules_beside_the_working_folder(script, tmp_path):
-    process = script("users:half")
-    out, error = process.communicate(timeout=120)
-    assert (process.returncode, out, error) == (0, "ready\n[0.5, 0.5, 0.5, 0.5]\n", "")
-    assert not any(alive(int(p.name[4:])) for p in tmp_path.glob("pid-*"))
-
-
-@pytest.mark.extended
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks processes up in /proc")
-@pytest.mark.parametrize(("number", "everyone"), [(signal.SIGINT, True), (signal.SIGKILL, False)])
-def test_no_process_outlives_the_run(script, tmp_path, number, everyone):
-    process = script("users:hangs")
-    wait_for(lambda: len(list(tmp_path.glob("called-*"))) == 2)
-    pids = [int(p.name[4:]) for p in tmp_path.glob("pid-*")]
-    assert len(pids) == 2 and all(map(alive, pids))
-    # A terminal's Ctrl-C goes to the whole group.
-    (os.killpg if everyone else os.kill)(process.pid, number)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == -number
-    assert error.count("Traceback") == (number == signal.SIGINT)  # the script's own alone
-    wait_for(lambda: not any(map(alive, pids)))
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_asked_to_stop_still_gets_its_rewards(script, tmp_path, number):
-    process = script("users:is_slow", str(int(number)))
-    wait_for(lambda: len(list(tmp_path.glob("called-*"))) == 2)
-    os.killpg(process.pid, number)
-    out, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (0, "") and out == "ready\nasked to stop\n[0.5, 0.5, 0.5, 0.5]\n"
-
-
-@pytest.mark.extended
-def test_a_script_without_guard_is_told(script, tmp_path):
-    path = tmp_path / "launch" / "go.py"
-    path.write_text(SCRIPT.replace('if __name__ == "__main__":\n    main()', "main()"))
-    process = script("users:half")
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 1 and 'guarded by if __name__ == "__main__"?' in error.splitlines()[-1]

@@ -6,5 +6,6 @@ json_fields.py    fields of JSON objects, read with errors that name the field
 config.py         the blocks and checks that configs share
 command.py        a command line -> config -> run(config) -> exit code
 user_function.py  module:function -> a function of the user's own
+sandbox.py        a user's code in a child process, with a time limit for each of its answers
 gpu_memory.py     the part of a GPU's memory that JAX takes
 """

@@ -12,7 +12,7 @@ from tljax.core.user_function import is_function_path
 from tljax.data.prompt_table import Prompt
 from tljax.distributed import processes
 from tljax.rl.irm import RULES, Reward, reward
-from tljax.rl.reward_workers import ALLOWED, FIELD, Workers
+from tljax.rl.reward_workers import ALLOWED, FIELD, RewardWorkers
 
 
 class RewardFunction:
@@ -42,9 +42,9 @@ class RewardFunction:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, workers: int, timeout: float) -> Workers | None:
+    def _start(self, workers: int, timeout: float) -> RewardWorkers | None:
         # What a user's function returns may differ from call to call: where a run has several processes, one calls it.
-        return Workers(self._rule, workers, timeout) if processes.is_primary() else None
+        return RewardWorkers(self._rule, workers, timeout) if processes.is_primary() else None
 
     def close(self) -> None:
         """Ends the processes of a user's function, if there are any."""
