@@ -16,7 +16,7 @@ from tljax.calls.tool import Call
 from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import load_rule
 from tljax.data.prompt import render_prompt
-from tljax.data.steps import tokenize_steps
+from tljax.data.steps import TokenizeOptions, tokenize_steps
 from tljax.data.tokenizer import load_tokenizer
 from tljax.data.trajectory import Turn
 from tljax.toolbox.embedded import resolve_model_path
@@ -102,24 +102,18 @@ def test_a_dialogue_has_the_tokens_of_training(tokenizers, shared, name, dialect
         roles = [turn.role for turn in turns]
         if roles != ["user"] + ["assistant", "function"] * (len(roles) // 2 - 1) + ["assistant"]:
             continue  # a call without feedback, or a question to the user
-        steps = tokenize_steps(
-            trajectory,
-            rule=load_rule("none"),
-            dialect=dialect,
-            tokenizer=tokenizer,
-            pkt="none",
-            w_max=9.0,
-            max_tokens=16384,
-        )
+        options = TokenizeOptions(dialect=dialect, pkt="none", w_max=9.0, max_tokens=16384)
+        steps = tokenize_steps(trajectory, load_rule("none"), tokenizer, options)
+        replies = [step.tokenized for step in steps]
         texts = [turn.text for turn in turns if turn.role == "function"]
         prompt = render_prompt(trajectory.tools, turns[:1], dialect)
         opening = Opening(prompt, as_tool_list(trajectory.tools), "finish", lambda texts=texts: Replayed(texts))
         policy = Scripted(tokenizer, {prompt: [step.reply for step in steps]})
         limits = DialogueLimits(turns=len(steps), tokens=16384, new_tokens=1, repeats=99)
         (dialogue,) = held([opening], policy, tokenizer, limits)
-        assert policy.seen[prompt] == [step.tokens[: step.reply_start].tolist() for step in steps]
+        assert policy.seen[prompt] == [reply.tokens[: reply.reply_start].tolist() for reply in replies]
         # As in training, only the last reply is followed by an end token, which the dialogue leaves out.
-        assert dialogue.tokens == steps[-1].tokens[:-1].tolist()
+        assert dialogue.tokens == replies[-1].tokens[:-1].tolist()
         compared += len(steps)
     assert compared > 40
 

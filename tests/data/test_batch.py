@@ -29,8 +29,8 @@ def dataset_of(lengths, seed=0):
                 "weighted": int((weights > 0).sum()),
                 "tokens": (1000 * (number + 1) + np.arange(n)).astype(np.int32),
                 "targets": np.arange(n, dtype=np.int32),
-                "weights": weights,
-                "kinds": (weights > 0).astype(np.int8),
+                "loss_weights": weights,
+                "token_classes": (weights > 0).astype(np.int8),
             }
         )
     return datasets.Dataset.from_list(rows, features=FEATURES).with_format("numpy")
@@ -71,7 +71,7 @@ def test_segments_and_positions_mark_the_sequences():
         for row in range(3):
             tokens, segments = batch["tokens"][row], batch["segments"][row]
             padding = segments == 0
-            assert not batch["weights"][row][padding].any() and not tokens[padding].any()
+            assert not batch["loss_weights"][row][padding].any() and not tokens[padding].any()
             for segment in set(segments[~padding].tolist()):
                 inside = segments == segment
                 assert batch["positions"][row][inside].tolist() == list(range(inside.sum()))
@@ -104,7 +104,7 @@ def test_a_process_builds_its_rows_of_the_same_batch():
 
 def test_room_for_targets_is_enough_and_used():
     batches = Batches(dataset_of(LENGTHS), rows=2, tokens=32, epochs=4, seed=0, packed=True)
-    most = max(int((batches.build(n)["weights"] > 0).sum(1).max()) for n in range(batches.steps))
+    most = max(int((batches.build(n)["loss_weights"] > 0).sum(1).max()) for n in range(batches.steps))
     assert most == batches.max_targets
 
 

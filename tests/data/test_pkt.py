@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from tljax.data.pkt import key_offsets, key_weight, token_range, token_weights
+from tljax.data.batch_arrays import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN
+from tljax.data.pkt import classify_tokens, key_offsets, key_weight, token_range, token_weights
 
 PAPER_TOOLS = ["getPaperDetails", "getPapersByKeywords", "finish"]
 
@@ -42,7 +43,7 @@ def test_released_key_tokens_weight_and_loss(llama2, golden_pkt):
         assert key == sorted(row["key"])
         weight = key_weight("release", 9, key, [text[a:b] for a, b in spans[first:]])
         assert weight == pytest.approx(row["weight"], abs=1e-6)
-        weights = token_weights(len(row["target_logit"]), key, weight)
+        weights = token_weights(classify_tokens(len(row["target_logit"]), key), weight)
         nll = np.logaddexp(0, -np.array(row["target_logit"]))
         assert (weights * nll).sum() / weights.sum() == pytest.approx(row["loss"], abs=1e-5)
 
@@ -129,6 +130,11 @@ def test_weight_is_clipped(rule):
 
 
 def test_weights_are_float32_with_fractions():
-    weights = token_weights(5, (0, 3), 5 / 3)
+    weights = token_weights(classify_tokens(5, (0, 3)), 5 / 3)
     assert weights.dtype == np.float32
     np.testing.assert_array_equal(weights, np.array([5 / 3, 1, 1, 5 / 3, 1], np.float32))
+
+
+def test_the_first_key_token_is_the_name_token():
+    assert classify_tokens(5, (1, 3)).tolist() == [OTHER_TOKEN, NAME_TOKEN, OTHER_TOKEN, KEY_TOKEN, OTHER_TOKEN]
+    assert classify_tokens(2, ()).tolist() == [OTHER_TOKEN, OTHER_TOKEN]

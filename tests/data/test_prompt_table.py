@@ -12,7 +12,7 @@ from tljax.data.examples import load_examples
 from tljax.data.mae import load_rule
 from tljax.data.prompt_table import load_prompts
 from tljax.data.reader import open_trajectories
-from tljax.data.steps import tokenize_steps
+from tljax.data.steps import TokenizeOptions, tokenize_steps
 from tljax.data.tokenizer import load_tokenizer
 from tljax.rl.irm import reward
 from tljax.toolbox import trajectories
@@ -57,14 +57,14 @@ def same_as_steps(prompts, source, tokenizer, cache, dialect):
     """Compares with the steps that SFT learns from; returns how many there are."""
     count = 0
     for trajectory in open_trajectories(str(source), "refuse", cache).trajectories():
-        made = {"pkt": "paper", "w_max": 9.0, "max_tokens": 8192, "dialect": dialect}
-        steps = tokenize_steps(trajectory, rule=load_rule("default"), tokenizer=tokenizer, **made)
+        options = TokenizeOptions(dialect=dialect, pkt="paper", w_max=9.0, max_tokens=8192)
+        steps = tokenize_steps(trajectory, load_rule("default"), tokenizer, options)
         turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
         for step, turn in zip(steps, turns, strict=True):
             prompt = prompts.pop((step.id, step.step), None)
             assert (prompt is not None) is (step.kept and turn.call is not None)
             if prompt is not None:
-                assert prompt.tokens == step.tokens[: step.reply_start].tolist()
+                assert prompt.tokens == step.tokenized.tokens[: step.tokenized.reply_start].tolist()
                 assert prompt.text + " " + step.reply == step.text and prompt.text.endswith("\nAssistant:")
                 assert step.reply.endswith(prompt.golden)
                 assert prompt.tools.tools == trajectory.tools

@@ -5,19 +5,28 @@ import numpy as np
 import pytest
 
 from tljax.data.batch_arrays import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN, PROMPT_TOKEN
+from tljax.data.pkt import classify_tokens
 from tljax.data.rows import build_rows, content_hash, held_out_trajectories, prepare_rows
-from tljax.data.steps import Step
+from tljax.data.steps import Step, TokenizedReply
 
 EOS = 2
 
 
-def make_step(number, tokens, reply_start, key=(), weights=None, kept=True):
-    tokens = np.asarray(tokens, np.int32)
+def make_step(number, tokens, reply_start, key=(), weights=None):
     count = len(tokens) - reply_start
     weights = np.ones(count, np.float32) if weights is None else np.asarray(weights, np.float32)
-    name = key[0] if key else None
-    return Step("t", number, kept, None if kept else "x: y", "", "", tokens, reply_start, key, name, 1.0, weights)
+    reply = TokenizedReply(
+        tokens=np.asarray(tokens, np.int32),
+        reply_start=reply_start,
+        token_classes=classify_tokens(count, key),
+        key_weight=1.0,
+        weights=weights,
+        unlisted="",
+    )
+    return Step("t", number, text="", reply="", length=len(tokens), tokenized=reply)
 
+
+BLOCKED = Step("t", 1, text="", reply="", reason="x: y")
 
 # A trajectory 1 10 | 20 21 | 30 | 40 41 42, whose replies are 20 21 and 40 41 42, with </s> = 2 closing each.
 FIRST = make_step(1, [1, 10, 20, 21, EOS], 2, key=(0,), weights=[2, 1, 1])
@@ -29,24 +38,23 @@ def test_trajectory_row_by_hand():
     assert row.steps == (1, 2)
     assert row.tokens.tolist() == [1, 10, 20, 21, 30, 40, 41, 42]
     assert row.targets.tolist() == [0, 20, 21, EOS, 40, 41, 42, EOS]
-    assert row.weights.tolist() == [0, 0.5, 0.25, 0.25, 0.375, 0.375, 0.125, 0.125]
+    assert row.loss_weights.tolist() == [0, 0.5, 0.25, 0.25, 0.375, 0.375, 0.125, 0.125]
     first, second = [NAME_TOKEN, OTHER_TOKEN, OTHER_TOKEN], [NAME_TOKEN, KEY_TOKEN, OTHER_TOKEN, OTHER_TOKEN]
-    assert row.kinds.tolist() == [0, *first, *second]
-    assert row.weights.dtype == np.float32 and row.tokens.dtype == row.targets.dtype == np.int32
+    assert row.token_classes.tolist() == [0, *first, *second]
+    assert row.loss_weights.dtype == np.float32 and row.tokens.dtype == row.targets.dtype == np.int32
 
 
 def test_step_rows_hold_one_reply_each():
     first, second = build_rows([FIRST, SECOND], "step", 0.0)
     assert first.tokens.tolist() == [1, 10, 20, 21] and first.targets.tolist() == [0, 20, 21, EOS]
     assert second.targets.tolist() == [0, 0, 0, 0, 40, 41, 42, EOS]
-    assert second.weights.sum() == pytest.approx(1)
+    assert second.loss_weights.sum() == pytest.approx(1)
 
 
 def test_blocked_steps_train_nothing_but_stay_in_the_context():
-    blocked = make_step(1, [], 0, weights=[], kept=False)
-    (row,) = build_rows([blocked, SECOND], "trajectory", 0.0)
+    (row,) = build_rows([BLOCKED, SECOND], "trajectory", 0.0)
     assert row.steps == (2,)
-    assert row.weights[:4].tolist() == [0, 0, 0, 0] and row.tokens[:4].tolist() == [1, 10, 20, 21]
+    assert row.loss_weights[:4].tolist() == [0, 0, 0, 0] and row.tokens[:4].tolist() == [1, 10, 20, 21]
 
 
 def test_a_step_whose_tokens_are_no_prefix_gets_its_own_row():
@@ -58,7 +66,7 @@ def test_a_step_whose_tokens_are_no_prefix_gets_its_own_row():
 def test_weights_of_a_long_reply_sum_to_one():
     step = make_step(1, np.arange(3, 5003), 1, weights=np.full(4999, 9.0))
     (row,) = build_rows([step], "trajectory", 0.0)
-    assert row.weights.sum(dtype=np.float64) == pytest.approx(1, abs=1e-6)
+    assert row.loss_weights.sum(dtype=np.float64) == pytest.approx(1, abs=1e-6)
 
 
 def test_a_row_whose_prompt_is_trained_by_hand():
@@ -66,18 +74,18 @@ def test_a_row_whose_prompt_is_trained_by_hand():
     assert row.tokens.tolist() == [1, 10, 20, 21, 30, 40, 41, 42]
     # Every next token but those after a reply, where the end token stands.
     assert row.targets.tolist() == [10, 20, 21, EOS, 40, 41, 42, EOS]
-    assert row.weights.tolist() == pytest.approx([x / 12.5 for x in (0.5, 2, 1, 1, 3, 3, 1, 1)])
+    assert row.loss_weights.tolist() == pytest.approx([x / 12.5 for x in (0.5, 2, 1, 1, 3, 3, 1, 1)])
     first, second = [NAME_TOKEN, OTHER_TOKEN, OTHER_TOKEN], [NAME_TOKEN, KEY_TOKEN, OTHER_TOKEN, OTHER_TOKEN]
-    assert row.kinds.tolist() == [PROMPT_TOKEN, *first, *second]
-    assert row.weights.dtype == np.float32 and row.targets.dtype == np.int32
+    assert row.token_classes.tolist() == [PROMPT_TOKEN, *first, *second]
+    assert row.loss_weights.dtype == np.float32 and row.targets.dtype == np.int32
 
 
 def test_step_rows_train_their_whole_history_as_prompt():
     first, second = build_rows([FIRST, SECOND], "step", 1.0)
     assert first.targets.tolist() == [10, 20, 21, EOS]
     assert second.targets.tolist() == [10, 20, 21, 30, 40, 41, 42, EOS]
-    assert second.kinds[:4].tolist() == [PROMPT_TOKEN] * 4
-    assert second.weights.tolist() == pytest.approx([x / 12 for x in (1, 1, 1, 1, 3, 3, 1, 1)])
+    assert second.token_classes[:4].tolist() == [PROMPT_TOKEN] * 4
+    assert second.loss_weights.tolist() == pytest.approx([x / 12 for x in (1, 1, 1, 1, 3, 3, 1, 1)])
 
 
 def test_prepared_rows_are_read_from_the_cache_for_equal_facts_only(tmp_path):
@@ -85,7 +93,7 @@ def test_prepared_rows_are_read_from_the_cache_for_equal_facts_only(tmp_path):
 
     def trajectories():
         calls.append(1)
-        return [[FIRST, SECOND], [make_step(1, [], 0, weights=[], kept=False)]]
+        return [[FIRST, SECOND], [BLOCKED]]
 
     first = prepare_rows(trajectories, "trajectory", 0.0, {"source": "a"}, str(tmp_path))
     again = prepare_rows(trajectories, "trajectory", 0.0, {"source": "a"}, str(tmp_path))
@@ -95,7 +103,7 @@ def test_prepared_rows_are_read_from_the_cache_for_equal_facts_only(tmp_path):
     assert len(calls) == 3
     assert list(first["length"]) == [8, 0] and list(first["weighted"]) == [7, 0]
     assert [list(b) for b in first["blocked"]] == [[], ["x: y"]]
-    assert isinstance(first, datasets.Dataset) and first[0]["weights"].dtype == np.float32
+    assert isinstance(first, datasets.Dataset) and first[0]["loss_weights"].dtype == np.float32
 
 
 def test_held_out_leaves_some_and_depends_on_seed_and_count_alone():

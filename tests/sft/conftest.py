@@ -23,7 +23,7 @@ def config() -> llama.LlamaConfig:
 
 @pytest.fixture(scope="session")
 def options(host_batch) -> StepOptions:
-    room = int((host_batch["weights"] > 0).sum(1).max())
+    room = int((host_batch["loss_weights"] > 0).sum(1).max())
     return StepOptions(max_targets=room, loss_chunk=8, compute_dtype="float32", remat="full", attention="reference")
 
 
@@ -33,7 +33,7 @@ def host_batch() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     shape = (ROWS, TOKENS)
     batch = {name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "positions", "segments")}
-    batch |= {"weights": np.zeros(shape, np.float32), "kinds": np.zeros(shape, np.int8)}
+    batch |= {"loss_weights": np.zeros(shape, np.float32), "token_classes": np.zeros(shape, np.int8)}
     for row in range(ROWS):
         start = 0
         for segment, length in enumerate([] if row == 5 else rng.integers(6, 22, row % 3 + 1), start=1):
@@ -45,9 +45,9 @@ def host_batch() -> dict[str, np.ndarray]:
             batch["segments"][row, span] = segment
             reply = slice(span.stop - max(n // 3, 1), span.stop)
             weights = np.where(rng.random(reply.stop - reply.start) < 0.3, 9.0, 1.0)
-            batch["weights"][row, reply] = weights / weights.sum()
-            batch["kinds"][row, reply] = np.where(weights > 1, 2, 1)
-            batch["kinds"][row, reply.start] = 3
+            batch["loss_weights"][row, reply] = weights / weights.sum()
+            batch["token_classes"][row, reply] = np.where(weights > 1, 2, 1)
+            batch["token_classes"][row, reply.start] = 3
             start = span.stop
     return batch
 

@@ -105,12 +105,12 @@ def test_scores_name_the_column_that_each_is_of(config, options, host_batch, loa
     with jax.set_mesh(mesh_of(1, 1, 1, 4)):
         batch = jax.tree.map(lambda x: x[0], place())
         found = jax.device_get(jax.jit(token_scores, static_argnums=(1, 3))(load(), config, batch, options))
-    for row, weights in enumerate(host_batch["weights"]):
-        weighted = found["weights"][row] > 0
+    for row, weights in enumerate(host_batch["loss_weights"]):
+        weighted = found["loss_weights"][row] > 0
         columns = found["columns"][row][weighted]
         np.testing.assert_array_equal(np.sort(columns), np.flatnonzero(weights > 0))
-        np.testing.assert_array_equal(found["weights"][row][weighted], weights[columns])
-        np.testing.assert_array_equal(found["kinds"][row][weighted], host_batch["kinds"][row][columns])
+        np.testing.assert_array_equal(found["loss_weights"][row][weighted], weights[columns])
+        np.testing.assert_array_equal(found["token_classes"][row][weighted], host_batch["token_classes"][row][columns])
 
 
 @pytest.mark.parametrize("places", [2, 3])

@@ -11,7 +11,6 @@ import pytest
 
 from tljax.data import batch_arrays
 from tljax.model import llama
-from tljax.sft import step as sft_step
 from tljax.sft.step import make_eval_step, make_sft_step, mean_metrics, score_sums, token_scores
 from tljax.training.state import init_state
 
@@ -63,16 +62,16 @@ def test_loss_is_the_mean_of_step_losses_of_a_plain_forward(config, host_batch, 
     for row in range(len(nll)):
         for segment in range(1, host_batch["segments"][row].max() + 1):
             inside = host_batch["segments"][row] == segment
-            weights = host_batch["weights"][row][inside]
+            weights = host_batch["loss_weights"][row][inside]
             losses.append((weights * nll[row][inside]).sum() / weights.sum())
     metrics = reference[0]
     assert metrics["steps"] == pytest.approx(len(losses))
     assert metrics["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
-    key = host_batch["kinds"] >= 2
+    key = host_batch["token_classes"] >= 2
     assert metrics["loss_key"] == pytest.approx(nll[key].mean(), abs=1e-5)
-    assert metrics["loss_other"] == pytest.approx(nll[host_batch["kinds"] == 1].mean(), abs=1e-5)
+    assert metrics["loss_other"] == pytest.approx(nll[host_batch["token_classes"] == 1].mean(), abs=1e-5)
     right = logits.argmax(-1) == host_batch["targets"]
-    assert metrics["name_accuracy"] == pytest.approx(right[host_batch["kinds"] == 3].mean())
+    assert metrics["name_accuracy"] == pytest.approx(right[host_batch["token_classes"] == 3].mean())
     assert metrics["tokens"] == (host_batch["segments"] > 0).sum()
 
 
@@ -143,7 +142,10 @@ def _without_mesh(config, options):
         tokens, segments, positions = batch["tokens"], batch["segments"], batch["positions"]
         logprobs, logits = dense_logprobs(params, config, tokens, positions, segments, batch["targets"])
         scores = {"logprobs": logprobs, "hits": logits.argmax(-1) == batch["targets"]}
-        scores |= {"weights": batch["weights"], "kinds": jnp.where(batch["weights"] > 0, batch["kinds"], jnp.int8(0))}
+        scores |= {
+            "loss_weights": batch["loss_weights"],
+            "token_classes": jnp.where(batch["loss_weights"] > 0, batch["token_classes"], jnp.int8(0)),
+        }
         sums = score_sums(scores, segments)
         return sums["loss"], sums
 
@@ -196,7 +198,7 @@ def test_padding_content_changes_nothing(config, options, load, place, host_batc
     noisy["tokens"][padding] = 7
     noisy["targets"][padding] = 11
     noisy["positions"][padding] = 3
-    noisy["kinds"][host_batch["weights"] == 0] = 3
+    noisy["token_classes"][host_batch["loss_weights"] == 0] = 3
     with jax.set_mesh(mesh_of(1, 1, 1)):
         assert_same(run_step(config, options, load, place(1, noisy)), reference, tolerance=1e-6)
 
@@ -206,9 +208,9 @@ def test_weights_of_one_are_plain_cross_entropy(config, options, load, place, ho
     plain = {name: array.copy() for name, array in host_batch.items()}
     plain["segments"][:] = 1
     plain["positions"][:] = np.arange(plain["positions"].shape[1])
-    plain["weights"][:] = 1 / plain["weights"].shape[1]
-    plain["kinds"][:] = 1
-    wide = dataclasses.replace(options, max_targets=plain["weights"].shape[1])
+    plain["loss_weights"][:] = 1 / plain["loss_weights"].shape[1]
+    plain["token_classes"][:] = 1
+    wide = dataclasses.replace(options, max_targets=plain["loss_weights"].shape[1])
     with jax.set_mesh(mesh_of(1, 1, 1)):
         metrics, _ = run_step(config, wide, load, place(1, plain))
     assert metrics["loss"] == pytest.approx(metrics["loss_other"], abs=2e-5)
@@ -217,8 +219,8 @@ def test_weights_of_one_are_plain_cross_entropy(config, options, load, place, ho
 def test_trained_prompt_tokens_count_in_the_loss_alone():
     scores = {
         "logprobs": -jnp.asarray([[1.0, 2.0, 4.0, 8.0]]),
-        "weights": jnp.full((1, 4), 0.25, jnp.float32),
-        "kinds": jnp.asarray([[batch_arrays.PROMPT_TOKEN, 1, 2, 3]], jnp.int8),
+        "loss_weights": jnp.full((1, 4), 0.25, jnp.float32),
+        "token_classes": jnp.asarray([[batch_arrays.PROMPT_TOKEN, 1, 2, 3]], jnp.int8),
         "hits": jnp.asarray([[True, False, False, True]]),
     }
     metrics = mean_metrics(score_sums(scores, jnp.ones((1, 4), jnp.int32)))
@@ -254,7 +256,3 @@ def test_logits_exist_for_weighted_positions_only(config, options, load, place, 
     rows, tokens = 8, 48
     assert f"{rows}x{options.loss_chunk}x{config.vocab_size}xf32" in text
     assert f"{rows}x{tokens}x{config.vocab_size}x" not in text
-
-
-def test_classes_of_positions_are_those_of_the_data():
-    assert (sft_step.KEY_TOKEN, sft_step.NAME_TOKEN) == (batch_arrays.KEY_TOKEN, batch_arrays.NAME_TOKEN)

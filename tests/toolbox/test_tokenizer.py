@@ -14,7 +14,7 @@ from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import load_rule
 from tljax.data.prompt import render_trajectory
 from tljax.data.rows import build_rows
-from tljax.data.steps import tokenize_steps
+from tljax.data.steps import TokenizeOptions, tokenize_steps
 from tljax.data.tokenizer import load_tokenizer
 from tljax.toolbox import tokenizer as trainer
 from tljax.toolbox.tools import SPLITS
@@ -99,14 +99,13 @@ def test_a_trajectory_is_one_row():
     rule = load_rule("default")
     for i, row in enumerate(generate_trajectories(seed=22, n=60, error_share=0.3, split="train"), start=1):
         trajectory = trajectory_from_record(row, "toolbox", i)
-        steps = tokenize_steps(
-            trajectory, rule=rule, dialect="mae", tokenizer=TOKENIZER, pkt="paper", w_max=9.0, max_tokens=2048
-        )
+        options = TokenizeOptions(dialect="mae", pkt="paper", w_max=9.0, max_tokens=2048)
+        steps = tokenize_steps(trajectory, rule, TOKENIZER, options)
         assert len(build_rows(steps, "trajectory", 0.0)) == 1
         for step in steps:
             if step.kept:
                 # The blank before the name is a token of its own, so the name begins at the second token.
-                assert step.name_token == step.key[0] == 1
+                assert step.tokenized.key_positions[0] == 1
 
 
 def test_a_word_is_the_same_tokens_wherever_it_stands():

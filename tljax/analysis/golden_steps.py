@@ -1,5 +1,6 @@
 """Trajectories -> a sample of steps with calls: prompt tokens and golden reply tokens with their classes."""
 
+import dataclasses
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from tljax.calls.compare import ToolList, as_tool_list
 from tljax.calls.tool import Call
 from tljax.data.mae import Decision, Rule
 from tljax.data.reader import TrajectoryDataset
-from tljax.data.steps import Step, tokenize_steps
+from tljax.data.steps import Step, TokenizeOptions, tokenize_steps
 from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
@@ -102,23 +103,17 @@ def golden_steps(
     turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
     # The other steps matter as context alone. A rule that blocks them saves their tokenization.
     rule = _only(set(step_numbers), len(turns))
-    steps = tokenize_steps(
-        trajectory,
-        rule=rule,
-        dialect=data.dialect,
-        tokenizer=tokenizer,
-        pkt=data.pkt,
-        w_max=data.w_max,
-        max_tokens=min(data.max_tokens, max_tokens),
-    )
+    options = TokenizeOptions.from_config(data)
+    options = dataclasses.replace(options, max_tokens=min(options.max_tokens, max_tokens))
+    steps = tokenize_steps(trajectory, rule, tokenizer, options)
     tools = as_tool_list(trajectory.tools)
     kept, left_out = [], []
     for k in step_numbers:
         step, call = steps[k], turns[k].call
         assert call is not None
-        if step.kept and len(step.tokens) + new_tokens > max_tokens:
+        if step.kept and step.length + new_tokens > max_tokens:
             left_out.append(
-                f"{NO_ROOM}: {len(step.tokens):,} tokens and {new_tokens:,} more; the model reads {max_tokens:,}"
+                f"{NO_ROOM}: {step.length:,} tokens and {new_tokens:,} more; the model reads {max_tokens:,}"
             )
         elif not step.kept:
             left_out.append(step.reason or "")
@@ -135,19 +130,21 @@ def _only(chosen: set[int], num_steps: int) -> Rule:
 def _golden_step(
     number: int, step: Step, call: Call, tools: ToolList, tokenizer: Tokenizer, dialect: str
 ) -> GoldenStep:
+    reply = step.tokenized
+    assert reply is not None
     _, spans = tokenizer.encode(step.text)
     begin = len(step.text) - len(step.reply)
-    reply_spans = [(start - begin, end - begin) for start, end in spans[step.reply_start :]]
-    classes = token_classes(reply_spans, character_classes(step.reply, call, dialect), step.key, step.name_token)
-    tokens = step.tokens.tolist()
+    reply_spans = [(start - begin, end - begin) for start, end in spans[reply.reply_start :]]
+    classes = token_classes(reply_spans, character_classes(step.reply, call, dialect), reply.key_positions)
+    tokens = reply.tokens.tolist()
     return GoldenStep(
-        number,
-        step.id,
-        step.step,
-        tokens[: step.reply_start],
-        tokens[step.reply_start :],
-        classes,
-        step.weights,
-        call,
-        tools,
+        trajectory=number,
+        id=step.id,
+        step=step.step,
+        prompt=tokens[: reply.reply_start],
+        reply=tokens[reply.reply_start :],
+        classes=classes,
+        weights=reply.weights,
+        golden=call,
+        tools=tools,
     )

@@ -61,14 +61,12 @@ def character_classes(reply: str, call: Call | None, dialect: str) -> list[tuple
     return ranges
 
 
-def token_classes(
-    spans: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, str]], key: Sequence[int], name_token: int | None
-) -> list[str]:
+def token_classes(spans: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, str]], key: Sequence[int]) -> list[str]:
     """Returns the class of every reply token; the end token is the last.
 
     spans: the character ranges of the reply's tokens without the end token, relative to the reply's first character; a
-    blank before it starts at -1. ranges: from `character_classes`. key, name_token: token positions, as in
-    `data.steps.Step`.
+    blank before it starts at -1. ranges: from `character_classes`. key: the positions of the key tokens, ascending; the
+    first one begins the tool's name.
     """
     starts = [start for start, _ in ranges]
     classes = []
@@ -82,5 +80,5 @@ def token_classes(
         classes.append(next(kind for kind in _DECISIVE if kind in kinds))
     for position in key:
         if position < len(classes):
-            classes[position] = FIRST_NAME if position == name_token else BRANCH
+            classes[position] = FIRST_NAME if position == key[0] else BRANCH
     return [*classes, END]

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 
 from tljax.core.errors import InputError
+from tljax.data.batch_arrays import BATCH_ARRAYS, ROW_ARRAYS
 
 OPEN_BINS = 64  # rows a packing keeps open; more packs tighter and costs time in proportion
 
@@ -96,7 +97,7 @@ class Batches:
     def build(self, step: int, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         """Rows of batch `step`, counted from 0: all, or those of the global batch that `rows` names.
 
-        Returns tokens, targets, positions, segments: int32 [rows, tokens], weights: float32, kinds: int8, likewise.
+        Returns the arrays of BATCH_ARRAYS, each [rows, tokens].
         Segments count from 1 within a row and are 0 on padding; positions begin at 0 in each segment.
         """
         if not 0 <= step < self.steps:
@@ -104,7 +105,7 @@ class Batches:
         rows = range(self.rows) if rows is None else rows
         epoch, place = self._locate(step)
         plan, first = self._plan(epoch), place * self.rows
-        batch = {name: np.zeros((len(rows), self.tokens), dtype) for name, dtype in FIELDS.items()}
+        batch = {name: np.zeros((len(rows), self.tokens), dtype) for name, dtype in BATCH_ARRAYS.items()}
         for i, row in enumerate(rows):
             if first + row < len(plan):
                 self._fill({name: array[i] for name, array in batch.items()}, plan[first + row])
@@ -115,18 +116,8 @@ class Batches:
         for segment, member in enumerate(members, start=1):
             source = self.dataset[member]
             span = slice(start, start + len(source["tokens"]))
-            for name in ("tokens", "targets", "weights", "kinds"):
+            for name in ROW_ARRAYS:
                 row[name][span] = source[name]
             row["positions"][span] = np.arange(span.stop - span.start)
             row["segments"][span] = segment
             start = span.stop
-
-
-FIELDS = {
-    "tokens": np.int32,
-    "targets": np.int32,
-    "weights": np.float32,
-    "kinds": np.int8,
-    "positions": np.int32,
-    "segments": np.int32,
-}

@@ -14,7 +14,7 @@ from tljax.core.errors import InputError
 from tljax.data.mae import load_rule
 from tljax.data.reader import TrajectoryDataset, format_first_errors, open_trajectories
 from tljax.data.rows import content_hash, held_out_trajectories, prepare_rows
-from tljax.data.steps import format_unlisted_tools, tokenize_trajectories
+from tljax.data.steps import TokenizeOptions, format_unlisted_tools, tokenize_trajectories
 from tljax.data.tokenizer import Tokenizer
 from tljax.storage.remote import local_path
 
@@ -42,7 +42,7 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
     facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": code_hash(data.mae)}
     rows = prepare_rows(
-        lambda: tokenize_trajectories(data, source, rule, tokenizer, "tokenizing"),
+        lambda: tokenize_trajectories(source, rule, tokenizer, TokenizeOptions.from_config(data), "tokenizing"),
         data.rows,
         data.prompt_weight,
         facts,

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tljax.data.batch_arrays import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN
+
 PKT_RULES = ("paper", "release", "none")
 
 # Tokens of the Llama 2 vocabulary that the released code takes for the end of an argument ("▁" is a blank).
@@ -58,8 +60,20 @@ def key_weight(rule: str, w_max: float, key: Sequence[int], texts: Sequence[str]
     return float(min(max(others / len(key), 1.0), w_max))
 
 
-def token_weights(length: int, key: Sequence[int], weight: float) -> np.ndarray:
-    """float32 [length]: `weight` on key tokens, 1 elsewhere."""
-    weights = np.ones(length, np.float32)
-    weights[list(key)] = weight
-    return weights
+def classify_tokens(num_tokens: int, key: Sequence[int]) -> np.ndarray:
+    """Returns the classes of a reply's tokens, int8 [num_tokens]; `key` are the positions of its key tokens, ascending.
+
+    The first key token is NAME_TOKEN, the others are KEY_TOKEN, and all other tokens are OTHER_TOKEN.
+    """
+    classes = np.full(num_tokens, OTHER_TOKEN, np.int8)
+    classes[list(key)] = KEY_TOKEN
+    classes[list(key[:1])] = NAME_TOKEN
+    return classes
+
+
+def token_weights(classes: np.ndarray, weight: float) -> np.ndarray:
+    """Returns the weights of a reply's tokens, float32 [n]: `weight` for key tokens, 1 for the others.
+
+    classes: int8 [n], as `classify_tokens` returns them.
+    """
+    return np.where(classes >= KEY_TOKEN, weight, 1.0).astype(np.float32)

@@ -10,7 +10,7 @@ from tljax.core.errors import InputError, explain_disk_errors
 from tljax.data.check import check_data
 from tljax.data.mae import load_rule
 from tljax.data.reader import format_first_errors, open_trajectories
-from tljax.data.steps import Step, format_unlisted_tools, tokenize_trajectories
+from tljax.data.steps import Step, TokenizeOptions, format_unlisted_tools, tokenize_trajectories
 from tljax.data.tokenizer import Tokenizer
 from tljax.storage.atomic import atomic_file
 
@@ -40,18 +40,19 @@ class DataSummary:
 
     def add(self, step: Step) -> None:
         """Counts one step."""
+        reply = step.tokenized
         if step.length:
             self.lengths[step.length] += 1
-        if not step.kept:
+        if reply is None:
             self.blocked[(step.reason or "").partition(":")[0]] += 1
             return
         self.kept += 1
-        if step.unlisted:
-            self.unlisted[step.unlisted] += 1
-        self.weight += float(step.weights.sum())
-        self.key_weight += float(step.weights[list(step.key)].sum())
-        self.reply_tokens += len(step.weights)
-        self.key_tokens += len(step.key)
+        if reply.unlisted:
+            self.unlisted[reply.unlisted] += 1
+        self.weight += float(reply.weights.sum())
+        self.key_weight += float(reply.weights[reply.key_positions].sum())
+        self.reply_tokens += len(reply.weights)
+        self.key_tokens += len(reply.key_positions)
 
     def percentile(self, share: float) -> int:
         """The smallest length that at least `share` of the steps do not exceed."""
@@ -106,11 +107,12 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSu
         )
     rule = load_rule(data.mae)
     source = open_trajectories(file, data.on_bad_row, data.cache or None)
+    options = TokenizeOptions.from_config(data)
     summary = DataSummary(data.max_tokens, skipped=source.skipped)
     with explain_disk_errors(f"config.out={target}", "nothing was left there"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target, per_process=True) as lines:
-            for steps in tokenize_trajectories(data, source, rule, tokenizer, "preparing"):
+            for steps in tokenize_trajectories(source, rule, tokenizer, options, "preparing"):
                 summary.trajectories += 1
                 for step in steps:
                     summary.add(step)
@@ -128,13 +130,13 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSu
 def line_of(step: Step) -> str:
     """A step as one line of JSON."""
     fields: dict[str, Any] = {name: getattr(step, name) for name in ("id", "step", "kept", "reason", "text", "reply")}
-    if step.kept:
+    if (reply := step.tokenized) is not None:
         fields |= {
-            "tokens": step.tokens.tolist(),
-            "reply_start": step.reply_start,
-            "key": step.key,
-            "weight": step.weight,
-            "weights": step.weights.tolist(),
+            "tokens": reply.tokens.tolist(),
+            "reply_start": reply.reply_start,
+            "key": reply.key_positions,
+            "weight": reply.key_weight,
+            "weights": reply.weights.tolist(),
         }
     return json.dumps(fields, ensure_ascii=False).translate(_LINE_ENDS)
 

@@ -3,6 +3,7 @@
 Made once, memory-mapped after that; without jax.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from tljax.data.arrow import build_dataset
 from tljax.data.examples import code_hash, format_counts
 from tljax.data.mae import Rule, load_rule
 from tljax.data.rows import held_out_trajectories
-from tljax.data.steps import format_unlisted_tools, tokenize_steps
+from tljax.data.steps import TokenizeOptions, format_unlisted_tools, tokenize_steps
 from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
@@ -199,27 +200,20 @@ def _of_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> Made:
 def _steps_of(trajectory: Trajectory, rule: Rule, data: Any, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
     tools = as_tool_list(trajectory.tools)
     # The weights of tokens play no part here.
-    steps = tokenize_steps(
-        trajectory,
-        rule=rule,
-        dialect=data.dialect,
-        tokenizer=tokenizer,
-        pkt="none",
-        w_max=1.0,
-        max_tokens=data.max_tokens,
-    )
+    options = dataclasses.replace(TokenizeOptions.from_config(data), pkt="none")
+    steps = tokenize_steps(trajectory, rule, tokenizer, options)
     turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
     for step, turn in zip(steps, turns, strict=True):
         row = _empty_row(trajectory.row, trajectory.id, step.step)
         golden = "" if turn.call is None else render_call(turn.call, data.dialect)
-        if not step.kept:
+        if step.tokenized is None:
             yield row | {"blocked": step.reason}
         elif reason := _unreadable(golden, tools):
             yield row | {"dropped": reason}
         else:
             text = step.text[: len(step.text) - len(step.reply) - 1]
-            tokens = step.tokens[: step.reply_start]
-            yield row | _prompt(text, tokens, golden, tools) | {"unlisted": step.unlisted}
+            tokens = step.tokenized.tokens[: step.tokenized.reply_start]
+            yield row | _prompt(text, tokens, golden, tools) | {"unlisted": step.tokenized.unlisted}
 
 
 def _of_pairs(data: Any, file: str, tokenizer: Tokenizer) -> Made:

@@ -1,106 +1,141 @@
-"""Assistant steps as tokens and weights: one trajectory in, one Step for each of its assistant turns out."""
+"""Trajectory -> Steps: the text of every assistant turn, and the tokens and weights of those that MAE keeps."""
+
+from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from tljax.data.batch_arrays import KEY_TOKEN
 from tljax.data.mae import Rule
-from tljax.data.pkt import key_offsets, key_weight, token_range, token_weights
-from tljax.data.prompt import RenderedTrajectory, render_trajectory
+from tljax.data.pkt import classify_tokens, key_offsets, key_weight, token_range, token_weights
+from tljax.data.prompt import RenderedTrajectory, ReplySpan, render_trajectory
 from tljax.data.reader import TrajectoryDataset
 from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
+Spans = Sequence[tuple[int, int]]  # the range of characters that each token covers
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeOptions:
+    """The fields of a config's `data` block that decide the tokens and weights of a step."""
+
+    dialect: str
+    pkt: str
+    w_max: float
+    max_tokens: int
+
+    @classmethod
+    def from_config(cls, data: Any) -> TokenizeOptions:
+        """Returns the options that a config's `data` block describes."""
+        return cls(dialect=data.dialect, pkt=data.pkt, w_max=data.w_max, max_tokens=data.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedReply:
+    """The tokens that a step trains on.
+
+    tokens: int32 [T], the prompt, the reply and the end token
+    reply_start: index in `tokens` of the first reply token
+    token_classes: int8 [T - reply_start], a class of reply tokens (batch_arrays) for each, the end token included
+    key_weight: the weight of a key token
+    weights: float32 [T - reply_start], the weight of each reply token, not normalized
+    unlisted: the name of the called tool if the prompt does not list it, else ""
+    """
+
+    tokens: np.ndarray
+    reply_start: int
+    token_classes: np.ndarray
+    key_weight: float
+    weights: np.ndarray
+    unlisted: str
+
+    @property
+    def key_positions(self) -> list[int]:
+        """The positions of the key tokens, counted from the first reply token."""
+        return np.flatnonzero(self.token_classes >= KEY_TOKEN).tolist()
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One assistant turn with all that precedes it.
+    """One assistant turn with everything that precedes it.
 
-    tokens: int32 [T], prompt, reply and end token; empty in a blocked step
-    reply_start: index in `tokens` of the first reply token
-    key, name_token: positions from the first reply token; `name_token` is where the tool's name begins
-    weight: of the key tokens; weights: float32 [T - reply_start], the end token's included
-    length: T, also in a step that was blocked for its length; 0 where MAE blocked it
-    unlisted: the called tool's name where the prompt does not list it, else ""
+    id: the id of the trajectory; step: the number of the turn, from 1
+    text: the prompt and the reply; reply: the reply alone, without a leading blank
+    reason: why the step is blocked, None for a kept step
+    length: the number of tokens, also of a step that is blocked for its length; 0 for a step that MAE blocks
+    tokenized: None for a blocked step
     """
 
     id: str | int
     step: int
-    kept: bool
-    reason: str | None
-    reply: str
     text: str
-    tokens: np.ndarray
-    reply_start: int
-    key: tuple[int, ...]
-    name_token: int | None
-    weight: float
-    weights: np.ndarray
+    reply: str
+    reason: str | None = None
     length: int = 0
-    unlisted: str = ""
+    tokenized: TokenizedReply | None = None
+
+    @property
+    def kept(self) -> bool:
+        """True if the step is trained on."""
+        return self.tokenized is not None
 
 
 def tokenize_trajectories(
-    data: Any, source: TrajectoryDataset, rule: Rule, tokenizer: Tokenizer, doing: str
+    dataset: TrajectoryDataset, rule: Rule, tokenizer: Tokenizer, options: TokenizeOptions, label: str
 ) -> Iterator[list[Step]]:
-    """The steps of one trajectory after another, by a config's `data` block; `doing` labels a terminal's bar."""
-    for trajectory in tqdm(source.trajectories(), total=len(source), desc=doing, unit="row", disable=None):
-        yield tokenize_steps(
-            trajectory,
-            rule=rule,
-            dialect=data.dialect,
-            tokenizer=tokenizer,
-            pkt=data.pkt,
-            w_max=data.w_max,
-            max_tokens=data.max_tokens,
-        )
+    """Yields the steps of one trajectory after another. A terminal shows a progress bar with `label`."""
+    for trajectory in tqdm(dataset.trajectories(), total=len(dataset), desc=label, unit="row", disable=None):
+        yield tokenize_steps(trajectory, rule, tokenizer, options)
 
 
-def tokenize_steps(
-    trajectory: Trajectory, *, rule: Rule, dialect: str, tokenizer: Tokenizer, pkt: str, w_max: float, max_tokens: int
-) -> list[Step]:
-    """The steps of a trajectory, in order; those that `rule` blocks and those over `max_tokens` carry no tokens.
+def tokenize_steps(trajectory: Trajectory, rule: Rule, tokenizer: Tokenizer, options: TokenizeOptions) -> list[Step]:
+    """Returns the steps of a trajectory in order.
 
-    Every step's text is tokenized on its own, so that its tokens are those that inference sees.
+    A step is blocked, and has no tokens, if `rule` blocks it, if it is longer than options.max_tokens, or if one token
+    covers both the end of the prompt and the start of the reply.
     """
-    rendered = render_trajectory(trajectory, dialect)
+    rendered = render_trajectory(trajectory, options.dialect)
     steps = []
-    for k, decision in enumerate(rule(trajectory)):
-        reply = rendered.replies[k]
+    for number, (decision, reply) in enumerate(zip(rule(trajectory), rendered.replies, strict=True), start=1):
         text = rendered.text[: reply.end]
-        what = (trajectory.id, k + 1, text[reply.text_start :], text)
-        if not decision.kept:
-            steps.append(_blocked(*what, decision.reason, 0))
-            continue
-        ids, spans = tokenizer.encode(text)
-        length = len(ids) + 1
-        start = bisect_left(spans, reply.start, key=lambda span: span[0])
-        if length > max_tokens:
-            reason = f"too long: {length} tokens with the end token, at most {max_tokens} are allowed (data.max_tokens)"
-            steps.append(_blocked(*what, reason, length))
-            continue
-        if spans[start - 1][1] > reply.start:
-            # Inference would end its prompt with other tokens than training saw.
-            steps.append(_blocked(*what, 'reply start inside a token: the tokenizer joins "Assistant:" to it', length))
-            continue
-        key, name_token = _key(tokenizer, ids, spans, rendered, k, start, lone_blank=pkt == "release")
-        weight = key_weight(pkt, w_max, key, [text[a:b] for a, b in spans[start:]])
-        weights = token_weights(length - start, key, weight)
-        tokens = np.asarray([*ids, tokenizer.eos_id], np.int32)
-        unlisted = _unlisted(rendered, k)
+        reason, length, tokenized = decision.reason, 0, None
+        if decision.kept:
+            # Without the turns after it, so that the step has the tokens that inference sees.
+            encoded = _encode(text, reply, tokenizer)
+            length = len(encoded.ids) + 1
+            if length > options.max_tokens:
+                reason = (
+                    f"too long: {length} tokens with the end token, at most {options.max_tokens} are allowed "
+                    "(data.max_tokens)"
+                )
+            elif encoded.spans[encoded.reply_start - 1][1] > reply.start:
+                # Inference would end its prompt with other tokens than training saw.
+                reason = 'reply start inside a token: the tokenizer joins "Assistant:" to it'
+            else:
+                tokenized = _tokenized_reply(rendered, reply, encoded, tokenizer, options)
         steps.append(
-            Step(*what[:2], True, None, *what[2:], tokens, start, key, name_token, weight, weights, length, unlisted)
+            Step(
+                id=trajectory.id,
+                step=number,
+                text=text,
+                reply=text[reply.text_start :],
+                reason=reason,
+                length=length,
+                tokenized=tokenized,
+            )
         )
     return steps
 
 
 def format_unlisted_tools(names: Counter[str]) -> str:
-    """What a user should know of kept calls to tools that their prompts do not list.
+    """Returns a warning about kept calls to tools that their prompts do not list; `names` counts them by tool.
 
     The model learns to call what it cannot see, and the reward counts such a call as a hallucinated tool.
     """
@@ -108,48 +143,73 @@ def format_unlisted_tools(names: Counter[str]) -> str:
     return f"{names.total():,} kept calls name a tool that their prompt does not list ({shown})"
 
 
-def _unlisted(rendered: RenderedTrajectory, k: int) -> str:
-    name = rendered.replies[k].name
-    called = rendered.text[slice(*name)] if name else ""
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """The tokens of a step's text: ids, the characters that each covers, and the index of the first reply token."""
+
+    ids: list[int]
+    spans: Spans
+    reply_start: int
+
+
+def _encode(text: str, reply: ReplySpan, tokenizer: Tokenizer) -> _Encoded:
+    ids, spans = tokenizer.encode(text)
+    return _Encoded(ids, spans, bisect_left(spans, reply.start, key=lambda span: span[0]))
+
+
+def _tokenized_reply(
+    rendered: RenderedTrajectory, reply: ReplySpan, encoded: _Encoded, tokenizer: Tokenizer, options: TokenizeOptions
+) -> TokenizedReply:
+    start = encoded.reply_start
+    key = _key_positions(rendered, reply, encoded, tokenizer, lone_blank=options.pkt == "release")
+    reply_texts = [rendered.text[a:b] for a, b in encoded.spans[start:]]
+    weight = key_weight(options.pkt, options.w_max, key, reply_texts)
+    token_classes = classify_tokens(len(reply_texts) + 1, key)
+    return TokenizedReply(
+        tokens=np.asarray([*encoded.ids, tokenizer.eos_id], np.int32),
+        reply_start=start,
+        token_classes=token_classes,
+        key_weight=weight,
+        weights=token_weights(token_classes, weight),
+        unlisted=_unlisted_tool(rendered, reply),
+    )
+
+
+def _unlisted_tool(rendered: RenderedTrajectory, reply: ReplySpan) -> str:
+    called = rendered.text[slice(*reply.name)] if reply.name else ""
     return "" if called in {rendered.text[slice(*span)] for span in rendered.tool_names} else called
 
 
-def _blocked(identity: str | int, step: int, reply: str, text: str, reason: str | None, length: int) -> Step:
-    none = np.zeros(0, np.int32), 0, (), None, 1.0, np.zeros(0, np.float32)
-    return Step(identity, step, False, reason, reply, text, *none, length)
+def _key_positions(
+    rendered: RenderedTrajectory, reply: ReplySpan, encoded: _Encoded, tokenizer: Tokenizer, *, lone_blank: bool
+) -> list[int]:
+    """Returns the positions of the key tokens, counted from the first reply token, in ascending order.
 
-
-def _key(
-    tokenizer: Tokenizer,
-    ids: list[int],
-    spans: list[tuple[int, int]],
-    rendered: RenderedTrajectory,
-    k: int,
-    start: int,
-    *,
-    lone_blank: bool,
-) -> tuple[tuple[int, ...], int | None]:
-    """Key positions of reply `k` and the position of its name, from the first reply token `start`."""
-    text, name = rendered.text, rendered.replies[k].name
+    The first one is where the tool's name begins. A reply without a call has none.
+    """
+    text, name, ids, spans = rendered.text, reply.name, encoded.ids, encoded.spans
     if name is None:
-        return (), None
+        return []
     called = token_range(text, spans, *name, lone_blank=lone_blank)
+
+    # The tokens of the other tools' names.
     others = [span for span in rendered.tool_names if text[slice(*span)] != text[slice(*name)]]
     if text[name[0] - 1] == " ":
-        listed = [[ids[i] for i in token_range(text, spans, *span, lone_blank=lone_blank)] for span in others]
+        names = [[ids[i] for i in token_range(text, spans, *span, lone_blank=lone_blank)] for span in others]
     else:
-        listed = [_retokenized(tokenizer, text, name, span) for span in others]
-    offsets = key_offsets([ids[i] for i in called], listed)
-    first = called.start - start
-    return tuple(first + offset for offset in offsets if called.start + offset < len(ids)), first
+        names = [_tokens_instead(text, name, text[slice(*span)], tokenizer) for span in others]
+
+    # A branch after the name lies behind the last token if the reply ends with the name.
+    offsets = key_offsets([ids[i] for i in called], names)
+    return [called.start + offset - encoded.reply_start for offset in offsets if called.start + offset < len(ids)]
 
 
-def _retokenized(tokenizer: Tokenizer, text: str, name: tuple[int, int], other: tuple[int, int]) -> list[int]:
-    """The tokens of another tool's name in the called one's place.
+def _tokens_instead(text: str, name: tuple[int, int], other_name: str, tokenizer: Tokenizer) -> list[int]:
+    """Returns the tokens that another tool's name has where `text` holds the name of the called tool.
 
     A call below free text begins its line, so its first token has no blank and differs from every one in the tool list.
     """
     lead = text[max(name[0] - 8, 0) : name[0]]
-    line = f"{lead}{text[slice(*other)]}("
+    line = f"{lead}{other_name}("
     ids, spans = tokenizer.encode(line)
     return [ids[i] for i in token_range(line, spans, len(lead), len(line) - 1, lone_blank=False)]

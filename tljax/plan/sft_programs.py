@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from tljax.data.batch_arrays import BATCH_ARRAYS
 from tljax.distributed.mesh import check_row_length, check_rows
 from tljax.model import cost, llama, lora
 from tljax.plan.estimate import sft_tokens
@@ -29,10 +30,8 @@ def sft_work(config: Any, c: llama.LlamaConfig) -> Work:
     params = llama.abstract_params(c, jnp.float32) if adapter is None else lora.abstract_adapter(c, adapter)
     tx = make_optimizer(config.optim, UPDATES + config.optim.warmup_steps)
     state = state_of(params, tx)
-    kinds = {name: jnp.int32 for name in ("tokens", "targets", "positions", "segments")}
-    kinds |= {"weights": jnp.float32, "kinds": jnp.int8}
     shape = (config.batch.accumulate, rows, tokens)
-    batch = {name: array(shape, kind, None, "batch", None) for name, kind in kinds.items()}
+    batch = {name: array(shape, dtype, None, "batch", None) for name, dtype in BATCH_ARRAYS.items()}
     options = StepOptions(
         max_targets=tokens,
         loss_chunk=config.model.loss_chunk,

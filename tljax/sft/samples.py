@@ -22,9 +22,9 @@ def write_samples(
     """
     found = gather_to_host(scores)
     lines = []
-    for row, weights in enumerate(batch["weights"]):
-        places = np.flatnonzero((weights > 0) & (batch["kinds"][row] >= OTHER_TOKEN))
-        weighted = found["weights"][row] > 0
+    for row, weights in enumerate(batch["loss_weights"]):
+        places = np.flatnonzero((weights > 0) & (batch["token_classes"][row] >= OTHER_TOKEN))
+        weighted = found["loss_weights"][row] > 0
         nll_at = np.zeros(len(weights), np.float32)
         nll_at[found["columns"][row][weighted]] = -found["logprobs"][row][weighted]
         nll = nll_at[places]
@@ -35,7 +35,7 @@ def write_samples(
                 ids = batch["targets"][row][at].tolist()
                 pieces = tokenizer.pieces(ids)
                 relative = weights[at] / weights[at].min()
-                marks = ["key" if kind >= KEY_TOKEN else "" for kind in batch["kinds"][row][at]]
+                marks = ["key" if kind >= KEY_TOKEN else "" for kind in batch["token_classes"][row][at]]
                 tokens = [
                     [piece, round(float(w), 3), round(float(loss), 4), mark]
                     for piece, w, loss, mark in zip(pieces, relative, nll[reply], marks, strict=True)

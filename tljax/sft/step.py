@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tljax.data.batch_arrays import KEY_TOKEN, NAME_TOKEN, NO_TARGET, OTHER_TOKEN
 from tljax.distributed.mesh import shard_count, spec
 from tljax.model import llama
 from tljax.model.head import chunked_head
@@ -17,9 +18,6 @@ from tljax.training.state import TrainState, accumulate_gradients
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
-
-# As in data/rows.py, whose arrays come here; data never imports jax, and this file needs the two numbers alone.
-KEY_TOKEN, NAME_TOKEN = 2, 3
 
 
 @jax.tree_util.register_static
@@ -38,10 +36,10 @@ class StepOptions:
 def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: StepOptions) -> Batch:
     """Log-probabilities of the targets, only where a position carries weight.
 
-    batch: tokens, targets, positions, segments int32 [B, T], weights float32 [B, T], kinds int8 [B, T]. Returns
-    logprobs, weights float32 [B, M], hits bool [B, M] (the target is the most likely token), kinds int8 [B, M], and
-    columns int32 [B, M], which of the T each is. M has room for max_targets in whole chunks, on each of the devices
-    that a row is split over.
+    batch: tokens, targets, positions, segments int32 [B, T], loss_weights float32 [B, T], token_classes int8
+    [B, T]. Returns logprobs, loss_weights float32 [B, M], hits bool [B, M] (the target is the most likely token),
+    token_classes int8 [B, M], and columns int32 [B, M], which of the T each is. M has room for max_targets in whole
+    chunks, on each of the devices that a row is split over.
     """
     hidden = llama.forward(
         params,
@@ -53,18 +51,25 @@ def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: Step
         remat=options.remat,
         attention=options.attention,
     )
-    shape = batch["weights"].shape
+    shape = batch["loss_weights"].shape
     # No device has more weighted positions than the row, nor than positions.
     most = min(options.max_targets, shape[1] // shard_count("positions"))
     chunk = min(options.loss_chunk, most)
     room = -(-most // chunk) * chunk
     columns = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32)[None], shape, out_sharding=spec("batch", None))
-    along = (shard_positions(x) for x in (batch["weights"], batch["targets"], batch["kinds"], columns))
+    names = ("loss_weights", "targets", "token_classes")
+    along = (shard_positions(x) for x in (*(batch[name] for name in names), columns))
     # A row without enough weighted positions fills up with positions of weight 0.
-    weights, targets, kinds, columns, hidden = weighted_positions_first(room, *along, hidden)
+    loss_weights, targets, token_classes, columns, hidden = weighted_positions_first(room, *along, hidden)
     logprobs, hits = chunked_head(params, c, hidden, targets, chunk, _logprobs_and_hits)
-    kinds = jnp.where(weights > 0, kinds, jnp.int8(0))
-    return {"logprobs": logprobs, "hits": hits, "weights": weights, "kinds": kinds, "columns": columns}
+    token_classes = jnp.where(loss_weights > 0, token_classes, jnp.int8(NO_TARGET))
+    return {
+        "logprobs": logprobs,
+        "hits": hits,
+        "loss_weights": loss_weights,
+        "token_classes": token_classes,
+        "columns": columns,
+    }
 
 
 def _logprobs_and_hits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -77,11 +82,11 @@ def score_sums(scores: Batch, segments: jax.Array) -> Sums:
     "loss" is the sum of step losses; divided by "steps" over the global batch it is the loss. The weights of a step
     sum to 1, so their sum is the number of steps up to float32 rounding.
     """
-    loss, steps = weighted_nll(scores["logprobs"], scores["weights"])
-    key = scores["kinds"] >= KEY_TOKEN
-    name = scores["kinds"] == NAME_TOKEN
+    loss, steps = weighted_nll(scores["logprobs"], scores["loss_weights"])
+    key = scores["token_classes"] >= KEY_TOKEN
+    name = scores["token_classes"] == NAME_TOKEN
     key_nll, keys = mean_nll_at(scores["logprobs"], key)
-    other_nll, others = mean_nll_at(scores["logprobs"], (scores["kinds"] > 0) & ~key)
+    other_nll, others = mean_nll_at(scores["logprobs"], scores["token_classes"] == OTHER_TOKEN)
     return {
         "loss": loss,
         "steps": jnp.round(steps),
