@@ -94,13 +94,13 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return 2 if config.args == config.getini("testpaths") and (os.cpu_count() or 1) > 1 else 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """A local emulator of Google Cloud Storage with one bucket, as a file system."""
     from tests import google_storage
 
-    with google_storage.emulator(tmp_path_factory.mktemp("home")) as found:
-        yield found
+    with google_storage.emulator(tmp_path_factory.mktemp("home")) as file_system:
+        yield file_system
 
 
 @pytest.fixture(scope="session")
