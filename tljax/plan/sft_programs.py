@@ -32,14 +32,7 @@ def sft_work(config: Any, c: llama.LlamaConfig) -> Work:
     state = state_of(params, tx)
     shape = (config.batch.accumulate, rows, tokens)
     batch = {name: array(shape, dtype, None, "batch", None) for name, dtype in BATCH_ARRAYS.items()}
-    options = StepOptions(
-        max_targets=tokens,
-        loss_chunk=config.model.loss_chunk,
-        compute_dtype=config.model.compute_dtype,
-        remat=config.model.remat,
-        attention=config.model.attention,
-        lora=adapter,
-    )
+    options = StepOptions.from_config(config, max_targets=tokens)
     step = make_sft_step(c, tx, make_schedule(config.optim, UPDATES + config.optim.warmup_steps), options)
     count, context = config.batch.rows * tokens, float(min(tokens, config.data.max_tokens))
     flops = count * cost.flops_per_token(c, context, adapter)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,26 @@ Sums = dict[str, jax.Array]
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepOptions:
-    """What of the config shapes the compiled program."""
+    """The fields of a config that shape the compiled program. A static pytree: a plain argument of jit."""
 
-    max_targets: int  # weighted positions a packed row has room for; Batches.max_targets
-    loss_chunk: int  # positions a row and device that pass the head together; bounds logits to [B, loss_chunk, V]
+    max_targets: int  # the largest number of weighted positions in a packed row (Batches.max_targets)
+    loss_chunk: int  # positions of a row that pass the head together on a device, so that logits are [B, loss_chunk, V]
     compute_dtype: str
     remat: str
     attention: str
-    lora: LoraOptions | None = None  # where the params are an adapter, trained on a frozen trunk
+    lora: LoraOptions | None = None  # set if the params are an adapter, which is trained on a frozen trunk
+
+    @classmethod
+    def from_config(cls, config: Any, max_targets: int) -> "StepOptions":
+        """Returns the options of configs/sft.py."""
+        return cls(
+            max_targets=max_targets,
+            loss_chunk=config.model.loss_chunk,
+            compute_dtype=config.model.compute_dtype,
+            remat=config.model.remat,
+            attention=config.model.attention,
+            lora=LoraOptions.from_config(config.lora),
+        )
 
 
 def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: StepOptions) -> Batch:
