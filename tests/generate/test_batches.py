@@ -9,7 +9,7 @@ import pytest
 
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
-from tljax.generate.batches import Reply, batch_by_length, generate_in_batches, generate_replies, padded_length
+from tljax.generate.batches import Reply, Sampler, batch_by_length, padded_length
 from tljax.generate.decode import generate
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
@@ -59,9 +59,9 @@ def test_replies_come_in_order_whatever_the_batches_and_the_mesh():
     for shape, rows, round_to in (((1, 1, 1), 3, 16), ((1, 1, 1), 11, 8), ((2, 2, 2), 4, 16)):
         with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
             params, before = make_params(), generate._cache_size()
-            options = dict(key=jax.random.key(0), rows=rows, round_to=round_to)
-            batches = list(generate_in_batches(params, C, PROMPTS, OPTIONS, **options))
-            replies = generate_replies(params, C, PROMPTS, OPTIONS, **options)
+            sampler = Sampler(params, C, OPTIONS, key=jax.random.key(0), rows=rows, round_to=round_to)
+            batches = list(sampler.generate_batches(PROMPTS))
+            replies = sampler.generate(PROMPTS)
             compiled.append(generate._cache_size() - before)
             assert {i: reply for batch in batches for i, reply in batch.items()} == dict(enumerate(replies))
             assert len(batches) == -(-len(PROMPTS) // rows)
@@ -74,22 +74,23 @@ def test_replies_come_in_order_whatever_the_batches_and_the_mesh():
             np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=2e-5)
     for reply in results[0]:
         assert reply.end in OPTIONS.eos_ids if reply.ended else reply.end is None and len(reply.tokens) == 8
+        assert reply.all_tokens == [*reply.tokens, *([reply.end] if reply.ended else [])]
         assert not set(reply.tokens) & set(OPTIONS.eos_ids) and len(reply.logprobs) == len(reply.tokens) + reply.ended
     assert {reply.ended for reply in results[0]} == {True, False} and len({str(r.tokens) for r in results[0]}) > 7
 
 
 def test_a_part_of_the_prompts_gives_the_same_replies_under_the_same_row_ids(one_device):
-    params, options = make_params(), dict(key=jax.random.key(0), rows=3, round_to=16)
-    everything = generate_replies(params, C, PROMPTS, OPTIONS, **options)
+    sampler = Sampler(make_params(), C, OPTIONS, key=jax.random.key(0), rows=3, round_to=16)
+    everything = sampler.generate(PROMPTS)
     part = [10, 4, 6]
-    again = generate_replies(params, C, [PROMPTS[i] for i in part], OPTIONS, row_ids=part, **options)
-    assert [r.tokens for r in again] == [everything[i].tokens for i in part]
-    assert generate_replies(params, C, [], OPTIONS, **options) == []
+    (again,) = sampler.generate_batches([PROMPTS[i] for i in part], row_ids=part)
+    assert [again[i].tokens for i in range(3)] == [everything[i].tokens for i in part]
+    assert sampler.generate([]) == []
 
 
 def test_the_longest_prompt_that_fits_is_the_models_last_position(one_device):
     prompts = [[7] * 40, np.array([8, 9], np.int64)]
-    replies = generate_replies(make_params(), C, prompts, OPTIONS, key=jax.random.key(0), rows=2, round_to=64)
+    replies = Sampler(make_params(), C, OPTIONS, key=jax.random.key(0), rows=2, round_to=64).generate(prompts)
     assert len(replies) == 2 and all(isinstance(reply, Reply) and reply.logprobs for reply in replies)
     assert all(type(token) is int for reply in replies for token in reply.tokens)
 
@@ -112,5 +113,6 @@ def test_bad_input_is_refused_in_one_line(prompts, fields, arguments, message):
     with jax.set_mesh(make_mesh(2, 2, 2)):
         options, arguments = dataclasses.replace(OPTIONS, **fields), dict(rows=4, round_to=16) | arguments
         with pytest.raises(InputError, match=f"^{message}") as error:
-            generate_replies({}, C, prompts, options, key=jax.random.key(0), **arguments)
+            row_ids = arguments.pop("row_ids", None)
+            list(Sampler({}, C, options, key=jax.random.key(0), **arguments).generate_batches(prompts, row_ids))
     assert "\n" not in str(error.value)

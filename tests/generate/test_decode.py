@@ -76,10 +76,8 @@ def make_prompts(width=12, padding=0):
 
 def run(params, c, options, prompts=None, lengths=LENGTHS, row_ids=IDS, key=0):
     prompts = make_prompts() if prompts is None else prompts
-    batch = global_batch({"prompts": prompts, "lengths": lengths, "row_ids": row_ids})
-    generated = decode.generate(
-        params, c, batch["prompts"], batch["lengths"], batch["row_ids"], jax.random.key(key), options
-    )
+    batch = decode.PromptBatch(**global_batch({"tokens": prompts, "lengths": lengths, "row_ids": row_ids}))
+    generated = decode.generate(params, c, batch, jax.random.key(key), options)
     return jax.tree.map(np.asarray, generated)
 
 
@@ -304,7 +302,8 @@ with jax.set_mesh(make_mesh(2, 2, 2)):
         sharding = jax.NamedSharding(jax.sharding.get_mesh(), spec("batch", *[None] * (len(shape) - 1)))
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
     params = llama.abstract_params(c, jnp.float32)
-    lowered = decode.generate.lower(params, c, ids(8, 64), ids(8), ids(8), jax.random.key(0), options)
+    batch = decode.PromptBatch(ids(8, 64), ids(8), ids(8))
+    lowered = decode.generate.lower(params, c, batch, jax.random.key(0), options)
     print(lowered.compile().as_text())
 """
     compiled = subprocess.run(

@@ -286,7 +286,7 @@ def test_too_little_memory_is_told_with_what_helps(generate, tmp_path, monkeypat
     def exhausted(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
 
-    monkeypatch.setattr(command, "generate_in_batches", exhausted)
+    monkeypatch.setattr(command.Sampler, "generate_batches", exhausted)
     line = error_of(generate(tmp_path / "out.jsonl"), capsys)
     assert "config.rows = 8" in line and "mesh.fsdp" in line and not list(tmp_path.iterdir())
 

@@ -163,10 +163,9 @@ def test_greedy_decoding_is_the_argmax_of_the_forward(shape):
     prompts = rng.integers(0, 64, (B, P)).astype(np.int32)
     with on_mesh(shape):
         params = lora.attach_adapter(make_params(), make_adapter(), ALL)
-        batch = global_batch({"prompts": prompts, "lengths": LENGTHS, "rows": np.arange(B, dtype=np.int32)})
-        found = decode.generate(
-            params, C, batch["prompts"], batch["lengths"], batch["rows"], jax.random.key(0), SAMPLING
-        )
+        host = {"tokens": prompts, "lengths": LENGTHS, "row_ids": np.arange(B, dtype=np.int32)}
+        batch = decode.PromptBatch(**global_batch(host))
+        found = decode.generate(params, C, batch, jax.random.key(0), SAMPLING)
         tokens = np.asarray(found.tokens)
         text = make_batch(16)
         text["tokens"][:] = 0

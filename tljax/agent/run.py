@@ -25,7 +25,7 @@ from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import batch_shard_count, make_mesh
 from tljax.evaluate.benchmarks.discover import is_benchmark
-from tljax.generate.batches import Reply, generate_replies
+from tljax.generate.batches import Reply, Sampler
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
 from tljax.generate.run import check_devices
@@ -205,13 +205,14 @@ def greedy_policy(
     params: llama.Params, c: llama.LlamaConfig, options: SampleOptions, rows: int, progress: Progress
 ) -> Policy:
     """Returns the model's greedy policy, which generates `rows` replies side by side."""
+    sampler = Sampler(params, c, options, key=jax.random.key(0), rows=rows)
 
     def policy(prompts: list[list[int]]) -> list[Reply]:
         with explain_out_of_memory(
             f"with config.rows = {rows} and dialogues of up to {max(map(len, prompts)):,} tokens; lower config.rows or "
             "config.max_tokens (the latter begins anew), or spread the model over more devices (config.mesh.fsdp)"
         ):
-            replies = generate_replies(params, c, prompts, options, key=jax.random.key(0), rows=rows)
+            replies = sampler.generate(prompts)
         progress.advance(0, sum(len(reply.logprobs) for reply in replies))
         return replies
 

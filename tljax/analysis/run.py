@@ -42,7 +42,7 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
 from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
-from tljax.generate.batches import generate_replies
+from tljax.generate.batches import Sampler
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
 from tljax.generate.sampling import SampleOptions
@@ -229,15 +229,16 @@ def score_window(
                 "or config.model.compute_dtype=float32 is needed"
             )
     # The greedy replies, and those that continue after a corrected token.
-    key = jax.random.key(0)  # greedy decoding draws no random numbers
-    replies = generate_replies(params, c, [step.prompt for step in steps], options, key=key, rows=rows)
+    # Greedy decoding draws no random numbers, so that the key decides nothing.
+    sampler = Sampler(params, c, options, key=jax.random.key(0), rows=rows)
+    replies = sampler.generate([step.prompt for step in steps])
     firsts = [first_wrong_position(step, step_scores) for step, step_scores in zip(steps, scores, strict=True)]
     prompts = {
         i: prompt
         for i, (step, first) in enumerate(zip(steps, firsts, strict=True))
         if first is not None and (prompt := corrected_prompt(step, first)) is not None
     }
-    continued = generate_replies(params, c, list(prompts.values()), options, key=key, rows=rows)
+    continued = sampler.generate(list(prompts.values()))
     rest = {i: reply.tokens for i, reply in zip(prompts, continued, strict=True)}
 
     def compare_tokens(step: GoldenStep, ids: Sequence[int]) -> ComparedReply:

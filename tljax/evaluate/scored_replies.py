@@ -15,7 +15,7 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.evaluate.benchmarks.results import PROMPT_TOO_LONG, score_example
 from tljax.evaluate.benchmarks.sets import Query
 from tljax.evaluate.score import METRICS, Score, summarize
-from tljax.generate.batches import generate_replies
+from tljax.generate.batches import Sampler
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.storage.atomic import write_jsonl
@@ -51,7 +51,7 @@ def score_replies(
             f"which new_tokens takes {options.max_new_tokens:,}; lower it, or name other sets"
         )
     fitting = [prompts[i] for i in fits]
-    replies = generate_replies(params, c, fitting, options, key=jax.random.key(0), rows=rows)
+    replies = Sampler(params, c, options, key=jax.random.key(0), rows=rows).generate(fitting)
     texts = {i: tokenizer.decode(reply.tokens).strip() for i, reply in zip(fits, replies, strict=True)}
     scored = (
         ScoredReply(texts.get(i, ""), score_example(query.example, texts.get(i), ("any",)))

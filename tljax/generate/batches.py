@@ -8,7 +8,7 @@ import numpy as np
 
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import check_rows, gather_to_host, global_batch, process_rows
-from tljax.generate.decode import ReplyBatch, generate
+from tljax.generate.decode import PromptBatch, ReplyBatch, generate
 from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import llama
 
@@ -26,6 +26,11 @@ class Reply:
     @property
     def ended(self) -> bool:
         return self.end is not None
+
+    @property
+    def all_tokens(self) -> list[int]:
+        """The tokens with the end token, one for each of the logprobs."""
+        return self.tokens if self.end is None else [*self.tokens, self.end]
 
 
 def padded_length(length: int, round_to: int) -> int:
@@ -50,66 +55,59 @@ def batch_by_length(lengths: Sequence[int], rows: int, round_to: int) -> list[tu
     return [(padded_length(lengths[batch[0]], round_to), batch) for batch in batches]
 
 
-def generate_replies(
-    params: llama.Params,
-    c: llama.LlamaConfig,
-    prompts: Sequence[Sequence[int]],
-    options: SampleOptions,
-    *,
-    key: jax.Array,
-    rows: int,
-    round_to: int = ROUND_TO,
-    row_ids: Sequence[int] | None = None,
-) -> list[Reply]:
-    """Returns the reply to every prompt, in order. Arguments and errors are those of `generate_in_batches`."""
-    replies: dict[int, Reply] = {}
-    for done in generate_in_batches(
-        params, c, prompts, options, key=key, rows=rows, round_to=round_to, row_ids=row_ids
-    ):
-        replies |= done
-    return [replies[i] for i in range(len(prompts))]
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A model with the options, the random key and the batch size that its replies are sampled with."""
 
+    params: llama.Params
+    config: llama.LlamaConfig
+    options: SampleOptions
+    _: dataclasses.KW_ONLY
+    key: jax.Array
+    rows: int  # rows of a batch, over all devices
+    round_to: int = ROUND_TO  # tokens; see padded_length
 
-def generate_in_batches(
-    params: llama.Params,
-    c: llama.LlamaConfig,
-    prompts: Sequence[Sequence[int]],
-    options: SampleOptions,
-    *,
-    key: jax.Array,
-    rows: int,
-    round_to: int = ROUND_TO,
-    row_ids: Sequence[int] | None = None,
-) -> Iterator[dict[int, Reply]]:
-    """Yields {prompt index: reply} for one batch of `batch_by_length` after the other, on the current mesh.
+    def generate(self, prompts: Sequence[Sequence[int]]) -> list[Reply]:
+        """Returns the reply to every prompt, in order. Prompts and errors are those of `generate_batches`."""
+        replies: dict[int, Reply] = {}
+        for batch in self.generate_batches(prompts):
+            replies |= batch
+        return [replies[i] for i in range(len(prompts))]
 
-    prompts: lists of token ids. rows: rows of a batch, over all devices. A sample depends only on the key and on the
-    prompt's row id (by default its index). Raises InputError before the first batch for options out of range, rows that
-    do not divide over the mesh, and a prompt that is empty, too long with max_new_tokens for the model, or has a token
-    outside its vocabulary.
-    """
-    check_sample_options(options, c.vocab_size)
-    check_rows(rows, "rows")
-    if round_to < 1:
-        raise InputError(f"round_to is {round_to}; allowed: a whole number from 1")
-    ids = range(len(prompts)) if row_ids is None else row_ids
-    if len(ids) != len(prompts):
-        raise InputError(f"there are {len(ids)} row_ids for {len(prompts)} prompts; give one per prompt, or none")
-    for i, prompt in enumerate(prompts):
-        _check_prompt(c, prompt, i, options)
-    for length, batch in batch_by_length([len(prompt) for prompt in prompts], rows, round_to):
-        host = {
-            "prompts": np.zeros((rows, length), np.int32),
-            "lengths": np.zeros(rows, np.int32),
-            "row_ids": np.zeros(rows, np.int32),
-        }
-        for row, i in enumerate(batch):
-            host["prompts"][row, : len(prompts[i])] = prompts[i]
-            host["lengths"][row], host["row_ids"][row] = len(prompts[i]), ids[i]
-        own = process_rows(rows)
-        placed = global_batch({name: array[own] for name, array in host.items()})
-        generated = generate(params, c, placed["prompts"], placed["lengths"], placed["row_ids"], key, options)
-        yield dict(zip(batch, _replies(gather_to_host(generated)), strict=False))
+    def generate_batches(
+        self, prompts: Sequence[Sequence[int]], row_ids: Sequence[int] | None = None
+    ) -> Iterator[dict[int, Reply]]:
+        """Yields {prompt index: reply} for one batch of `batch_by_length` after the other, on the current mesh.
+
+        prompts: lists of token ids. A sample depends only on the key and on the prompt's row id (by default its index).
+        Raises InputError before the first batch for options out of range, rows that do not divide over the mesh, and a
+        prompt that is empty, too long with max_new_tokens for the model, or has a token outside its vocabulary.
+        """
+        # All checks, before the first batch.
+        check_sample_options(self.options, self.config.vocab_size)
+        check_rows(self.rows, "rows")
+        if self.round_to < 1:
+            raise InputError(f"round_to is {self.round_to}; allowed: a whole number from 1")
+        ids = range(len(prompts)) if row_ids is None else row_ids
+        if len(ids) != len(prompts):
+            raise InputError(f"there are {len(ids)} row_ids for {len(prompts)} prompts; give one per prompt, or none")
+        for i, prompt in enumerate(prompts):
+            _check_prompt(self.config, prompt, i, self.options)
+
+        # Batch by batch.
+        for length, batch in batch_by_length([len(prompt) for prompt in prompts], self.rows, self.round_to):
+            host = {
+                "tokens": np.zeros((self.rows, length), np.int32),
+                "lengths": np.zeros(self.rows, np.int32),
+                "row_ids": np.zeros(self.rows, np.int32),
+            }
+            for row, i in enumerate(batch):
+                host["tokens"][row, : len(prompts[i])] = prompts[i]
+                host["lengths"][row], host["row_ids"][row] = len(prompts[i]), ids[i]
+            local = process_rows(self.rows)
+            prompt_batch = PromptBatch(**global_batch({name: array[local] for name, array in host.items()}))
+            generated = generate(self.params, self.config, prompt_batch, self.key, self.options)
+            yield dict(zip(batch, _replies(gather_to_host(generated)), strict=False))
 
 
 def _check_prompt(c: llama.LlamaConfig, prompt: Sequence[int], index: int, options: SampleOptions) -> None:

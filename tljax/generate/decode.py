@@ -29,6 +29,15 @@ CACHE_SPEC = ("batch", "heads", None, None)
 
 
 @struct.dataclass
+class PromptBatch:
+    """B right-padded prompts."""
+
+    tokens: jax.Array  # int32 [B, P], with any padding
+    lengths: jax.Array  # int32 [B], 0 for a row that only fills the batch; such a row has ended from the start
+    row_ids: jax.Array  # int32 [B], on which the row's samples depend
+
+
+@struct.dataclass
 class ReplyBatch:
     """Replies to B prompts, with M = max_new_tokens. The end token counts as part of a reply."""
 
@@ -48,24 +57,17 @@ class _State:
 
 @jax.jit
 def generate(
-    params: llama.Params,
-    c: llama.LlamaConfig,
-    prompts: jax.Array,
-    lengths: jax.Array,
-    row_ids: jax.Array,
-    key: jax.Array,
-    options: SampleOptions,
+    params: llama.Params, c: llama.LlamaConfig, batch: PromptBatch, key: jax.Array, options: SampleOptions
 ) -> ReplyBatch:
-    """Generates replies to right-padded prompts, until every row has ended. Compiled once for each [B, P].
+    """Generates replies to a batch of prompts, until every row has ended. Compiled once for each [B, P].
 
-    prompts: int32 [B, P], with any padding. lengths: int32 [B], 0 for a row that only fills the batch; such a row has
-    ended from the start. row_ids: int32 [B]. Sampling is a function of (key, row id, step), so neither the other rows
-    nor P nor the mesh changes a reply. Raises InputError for options out of range. The caller must refuse prompts that
-    exceed `c.max_tokens` together with max_new_tokens.
+    Sampling is a function of (key, row id, step), so neither the other rows nor P nor the mesh changes a reply. Raises
+    InputError for options out of range. The caller must refuse prompts that exceed `c.max_tokens` together with
+    max_new_tokens.
     """
     check_sample_options(options, c.vocab_size)
-    prompts = jax.reshard(prompts, spec("batch", None))
-    lengths, row_ids = (jax.reshard(x, spec("batch")) for x in (lengths, row_ids))
+    prompts = jax.reshard(batch.tokens, spec("batch", None))
+    lengths, row_ids = (jax.reshard(x, spec("batch")) for x in (batch.lengths, batch.row_ids))
     dtype, (B, P), M = jnp.dtype(options.compute_dtype), prompts.shape, options.max_new_tokens
     prompts = jnp.where(jnp.arange(P)[None] < lengths[:, None], prompts, 0)
     weights = _cast(params, c, dtype)
@@ -152,12 +154,11 @@ def _attend(
     cache over "fsdp" too.
     """
 
-    def local(q, k, v, keys, values, visible, column):
-        B, _, N, H = q.shape
-        K = keys.shape[1]
+    def local(q, k, v, cache, visible, column):
+        (B, _, N, H), K = q.shape, k.shape[2]
         keys, values = (
             jax.lax.dynamic_update_slice_in_dim(kept, new.reshape(B, K, 1, H), column, axis=2)
-            for kept, new in ((keys, k), (values, v))
+            for kept, new in zip(cache, (k, v), strict=True)
         )
         # Query heads are grouped by their key head, so that no key is repeated.
         scores = jnp.einsum("BKGH,BKSH->BKGS", q.reshape(B, K, N // K, H), keys, preferred_element_type=jnp.float32)
@@ -169,10 +170,10 @@ def _attend(
     q, k, v = (jax.reshard(x, heads) for x in (q, k, v))
     mixed, cache = jax.shard_map(
         local,
-        in_specs=(heads, heads, heads, kept, kept, spec("batch", None), jax.P()),
+        in_specs=(heads, heads, heads, (kept, kept), spec("batch", None), jax.P()),
         out_specs=(heads, (kept, kept)),
         check_vma=False,
-    )(q, k, v, *cache, visible, column)
+    )(q, k, v, cache, visible, column)
     return jax.reshard(mixed, jax.P("data", None, *spec("heads", None))), cache
 
 

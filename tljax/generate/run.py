@@ -21,7 +21,7 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
 from tljax.distributed.mesh import batch_shard_count, check_initialized, check_rows, make_mesh
-from tljax.generate.batches import ROUND_TO, Reply, generate_in_batches, padded_length
+from tljax.generate.batches import ROUND_TO, Reply, Sampler, padded_length
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
 from tljax.generate.sampling import SampleOptions, check_sample_options
@@ -191,14 +191,9 @@ def write_missing_replies(
         "longest reply's tokens, or spread the model (config.mesh.fsdp)"
     ):
         params = model_source.load_with_adapter(model, jnp.dtype(options.compute_dtype), seed=0)
-        batches = generate_in_batches(
-            params,
-            model.config,
-            [prompts.tokens[request.prompt] for request in missing],
-            options,
-            key=jax.random.key(config.seed),
-            rows=rows,
-            row_ids=[request.index for request in missing],
+        sampler = Sampler(params, model.config, options, key=jax.random.key(config.seed), rows=rows)
+        batches = sampler.generate_batches(
+            [prompts.tokens[request.prompt] for request in missing], row_ids=[request.index for request in missing]
         )
         _write_batches(config, batches, missing, prompts, tokenizer, writer)
 

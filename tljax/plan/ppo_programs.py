@@ -44,10 +44,10 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     rows, key = _rows(count, width, reply), array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
     scores = [array((count, reply), jnp.float32) for _ in range(5)]
     experience = Experience(rows, *scores)
-    asked = (
-        array((block.rows, prompt), jnp.int32, "batch", None),
-        array((block.rows,), jnp.int32, "batch"),
-        array((block.rows,), jnp.int32, "batch"),
+    prompt_batch = decode.PromptBatch(
+        tokens=array((block.rows, prompt), jnp.int32, "batch", None),
+        lengths=array((block.rows,), jnp.int32, "batch"),
+        row_ids=array((block.rows,), jnp.int32, "batch"),
     )
     policy = models.actor(frozen, actor) if models.adapter is None else _attached(frozen, actor)
     update, score = make_update(models, tx, critic_tx, options), make_experience(models, options)
@@ -74,11 +74,11 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
         ),
         Program(
             "rollout",
-            lambda: decode.generate.lower(policy, c, *asked, key, sample),
+            lambda: decode.generate.lower(policy, c, prompt_batch, key, sample),
             block.rows * (prompt + reply) * forward,
             0.0,
             (),
-            asked,
+            prompt_batch,
         ),
     )
     states = [train_state for train_state in (state.actor, state.critic) if train_state is not None]

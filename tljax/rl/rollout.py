@@ -46,7 +46,7 @@ def pad_rollout(
     prompts: of each reply. rewards: of each reply, as the update takes them. Replies get room for `max_new_tokens`, so
     that only the width of the rows, `padded_length` of the longest, decides which program is compiled.
     """
-    replies = [[*reply.tokens, *([] if reply.end is None else [reply.end])] for reply in rollout.replies]
+    replies = [reply.all_tokens for reply in rollout.replies]
     texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
     host = {
         "tokens": _pad(texts, padded_length(max(map(len, texts)), row_length_multiple(round_to))),

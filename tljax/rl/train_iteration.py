@@ -13,7 +13,7 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.mesh import gather_to_host
 from tljax.evaluate import in_training
-from tljax.generate.batches import batch_by_length, generate_replies
+from tljax.generate.batches import Sampler, batch_by_length
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.rl.held_out import reward_metrics
@@ -112,15 +112,15 @@ def sample(
     if stored is not None:
         return stored, {"seconds_rollout": 0.0, "seconds_reward": 0.0}
     begin = time.perf_counter()
-    replies = generate_replies(
+    sampler = Sampler(
         actor,
         context.model.config,
-        [prompt.tokens for prompt in prompts],
         options,
         key=jax.random.fold_in(jax.random.key(config.seed), 2 * n),
         rows=config.rollout.rows,
         round_to=config.rollout.round_to,
     )
+    replies = sampler.generate([prompt.tokens for prompt in prompts])
     sampled = time.perf_counter()
     texts = [context.tokenizer.decode(reply.tokens).strip() for reply in replies]
     rollout = Rollout(indices, replies, texts, context.reward_function.score(texts, prompts))
