@@ -15,13 +15,14 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.distributed import processes
 from tljax.training import metrics
-from tljax.training.metrics import TIMING_FIELDS, MetricsLogger
+from tljax.training.metrics import TIMING_FIELDS, LogOptions, MetricsLogger
 from tljax.training.mfu import mfu, peak_flops
 
 
 def open_logger(folder, resume_step=0, total_steps=100, every=10, **more) -> MetricsLogger:
     defaults = {"tensorboard": False, "wandb": False}
-    return MetricsLogger(folder, resume_step=resume_step, total_steps=total_steps, every=every, **(defaults | more))
+    options = LogOptions(every=every, **(defaults | more))
+    return MetricsLogger(folder, options, resume_step=resume_step, total_steps=total_steps)
 
 
 def lines(folder) -> list[dict]:

@@ -8,7 +8,7 @@ state.py            PPOState, RolloutBatch, Experience: the arrays that the func
 models.py           trained and frozen weights -> actor, critic and reference
 rollout.py          the prompts of an update; replies and rewards -> RolloutBatch
 gae.py              token rewards, generalized advantage estimation, whitening
-advantage.py        rewards of replies -> advantages of tokens, by algorithm
+advantage.py        rewards of tokens -> advantages of tokens, by algorithm
 loss.py             PPO's clipped terms and KL estimates, as sums
 ppo.py              RolloutBatch -> Experience; Experience -> new state, jitted
 optimizers.py       the number of updates; the optimizers of actor and critic

@@ -1,4 +1,4 @@
-"""Rewards of replies -> advantages of their tokens, by algorithm: PPO with a critic, GRPO and RLOO with groups."""
+"""Rewards of tokens -> advantages of tokens, by algorithm: PPO with a critic, GRPO and RLOO with groups."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax.rl.gae import gae, token_rewards, whiten
+from tljax.rl.gae import gae, whiten
 
 ALGORITHMS = ("ppo", "grpo", "rloo")
 KL_PLACES = ("reward", "loss")
@@ -38,26 +38,18 @@ class AdvantageOptions:
 
 
 def advantages_and_returns(
-    logprobs: jax.Array,
-    ref_logprobs: jax.Array,
-    values: jax.Array,
-    rewards: jax.Array,
-    mask: jax.Array,
-    kl_coef: jax.Array,
-    options: AdvantageOptions,
+    rewards: jax.Array, values: jax.Array, mask: jax.Array, options: AdvantageOptions
 ) -> tuple[jax.Array, jax.Array]:
     """Returns advantages and returns, float32 [B, M], 0 off the mask.
 
-    logprobs, ref_logprobs, values: float32 [B, M]. rewards: float32 [B], of whole replies. mask: bool [B, M], True on
-    reply tokens. PPO computes GAE of the tokens' rewards. GRPO and RLOO give every token of a reply one advantage, from
-    the reply's reward among those of its group (`group_advantages`); they read no values, and their returns are 0.
+    rewards: float32 [B, M], of tokens (`gae.token_rewards`). values: float32 [B, M]. mask: bool [B, M], True on reply
+    tokens. PPO computes GAE. GRPO and RLOO give every token of a reply one advantage, from the sum of the reply's
+    rewards among those of its group (`group_advantages`); they read no values, and their returns are 0.
     """
-    coef = kl_coef if options.kl_place == "reward" else jnp.zeros((), jnp.float32)
-    per_token = token_rewards(logprobs, ref_logprobs, rewards, mask, coef)
     if options.algorithm == "ppo":
-        advantages, returns = gae(per_token, values, mask, options.gamma, options.lam)
+        advantages, returns = gae(rewards, values, mask, options.gamma, options.lam)
     else:
-        per_reply = group_advantages(per_token.sum(axis=1), options.group, options.algorithm)
+        per_reply = group_advantages(rewards.sum(axis=1), options.group, options.algorithm)
         advantages = jnp.where(mask, per_reply[:, None], 0.0)
         returns = jnp.zeros_like(advantages)
     return (whiten(advantages, mask) if options.whiten else advantages), returns

@@ -15,6 +15,7 @@ from tljax.model.head import chunked_head
 from tljax.model.sequence import take_positions
 from tljax.model.value import predict_values
 from tljax.rl.advantage import AdvantageOptions, advantages_and_returns
+from tljax.rl.gae import token_rewards
 from tljax.rl.loss import kl_sums, policy_sums, value_sums
 from tljax.rl.models import PPOModels
 from tljax.rl.state import Experience, PPOState, RolloutBatch
@@ -123,9 +124,9 @@ def make_experience(
         parts = _take_rows(batch, jnp.arange(len(batch.rewards)).reshape(options.minibatches * options.accumulate, -1))
         logprobs, ref_logprobs, entropy, value = (_join_parts(x) for x in jax.lax.map(score_part, parts))
 
-        advantages, returns = advantages_and_returns(
-            logprobs, ref_logprobs, value, batch.rewards, batch.mask, state.kl_coef, options.advantage
-        )
+        kl_coef = state.kl_coef if options.advantage.kl_place == "reward" else 0.0
+        rewards = token_rewards(logprobs, ref_logprobs, batch.rewards, batch.mask, kl_coef)
+        advantages, returns = advantages_and_returns(rewards, value, batch.mask, options.advantage)
 
         # Metrics are means over the reply tokens of the whole batch.
         tokens = jnp.maximum(batch.mask.sum(dtype=jnp.float32), 1.0)

@@ -37,7 +37,7 @@ from tljax.training import resume
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.export import export_results, save_model_files
 from tljax.training.fingerprint import fingerprint
-from tljax.training.metrics import MetricsLogger, should_run, truncate_after
+from tljax.training.metrics import LogOptions, MetricsLogger, should_run, truncate_after
 from tljax.training.state import abstract_state, init_state
 from tljax.training.stop import StopRequest, exit_after_stop
 
@@ -119,15 +119,8 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
         state, frozen = begin(context, txs, checkpoints)
         start = saved = int(state.actor.step)
         processes.run_on_primary(lambda: truncate_after(folder / "samples.jsonl", start))
-        logger = MetricsLogger(
-            folder,
-            resume_step=start,
-            tensorboard=config.log.tensorboard,
-            wandb=config.log.wandb,
-            total_steps=total,
-            every=config.log.every,
-            shown=("reward", "kl", "loss"),
-        )
+        log_options = LogOptions.from_config(config.log, shown=("reward", "kl", "loss"))
+        logger = MetricsLogger(folder, log_options, resume_step=start, total_steps=total)
         with logger:
             if start:
                 logger.log_message(f"resumed at update {start} of {total}")

@@ -29,7 +29,7 @@ from tljax.training import model_source, resume
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.export import export_results, save_model_files
 from tljax.training.fingerprint import fingerprint
-from tljax.training.metrics import MetricsLogger, should_run, truncate_after
+from tljax.training.metrics import LogOptions, MetricsLogger, should_run, truncate_after
 from tljax.training.optimizer import make_optimizer, make_schedule
 from tljax.training.state import TrainState, abstract_state, init_state
 from tljax.training.stop import StopRequest, exit_after_stop
@@ -132,15 +132,9 @@ def train(context: SFTContext, tx: optax.GradientTransformation) -> None:
         state, trunk = begin(context, tx, checkpoints)
         start = int(state.step)
         processes.run_on_primary(lambda: truncate_after(folder / "samples.jsonl", start))
-        logger = MetricsLogger(
-            folder,
-            resume_step=start,
-            tensorboard=config.log.tensorboard,
-            wandb=config.log.wandb,
-            total_steps=total,
-            every=config.log.every,
-            flops_per_token=cost.flops_per_token(c, float(np.mean(batches.lengths)), options.lora),
-        )
+        flops_per_token = cost.flops_per_token(c, float(np.mean(batches.lengths)), options.lora)
+        log_options = LogOptions.from_config(config.log, flops_per_token=flops_per_token)
+        logger = MetricsLogger(folder, log_options, resume_step=start, total_steps=total)
         with logger:
             if start:
                 logger.log_message(f"resumed at update {start} of {total}")

@@ -1,6 +1,7 @@
 """Writes a run's metrics to metrics.jsonl, TensorBoard and Weights & Biases, and shows its progress."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import math
@@ -43,13 +44,32 @@ def should_run(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """Options of MetricsLogger: where metrics go besides metrics.jsonl, and what progress lines show."""
+
+    tensorboard: bool
+    wandb: bool
+    every: int  # steps between progress lines, if there is no terminal for a bar
+    shown: Sequence[str] = ("loss",)  # the metrics in progress lines
+    flops_per_token: float | None = None  # adds the metric `mfu` if the devices' peak is known
+
+    @classmethod
+    def from_config(
+        cls, log: Any, shown: Sequence[str] = ("loss",), flops_per_token: float | None = None
+    ) -> "LogOptions":
+        """Returns the options of a config; log: its block `log`."""
+        return cls(
+            tensorboard=log.tensorboard, wandb=log.wandb, every=log.every, shown=shown, flops_per_token=flops_per_token
+        )
+
+
 class MetricsLogger:
     """Writes the metrics of each step one step late, so that the devices never wait for the host to read a number.
 
     folder: the run's folder, which gets metrics.jsonl and events/. resume_step: the number of updates made so far;
-    later lines of metrics.jsonl are removed. every: steps between progress lines, if there is no terminal for a bar.
-    shown: the metrics in progress lines. flops_per_token: adds `mfu` if the devices' peak is known. Only process 0
-    writes and prints; all processes check for values that are not finite.
+    later lines of metrics.jsonl are removed. Only process 0 writes and prints; all processes check for values that are
+    not finite.
 
     Call flush() before saving a checkpoint: it writes the line of the last step and checks that its loss is finite.
 
@@ -59,22 +79,17 @@ class MetricsLogger:
     def __init__(
         self,
         folder: str | os.PathLike[str],
+        options: LogOptions,
         *,
         resume_step: int,
-        tensorboard: bool,
-        wandb: bool,
         total_steps: int,
-        every: int,
-        shown: Sequence[str] = ("loss",),
-        flops_per_token: float | None = None,
     ):
-        self._total, self._every, self._flops_per_token = total_steps, max(1, every), flops_per_token
-        self._shown = tuple(shown)
+        self._options, self._total = options, total_steps
         self._pending: tuple[int, Mapping[str, Any], Mapping[str, Any]] | None = None
         self._durations: deque[float] = deque(maxlen=20)
         self._file = self._events = self._wandb = self._bar = None
         self._unsynced = False
-        check_installed(wandb)
+        check_installed(options.wandb)
         if processes.is_primary():
             name, folder = (folder.name if isinstance(folder, RunFolder) else Path(folder).name), Path(folder)
             self._path = folder / "metrics.jsonl"
@@ -85,8 +100,8 @@ class MetricsLogger:
             except OSError as error:
                 raise InputError(f"{self._path}: cannot be written ({error.strerror}); give another folder") from error
             try:
-                self._wandb = _open_wandb(folder, name) if wandb else None
-                self._events = _open_events(folder, resume_step) if tensorboard else None
+                self._wandb = _open_wandb(folder, name) if options.wandb else None
+                self._events = _open_events(folder, resume_step) if options.tensorboard else None
             except BaseException:
                 self._file.close()
                 raise
@@ -195,8 +210,8 @@ class MetricsLogger:
         timing: dict[str, Any] = {"seconds": round(seconds, 6), "time": round(time.time(), 3)}
         if "tokens" in values:
             timing["tokens_per_second"] = round(values["tokens"] / max(seconds, 1e-9), 3)
-            if self._flops_per_token is not None:
-                share = mfu(timing["tokens_per_second"], self._flops_per_token, jax.devices())
+            if self._options.flops_per_token is not None:
+                share = mfu(timing["tokens_per_second"], self._options.flops_per_token, jax.devices())
                 if share is not None:
                     timing["mfu"] = round(share, 6)
         return timing
@@ -225,13 +240,13 @@ class MetricsLogger:
         return InputError(f"{self._path}: cannot be written ({error.strerror}); make room and resume")
 
     def _progress(self, step: int, values: Mapping[str, Any]) -> None:
-        parts = [f"{name} {values[name]:.4f}" for name in self._shown if name in values]
+        parts = [f"{name} {values[name]:.4f}" for name in self._options.shown if name in values]
         if "tokens_per_second" in values:
             parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(parts), refresh=False)
             self._bar.update(step - self._bar.n)
-        elif step % self._every == 0 or step == self._total:
+        elif step % max(1, self._options.every) == 0 or step == self._total:
             left = "?"
             if self._durations:
                 left = tqdm.format_interval((self._total - step) * sum(self._durations) / len(self._durations))
