@@ -36,7 +36,7 @@ def ppo_work(config: Any, c: llama.LlamaConfig) -> Work:
     options = UpdateOptions.from_config(config, sample)
     tx, critic_tx = make_optimizers(config, UPDATES + config.optim.warmup_steps)
     frozen = llama.abstract_params(c, dtype)
-    actor, critic = models.abstract()
+    actor, critic = models.abstract_params()
     learner = state_of(critic, critic_tx) if models.has_critic else None
     state = PPOState(state_of(actor, tx), learner, array((), jnp.float32))
     prompt, reply = padded_length(block.max_prompt_tokens, block.round_to), block.max_new_tokens

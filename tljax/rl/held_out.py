@@ -1,7 +1,6 @@
-"""Greedy rewards on what no update sees: held-out prompts, and the toolbox's held-out queries before and after."""
+"""Rewards of greedy replies to prompts and queries that no update trains on."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,51 +15,52 @@ from tljax.rl.reward import RewardFunction
 from tljax.storage.run_folder import RunFolder
 
 
-def rewards_of(
-    answers: Sequence[ScoredReply], queries: Sequence[Query], prompts: PromptTable, judge: RewardFunction
+def held_out_rewards(
+    replies: Sequence[ScoredReply], queries: Sequence[Query], prompts: PromptTable, reward_function: RewardFunction
 ) -> list[Reward]:
-    """The rewards of answers to queries that stand for held-out prompts."""
-    return judge.score([answer.text for answer in answers], [prompts[query.example.index] for query in queries])
+    """Returns the rewards of replies to queries that were made from held-out prompts."""
+    return reward_function.score([reply.text for reply in replies], [prompts[query.example.index] for query in queries])
 
 
 def reward_metrics(rewards: Sequence[Reward]) -> dict[str, float]:
-    """The mean reward and the share of every kind of error that occurs, of those in KINDS also where it does not."""
+    """Returns the mean reward and the share of each error kind: of all KINDS, and of any other that occurs."""
     kinds = [reward.kind for reward in rewards]
-    found = {"reward": float(np.mean([reward.value for reward in rewards]))}
-    return found | {f"share_{kind}": kinds.count(kind) / len(kinds) for kind in sorted({*KINDS, *kinds})}
+    metrics = {"reward": float(np.mean([reward.value for reward in rewards]))}
+    return metrics | {f"share_{kind}": kinds.count(kind) / len(kinds) for kind in sorted({*KINDS, *kinds})}
 
 
-def answer_rewards(folder: RunFolder, step: int, sets: in_training.EvalSets) -> dict[str, list[float]]:
-    """The table's reward of every answer of update `step` to a query with one golden call, by set.
+def rewards_by_set(folder: RunFolder, step: int, sets: in_training.EvalSets) -> dict[str, list[float]]:
+    """Returns the rewards of the replies after update `step`, by set, under the rule "table".
 
-    Rows where a score knows better are left out: with arguments that are not compared, or a renamed finish. Nothing
-    where the file there is of other queries.
+    The rule needs one golden call and compares all its arguments, so queries with several golden calls, with arguments
+    that are not compared, or with a renamed finish are left out. Returns {} if the file of replies answers other
+    queries.
     """
     rows = in_training.read_scored_replies(folder, step, sets)
     queries = [query for members in sets.values() for query in members] if rows else []
-    found: dict[str, list[float]] = {}
+    rewards: dict[str, list[float]] = {}
     for row, query in zip(rows, queries, strict=True):
         example = query.example
         plain = len(example.golden) == 1 and not example.ignored and example.golden[0].name != example.finish
         if plain and row["golden"] is not None:
-            found.setdefault(row["set"], []).append(reward(row["prediction"], row["golden"], query.tools).value)
-    return found
+            rewards.setdefault(row["set"], []).append(reward(row["prediction"], row["golden"], query.tools).value)
+    return rewards
 
 
-def reward_table(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> str:
-    """A line a set: mean reward before and after, the gain with its 95 % paired interval."""
+def format_reward_table(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> str:
+    """Returns a line for each set: the mean reward before and after, and the gain with its 95 % paired interval."""
     lines = []
     for name, rewards in after.items():
-        first, last = float(np.mean(before[name])), float(np.mean(rewards))
+        mean_before, mean_after = float(np.mean(before[name])), float(np.mean(rewards))
         gain, low, high = paired_difference(before[name], rewards)
         lines.append(
-            f"  {name:<12} {first:+.3f} -> {last:+.3f}, gain {gain:+.3f} [{low:+.3f}, {high:+.3f}], "
+            f"  {name:<12} {mean_before:+.3f} -> {mean_after:+.3f}, gain {gain:+.3f} [{low:+.3f}, {high:+.3f}], "
             f"{len(rewards):,} queries"
         )
     return "\n".join(lines)
 
 
-def format_metrics(values: Mapping[str, Any], step: int, count: int) -> str:
-    """Held-out metrics in a line."""
-    shares = ", ".join(f"{kind} {100 * values[f'share_{kind}']:.1f}" for kind in KINDS)
-    return f"step {step}: greedy reward on {count:,} held-out prompts {values['reward']:+.4f}; percent {shares}"
+def format_metrics(metrics: Mapping[str, float], step: int, count: int) -> str:
+    """Returns a line with the metrics of `count` held-out prompts after update `step`."""
+    shares = ", ".join(f"{kind} {100 * metrics[f'share_{kind}']:.1f}" for kind in KINDS)
+    return f"step {step}: greedy reward on {count:,} held-out prompts {metrics['reward']:+.4f}; percent {shares}"

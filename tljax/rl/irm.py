@@ -1,4 +1,4 @@
-"""IRM reward: a number for each kind of error in a predicted call (TL-Training, section on the reward mechanism)."""
+"""The IRM reward: a number for each kind of error in a predicted call (TL-Training, on the reward mechanism)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tljax.core.errors import InputError
 
 RULES = ("table", "release")
 REWARDS = {"correct": 1.0, "content": -0.25, "wrong_tool": -1.5, "tool_hallucination": -2.0, "format": -2.0}
-# Keyed by whether arguments are hallucinated, redundant, missing.
+# The keys say whether any argument is hallucinated, redundant, missing.
 PARAMETER_REWARDS = {
     (True, True, True): -1.8,
     (True, True, False): -1.3,
@@ -30,23 +30,23 @@ PARAMETER_REWARDS = {
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What a reply is worth, the kind of its error (`compare.KINDS`) and the offending tool, parameters or values."""
+    """The reward of a reply, with the kind of its error."""
 
     value: float
-    kind: str
-    detail: str
+    kind: str  # one of compare.KINDS
+    detail: str  # the wrong tool, parameters or values
 
 
 def reward(
     prediction: str, golden: str, tools: ToolList | Sequence[Tool | Mapping[str, Any]], rule: str = "table"
 ) -> Reward:
-    """The reward of a reply given the golden call, both as text; never raises for any text.
+    """Returns the reward of a reply, given the golden call; both are text, and no text raises an error.
 
-    tools: what the prompt lists, flat or wrapped in {"type": "function", ...}. A call to any other tool is a tool
-    hallucination, even where the golden call makes it. Rule `table`: the paper's table on parsed calls; the first call
-    of the reply counts, and none does if the reply or the golden call is malformed. Rule `release`: the released
-    function's result on the prompt of these tools, its errors kept (see `_release`).
-    Raises InputError for another rule, or a tool that is none.
+    tools: the tools in the prompt, flat or wrapped in {"type": "function", ...}. A call to any other tool is a tool
+    hallucination, even if the golden call is such a call. Rule `table`: the paper's table, applied to the first call of
+    the reply; a reply or a golden call that cannot be parsed is a format error. Rule `release`: the result of the
+    released function on the prompt of these tools, its errors included (see `_release`).
+    Raises InputError for any other rule, and for a tool that is malformed.
     """
     if rule not in RULES:
         raise InputError(f"the reward rule is {rule!r}; allowed: {', '.join(RULES)}")
@@ -59,17 +59,17 @@ def reward(
 
 
 def _table(prediction: str, golden: str, tools: ToolList) -> Comparison:
-    wanted = _golden(golden, tools)
-    if wanted.issue is not None:
-        return Comparison("format", issue=f"the golden call cannot be read ({wanted.issue})")
+    expected = _parse_golden(golden, tools)
+    if expected.issue is not None:
+        return Comparison("format", issue=f"the golden call cannot be read ({expected.issue})")
     parsed = tools.parse(prediction)
     if parsed.issue is None and parsed.calls[0].name not in tools.schemas:
         return Comparison("tool_hallucination", parsed.calls[0].name)
-    return compare(parsed, wanted.calls[0], tools)
+    return compare(parsed, expected.calls[0], tools)
 
 
 @lru_cache(maxsize=16384)
-def _golden(text: str, tools: ToolList) -> ParsedText:
+def _parse_golden(text: str, tools: ToolList) -> ParsedText:
     return tools.parse(text)
 
 
@@ -80,36 +80,43 @@ _DEFINITION = re.compile(r"def\s+([^\s(]+)\((.*?)\):", re.DOTALL)
 def _release(prediction: str, golden: str, tools: ToolList) -> Comparison:
     """The released rule (`test_answer_for_reward` for tool code), on the names and parameters that it sees.
 
-    Its errors: arguments end at the first ")", and only `word = 'text'` counts among them, so that numbers, lists and
-    double-quoted texts are invisible and texts end at their first apostrophe; whatever else stands on the line before
-    "(" belongs to the name; a text after the call is ignored; a golden argument that is not documented is hallucinated.
+    Its errors: the arguments end at the first ")". It sees only arguments of the form `word = 'text'`, so it misses
+    numbers, lists and double-quoted texts, and a text ends at its first apostrophe. The name is all that precedes "("
+    on its line. A text after the call is ignored. A golden argument that is not documented is hallucinated.
     """
-    given, wanted = _release_call(prediction), _release_call(golden)
-    if given is None or wanted is None:
-        return Comparison("format", issue="no_call" if given is None else "the golden call cannot be read (no_call)")
+    predicted, expected = _parse_release_call(prediction), _parse_release_call(golden)
+    if predicted is None or expected is None:
+        issue = "no_call" if predicted is None else "the golden call cannot be read (no_call)"
+        return Comparison("format", issue=issue)
     signatures = _signatures(tools)
-    if given.name not in signatures and given.name != "":
-        return Comparison("tool_hallucination", given.name)
-    if given.name != wanted.name:
-        return Comparison("wrong_tool", given.name, wanted.name)
-    # Without a name on both sides no parameter is known, and none is then hallucinated or redundant.
-    known = signatures.get(given.name, given.arguments)
-    undocumented = tuple(name for name in given.arguments if name not in known)
-    extra = (name for name in given.arguments if name not in wanted.arguments and given.name in signatures)
-    redundant = tuple(name for name in extra if name in known)
-    missing = tuple(name for name in wanted.arguments if name not in given.arguments)
+    name, arguments = predicted.name, predicted.arguments
+    # The name.
+    if name not in signatures and name != "":
+        return Comparison("tool_hallucination", name)
+    if name != expected.name:
+        return Comparison("wrong_tool", name, expected.name)
+    # The parameters. If both names are "", no parameter is known, and none is hallucinated or redundant.
+    known = signatures.get(name, arguments)
+    undocumented = tuple(argument for argument in arguments if argument not in known)
+    extra = (argument for argument in arguments if argument not in expected.arguments and name in signatures)
+    redundant = tuple(argument for argument in extra if argument in known)
+    missing = tuple(argument for argument in expected.arguments if argument not in arguments)
     if undocumented or redundant or missing:
-        return Comparison("parameter", given.name, wanted.name, "", undocumented, redundant, missing)
+        return Comparison("parameter", name, expected.name, "", undocumented, redundant, missing)
+    # The values.
     wrong = tuple(
-        (name, given.arguments.get(name), wanted.arguments.get(name))
-        for name in dict.fromkeys((*wanted.arguments, *given.arguments))
-        if given.arguments.get(name) != wanted.arguments.get(name)
+        (argument, arguments.get(argument), expected.arguments.get(argument))
+        for argument in dict.fromkeys((*expected.arguments, *arguments))
+        if arguments.get(argument) != expected.arguments.get(argument)
     )
-    return Comparison("content" if wrong else "correct", given.name, wanted.name, wrong=wrong)
+    return Comparison("content" if wrong else "correct", name, expected.name, wrong=wrong)
 
 
-def _release_call(text: str) -> Call | None:
-    """The first "(" that any ")" follows: the name is what precedes it on its line, the arguments reach to that ")"."""
+def _parse_release_call(text: str) -> Call | None:
+    """Returns the call at the first "(" that has a ")" after it, None if there is no such "(".
+
+    The name is the text before "(" on its line, and the arguments end at the first ")".
+    """
     opening = text.find("(")
     closing = text.find(")", opening)
     if opening < 0 or closing < 0:
@@ -120,9 +127,9 @@ def _release_call(text: str) -> Call | None:
 
 @lru_cache(maxsize=1024)
 def _signatures(tools: ToolList) -> dict[str, set[str]]:
-    """Tools and parameters as the released trainer reads them back from the prompt: split at commas and colons.
+    """Returns the parameters of each tool as the released trainer parses them from the prompt, at commas and colons.
 
-    A "def ...(...):" in a description counts too, and of two tools with one name the second.
+    It also takes a "def ...(...):" in a description for a tool. If two tools share a name, the second one counts.
     """
     signatures = {}
     for name, parameters in _DEFINITION.findall(render_tools(tools.tools, "mae")):

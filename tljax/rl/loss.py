@@ -1,4 +1,4 @@
-"""PPO's terms as sums and counts over reply tokens; whoever has the global batch divides."""
+"""PPO's terms as sums and counts over reply tokens; the caller divides them once, over the global batch."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ class PolicySums(NamedTuple):
     loss: jax.Array
     ratio: jax.Array
     clipped: jax.Array  # tokens whose clipped term is the larger one, so that they have no gradient
-    kl: jax.Array  # k3, of the policy that sampled to the present one
+    kl: jax.Array  # k3, from the policy that sampled to the current one
     tokens: jax.Array
 
 
@@ -27,44 +27,47 @@ class ValueSums(NamedTuple):
 def policy_sums(
     logprobs: jax.Array, old_logprobs: jax.Array, advantages: jax.Array, mask: jax.Array, clip: float
 ) -> PolicySums:
-    """max(-A r, -A clip(r, 1 - clip, 1 + clip)) with r = exp(logprob - old_logprob) (PPO, arXiv 1707.06347, eq. 7).
+    """Returns sums of max(-A r, -A clip(r, 1 - clip, 1 + clip)), r = exp(logprob - old_logprob), and its statistics.
 
+    This is equation 7 of PPO (arXiv 1707.06347), negated.
     logprobs, old_logprobs, advantages: float32 [B, T]; mask: bool [B, T].
     """
     log_ratio = jnp.where(mask, logprobs - old_logprobs, 0.0)
     ratio = jnp.exp(log_ratio)
-    plain, clipped = -advantages * ratio, -advantages * jnp.clip(ratio, 1 - clip, 1 + clip)
+    unclipped, clipped = -advantages * ratio, -advantages * jnp.clip(ratio, 1 - clip, 1 + clip)
     return PolicySums(
-        loss=_sum(jnp.maximum(plain, clipped), mask),
+        loss=_sum(jnp.maximum(unclipped, clipped), mask),
         ratio=_sum(ratio, mask),
-        clipped=_sum(clipped > plain, mask),
+        clipped=_sum(clipped > unclipped, mask),
         kl=_sum(ratio - 1 - log_ratio, mask),
         tokens=_sum(mask, mask),
     )
 
 
 def value_sums(values: jax.Array, old_values: jax.Array, returns: jax.Array, mask: jax.Array, clip: float) -> ValueSums:
-    """max((V - R)^2, (V' - R)^2) / 2, V' being V within `clip` of the old value.
+    """Returns sums of max((V - R)^2, (V' - R)^2) / 2, where V' is V clipped to within `clip` of the old value.
 
     values, old_values, returns: float32 [B, T]; mask: bool [B, T].
     """
-    near = old_values + jnp.clip(values - old_values, -clip, clip)
-    plain, clipped = (values - returns) ** 2, (near - returns) ** 2
+    clipped_values = old_values + jnp.clip(values - old_values, -clip, clip)
+    unclipped, clipped = (values - returns) ** 2, (clipped_values - returns) ** 2
     return ValueSums(
-        loss=_sum(0.5 * jnp.maximum(plain, clipped), mask), clipped=_sum(clipped > plain, mask), tokens=_sum(mask, mask)
+        loss=_sum(0.5 * jnp.maximum(unclipped, clipped), mask),
+        clipped=_sum(clipped > unclipped, mask),
+        tokens=_sum(mask, mask),
     )
 
 
 def kl_sums(logprobs: jax.Array, ref_logprobs: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two estimates of KL(policy || reference) from its own samples, summed over reply tokens: k1 and k3.
+    """Returns two estimates of KL(policy || reference), summed over the tokens of the policy's samples: k1 and k3.
 
-    k1 = log r and k3 = 1 / r - 1 + log r with r = policy / reference; k3 is never negative and varies less. On greedy
-    samples neither estimates anything. logprobs, ref_logprobs: float32 [B, T]; mask: bool [B, T].
+    k1 = log r and k3 = 1 / r - 1 + log r with r = policy / reference; k3 is never negative and varies less. Neither is
+    an estimate of the KL if the samples are greedy. logprobs, ref_logprobs: float32 [B, T]; mask: bool [B, T].
     """
     log_ratio = jnp.where(mask, logprobs - ref_logprobs, 0.0)
     return _sum(log_ratio, mask), _sum(jnp.exp(-log_ratio) - 1 + log_ratio, mask)
 
 
 def _sum(array: jax.Array, mask: jax.Array) -> jax.Array:
-    """The sum over the mask; what is off it may be anything, NaN too."""
+    """Returns the sum over the mask; values off the mask may be anything, even NaN."""
     return jnp.where(mask, array.astype(jnp.float32), 0.0).sum()

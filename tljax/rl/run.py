@@ -174,7 +174,7 @@ def evaluate(
     metrics, held_out_metrics = in_training.eval_metrics(replies), {}
     name = in_training.HELD_OUT_ROWS
     if name in replies:
-        rewards = held_out.rewards_of(
+        rewards = held_out.held_out_rewards(
             replies[name], context.sets[name], context.prompts.held_out, context.reward_function
         )
         held_out_metrics = reward_metrics(rewards)
@@ -190,12 +190,12 @@ def begin(context: PPOContext, txs: tuple[Any, Any], checkpoints: Checkpoints) -
     last = checkpoints.latest_step()
     replicated = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
     if context.config.resume == "never" or last is None:
-        actor, critic = models.first(context.model, context.config.seed)
+        actor, critic = models.init_params(context.model, context.config.seed)
         frozen = models.frozen(context.model, dtype, actor)
         learner = init_state(critic, txs[1]) if models.has_critic else None
         kl_coef = jax.device_put(np.float32(context.config.kl.coef), replicated)
         return PPOState(init_state(actor, txs[0]), learner, kl_coef), frozen
-    actor, critic = models.abstract()
+    actor, critic = models.abstract_params()
     learner = abstract_state(critic, txs[1]) if models.has_critic else None
     abstract = PPOState(
         abstract_state(actor, txs[0]), learner, jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated)
@@ -229,8 +229,8 @@ def format_scores(context: PPOContext, step: int) -> list[str]:
     table = in_training.score_report(context.sets, context.folder, step)
     if not table:
         return []
-    before, after = (held_out.answer_rewards(context.folder, n, context.sets) for n in (0, step))
+    before, after = (held_out.rewards_by_set(context.folder, n, context.sets) for n in (0, step))
     if not before or not after:
         return [table]
     heading = "mean reward of the same answers by IRM's table [95 % interval]"
-    return [table, heading, held_out.reward_table(before, after)]
+    return [table, heading, held_out.format_reward_table(before, after)]
