@@ -14,7 +14,7 @@ from tljax.core.config import parse_options
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    parse_options(arg, sizes=(), flags_=(), default="")
+    parse_options(arg, sizes=(), flags=(), default="")
     config = runpy.run_path(str(Path(__file__).with_name("sft.py")))["get_config"]("tiny")
     config.update_from_flattened_dict(BASE)
     return config

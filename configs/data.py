@@ -13,7 +13,7 @@ from tljax.core.config import data_block, parse_options, toolbox_block
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    _, flags = parse_options(arg, sizes=(), flags_=("release",), default="")
+    _, flags = parse_options(arg, sizes=(), flags=("release",), default="")
 
     config = ConfigDict()
     config.out = ""  # file to write (or an address, gs://...), one line per assistant step; must not exist yet

@@ -16,7 +16,7 @@ from tljax.core.config import data_block, lora_block, mesh_block, parse_options,
 
 def get_config(arg: str = "") -> ConfigDict:
     size, flags = parse_options(
-        arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags_=("lora", "rloo", "release"), default="tiny"
+        arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags=("lora", "rloo", "release"), default="tiny"
     )
 
     config = ConfigDict()

@@ -53,7 +53,7 @@ def test_a_gpu_has_the_memory_that_jax_takes_of_it(plan, monkeypatch):
             assert "of each device, 40.00 GB for a program" in plan("sft.py:7b", "--config.topology=gpu:8x80GB")[1]
             patch.setenv(name, "all")
             code, _, error = plan("sft.py:7b", "--config.topology=gpu:8x80GB")
-            assert code == 2 and f"{name} is 'all'; allowed is above 0 to 1" in error
+            assert code == 2 and f"{name} is 'all'; allowed: a fraction of a GPU's memory" in error
 
 
 def test_a_model_that_does_not_fit(plan):

@@ -133,6 +133,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _load(argv: list[str]) -> tuple[list[str], Any]:
+    """Returns the arguments that are no config flags, and the config, None without --config."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "config file", flag_values=values, lock_config=True)
     rest = values(argv)
@@ -192,6 +193,7 @@ def _explain(error: BaseException) -> str:
 
 
 def _join_lines(text: str) -> str:
+    """Returns the lines of a text in one line, without the blanks and quotes around each."""
     return "; ".join(line for line in (part.strip(" '\"") for part in text.split("\n")) if line)
 
 

@@ -1,4 +1,4 @@
-"""What configs are made of: blocks they share, option strings, checks of single values."""
+"""The parts of configs: the blocks that they share, option strings, and checks of single values."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from tljax.core.errors import InputError
 
-MAX_INT32 = 2**31 - 1  # numbers of steps and seeds become int32 on the devices
+MAX_INT32 = 2**31 - 1  # step numbers and seeds are int32 on the devices
 
-# Fields of every training config, and the least each may be.
+# Fields of every training config, and the minimum of each.
 TRAINING_MINIMUMS = {
     "seed": 0,
     "toolbox.trajectories": 1,
@@ -28,76 +28,82 @@ TRAINING_MINIMUMS = {
 
 
 def data_block() -> ConfigDict:
-    """The `data` fields, the same in every config: from raw trajectories to weighted tokens."""
+    """Returns the `data` block, the same in every config: the way from raw trajectories to weighted tokens."""
     data = ConfigDict()
-    data.source = "toolbox"  # toolbox | invented (both made here), a JSON or JSONL file, or the name of a HF dataset
-    data.tokenizer = ""  # folder or hub id; "" is the model's own, and the toolbox's where there is no model
+    data.source = (
+        "toolbox"  # toolbox | invented (both are generated), a JSON or JSONL file, or the name of a HF dataset
+    )
+    data.tokenizer = ""  # folder or hub id; "" is the model's tokenizer, or the toolbox's if there is no model
     data.mae = "default"  # default | release | release_no_filter | none | ["regex", ...] | FILE.txt | module:function
     data.pkt = "paper"  # weights of key tokens: paper | release | none
-    data.w_max = 9.0  # largest weight of a key token (released code: 9)
-    data.prompt_weight = 0.0  # of a token outside the replies, beside 1 within; above 0 a row is one loss (pretraining)
-    data.dialect = "mae"  # how tools and calls are written: mae (the release's training data) | readme (its model card)
-    data.rows = "trajectory"  # one row per trajectory, or per "step"; equal gradients, the first reads the history once
-    data.max_tokens = 8192  # longest step in tokens, prompt, reply and end token together (released value)
-    data.on_bad_row = "refuse"  # a malformed row stops the run, or "skip" counts and lists it
-    data.eval_fraction = 0.05  # share of trajectories held out for the eval loss
-    data.cache = ""  # folder of prepared rows; "" is the cache of the datasets library
+    data.w_max = 9.0  # maximal weight of a key token (released code: 9)
+    data.prompt_weight = 0.0  # weight of tokens outside replies; above 0, a row has one mean loss (pretraining)
+    data.dialect = "mae"  # how tools and calls are written: mae (released training data) | readme (released model card)
+    data.rows = (
+        "trajectory"  # one row per trajectory, or per "step": equal gradients, but a step's row repeats its history
+    )
+    data.max_tokens = 8192  # maximal tokens of a step: prompt, reply and end token together (released value)
+    data.on_bad_row = "refuse"  # a malformed row stops the run; "skip" leaves it out, counts it and lists it
+    data.eval_fraction = 0.05  # fraction of trajectories held out for the eval loss
+    data.cache = ""  # folder for prepared rows; "" is the cache folder of the datasets library
     return data
 
 
 def toolbox_block() -> ConfigDict:
-    """What data.source = "toolbox" or "invented" generates; read for these two only."""
+    """Returns the `toolbox` block, which is read only if data.source is "toolbox" or "invented"."""
     toolbox = ConfigDict()
-    toolbox.trajectories = 2000  # how many
-    toolbox.copied = 0  # lines to be said again that come first; of "invented" alone
-    toolbox.error_share = 0.17  # share of failing tool calls (the paper counts over 17 % in RoTLLaMA's data)
+    toolbox.trajectories = 2000  # number of trajectories
+    toolbox.copied = 0  # number of rows before them that copy a line; for "invented" only
+    toolbox.error_share = 0.17  # fraction of tool calls that fail (the paper counts over 17 % in RoTLLaMA's data)
     toolbox.noise = ""  # RoTBench-style name noise: "" | slight | medium | heavy | union
     toolbox.seed = 0
     return toolbox
 
 
 def lora_block(rank: int) -> ConfigDict:
-    """The `lora` fields: a low-rank adapter, trained in place of the weights; values of QLoRA (arXiv 2305.14314)."""
+    """Returns the `lora` block: a low-rank adapter trained in place of the weights. Defaults of arXiv 2305.14314."""
     lora = ConfigDict()
-    lora.rank = rank  # numbers between input and output of a weight's adapter; 0 trains the weights themselves
-    lora.alpha = 16.0  # the adapter's part is multiplied by alpha / rank
-    lora.targets = "q,k,v,o,gate,up,down"  # weights that have one; with fewer LoRA falls behind (QLoRA, figure 2)
+    lora.rank = rank  # inner dimension of the adapters; 0 trains the weights themselves
+    lora.alpha = 16.0  # the adapter's output is multiplied by alpha / rank
+    lora.targets = (
+        "q,k,v,o,gate,up,down"  # weights with an adapter; with fewer of them LoRA scores lower (QLoRA, figure 2)
+    )
     return lora
 
 
 def processes_block() -> ConfigDict:
-    """The `processes` fields: where a run's other processes are; found by itself on TPU pods and under SLURM's srun."""
+    """Returns the `processes` block: the processes of a run, which TPU pods and SLURM's srun set by themselves."""
     processes = ConfigDict()
-    processes.coordinator = ""  # HOST:PORT of process 0, the same on all
-    processes.count = 0  # how many there are; 1, with any coordinator and id 0: this one alone, whatever SLURM says
-    processes.id = -1  # which one this is, from 0
-    # Seconds after which one that the others wait for is called stuck, and ends the run; four times as many where none
-    # goes on. Process 0 prepares the data first, while the others wait.
+    processes.coordinator = ""  # HOST:PORT of process 0, the same on all processes
+    processes.count = 0  # number of processes; 1 with a coordinator and id 0 runs this one alone, also under SLURM
+    processes.id = -1  # index of this process, from 0
+    # Seconds that processes wait for one that is stuck before the run ends; four times as many if all are stuck. The
+    # others also wait while process 0 prepares the data.
     processes.timeout = 1800.0
     return processes
 
 
 def mesh_block() -> ConfigDict:
-    """The `mesh` fields: devices along each axis within a slice; one may be -1 and takes what remains."""
+    """Returns the `mesh` block: devices along each axis within a slice. One axis may be -1, for all that remain."""
     mesh = ConfigDict()
-    mesh.data = 1  # rows are split over it, weights are not: each place holds all of them
-    mesh.fsdp = -1  # rows are split over it, and weights, gradients and moments (ZeRO 3, arXiv 1910.02054)
-    mesh.tensor = 1  # heads, feed-forward and vocabulary are split over it
-    mesh.sequence = 1  # the tokens of each row are split over it, and weights as over fsdp: for rows of 16k and more
-    mesh.slices = 0  # TPU slices, each with a mesh as above and all weights; 0: as many as the devices say
+    mesh.data = 1  # splits the rows of a batch; each index holds all weights
+    mesh.fsdp = -1  # splits rows, and weights, gradients and moments (ZeRO 3, arXiv 1910.02054)
+    mesh.tensor = 1  # splits heads, feed-forward and vocabulary
+    mesh.sequence = 1  # splits the tokens of each row, and weights as fsdp does: for rows of 16k tokens and more
+    mesh.slices = 0  # number of TPU slices, each with such a mesh and all weights; 0: as the devices report
     return mesh
 
 
-def parse_options(arg: str, sizes: Iterable[str], flags_: Iterable[str], default: str) -> tuple[str, set[str]]:
-    """The size and the flags in "7b,release".
+def parse_options(arg: str, sizes: Iterable[str], flags: Iterable[str], default: str) -> tuple[str, set[str]]:
+    """Returns the size and the flags of an option string such as "7b,release"; `default` is the size if it names none.
 
-    Raises InputError for an unknown word or two sizes.
+    Raises InputError for an unknown option or two sizes.
     """
-    sizes, flags_ = list(sizes), list(flags_)
+    sizes, flags = list(sizes), list(flags)
     words = [word.strip() for word in arg.split(",") if word.strip()]
-    unknown = [word for word in words if word not in sizes and word not in flags_]
+    unknown = [word for word in words if word not in sizes and word not in flags]
     if unknown:
-        raise InputError(f"config option {unknown[0]!r} is unknown; allowed: {', '.join(sizes + flags_)}")
+        raise InputError(f"config option {unknown[0]!r} is unknown; allowed: {', '.join(sizes + flags)}")
     chosen = [word for word in words if word in sizes]
     if len(chosen) > 1:
         raise InputError(f"config options {' and '.join(chosen)} are both sizes; give one of {', '.join(sizes)}")
@@ -111,34 +117,34 @@ def check_choice(field: str, value: str, allowed: Iterable[str]) -> None:
         raise InputError(f"config.{field} is {value!r}; allowed: {', '.join(repr(a) for a in allowed)}")
 
 
-def check_range(field: str, value: float, least: float, most: float = MAX_INT32) -> None:
-    """Raises InputError unless `value` lies between `least` and `most`, both allowed."""
-    if not least <= value <= most:
-        raise InputError(f"config.{field} is {value}; allowed: {least} to {most:,}")
+def check_range(field: str, value: float, minimum: float, maximum: float = MAX_INT32) -> None:
+    """Raises InputError unless `minimum` <= `value` <= `maximum`."""
+    if not minimum <= value <= maximum:
+        raise InputError(f"config.{field} is {value}; allowed: {minimum} to {maximum:,}")
 
 
-def check_minimums(config: Any, least: Mapping[str, float]) -> None:
-    """Raises InputError for the first field, "block.field", that is below the least it may be."""
-    for name, value in least.items():
-        check_range(name, get_field(config, name), value)
+def check_minimums(config: Any, minimums: Mapping[str, float]) -> None:
+    """Raises InputError for the first field, "block.field", that is below its minimum."""
+    for name, minimum in minimums.items():
+        check_range(name, get_field(config, name), minimum)
 
 
 def get_field(config: Any, name: str) -> Any:
-    """The value of "block.field"."""
+    """Returns the value of the field "block.field"."""
     for part in name.split("."):
         config = config[part]
     return config
 
 
 def flatten_fields(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields as {"block.field": value}."""
-    found: dict[str, Any] = {}
+    """Returns the fields of nested blocks as {"block.field": value}."""
+    fields: dict[str, Any] = {}
     for key, item in value.items():
-        found |= flatten_fields(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return found
+        fields |= flatten_fields(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return fields
 
 
 def check_choices(config: Any, choices: Mapping[str, Iterable[Any]]) -> None:
-    """Raises InputError for the first field, "block.field", whose value is not among those allowed."""
+    """Raises InputError for the first field, "block.field", whose value is not among the allowed ones."""
     for name, allowed in choices.items():
         check_choice(name, get_field(config, name), allowed)

@@ -1,33 +1,33 @@
-"""The one exception for what a user can mend, and what a script says and returns of any."""
+"""InputError, the one exception for errors that a user can fix, and the line and exit code of every such error."""
 
 import contextlib
 import re
 from collections.abc import Iterator
 
-EXCERPT = 80  # characters
+MAX_EXCERPT = 80  # characters
 
 
 class InputError(ValueError):
-    """Bad input: one line that says what, where (file, row, field), what is allowed and what to do.
+    """Bad input. The message is one line: the file, row and field, the value, the allowed values, and what to do.
 
-    Launch scripts print it and exit with code 2; every other exception is a defect and keeps its traceback.
+    Launch scripts print the message and exit with code 2.
     """
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(told: str) -> Iterator[None]:
-    """Raises InputError("the device is out of memory " and `told`) where the body needs more than a device has."""
+def explain_out_of_memory(remedy: str) -> Iterator[None]:
+    """Raises InputError("the device is out of memory" and `remedy`) if the body needs more memory than a device has."""
     try:
         yield
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise InputError(f"the device is out of memory {told}") from error
+        raise InputError(f"the device is out of memory {remedy}") from error
 
 
 @contextlib.contextmanager
 def explain_disk_errors(path: object, remedy: str = "make room, then the same command goes on") -> Iterator[None]:
-    """Raises InputError, naming `path` and what the system said, where the disk refuses what the body writes there."""
+    """Raises InputError with `path` and the system's reason if the body raises OSError while it writes there."""
     try:
         yield
     except OSError as error:
@@ -35,33 +35,33 @@ def explain_disk_errors(path: object, remedy: str = "make room, then the same co
 
 
 def exit_code_and_line(error: Exception) -> tuple[int, str] | None:
-    """Exit code and line for what a user can mend, or None."""
+    """Returns the exit code and the line to print for an error that a user can fix, and None for any other."""
     if isinstance(error, InputError):
         return 2, f"error: {one_line(error)}"
     if isinstance(error, FloatingPointError):
         return 1, f"stopped: {one_line(error)}"
     if isinstance(error, OSError):
-        place = error.filename or ""
-        return 2, f"error: {place}{': ' if place else ''}{error.strerror or one_line(error)}"
+        path = f"{error.filename}: " if error.filename else ""
+        return 2, f"error: {path}{error.strerror or one_line(error)}"
     if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-        told = re.search(r"RESOURCE_EXHAUSTED:?\s*([^.\n]*)", str(error))
+        reason = re.search(r"RESOURCE_EXHAUSTED:?\s*([^.\n]*)", str(error))
         return 2, (
-            f"error: the device is out of memory ({told.group(1).strip() if told else 'no more known'}); lower "
-            "what it computes side by side (batch.rows; of PPO rollout.rows, eval.rows, or raise ppo.accumulate), or "
-            "spread the model over more devices (mesh.fsdp)"
+            f"error: the device is out of memory ({reason.group(1).strip() if reason else 'no reason given'}); "
+            "compute fewer rows at a time (lower batch.rows; for PPO lower rollout.rows or eval.rows, or raise "
+            "ppo.accumulate), or spread the model over more devices (mesh.fsdp)"
         )
     return None
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, without newlines."""
+    """Returns an exception's message on one line, or its type's name if the message is empty."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return re.sub(r"\s+", " ", text).strip() or type(error).__name__
 
 
 def excerpt(text: str, start: int = 0, end: int = 0) -> str:
-    """At most EXCERPT characters of text, on one line, that show text[start:end]."""
-    begin = 0 if end <= EXCERPT else start
-    # White space is folded first, so a few times as many characters are taken as are shown.
+    """Returns at most MAX_EXCERPT characters of the text, on one line, that show text[start:end]."""
+    begin = 0 if end <= MAX_EXCERPT else start
+    # Runs of white space shrink to one blank, so more characters are taken than are shown.
     line = " ".join(text[begin : begin + 300].split())
-    return line if len(line) <= EXCERPT else line[: EXCERPT - 3] + "..."
+    return line if len(line) <= MAX_EXCERPT else line[: MAX_EXCERPT - 3] + "..."

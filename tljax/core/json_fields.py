@@ -1,4 +1,7 @@
-"""Fields of JSON objects, read with errors that name the field, its value and what is allowed."""
+"""Reading of fields of JSON objects, with errors that name the field, its value and the allowed values.
+
+In every function, `location` is the file, row and field; it begins the message of the InputError.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +12,49 @@ from tljax.core.errors import InputError
 
 
 def get_or_default(obj: dict[str, Any], key: str, default: Any) -> Any:
+    """Returns the value of `key`, and `default` if it is missing or null."""
     value = obj.get(key)
     return default if value is None else value
 
 
-def check_not_blank(text: str, at: str) -> str:
+def check_not_blank(text: str, location: str) -> str:
+    """Returns the text. Raises InputError if it has no character other than white space."""
     if not text.strip():
-        raise InputError(f"{at}: is empty; write the reply or take the row out")
+        raise InputError(f"{location}: is empty; write the reply or remove the row")
     return text
 
 
-def parse_json(text: str, at: str) -> Any:
+def parse_json(text: str, location: str) -> Any:
+    """Returns the JSON value of a text. Raises InputError if the text is not JSON or nests too deeply."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{at}: is not JSON ({error}): {shorten(text)}; mend it or take the row out") from None
+        raise InputError(f"{location}: is not JSON ({error}): {shorten(text)}; fix it or remove the row") from None
 
 
 JSON_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null or missing"}
 
 
 def json_type_name(value: Any) -> str:
+    """Returns the JSON type of a value with its article, such as "a list"."""
     return JSON_TYPE_NAMES.get(type(value), "a number")
 
 
-def expect_type(value: Any, kind: type, at: str) -> Any:
-    if not isinstance(value, kind):
-        raise InputError(f"{at}: is {json_type_name(value)}, not {JSON_TYPE_NAMES[kind]}; mend it or take the row out")
+def expect_type(value: Any, expected: type, location: str) -> Any:
+    """Returns the value. Raises InputError if it is not of the expected type."""
+    if not isinstance(value, expected):
+        raise InputError(
+            f"{location}: is {json_type_name(value)}, not {JSON_TYPE_NAMES[expected]}; fix it or remove the row"
+        )
     return value
 
 
 def shorten(value: Any, limit: int = 60) -> str:
+    """Returns the `repr` of a value, cut to `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def join_names(names: Any) -> str:
+    """Returns the names with commas between them, or "none"."""
     return ", ".join(names) or "none"

@@ -1,4 +1,4 @@
-"""Bytes and seconds as text for people."""
+"""Formatting of bytes and seconds as text."""
 
 BYTE_UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
 
