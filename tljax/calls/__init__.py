@@ -1,10 +1,10 @@
-"""Tool calls: their text, their values, and the comparison of two calls, on which rewards and scores stand.
+"""Tool calls: their text, their values, and the comparison of two calls, which rewards and scores use.
 
 tool.py                 Tool and Call; a tool from its JSON
 render.py               tools, calls and values -> text, in two dialects
-literals.py             the text of an argument's value -> the value, without eval
+literals.py             an argument's text -> its value, without eval
 parse.py                any text -> the calls in it
 parse_tools.py          a rendered prompt -> its tools
 compare.py              a predicted and a golden call -> the kind of error
-normalized_equality.py  two values -> are they equal apart from spelling and quotes
+normalized_equality.py  two values -> True if they are equal apart from spelling and quotes
 """

@@ -1,4 +1,4 @@
-"""A predicted call against a golden one: the kind of its error, shared by the reward and the scores."""
+"""Comparison of a predicted call with a golden call. The reward and the scores both use the kind of error it gives."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _ISSUES = {
 
 @dataclass(frozen=True, slots=True)
 class AnyValue:
-    """A golden value that is not judged; whether the argument is there still is."""
+    """A golden value that every value equals; the argument must be present all the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedValues:
-    """Golden values of which any is right; "" among them lets the argument be left out.
+    """Golden values, any of which is correct; the argument may be left out if one of them is "".
 
-    Inside, BFCL's rules hold: strings are compared without case and the characters " ,./-_*^", and a float is no
-    answer where the documentation and the choice say integer.
+    They are compared by BFCL's rules: strings without case and without the characters " ,./-_*^"; a float does not
+    equal an integer if the parameter's schema says integer.
     """
 
     values: tuple[Any, ...]
@@ -44,22 +44,30 @@ class AcceptedValues:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ToolList:
-    """The tools of one prompt; `schemas` maps a tool's name to its parameters' schemas, same names merged."""
+    """The tools of one prompt.
+
+    schemas: tool name -> parameter name -> JSON schema; tools of the same name are merged.
+    """
 
     tools: tuple[Tool, ...]
     schemas: dict[str, dict[str, dict[str, Any]]]
 
     def parse(self, text: str) -> ParsedText:
-        """`parse_calls` with this list; tools whose names the text lacks cannot change the result and cost time."""
+        """Returns the calls in a text, by `parse_calls`.
+
+        Leaves out the tools whose names are not in the text: they cost time and cannot change the result.
+        """
         return parse_calls(text, [tool for tool in self.tools if tool.name in text])
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is wrong with a call. `kind` is one of KINDS; `level` 0 none, 1 tool, 2 parameter names, 3 values too.
+    """The result of a comparison.
 
-    hallucinated: arguments that neither the golden call nor the documentation has; redundant: documented ones that the
-    golden call does without; missing: golden ones not given; wrong: (argument, value, golden value).
+    kind: one of KINDS. called, golden: names of the called and the golden tool. issue: the issue of the ParsedText, for
+    the kind "format". hallucinated: arguments that are neither in the golden call nor documented. redundant: documented
+    arguments that are not in the golden call. missing: golden arguments that are not in the call. wrong: (argument,
+    value, golden value) of the arguments whose values differ.
     """
 
     kind: str
@@ -73,38 +81,44 @@ class Comparison:
 
     @property
     def level(self) -> int:
+        """How much is correct: 0 nothing, 1 the tool, 2 also the parameters' names, 3 also their values."""
         return {"correct": 3, "content": 2, "parameter": 1}.get(self.kind, 0)
 
     @property
     def errors(self) -> int:
+        """The number of wrong arguments."""
         return len(self.hallucinated) + len(self.redundant) + len(self.missing) + len(self.wrong)
 
     @property
     def detail(self) -> str:
-        """The offending tool, parameters or values in one line; "" where the call is correct."""
+        """The wrong tool, parameters or values in one line; "" if the call is correct."""
         if self.kind == "format":
             return _ISSUES.get(self.issue, self.issue)
         if self.kind == "tool_hallucination":
-            return f"{_shown(self.called)} is not listed"
+            return f"{_format_value(self.called)} is not listed"
         if self.kind == "wrong_tool":
-            return f"{_shown(self.called)}, not {_shown(self.golden)}" if self.golden else f"{_shown(self.called)}"
+            called = _format_value(self.called)
+            return f"{called}, not {_format_value(self.golden)}" if self.golden else called
         if self.kind == "parameter":
             parts = {"hallucinated": self.hallucinated, "redundant": self.redundant, "missing": self.missing}
-            return "; ".join(f"{what}: {', '.join(map(_name, names))}" for what, names in parts.items() if names)
-        return "; ".join(f"{_name(name)} = {_shown(value)}, not {_shown(golden)}" for name, value, golden in self.wrong)
+            return "; ".join(f"{part}: {', '.join(map(_shorten, names))}" for part, names in parts.items() if names)
+        return "; ".join(
+            f"{_shorten(name)} = {_format_value(value)}, not {_format_value(golden)}"
+            for name, value, golden in self.wrong
+        )
 
 
 def as_tool_list(tools: ToolList | Sequence[Tool | Mapping[str, Any]]) -> ToolList:
-    """The tools of a prompt, ready to compare with; JSON tools flat or wrapped in {"type": "function", ...}.
+    """Returns the tools as a ToolList. JSON tools may be flat or wrapped in {"type": "function", "function": ...}.
 
-    JSON lists are read once per content. Raises InputError for a tool that is none.
+    Equal JSON lists are converted once and share a ToolList. Raises InputError for a malformed tool.
     """
     if isinstance(tools, ToolList):
         return tools
     try:
-        # Version 2 writes equal lists as equal bytes; later versions mark objects that are shared.
+        # Version 2 of the format gives equal bytes for equal lists; later versions also mark shared objects.
         content = marshal.dumps(list(tools), 2)
-    except ValueError:  # not plain JSON: Tools, for instance
+    except ValueError:  # not plain JSON, such as Tool objects
         return _tool_list(tools)
     return _from_bytes(content)
 
@@ -115,51 +129,56 @@ def _from_bytes(content: bytes) -> ToolList:
 
 
 def _tool_list(tools: Sequence[Tool | Mapping[str, Any]]) -> ToolList:
-    read = tuple(
+    parsed = tuple(
         tool if isinstance(tool, Tool) else tool_from_json(tool, f"tools[{i}]") for i, tool in enumerate(tools)
     )
     schemas: dict[str, dict[str, dict[str, Any]]] = {}
-    for tool in read:
-        known = schemas.setdefault(tool.name, {})
+    for tool in parsed:
+        properties = schemas.setdefault(tool.name, {})
         for name, schema in tool.properties.items():
-            known.setdefault(name, schema)
-    return ToolList(read, schemas)
+            properties.setdefault(name, schema)
+    return ToolList(parsed, schemas)
 
 
 def compare(
     prediction: ParsedText | Call, golden: Call, tools: ToolList, ignored: Set[str] = frozenset()
 ) -> Comparison:
-    """The first error of the prediction's first call, in the order of KINDS; never raises, whatever the values.
+    """Returns the first error of the prediction's first call, in the order of KINDS. Never raises.
 
-    Golden arguments may be `AnyValue` or `Choices`, also inside lists and dicts. `ignored` arguments are neither asked
-    for nor compared. A call of the golden tool is never a tool hallucination, listed or not.
+    Golden arguments may be AnyValue or AcceptedValues, also inside lists and dicts. Arguments named in `ignored` are
+    neither required nor compared. A call of the golden tool is never a tool hallucination, even if no tool list has it.
     """
+    # The format and the tool.
     if isinstance(prediction, ParsedText):
         if prediction.issue is not None or not prediction.calls:
             return Comparison("format", issue=prediction.issue or "no_call")
         prediction = prediction.calls[0]
-    called, given, asked = prediction.name, prediction.arguments, golden.arguments
+    called, arguments = prediction.name, prediction.arguments
     if called != golden.name:
         return Comparison("wrong_tool" if called in tools.schemas else "tool_hallucination", called, golden.name)
+    # The names of the arguments.
     documented = tools.schemas.get(called, {})
-    extra = [name for name in given if name not in asked and name not in ignored]
-    missing = tuple(name for name in asked if name not in given and name not in ignored and not _optional(asked[name]))
+    compared = {name: value for name, value in golden.arguments.items() if name not in ignored}
+    extra = [name for name in arguments if name not in golden.arguments and name not in ignored]
+    missing = tuple(name for name, value in compared.items() if name not in arguments and not _optional(value))
     if extra or missing:
         hallucinated = tuple(name for name in extra if name not in documented)
         redundant = tuple(name for name in extra if name in documented)
         return Comparison("parameter", called, called, "", hallucinated, redundant, missing)
+    # The values of the arguments.
     wrong = tuple(
-        (name, given[name], value)
-        for name, value in asked.items()
-        if name in given and name not in ignored and not values_equal(given[name], value, documented.get(name))
+        (name, arguments[name], value)
+        for name, value in compared.items()
+        if name in arguments and not values_equal(arguments[name], value, documented.get(name))
     )
     return Comparison("content" if wrong else "correct", called, called, wrong=wrong)
 
 
 def values_equal(value: Any, golden: Any, schema: Mapping[str, Any] | None = None) -> bool:
-    """Whether a value is the golden one: 1 is 1.0 and no boolean, strings exact, lists in order, dicts by key.
+    """Returns True if a value equals the golden one.
 
-    schema: the parameter's JSON schema, which only `Choices` look at. Values too deep to compare are not equal.
+    1 equals 1.0 and no boolean; strings are compared exactly, lists in order, dicts by key. schema: the parameter's
+    JSON schema, which matters for AcceptedValues only. Values that nest too deeply to be compared are not equal.
     """
     try:
         return _equal(value, golden, schema or {}, folded=False)
@@ -177,7 +196,7 @@ def _equal(value: Any, golden: Any, schema: Mapping[str, Any], folded: bool) -> 
     if isinstance(value, int | float) and isinstance(golden, int | float):
         if folded and schema.get("type") == "integer" and isinstance(value, float) and not isinstance(golden, float):
             return False
-        # A value that is not a number equals no other, itself included; as text it is the same answer.
+        # NaN does not equal itself, but it is the same text in both calls.
         return value == golden or (value != value and golden != golden)
     if isinstance(value, str) and isinstance(golden, str):
         return value == golden or (folded and normalize_string(value) == normalize_string(golden))
@@ -199,21 +218,21 @@ def _optional(golden: Any) -> bool:
 
 
 def normalize_string(text: str) -> str:
-    """BFCL's folding of strings: without case, quotes' kind and the characters " ,./-_*^"."""
+    """Returns a string as BFCL compares it: lower case, double quotes, without the characters " ,./-_*^"."""
     return _FOLDED.sub("", text).lower().replace("'", '"')
 
 
-def _name(name: Any, limit: int = 60) -> str:
+def _shorten(name: Any, limit: int = 60) -> str:
     text = " ".join(str(name).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _shown(value: Any, limit: int = 60) -> str:
+def _format_value(value: Any, limit: int = 60) -> str:
+    """Returns a value as text of at most `limit` characters on one line."""
     if isinstance(value, AcceptedValues):
-        return " or ".join(_shown(choice, limit) for choice in value.values[:5]) or "anything"
+        return " or ".join(_format_value(choice, limit) for choice in value.values[:5]) or "anything"
     try:
         text = repr(value[:limit] if isinstance(value, str) else value)
-    except (ValueError, RecursionError):  # integers of more than 4300 digits, lists too deep to write
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits, a list that nests too deeply
         text = f"a {type(value).__name__}"
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return _shorten(text, limit)

@@ -1,4 +1,4 @@
-"""Loose equality of argument values: how much of CF's errors is spelling and quotes around numbers."""
+"""Equality of argument values apart from spelling and quotes; the difference to CF is errors of these two kinds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?")
 
 
 def normalized_equal(value: Any, golden: Any) -> bool:
-    """Whether a value is the golden one with BFCL's folding of strings, and "5" as good as 5, "true" as true.
+    """Returns True if a value equals the golden one after both are normalized.
 
-    Strings that are both numbers are compared as numbers, others without case, quotes' kind and the characters
-    " ,./-_*^". A golden `AnyValue` is equal to all, `Choices` to what is equal to one of them.
+    "5" equals 5, and "true" equals True. Two numbers, also as strings, are compared as numbers, other values as
+    strings by `normalize_string`. AnyValue equals every value, AcceptedValues every value that equals one of them.
     """
     try:
         return _equal(value, golden)
-    except (RecursionError, ValueError, OverflowError):  # too deep, or integers too long to be written or a float
+    except (RecursionError, ValueError, OverflowError):  # nests too deeply, or an integer too long for str or float
         return False
 
 
@@ -33,25 +33,26 @@ def _equal(value: Any, golden: Any) -> bool:
             isinstance(value, Mapping)
             and all(key in golden for key in value)
             and all(
-                _equal(value[key], wanted) if key in value else isinstance(wanted, AcceptedValues) and wanted.optional
-                for key, wanted in golden.items()
+                _equal(value[key], g) if key in value else isinstance(g, AcceptedValues) and g.optional
+                for key, g in golden.items()
             )
         )
     if isinstance(golden, list | tuple):
         return (
             isinstance(value, list | tuple)
             and len(value) == len(golden)
-            and all(_equal(one, wanted) for one, wanted in zip(value, golden, strict=True))
+            and all(_equal(v, g) for v, g in zip(value, golden, strict=True))
         )
     if isinstance(value, Mapping | list | tuple):
         return False
-    number, wanted = _number(value), _number(golden)
-    if number is not None and wanted is not None:
-        return number == wanted
+    number, golden_number = _number(value), _number(golden)
+    if number is not None and golden_number is not None:
+        return number == golden_number
     return normalize_string(str(value)) == normalize_string(str(golden))
 
 
 def _number(value: Any) -> float | None:
+    """Returns a number, or a string that is a number, as a float; None for any other value."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):

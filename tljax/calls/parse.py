@@ -1,4 +1,4 @@
-"""Tool calls in text: `name(key=value, ...)` of either dialect, parsed without ever raising."""
+"""Parsing of tool calls in text: `name(key=value, ...)`, in either dialect. Any text is accepted."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tljax.calls.tool import Call, Tool
 
 @dataclass(frozen=True, slots=True)
 class ParsedText:
-    """The calls of a text in order.
+    """The calls of a text, in order.
 
-    `issue` is the first thing wrong with it: "no_call", "truncated" (never closed; complete arguments are kept),
-    "duplicate_argument" (the last one wins), "too_many_positional", or None. `text_before` precedes the first call.
+    issue: the first problem: "no_call", "truncated" (a call never closes; its complete arguments stay),
+    "duplicate_argument" (the last value counts), "too_many_positional", or None. text_before: the text before the
+    first call.
     """
 
     calls: tuple[Call, ...]
@@ -26,15 +27,17 @@ class ParsedText:
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
+    """The beginning of a call: the tool's name, the index of the name, and the index of the parenthesis."""
+
     name: str
     start: int
     paren: int
 
 
-# End of the reply, wherever no call is open.
+# The end of the reply, outside of calls.
 _STOP = re.compile(r"</s>|\n(?:User|Output|Assistant|System):")
 _FENCE = re.compile(r"```[^\n`(]*\n")
-# What may precede a name on its line without belonging to it: closing marks of the call before, list markers, quotes.
+# Text before a name on its line that is no part of the name: closing marks of the previous call, list markers, quotes.
 _LEAD = re.compile(r"(?:Assistant:|[-*+](?=\s)|\d+[.)](?=\s)|[\s,;\[\]`(])*")
 _MARK = re.compile(r"""['"()\[\]{},=]""")
 _EQUALS = re.compile(r"\s*=(?!=)")
@@ -49,57 +52,60 @@ _ENDS = {
     quote: re.compile(rf"\\.|({quote})(?=(\s*\)|\s*,\s*[^\s=,()'\"\[\]{{}}]+\s*=(?!=))?(\s*[\]}}),:])?)", re.DOTALL)
     for quote in _STRINGS
 }
-# How sure an opening is: a word and a blank, the end of a sentence, a line of its own.
+# How certain an opening is: a word and a blank before "(", a name within a sentence, a name that begins its line.
 _WORD, _IN_SENTENCE, _ALONE = range(3)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
 def parse_calls(text: str, tools: Sequence[Tool] = ()) -> ParsedText:
-    """All calls that `text` makes, for any text and in time linear in its length; never raises.
+    """Returns all calls in `text`, in time linear in its length. Never raises.
 
-    The tool list resolves what the text alone leaves open: names with blanks, parameter names with quotes, brackets,
-    commas or "=", and the parameters that positional arguments stand for. Positional arguments of a tool that is not
-    listed, and those beyond its parameters, are named by their position ("0", "1", ...). Without the list a tool name
-    holds no blank and no "(" and does not begin with a mark that may precede a call (comma, semicolon, square bracket,
-    backtick, "Assistant:"); a parameter name holds no quote, bracket, comma or "=" and no outer blank.
+    The tool list resolves ambiguous texts: tool names with blanks, parameter names with quotes, brackets, commas or
+    "=", and the names of positional arguments. Positional arguments of an unlisted tool, and those beyond a tool's
+    parameters, are named by their position ("0", "1", ...). The name of an unlisted tool has no blank and no "(", and
+    does not begin with a mark that may precede a call (comma, semicolon, square bracket, backtick, "Assistant:"). The
+    name of an unlisted parameter has no quote, bracket, comma or "=", and no blank at either end.
     """
+    # The beginning of the reply, and the parameters of each tool.
     text = text.strip()
     fence = _FENCE.match(text)
     i = fence.end() if fence else 0
     parameters: dict[str, list[str]] = {}
     for tool in tools:
-        known = parameters.setdefault(tool.name, [])
-        known += [name for name in tool.parameters if name not in known]
+        names = parameters.setdefault(tool.name, [])
+        names += [name for name in tool.parameters if name not in names]
+    # One call after the other.
     calls: list[Call] = []
-    issue, before, first, lenient = None, "", i, True
-    stop = _stop(text, i)
+    issue, before, begin, lenient = None, "", i, True
+    stop = _find_stop(text, i)
     while (opening := _next_opening(text, i, stop, parameters, further=bool(calls))) is not None:
         if not calls:
-            before = text[first : opening.start].strip()
+            before = text[begin : opening.start].strip()
             before = "" if _LEAD.fullmatch(before + " ") else before
-        call, wrong, end, lenient = _call(text, opening, parameters.get(opening.name), lenient)
+        call, call_issue, end, lenient = _parse_call(text, opening, parameters.get(opening.name), lenient)
         calls.append(call)
-        issue = issue or wrong
+        issue = issue or call_issue
         if end is None:
             break
         i = end
-        # Only a stop inside a call is passed over; searching after every call would take quadratic time.
-        stop = stop if i <= stop else _stop(text, i)
+        # A new search is needed only if the stop was inside the call. One search per call would take quadratic time.
+        stop = stop if i <= stop else _find_stop(text, i)
     return ParsedText(tuple(calls), issue if calls else "no_call", before)
 
 
-def _stop(text: str, i: int) -> int:
-    """Where the first stop string from `i` on begins, or the text ends."""
+def _find_stop(text: str, i: int) -> int:
+    """Returns the index of the first stop string from `i` on, or the length of the text."""
     stop = _STOP.search(text, i)
     return len(text) if stop is None else stop.start()
 
 
 def _next_opening(text: str, i: int, end: int, parameters: dict[str, list[str]], further: bool) -> _Opening | None:
-    """The next call's name and parenthesis in text[i:end].
+    """Returns the opening of the next call in text[i:end], or None.
 
-    A parenthesis in prose opens no call: one after a blank and several words, or, once a call has been read, one after
-    several words of which the last is no tool. A call of a listed tool on a line of its own goes before an unlisted
-    name in the middle of a sentence, and any call on a line of its own before a word, a blank and a parenthesis.
+    further: True after the first call. A parenthesis in prose opens no call: one after several words and a blank, and
+    after the first call also one after several words of which the last is no tool. A call of a listed tool that begins
+    its line has precedence over an unlisted name within a sentence; any call that begins its line has precedence over a
+    word, a blank and a parenthesis.
     """
     candidate, certainty = None, -1
     while i < end:
@@ -118,13 +124,15 @@ def _next_opening(text: str, i: int, end: int, parameters: dict[str, list[str]],
 def _opening_on_line(
     text: str, i: int, end: int, parameters: dict[str, list[str]], further: bool
 ) -> tuple[_Opening | None, int]:
-    """The first call that opens in text[i:end], and how certain it is."""
+    """Returns the first opening in text[i:end], which is one line, and how certain it is; (None, -1) without one."""
+    # A listed name that holds a parenthesis itself.
     lead = _LEAD.match(text, i, end)
     begin = lead.end() if lead else i
     for start in dict.fromkeys((i, begin)):
         for name in parameters:
             if "(" in name and text.startswith(name + "(", start):
                 return _Opening(name, start, start + len(name)), _ALONE
+    # Otherwise each parenthesis in turn, with the text before it on the line.
     paren = text.find("(", i, end)
     while paren >= 0:
         prefix = text[i:paren].rstrip()
@@ -132,9 +140,9 @@ def _opening_on_line(
             if start < paren and text[start:paren].rstrip() in parameters:
                 return _Opening(text[start:paren].rstrip(), start, paren), _ALONE
         words = text[begin:paren].split(maxsplit=1) if begin < paren else []
-        known = _known_ending(prefix, parameters) if len(words) > 1 else None
-        if known is not None:
-            return _Opening(known, i + len(prefix) - len(known), paren), _ALONE
+        listed = _listed_ending(prefix, parameters) if len(words) > 1 else None
+        if listed is not None:
+            return _Opening(listed, i + len(prefix) - len(listed), paren), _ALONE
         blank = text[paren - 1 : paren].isspace()
         if len(words) == 1:
             return _Opening(words[0], begin, paren), _WORD if blank else _ALONE
@@ -145,31 +153,34 @@ def _opening_on_line(
     return None, -1
 
 
-def _known_ending(prefix: str, parameters: dict[str, list[str]]) -> str | None:
-    """The longest listed tool that `prefix` ends with as a word of its own."""
+def _listed_ending(prefix: str, parameters: dict[str, list[str]]) -> str | None:
+    """Returns the longest listed tool that is the last word or words of `prefix`, or None."""
     names = (name for name in parameters if name and prefix.endswith(name))
     apart = (name for name in names if not re.match(r"[\w.-]", prefix[-len(name) - 1 : -len(name)]))
     return max(apart, key=len, default=None)
 
 
-def _call(
+def _parse_call(
     text: str, opening: _Opening, parameters: list[str] | None, lenient: bool
 ) -> tuple[Call, str | None, int | None, bool]:
-    """The call that opens at `opening`, what is wrong with it, where it ends (None: nowhere), `lenient` for the next.
+    """Returns the call at `opening`, its issue, the index after it (None if it never closes), and a new `lenient`.
 
-    A lenient scan that reaches the end of the text would do so for every later call too, in quadratic time.
+    lenient: True allows a second, lenient scan of a call that the strict scan cannot read. It becomes False after a
+    lenient scan that reaches the end of the text: every later one would too, which takes quadratic time.
     """
+    # The arguments as text and as values: strictly, and leniently if that reads more of them.
     names = sorted(parameters or (), key=len, reverse=True)
     segments, end = _segments(text, opening.paren + 1, names, lenient=False)
     values = [parse_literal(source) for _, source in segments]
-    unread = sum(not read for _, read in values)
-    if lenient and (end is None or unread):
-        loose, loose_end = _segments(text, opening.paren + 1, names, lenient=True)
-        lenient = loose_end is not None
+    num_failed = sum(not parsed for _, parsed in values)
+    if lenient and (end is None or num_failed):
+        lenient_segments, lenient_end = _segments(text, opening.paren + 1, names, lenient=True)
+        lenient = lenient_end is not None
         if lenient:
-            loose_values = [parse_literal(source) for _, source in loose]
-            if end is None or sum(not read for _, read in loose_values) < unread:
-                segments, end, values = loose, loose_end, loose_values
+            lenient_values = [parse_literal(source) for _, source in lenient_segments]
+            if end is None or sum(not parsed for _, parsed in lenient_values) < num_failed:
+                segments, end, values = lenient_segments, lenient_end, lenient_values
+    # The arguments' names.
     arguments: dict[str, Any] = {}
     issue, position = None, 0
     for (key, _), (value, _) in zip(segments, values, strict=True):
@@ -185,29 +196,30 @@ def _call(
 
 
 def _segments(text: str, i: int, names: list[str], lenient: bool) -> tuple[list[tuple[str | None, str]], int | None]:
-    """Arguments as (key or None, source of the value), and the index after the closing parenthesis.
+    """Returns the arguments as (key or None, text of the value), and the index after the closing parenthesis.
 
-    Strict: strings are Python's, brackets match. Lenient: a quote opens a string only where a value begins and closes
-    it only before ")" or ", key=", and brackets may be wrong.
+    The index is None if the call never closes. The strict scan reads Python's strings and matching brackets. In the
+    lenient scan a quote opens a string only where a value begins, a quote closes it only before ")" or ", key=", and
+    brackets need not match.
     """
     segments: list[tuple[str | None, str]] = []
     stack: list[str] = []
-    key, begin = _key_at(text, i, names)
+    key, begin = _listed_key(text, i, names)
     equals, i = None, begin
     while (mark := _MARK.search(text, i)) is not None:
-        at, char = mark.start(), mark[0]
-        i = at + 1
+        start, char = mark.start(), mark[0]
+        i = start + 1
         if char in "'\"":
-            if lenient and text[begin:at].rstrip()[-1:] not in ("", *_BEFORE_STRING):
+            if lenient and text[begin:start].rstrip()[-1:] not in ("", *_BEFORE_STRING):
                 continue
-            close = _string_end(text, at, lenient, bool(stack))
+            close = _string_end(text, start, lenient, bool(stack))
             if close is None:
                 return segments, None
             i = close
         elif char in "([{":
             stack.append(char)
         elif char == ")" and (not stack or (lenient and "(" not in stack)):
-            _append(segments, text, key, begin, equals, at)
+            _append(segments, text[begin:start], key, None if equals is None else equals - begin)
             return segments, i
         elif char in _PAIRS:
             if stack and stack[-1] == _PAIRS[char]:
@@ -220,30 +232,29 @@ def _segments(text: str, i: int, names: list[str], lenient: bool) -> tuple[list[
         elif stack:
             continue
         elif char == ",":
-            _append(segments, text, key, begin, equals, at)
-            key, begin = _key_at(text, i, names)
+            _append(segments, text[begin:start], key, None if equals is None else equals - begin)
+            key, begin = _listed_key(text, i, names)
             equals, i = None, begin
         elif char == "=" and key is None and equals is None:
-            if text[i : i + 1] == "=" or text[at - 1] == "=":
+            if text[i : i + 1] == "=" or text[start - 1] == "=":
                 continue
-            equals = at
+            equals = start
     return segments, None
 
 
-def _append(
-    segments: list[tuple[str | None, str]], text: str, key: str | None, begin: int, equals: int | None, end: int
-) -> None:
+def _append(segments: list[tuple[str | None, str]], argument: str, key: str | None, equals: int | None) -> None:
+    """Appends one argument. If `key` is None, `equals` is the index of the "=" after its key, or None."""
     if key is None and equals is not None:
-        key, begin = text[begin:equals].strip(), equals + 1
+        key, argument = argument[:equals].strip(), argument[equals + 1 :]
         if len(key) > 1 and key[0] == key[-1] and key[0] in "'\"":
             key = key[1:-1]
-    source = text[begin:end].strip()
+    source = argument.strip()
     if key is not None or source:
         segments.append((key, source))
 
 
-def _key_at(text: str, i: int, names: list[str]) -> tuple[str | None, int]:
-    """A listed parameter name followed by "=" at `i` (blanks aside) and where its value begins; else (None, i)."""
+def _listed_key(text: str, i: int, names: list[str]) -> tuple[str | None, int]:
+    """Returns the listed parameter name at `i` and the index of its value; (None, i) if there is none with a "="."""
     rest = len(text) - len(text[i:].lstrip()) if names else i
     for name in names:
         for start in (i, i + 1, rest):
@@ -254,13 +265,16 @@ def _key_at(text: str, i: int, names: list[str]) -> tuple[str | None, int]:
     return None, i
 
 
-def _string_end(text: str, at: int, lenient: bool, nested: bool) -> int | None:
-    """The index after the string that opens at `at`, None where it never closes."""
-    quote = text[at : at + 3] if text[at : at + 3] in _STRINGS else text[at]
+def _string_end(text: str, start: int, lenient: bool, nested: bool) -> int | None:
+    """Returns the index after the string that opens at `start`, None if it never closes.
+
+    nested: True inside of brackets, where also a comma, a colon or a bracket may follow the closing quote.
+    """
+    quote = text[start : start + 3] if text[start : start + 3] in _STRINGS else text[start]
     if not lenient:
-        match = _STRINGS[quote].match(text, at)
+        match = _STRINGS[quote].match(text, start)
         return None if match is None else match.end()
-    for end in _ENDS[quote].finditer(text, at + len(quote)):
+    for end in _ENDS[quote].finditer(text, start + len(quote)):
         if end[1] is not None and (end[2] is not None or (nested and end[3] is not None)):
             return end.end()
     return None

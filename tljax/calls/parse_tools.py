@@ -1,7 +1,8 @@
-"""A rendered prompt's tool list, read back: the inverse of `prompt.render_tools`, in both dialects."""
+"""Parsing of the tool list of a rendered prompt: the inverse of `render_tools`, in both dialects."""
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tljax.calls.render import DIALECTS, python_types, render_tools
@@ -11,45 +12,60 @@ from tljax.core.errors import InputError
 _FIRST = re.compile(r"(?:\A|\n|System: )(?=Function:\ndef )")
 _TURN = re.compile(r"\n(?:User|Assistant|Output):")
 _HEAD_END = '):\n    """\n    '
-# The closing quotes of a block: another block, a message or nothing follows. A description may hold quotes of its own.
+# The closing quotes of a block. A description may hold quotes too, but no block, message or end of text follows them.
 _CLOSING = re.compile(r'\n    """(?=\n*\Z|\n\nFunction:\ndef |\n*\n(?:System|User|Assistant|Output):)')
 _ANY_CLOSING = re.compile(r'\n    """(?=\n|\Z)')
 _ARGS = "\n\n    Args:"
 _PARAMETER = re.compile(r"\s*([^\s:=,][^:=]*?)\s*:\s*([^:=]*?)\s*(=\s*[^,]*)?\s*(?:,|\Z)")
 
 
-def parse_tools(text: str, at: str = "prompt") -> tuple[Tool, ...]:
-    """The tools that the system message of `text` defines, () where it defines none.
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The marks of a dialect: between name and type in a signature, and before a line of the Args block."""
 
-    Names, parameters, types, which are required, descriptions: all that rendering shows. A parameter of type `any` gets
-    no type. What reads the same in both dialects is taken for `mae`. Text of another hand is read as far as its
-    signatures go. Raises InputError, which begins with `at`, for a signature that cannot be read.
+    dialect: str
+    colon: str
+    indent: str
+
+
+_LAYOUTS = {"mae": _Layout("mae", ": ", "\n    "), "readme": _Layout("readme", ":", "\n        ")}
+
+
+def parse_tools(text: str, location: str = "prompt") -> tuple[Tool, ...]:
+    """Returns the tools that the system message of a prompt defines, () if it defines none.
+
+    They have all that rendering shows: names, descriptions, and the parameters' types and which of them are required. A
+    parameter of type `any` gets no type. A text that is the same in both dialects counts as `mae`. From a text in
+    neither dialect, only the signatures are read. Raises InputError, beginning with `location`, for a signature that
+    cannot be read.
     """
+    # The blocks of the system message.
     first, turn = _FIRST.search(text), _TURN.search(text)
     if first is None or (turn is not None and turn.start() < first.start()):
         return ()
-    blocks, end = _blocks(text, first.end(), at)
+    blocks, end = _blocks(text, first.end(), location)
     listed = text[first.end() : end]
-    readings = []
+    # The dialect in which they render to the same text again.
+    parsed = []
     for dialect in DIALECTS:
-        tools = [_tool(*block, dialect) for block in blocks]
-        readings.append(tools)
+        tools = [_tool(*block, _LAYOUTS[dialect]) for block in blocks]
+        parsed.append(tools)
         if None not in tools and _same(listed, render_tools([t for t in tools if t is not None], dialect)):
             break
     else:
-        # No rendering of ours: every tool as the dialect has it that can read it, and by its signature alone else.
-        exact = [next((tool for tool in tools if tool is not None), None) for tools in zip(*readings, strict=True)]
-        return tuple(tool or _plain(*block, at) for tool, block in zip(exact, blocks, strict=True))
+        # In neither: each tool in the dialect that can read it, or by its signature alone.
+        exact = [next((tool for tool in tools if tool is not None), None) for tools in zip(*parsed, strict=True)]
+        return tuple(tool or _tool_of_signature(*block, location) for tool, block in zip(exact, blocks, strict=True))
     return tuple(tool for tool in tools if tool is not None)
 
 
 def _same(listed: str, rendered: str) -> bool:
-    """`readme` closes its last block with a blank line, which is none of the block's."""
+    """Returns True if the texts are equal, apart from the blank line after the last block of `readme`."""
     return listed == rendered.removesuffix("\n\n")
 
 
-def _blocks(text: str, start: int, at: str) -> tuple[list[tuple[str, str]], int]:
-    """The text in `def ...:` and the text in quotes of every block from `start` on, and where the last one ends."""
+def _blocks(text: str, start: int, location: str) -> tuple[list[tuple[str, str]], int]:
+    """Returns (text after `def `, text in triple quotes) of the blocks from `start` on, and the end of the last one."""
     blocks, end = [], start
     while text.startswith("Function:\ndef ", start):
         head = start + len("Function:\ndef ")
@@ -57,12 +73,11 @@ def _blocks(text: str, start: int, at: str) -> tuple[list[tuple[str, str]], int]
         closing = None
         if colon >= 0:
             body = colon + len(_HEAD_END)
-            # One character back: an empty description, and no Args, leave no line of their own.
             closing = _CLOSING.search(text, body) or _ANY_CLOSING.search(text, body)
         if closing is None:
             line = text[start:].split("\n", 2)[1]
             raise InputError(
-                f"{at}: the tool at {line[:60]!r} has no text in triple quotes; write it as tools are shown"
+                f"{location}: the tool at {line[:60]!r} has no text in triple quotes; write it as tools are rendered"
             )
         blocks.append((text[head:colon], text[body : closing.start()]))
         end = closing.end()
@@ -70,103 +85,123 @@ def _blocks(text: str, start: int, at: str) -> tuple[list[tuple[str, str]], int]
     return blocks, end
 
 
-def _tool(head: str, body: str, dialect: str) -> Tool | None:
-    """The tool of a block if it is written exactly as `dialect` does, else None."""
-    for description, lines in _divided(body, dialect):
+def _tool(head: str, body: str, layout: _Layout) -> Tool | None:
+    """Returns the tool of a block that is written exactly as the dialect does, else None."""
+    for description, lines in _split_body(body, layout.dialect):
         for paren in (i for i, character in enumerate(head) if character == "(" and head[:i].strip()):
-            properties = _properties(head[paren + 1 :], lines, dialect)
+            properties = _properties(head[paren + 1 :], lines, layout)
             if properties is not None:
-                required = tuple(name for name, (_, must) in properties.items() if must)
+                required = tuple(name for name, (_, is_required) in properties.items() if is_required)
                 schemas = {name: schema for name, (schema, _) in properties.items()}
                 return Tool(head[:paren], description, schemas, required)
     return None
 
 
-def _divided(body: str, dialect: str) -> Iterator[tuple[str, str]]:
-    """Description and lines of the Args block, for every place where that may begin; a description may hold one too."""
-    place = body.find(_ARGS)
-    while place >= 0:
-        yield body[:place], body[place + len(_ARGS) :]
-        place = body.find(_ARGS, place + 1)
+def _split_body(body: str, dialect: str) -> Iterator[tuple[str, str]]:
+    """Yields (description, lines of the Args block) for each "Args:"; all but one of them belong to the description."""
+    index = body.find(_ARGS)
+    while index >= 0:
+        yield body[:index], body[index + len(_ARGS) :]
+        index = body.find(_ARGS, index + 1)
     if dialect == "readme":
         yield body, ""
 
 
-def _properties(signature: str, lines: str, dialect: str) -> dict[str, tuple[dict[str, Any], bool]] | None:
-    """Schema of every parameter, and whether it is required, where lines and signature tell the same of all.
+@dataclass(frozen=True, slots=True)
+class _Heading:
+    """A line `name (types): ` of the Args block that agrees with the signature.
 
-    Only the lines say where an odd name ends; only the signature says which lines begin a parameter.
+    line, description: the indices of the line and of its description in the Args block. rest: the index of the next
+    parameter in the signature.
     """
-    colon, indent = (": ", "\n    ") if dialect == "mae" else (":", "\n        ")
-    found: list[tuple[str, list[str], bool, int, int]] = []  # the last two: where its line and its description begin
-    place, read = 0, 0
-    while place < len(signature):
-        heading = next(_headings(signature, place, lines, read, colon, indent, dialect), None)
+
+    name: str
+    types: list[str]
+    required: bool
+    line: int
+    description: int
+    rest: int
+
+
+def _properties(signature: str, lines: str, layout: _Layout) -> dict[str, tuple[dict[str, Any], bool]] | None:
+    """Returns (schema, True if required) of every parameter, or None where signature and Args block differ.
+
+    Both are needed: only the Args block shows where an unusual name ends, and only the signature shows which lines
+    begin a parameter.
+    """
+    # The line of each parameter.
+    headings: list[_Heading] = []
+    position, line_position = 0, 0
+    while position < len(signature):
+        heading = next(_headings(signature, position, lines, line_position, layout), None)
         if heading is None:
             return None
-        name, kinds, start, read, place, required = heading
-        if (not found and start != 0) or any(name == known[0] for known in found):
+        if (not headings and heading.line != 0) or any(heading.name == earlier.name for earlier in headings):
             return None
-        found.append((name, kinds, required, start, read))
-    if not found:
+        headings.append(heading)
+        position, line_position = heading.rest, heading.description
+    if not headings:
         return None if lines else {}
-    ends = [start for _, _, _, start, _ in found[1:]] + [len(lines)]
+    # Its description ends at the line of the next one.
+    ends = [heading.line for heading in headings[1:]] + [len(lines)]
     properties = {}
-    for (name, kinds, required, _, begin), end in zip(found, ends, strict=True):
-        schema: dict[str, Any] = {} if kinds == ["any"] else {"type": kinds[0] if len(kinds) == 1 else kinds}
-        if lines[begin:end]:
-            schema["description"] = lines[begin:end]
-        properties[name] = (schema, required)
+    for heading, end in zip(headings, ends, strict=True):
+        types = heading.types
+        schema: dict[str, Any] = {} if types == ["any"] else {"type": types[0] if len(types) == 1 else types}
+        if lines[heading.description : end]:
+            schema["description"] = lines[heading.description : end]
+        properties[heading.name] = (schema, heading.required)
     return properties
 
 
-def _headings(
-    signature: str, place: int, lines: str, read: int, colon: str, indent: str, dialect: str
-) -> Iterator[tuple[str, list[str], int, int, int, bool]]:
-    """Lines from `read` on that read `name (types): ` of the parameter that the signature has at `place`.
-
-    Yields name, types, where the line and the description begin, where the signature goes on, whether it is required.
-    """
-    start = lines.find(indent, read)
+def _headings(signature: str, position: int, lines: str, line_position: int, layout: _Layout) -> Iterator[_Heading]:
+    """Yields the lines from `line_position` on that agree with the parameter at `position` in the signature."""
+    start = lines.find(layout.indent, line_position)
     while start >= 0:
-        begin = start + len(indent)
+        begin = start + len(layout.indent)
         stop = lines.find("\n", begin)
         line = lines[begin : stop if stop >= 0 else len(lines)]
+        # The name ends at one of the line's " (".
         for opening in (i for i in range(len(line)) if line.startswith(" (", i)):
             name = line[:opening]
-            if not signature.startswith(name + colon, place):
+            if not signature.startswith(name + layout.colon, position):
                 continue
-            after = place + len(name) + len(colon)
+            after = position + len(name) + len(layout.colon)
+            # The types end at one of its "): ".
             for closing in (i for i in range(opening, len(line)) if line.startswith("): ", i)):
-                kinds = line[opening + 2 : closing].split(" | ")
-                shown = " | ".join(kinds if dialect == "mae" else python_types(kinds))
-                if not signature.startswith(shown, after):
+                types = line[opening + 2 : closing].split(" | ")
+                annotation = " | ".join(types if layout.dialect == "mae" else python_types(types))
+                if not signature.startswith(annotation, after):
                     continue
-                rest = after + len(shown)
-                optional = signature.startswith(" = None", rest)
-                rest += len(" = None") * optional
-                if rest == len(signature) or signature.startswith(", ", rest):
-                    goes_on = rest if rest == len(signature) else rest + 2
-                    yield name, kinds, start, begin + closing + 3, goes_on, not optional
-        start = lines.find(indent, begin)
+                end = after + len(annotation)
+                optional = signature.startswith(" = None", end)
+                end += len(" = None") * optional
+                if end == len(signature) or signature.startswith(", ", end):
+                    rest = end if end == len(signature) else end + 2
+                    yield _Heading(name, types, not optional, start, begin + closing + 3, rest)
+        start = lines.find(layout.indent, begin)
 
 
-def _plain(head: str, body: str, at: str) -> Tool:
-    """A tool by its signature alone, however it is spaced; types stay as they are written."""
+def _tool_of_signature(head: str, body: str, location: str) -> Tool:
+    """Returns a tool by its signature alone, with any blanks in it; types stay as they are written.
+
+    Raises InputError for a signature without a name, or with a parameter that cannot be read.
+    """
     name, opening, signature = head.partition("(")
     properties: dict[str, dict[str, Any]] = {}
-    required, place = [], 0
-    while place < len(signature):
-        match = _PARAMETER.match(signature, place)
+    required, position = [], 0
+    while position < len(signature):
+        match = _PARAMETER.match(signature, position)
         if match is None or not opening:
+            rest = signature[position : position + 20]
             raise InputError(
-                f"{at}: the signature def {head[:60]}: cannot be read at {signature[place : place + 20]!r}; "
+                f"{location}: the signature def {head[:60]}: cannot be read at {rest!r}; "
                 'allowed: "name: type" and "name: type = None" with commas between'
             )
         properties[match[1]] = {"type": match[2]} if match[2] and match[2] != "any" else {}
         if match[3] is None:
             required.append(match[1])
-        place = match.end()
+        position = match.end()
     if not name.strip() or not opening:
-        raise InputError(f'{at}: def {head[:60]}: names no tool; allowed: "def name(...):"')
+        raise InputError(f'{location}: def {head[:60]}: names no tool; allowed: "def name(...):"')
     return Tool(name.strip(), body.partition(_ARGS)[0], properties, tuple(required))

@@ -1,4 +1,4 @@
-"""A tool as its documentation describes it, and a call to one."""
+"""A tool as its documentation describes it, and a call of a tool."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from tljax.core.json_fields import expect_type, get_or_default, join_names, shor
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One tool call; `arguments` maps parameter names to JSON values in the order they were written."""
+    """One tool call; `arguments` maps parameter names to JSON values, in the order of the text."""
 
     name: str
     arguments: dict[str, Any]
@@ -17,7 +17,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool as the prompt shows it; `properties` are JSON schemas in document order, with `$ref`s resolved."""
+    """A tool as a prompt shows it.
+
+    properties: parameter name -> JSON schema, in the order of the documentation, with `$ref`s resolved.
+    required: names of the required parameters.
+    """
 
     name: str
     description: str
@@ -26,52 +30,56 @@ class Tool:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Parameter names in rendered order: the required ones as listed, then the optional ones as documented."""
+        """The parameters' names in rendered order: required ones, then optional ones, each in their own order."""
         return (*self.required, *(name for name in self.properties if name not in self.required))
 
 
-def tool_from_json(obj: Any, where: str) -> Tool:
-    """A tool from its JSON, flat or wrapped in `{"type": "function", "function": {...}}`.
+def tool_from_json(obj: Any, location: str) -> Tool:
+    """Returns a tool from its JSON, flat or wrapped in `{"type": "function", "function": {...}}`.
 
-    A missing `required` means none, a missing description is empty. `where` begins every InputError.
+    A missing `required` means no parameter, and a missing description is "". Raises InputError for a malformed tool;
+    `location` is the tool's file, row and field, which begin its message.
     """
     if isinstance(obj, dict) and isinstance(obj.get("function"), dict):
-        obj, where = obj["function"], f"{where}.function"
-    obj = expect_type(obj, dict, where)
-    name = expect_type(obj.get("name"), str, f"{where}.name")
+        obj, location = obj["function"], f"{location}.function"
+    obj = expect_type(obj, dict, location)
+    name = expect_type(obj.get("name"), str, f"{location}.name")
     if not name.strip():
-        raise InputError(f"{where}.name: is empty; every tool needs a name")
-    description = expect_type(get_or_default(obj, "description", ""), str, f"{where}.description")
-    where = f"{where}.parameters"
-    parameters = expect_type(get_or_default(obj, "parameters", {}), dict, where)
+        raise InputError(f"{location}.name: is empty; every tool needs a name")
+    description = expect_type(get_or_default(obj, "description", ""), str, f"{location}.description")
+    location = f"{location}.parameters"
+    parameters = expect_type(get_or_default(obj, "parameters", {}), dict, location)
     properties = {}
-    for key, schema in expect_type(get_or_default(parameters, "properties", {}), dict, f"{where}.properties").items():
-        # Arrow gives every row the union of all tools' parameters, with null for those of other tools.
+    for key, schema in expect_type(
+        get_or_default(parameters, "properties", {}), dict, f"{location}.properties"
+    ).items():
+        # In Arrow, every row has the union of all tools' parameters, with null for those of other tools.
         if schema is not None:
-            properties[key] = _property(schema, parameters, f"{where}.properties.{key}")
-    required = expect_type(get_or_default(parameters, "required", []), list, f"{where}.required")
+            properties[key] = _property(schema, parameters, f"{location}.properties.{key}")
+    required = expect_type(get_or_default(parameters, "required", []), list, f"{location}.required")
     for i, key in enumerate(required):
         if not isinstance(key, str) or key not in properties:
             raise InputError(
-                f"{where}.required[{i}]: {shorten(key)} is not in properties; allowed: {join_names(properties)}; "
-                "describe the parameter in properties or take it out of required"
+                f"{location}.required[{i}]: {shorten(key)} is not in properties; allowed: {join_names(properties)}; "
+                "describe the parameter in properties or remove it from required"
             )
     return Tool(name, description, properties, tuple(dict.fromkeys(required)))
 
 
-def _property(schema: Any, parameters: dict[str, Any], at: str) -> dict[str, Any]:
-    schema = _resolved(expect_type(schema, dict, at), parameters)
+def _property(schema: Any, parameters: dict[str, Any], location: str) -> dict[str, Any]:
+    """Returns a parameter's schema with `$ref`s resolved. Raises InputError if its description is no string."""
+    schema = _resolve(expect_type(schema, dict, location), parameters)
     for union in ("anyOf", "oneOf"):
         if isinstance(schema.get(union), list):
-            members = [_resolved(m, parameters) if isinstance(m, dict) else m for m in schema[union]]
+            members = [_resolve(m, parameters) if isinstance(m, dict) else m for m in schema[union]]
             schema = {**schema, union: members}
     if schema.get("description") is not None:
-        expect_type(schema["description"], str, f"{at}.description")
+        expect_type(schema["description"], str, f"{location}.description")
     return schema
 
 
-def _resolved(schema: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    """A schema with its `$ref` into the tool's own definitions replaced by what it points to."""
+def _resolve(schema: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    """Returns a schema with the tool's definition that its `$ref` points to in place of the `$ref`."""
     reference = schema.get("$ref")
     if not isinstance(reference, str):
         return schema
