@@ -1,11 +1,10 @@
-"""The local tools of every domain, by split; `finish` and `ask_to_user` belong to all of them.
+"""The tools of all domains, by name and by split; `finish` and `ask_to_user` belong to every split.
 
-The tools themselves lie in `domains`, a file for each, since all of them would be 900 lines in one file; what makes a
-function a tool (schema, samples) is in `schema`. A tool's split says where it may be called:
+The split of a tool says which tasks may call it:
 
-* train: the domains that training sees;
-* composition: other tools of those domains, made of the same words;
-* domain: domains of their own, with verbs, parameters and values of their own.
+* train: tools for training;
+* composition: held-out tools of the same domains, whose names combine the same words;
+* domain: tools of held-out domains, with other verbs, parameters and values.
 """
 
 from tljax.toolbox.domains import (
@@ -73,11 +72,11 @@ TOOLS: dict[str, LocalTool] = {tool.name: tool for domain in DOMAINS for tool in
 
 
 def callable_tools(split: str) -> tuple[LocalTool, ...]:
-    """The tools that a task of this split may call, in a fixed order."""
+    """Returns the tools that a task of this split may call, in a fixed order."""
     return tuple(tool for tool in TOOLS.values() if tool.split == split)
 
 
 def listed_tools(split: str) -> tuple[LocalTool, ...]:
-    """The tools that a task of this split may list: composition tasks list train tools too."""
+    """Returns the tools that the prompt of such a task may list: for composition, train tools too."""
     splits = ("train", "composition") if split == "composition" else (split,)
     return tuple(tool for tool in TOOLS.values() if tool.split in splits)

@@ -1,4 +1,4 @@
-"""What counts as a word when two splits are compared, and which words belong to all of them."""
+"""The words of tools and rows, by which splits are compared, and the words that all splits share."""
 
 import json
 import re
@@ -7,10 +7,10 @@ from typing import Any
 
 from tljax.toolbox.tools import ASK_TO_USER, FINISH
 
-# getHTTPCode -> get, HTTP, Code. A single letter is no word: it may be a pitch, a flight, an initial.
+# getHTTPCode -> get, HTTP, Code.
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
-# English glue; the words around a call (queries, Python's error texts, type names); nothing that names a thing to do.
+# Function words of English, and words of queries, of Python's error texts and of types. No word names an action.
 FUNCTION_WORDS = frozenset(
     """
     an the of to in on at by for from with into over upon behind and or but not nor no if is are be must
@@ -24,28 +24,28 @@ FUNCTION_WORDS = frozenset(
 
 
 def words(text: str) -> set[str]:
-    """The words of two letters or more, in lower case."""
+    """Returns the words of two letters or more in lower case; a single letter may be a pitch or an initial."""
     return {word.lower() for word in WORD.findall(text) if len(word) > 1}
 
 
 def content_words(rows: Iterable[Mapping[str, Any]]) -> set[str]:
-    """All words of raw-schema rows but function words and those of `finish` and `ask_to_user`.
+    """Returns the words of raw rows without function words and without the words of `finish` and `ask_to_user`.
 
-    Of a tool they are those of its name, description and parameters, not JSON schema's own.
+    The words of a tool are those that `tool_words` returns, without the keywords of JSON Schema.
     """
-    found: set[str] = set()
+    content: set[str] = set()
     for row in rows:
         system, *messages = row["conversations"]
         for tool in json.loads(system["content"]):
-            found |= tool_words(tool["function"])
+            content |= tool_words(tool["function"])
         for message in messages:
-            found |= words(message["content"])
-    return found - FUNCTION_WORDS - tool_words(FINISH.schema) - tool_words(ASK_TO_USER.schema)
+            content |= words(message["content"])
+    return content - FUNCTION_WORDS - tool_words(FINISH.schema) - tool_words(ASK_TO_USER.schema)
 
 
 def tool_words(schema: Mapping[str, Any]) -> set[str]:
-    """The words of a tool's name, description and parameters."""
-    found = words(schema["name"]) | words(schema["description"])
+    """Returns the words of a tool's name and description, and of its parameters' names and descriptions."""
+    result = words(schema["name"]) | words(schema["description"])
     for name, parameter in schema["parameters"]["properties"].items():
-        found |= words(name) | words(parameter["description"])
-    return found
+        result |= words(name) | words(parameter["description"])
+    return result
