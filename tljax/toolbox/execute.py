@@ -130,7 +130,9 @@ def binding_error(name: str, arguments: Any, known: Container[str], required: It
 def check_type(value: Any, annotation: Any, argument: str, bounded: bool) -> None:
     """Raises TypeError if JSON data is not of the annotated type, and ValueError if `bounded` and it is too large.
 
-    An int counts as a float, and a bool only as a bool. NaN and infinity raise ValueError. argument: text for the message.
+    An int counts as a float, and a bool only as a bool. NaN and infinity raise ValueError.
+
+    argument: text that names the argument in messages.
     """
     # Optional values, any value, and one of fixed values.
     inner = strip_optional(annotation)
