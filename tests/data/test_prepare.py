@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -111,7 +112,7 @@ def test_released_rules_give_the_released_samples(block, shared, llama2, golden_
         assert (weights * nll).sum() / weights.sum() == pytest.approx(want["loss"], abs=1e-5)
 
 
-def test_summary(block, source, byte_level, tmp_path):
+def test_the_summary_counts_steps_lengths_weights_and_skipped_rows(block, source, byte_level, tmp_path):
     block.max_tokens = 400
     block.on_bad_row = "skip"
     out = tmp_path / "o.jsonl"
@@ -130,7 +131,7 @@ def test_summary(block, source, byte_level, tmp_path):
         assert words in text
 
 
-def test_many_skipped_rows_and_reasons_are_cut_short(block, source, byte_level, tmp_path):
+def test_the_summary_lists_the_first_skipped_rows_alone(block, source, byte_level, tmp_path):
     block.on_bad_row = "skip"
     summary = prepare_data(block, source(GOOD, *[{"id": i} for i in range(30)]), byte_level, str(tmp_path / "o"))
     assert str(summary).count("field conversations") == 20 and "and 10 more" in str(summary)
@@ -166,14 +167,16 @@ def test_an_existing_file_is_never_overwritten(block, source, byte_level, tmp_pa
         ("prompt_weight", 1.0, "prompt_weight is 1.0 with data.mae = 'default'"),
     ],
 )
-def test_refused_values(block, source, byte_level, tmp_path, field, value, words):
+def test_values_that_are_not_allowed_are_refused_before_anything_is_written(
+    block, source, byte_level, tmp_path, field, value, words
+):
     block[field] = value
     with pytest.raises(InputError, match=words):
         prepare_data(block, source(GOOD), byte_level, str(tmp_path / "o.jsonl"))
     assert left_in(tmp_path) == []
 
 
-def test_lines_hold_no_weights_of_prompts(block, source, byte_level, tmp_path):
+def test_a_weight_for_prompts_is_refused(block, source, byte_level, tmp_path):
     block.mae, block.prompt_weight = "none", 1.0
     with pytest.raises(InputError, match="hold weights of replies alone"):
         prepare_data(block, source(GOOD), byte_level, str(tmp_path / "o.jsonl"))
@@ -211,14 +214,25 @@ def test_a_failure_half_way_leaves_nothing(block, source, byte_level, tmp_path):
     assert [name for name in left_in(tmp_path) if "o.jsonl" in name] == []
 
 
-def test_an_unwritable_place(block, source, byte_level, tmp_path):
+def test_an_error_of_the_disk_names_the_file_that_is_read(block, source, byte_level, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.EIO, "Input/output error", "rows.arrow")
+        yield
+
+    monkeypatch.setattr("tljax.data.prepare.tokenize_trajectories", fail)
+    with pytest.raises(InputError, match=r"^file rows.arrow: cannot be read \(Input/output error\)") as error:
+        prepare_data(block, source(GOOD), byte_level, str(tmp_path / "o.jsonl"))
+    assert "config.out" not in str(error.value) and left_in(tmp_path) == []
+
+
+def test_an_out_that_cannot_be_written_is_named(block, source, byte_level, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot be written") as error:
         prepare_data(block, source(GOOD), byte_level, str(tmp_path / "file" / "o.jsonl"))
     assert "\n" not in str(error.value)
 
 
-def test_a_full_disk(source, byte_level_folder, repo, tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_nothing(source, byte_level_folder, repo, tmp_path):
     """A limit on the size of files stands in for the disk: the write fails in the same call."""
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[1]); from tljax.core.config import data_block;"
@@ -271,7 +285,9 @@ def launch(repo, *arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=repo)
 
 
-def test_command_line(repo, source, byte_level_folder, tmp_path, monkeypatch):
+def test_the_command_writes_the_file_and_refuses_to_overwrite_it(
+    repo, source, byte_level_folder, tmp_path, monkeypatch
+):
     monkeypatch.setenv("PYTHONPATH", str(repo))
     out = tmp_path / "o.jsonl"
     arguments = [
@@ -285,8 +301,10 @@ def test_command_line(repo, source, byte_level_folder, tmp_path, monkeypatch):
     assert "kept        2 (66.7 %)" in done.stdout and str(out) in done.stdout and len(lines_of(out)) == 3
     again = launch(repo, *arguments)
     assert again.returncode == 2 and "exists already" in again.stderr and again.stderr.count("\n") == 1
-    untold = launch(repo, arguments[0], arguments[3])
-    assert untold.returncode == 2 and untold.stderr.startswith("error: config.data.tokenizer is empty")
+    without_tokenizer = launch(repo, arguments[0], arguments[3])
+    assert without_tokenizer.returncode == 2 and without_tokenizer.stderr.startswith(
+        "error: config.data.tokenizer is empty"
+    )
 
 
 def test_command_line_without_a_source_reads_the_toolbox(repo, tmp_path, monkeypatch):

@@ -1,12 +1,13 @@
-"""Raw trajectories to one JSON line per assistant step, and a summary of what was kept, blocked and weighted."""
+"""Trajectories -> one JSON line per assistant step, and a summary that counts kept and blocked steps and weights."""
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tljax.core.errors import InputError, explain_disk_errors
+from tljax.core.errors import InputError, explain_disk_errors, one_line
 from tljax.data.check import check_data
 from tljax.data.mae import load_rule
 from tljax.data.reader import format_first_errors, open_trajectories
@@ -15,7 +16,7 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.storage.atomic import atomic_file
 
 SHOWN = 20  # reasons that the summary lists
-# JSON allows them inside a string, but str.splitlines and some readers of JSONL end a line there.
+# JSON allows these characters inside a string, but str.splitlines and some readers of JSONL end a line there.
 _LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
 
 
@@ -23,7 +24,7 @@ _LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
 class DataSummary:
     """Counts over steps; `str()` is the report for people.
 
-    `lengths` counts the steps that MAE keeps by their number of tokens, those over `max_tokens` too.
+    lengths: the steps that MAE keeps, by their number of tokens; steps over `max_tokens` are among them
     """
 
     max_tokens: int
@@ -31,8 +32,8 @@ class DataSummary:
     kept: int = 0
     blocked: Counter[str] = field(default_factory=Counter)  # by kind of reason
     lengths: Counter[int] = field(default_factory=Counter)
-    weight: float = 0.0  # of all reply tokens
-    key_weight: float = 0.0  # of the key tokens among them
+    weight: float = 0.0  # sum over all reply tokens
+    key_weight: float = 0.0  # sum over the key tokens among them
     reply_tokens: int = 0
     key_tokens: int = 0
     skipped: list[str] = field(default_factory=list)
@@ -55,11 +56,11 @@ class DataSummary:
         self.key_tokens += len(reply.key_positions)
 
     def percentile(self, share: float) -> int:
-        """The smallest length that at least `share` of the steps do not exceed."""
-        seen = 0
+        """Returns the smallest length that at least `share` of the steps do not exceed."""
+        count = 0
         for length in sorted(self.lengths):
-            seen += self.lengths[length]
-            if seen >= share * self.lengths.total():
+            count += self.lengths[length]
+            if count >= share * self.lengths.total():
                 return length
         return 0
 
@@ -75,9 +76,9 @@ class DataSummary:
         if (more := len(self.blocked) - SHOWN) > 0:
             lines.append(f"             and {more:,} more kinds")
         too_long = sum(count for length, count in self.lengths.items() if length > self.max_tokens)
-        marks = [f"{share} %: {self.percentile(share / 100):,}" for share in (50, 90, 99)]
+        percentiles = [f"{share} %: {self.percentile(share / 100):,}" for share in (50, 90, 99)]
         lines += [
-            f"tokens/step   {', '.join(marks)}, longest: {max(self.lengths, default=0):,}",
+            f"tokens/step   {', '.join(percentiles)}, longest: {max(self.lengths, default=0):,}",
             f"too long      {too_long:,} over {self.max_tokens:,} tokens",
             f"key tokens    {_percent(self.key_weight, self.weight)} of the weight, "
             f"{_percent(self.key_tokens, self.reply_tokens)} of the reply tokens",
@@ -90,15 +91,17 @@ class DataSummary:
 
 
 def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSummary:
-    """Writes `out`, one line per assistant step of `file` in source order, and says what it holds.
+    """Writes `out`, one line per assistant step of `file` in source order, and returns a summary of the lines.
 
-    data: the `data` block of a config, a ConfigDict; file: data.source, or what stands in for it. A line holds id,
-    step (from 1), kept, reason, text and reply, for a kept step also tokens, reply_start, key (positions from the first
-    reply token), weight, and weights (one per reply token, the end token's included).
+    data: the `data` block of a config; file: data.source, or the file that stands in for it. A line holds id, step
+    (from 1), kept, reason, text and reply. A kept step also has tokens, reply_start, key (positions from the first
+    reply token), weight, and weights (one per reply token, the end token included).
 
-    Raises InputError for bad input, for an `out` that exists, and where every step is blocked; `out` is then not there.
+    Raises InputError for bad input, for an `out` that exists, for a disk that refuses to read or write, and if every
+    step is blocked. `out` is not written then.
     """
-    target = _free(out)
+    # All checks that need no reading.
+    target = _check_out(out)
     check_data(data)
     if data.prompt_weight:
         raise InputError(
@@ -108,27 +111,40 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSu
     rule = load_rule(data.mae)
     source = open_trajectories(file, data.on_bad_row, data.cache or None)
     options = TokenizeOptions.from_config(data)
+    steps_of_all = tokenize_trajectories(source, rule, tokenizer, options, "preparing")
     summary = DataSummary(data.max_tokens, skipped=source.skipped)
+
     with explain_disk_errors(f"config.out={target}", "nothing was left there"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target, per_process=True) as lines:
-            for steps in tokenize_trajectories(source, rule, tokenizer, options, "preparing"):
+            for steps in _explain_read_errors(steps_of_all, file):
                 summary.trajectories += 1
                 for step in steps:
                     summary.add(step)
-                    lines.write(line_of(step) + "\n")
+                    lines.write(format_step(step) + "\n")
             if not summary.kept:
                 counts = ", ".join(f"{kind} {count:,}" for kind, count in summary.blocked.most_common(SHOWN))
                 raise InputError(
                     f"file {file}: every step is blocked ({counts}), so nothing was written; "
                     "choose another rule in config.data.mae or raise config.data.max_tokens"
                 )
-            _free(str(target))  # another process may have written it meanwhile
+            _check_out(str(target))  # another process may have written it meanwhile
     return summary
 
 
-def line_of(step: Step) -> str:
-    """A step as one line of JSON."""
+def _explain_read_errors(steps: Iterator[list[Step]], file: str) -> Iterator[list[Step]]:
+    """Yields from `steps`. Raises InputError that names the file that cannot be read, so that `out` is not blamed."""
+    try:
+        yield from steps
+    except OSError as error:
+        raise InputError(
+            f"file {error.filename or file}: cannot be read ({error.strerror or one_line(error)}); check the disk that "
+            "holds it, and its permissions"
+        ) from error
+
+
+def format_step(step: Step) -> str:
+    """Returns a step as one line of JSON."""
     fields: dict[str, Any] = {name: getattr(step, name) for name in ("id", "step", "kept", "reason", "text", "reply")}
     if (reply := step.tokenized) is not None:
         fields |= {
@@ -145,7 +161,8 @@ def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "0 %"
 
 
-def _free(out: str) -> Path:
+def _check_out(out: str) -> Path:
+    """Returns the path of the file to write. Raises InputError if it is not named or exists already."""
     if not out:
         raise InputError("config.out is empty; name the file to write, as in --config.out=steps.jsonl")
     target = Path(out).expanduser()
