@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import filelock
@@ -32,11 +33,13 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # One cache of compiled programs for all tests and the scripts that they start, since many compile the same ones. It is
 # kept for the next time; JAX's keys tell versions, flags and programs apart. JAX's own limit of its size would look at
-# every file before each write.
+# every file before each write. From jax 0.12 on, programs that XLA's CPU backend loads from a cache may run their
+# collectives in another order on each device: PPO's runs then wait for each other and abort after 40 s.
 COMPILED = REPO / ".pytest_cache" / "compiled"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+if version("jax").startswith("0.10."):
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # Fixtures that tests of several folders use.
 pytest_plugins = ("tests.model_checkpoints", "tests.benchmark_files")
