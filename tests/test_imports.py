@@ -48,7 +48,7 @@ ALLOWED |= {
     "tljax.evaluate.score": ("tljax.core", "tljax.calls"),
     "tljax.plan.hlo": (),
     "tljax.plan.collectives": ("tljax.plan.hlo",),
-    "tljax.plan.topology": ("tljax.core",),
+    "tljax.plan.topology": ("tljax.core", "tljax.training.mfu"),
     "configs": ("tljax.core.config",),
     "launch": ("tljax",),
     "launch.gcp": (),

@@ -1,11 +1,11 @@
-"""Plans as a user makes them."""
+"""Runs launch/plan.py as a user does."""
 
 import pytest
 
 
 @pytest.fixture
 def plan(launch, repo, capsys):
-    """Runs launch/plan.py: exit code, what it printed, what it said went wrong."""
+    """plan("sft.py:7b", flag, ...) runs launch/plan.py -> its exit code, stdout and stderr."""
 
     def run(config, *flags):
         capsys.readouterr()

@@ -1,14 +1,13 @@
-"""What is read out of compiled programs, on programs whose collectives and loops are known."""
+"""Collectives, sizes and warnings are read from compiled programs, here from programs in which they are known."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from tljax.distributed.mesh import make_mesh
-from tljax.plan.bound import received
-from tljax.plan.collectives import Transfer, transfers
-from tljax.plan.compiled import compile_program, size_in, warnings_in
-from tljax.plan.hlo import Module, bytes_of
+from tljax.plan.collectives import Transfer, find_transfers, received_bytes
+from tljax.plan.compiled import compile_program, find_replicated, parse_program_size
+from tljax.plan.hlo import Module, shape_bytes
 
 LAYERS = 5
 P = jax.P
@@ -16,13 +15,13 @@ P = jax.P
 
 @pytest.fixture(scope="module")
 def scanned():
-    """A scan over five layers whose weights, float32 [32, 16], are gathered from eight devices; then one sum."""
+    """A scan over five layers gathers weights, float32 [32, 16], from eight devices; one sum follows."""
     mesh = make_mesh(1, 8, 1, devices=jax.devices()[:8])
 
     def local(w, x):
         def layer(x, w):
-            whole = jax.lax.all_gather(w, "fsdp", axis=0, tiled=True)
-            return jnp.tanh(x @ whole @ whole.T), None
+            gathered = jax.lax.all_gather(w, "fsdp", axis=0, tiled=True)
+            return jnp.tanh(x @ gathered @ gathered.T), None
 
         x, _ = jax.lax.scan(layer, x, w)
         return jax.lax.psum(x, "fsdp")
@@ -34,31 +33,33 @@ def scanned():
         return Module(jax.jit(step).lower(w, x).compile().as_text())
 
 
-def test_collectives_are_counted_by_place_and_times(scanned):
-    found = {t.kind: t for t in transfers(scanned, LAYERS)}
-    assert found == {
-        "all-gather": Transfer("all-gather", 32 * 16 * 4, group=8, times=LAYERS, in_layers=True),
-        "all-reduce": Transfer("all-reduce", 4 * 32 * 4, group=8, times=1, in_layers=False),
+def test_every_collective_has_its_size_runs_and_loop(scanned):
+    transfers = {t.kind: t for t in find_transfers(scanned, LAYERS)}
+    assert transfers == {
+        "all-gather": Transfer("all-gather", 32 * 16 * 4, group_size=8, num_runs=LAYERS, in_layers=True),
+        "all-reduce": Transfer("all-reduce", 4 * 32 * 4, group_size=8, num_runs=1, in_layers=False),
     }
-    assert found["all-gather"].received == 32 * 16 * 4 * 7 / 8
-    assert found["all-reduce"].received == 2 * 4 * 32 * 4 * 7 / 8
+    assert transfers["all-gather"].received == 32 * 16 * 4 * 7 / 8
+    assert transfers["all-reduce"].received == 2 * 4 * 32 * 4 * 7 / 8
 
 
-def test_a_loop_of_other_length_is_not_that_over_the_layers(scanned):
-    assert not any(t.in_layers for t in transfers(scanned, LAYERS + 1))
+def test_a_loop_of_another_length_is_not_the_loop_over_the_layers(scanned):
+    assert not any(t.in_layers for t in find_transfers(scanned, LAYERS + 1))
 
 
-@pytest.mark.parametrize(("axis", "group"), [("data", 2), ("fsdp", 4), (("data", "fsdp"), 8)])
-def test_a_group_is_as_large_as_its_axes(axis, group):
+@pytest.mark.parametrize(("axis", "group_size"), [("data", 2), ("fsdp", 4), (("data", "fsdp"), 8)])
+def test_a_group_is_as_large_as_its_axes(axis, group_size):
     mesh = make_mesh(2, 4, 1, devices=jax.devices()[:8])
     with jax.set_mesh(mesh):
         summed = jax.shard_map(lambda x: jax.lax.psum(x, axis), in_specs=P(), out_specs=P(), check_vma=False)
         x = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=jax.NamedSharding(mesh, P()))
         module = Module(jax.jit(summed).lower(x).compile().as_text())
-    assert [(t.kind, t.group, t.size) for t in transfers(module, LAYERS)] == [("all-reduce", group, 32.0)]
+    assert [(t.kind, t.group_size, t.size) for t in find_transfers(module, LAYERS)] == [
+        ("all-reduce", group_size, 32.0)
+    ]
 
 
-# As libtpu writes a gather that runs beside products: one collective in three kernels, results partly on the chip.
+# libtpu writes a gather that runs beside matrix products as one collective in several kernels.
 TPU = """\
 HloModule jit_step, is_scheduled=true, num_partitions=16
 
@@ -98,11 +99,13 @@ body=%body
 """
 
 
-def test_a_collective_spread_over_kernels_counts_once():
-    assert transfers(Module(TPU), 32) == [Transfer("all-gather", 4096 * 64 * 2, group=16, times=32, in_layers=True)]
+def test_a_collective_that_is_spread_over_kernels_counts_once():
+    assert find_transfers(Module(TPU), 32) == [
+        Transfer("all-gather", 4096 * 64 * 2, group_size=16, num_runs=32, in_layers=True)
+    ]
 
 
-# As libtpu writes a reduce-scatter: an all-reduce and this device's slice of it, in one kernel.
+# libtpu writes a reduce-scatter as an all-reduce and the device's own slice of it, in one kernel.
 SCATTER = """\
 HloModule jit_step, is_scheduled=true, num_partitions=8
 
@@ -129,17 +132,19 @@ kind=kCustom, calls=%all-reduce-scatter.1
 """
 
 
-def test_an_all_reduce_of_which_a_kernel_keeps_a_slice_is_a_reduce_scatter():
+def test_an_all_reduce_is_a_reduce_scatter_if_its_kernel_uses_only_a_slice():
     size = (4096 + 8) * 64 * 2
-    assert transfers(Module(SCATTER), 32) == [Transfer("reduce-scatter", size, group=8, times=1, in_layers=False)]
-    # Whole, where something else reads it too, or where the slice is taken by the next kernel.
-    used = SCATTER.replace("tuple(%a.2, %b.2)", "tuple(%a.1, %b.2)")
-    assert [t.kind for t in transfers(Module(used), 32)] == ["all-reduce"]
-    apart = SCATTER.replace("fusion(%s.1, %s.2), kind=kCustom, calls=", "call(%s.1, %s.2), to_apply=")
-    assert [t.kind for t in transfers(Module(apart), 32)] == ["all-reduce"]
+    assert find_transfers(Module(SCATTER), 32) == [
+        Transfer("reduce-scatter", size, group_size=8, num_runs=1, in_layers=False)
+    ]
+    # It is an all-reduce if something else reads it too, or if another kernel takes the slice.
+    read_whole = SCATTER.replace("tuple(%a.2, %b.2)", "tuple(%a.1, %b.2)")
+    assert [t.kind for t in find_transfers(Module(read_whole), 32)] == ["all-reduce"]
+    other_kernel = SCATTER.replace("fusion(%s.1, %s.2), kind=kCustom, calls=", "call(%s.1, %s.2), to_apply=")
+    assert [t.kind for t in find_transfers(Module(other_kernel), 32)] == ["all-reduce"]
 
 
-# As libtpu writes a gather over three sides of a torus: zeros, into which every device has written its part, added up.
+# libtpu writes a gather over three axes of a torus as a sum of zeros into which every device has written its part.
 SUMMED = """\
 HloModule jit_step, is_scheduled=true, num_partitions=64
 
@@ -162,16 +167,16 @@ to_apply=%add
 """
 
 
-def test_a_gather_written_as_a_sum_is_told_apart_and_costs_as_much_as_one():
-    (found,) = transfers(Module(SUMMED), 32)
-    assert (found.kind, found.group) == ("all-gather as all-reduce", 64)
-    assert found.received == 2 * 63 / 64 * 4096 * 64 * 2
-    assert [t.kind for t in transfers(Module(SUMMED.replace("all-reduce(%own)", "all-reduce(%p.1)")), 32)] == [
+def test_a_gather_written_as_a_sum_has_its_own_kind_and_receives_as_much_as_a_sum():
+    (transfer,) = find_transfers(Module(SUMMED), 32)
+    assert (transfer.kind, transfer.group_size) == ("all-gather as all-reduce", 64)
+    assert transfer.received == 2 * 63 / 64 * 4096 * 64 * 2
+    assert [t.kind for t in find_transfers(Module(SUMMED.replace("all-reduce(%own)", "all-reduce(%p.1)")), 32)] == [
         "all-reduce"
     ]
 
 
-# As libtpu writes a sum over four slices: each device sends its own part through its host, and receives the sum.
+# libtpu writes a sum over four slices as a send of the device's own part to its host, and a receive of the sum.
 SLICES = """\
 HloModule jit_step, is_scheduled=true, num_partitions=16
 
@@ -190,15 +195,15 @@ _xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE
 """
 
 
-def test_what_moves_between_slices_is_told_apart():
+def test_transfers_between_slices_count_apart():
     size = 256 * 8 * 2
-    found = transfers(Module(SLICES), 32)
-    assert found == [Transfer("all-reduce", size, group=4, times=1, in_layers=False, network=True)]
-    assert (received(found), received(found, network=True)) == (0, 1.5 * size)
+    transfers = find_transfers(Module(SLICES), 32)
+    assert transfers == [Transfer("all-reduce", size, group_size=4, num_runs=1, in_layers=False, between_slices=True)]
+    assert (received_bytes(transfers), received_bytes(transfers, between_slices=True)) == (0, 1.5 * size)
 
 
 @pytest.mark.parametrize(
-    ("groups", "group"),
+    ("groups", "group_size"),
     [
         ("{}", 16),
         ("{{0,2,4,6},{1,3,5,7}}", 4),
@@ -209,39 +214,39 @@ def test_what_moves_between_slices_is_told_apart():
         ("mesh['axis_0'=16] {'axis_0':(2)4}", 4),
     ],
 )
-def test_every_way_to_write_groups(groups, group):
-    """As XLA writes them: counted, listed, iota, and named by the axes of a mesh."""
+def test_every_way_to_write_groups_is_read(groups, group_size):
+    """XLA lists the devices, counts them in an iota, or names axes of a mesh; {} means all."""
     shape = "f32[8]{0:T(128)}"
     text = (
         "HloModule jit_f, num_partitions=16\n\nENTRY %main (p: f32[8]) -> f32[8] {\n"
         f"  %p = {shape} parameter(0)\n"
         f"  ROOT %r = {shape} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add\n}}\n"
     )
-    assert [t.group for t in transfers(Module(text), 4)] == [group]
+    assert [t.group_size for t in find_transfers(Module(text), 4)] == [group_size]
 
 
-def test_sizes_of_shapes():
-    assert bytes_of("(f32[2,3]{1,0}, bf16[4]{0:T(128)}, pred[5]{0}, s32[]{:T(128)}, u4[6]{0}, f8e4m3fn[7]{0})") == 51
+def test_the_bytes_of_a_shape_are_those_of_its_arrays():
+    assert shape_bytes("(f32[2,3]{1,0}, bf16[4]{0:T(128)}, pred[5]{0}, s32[]{:T(128)}, u4[6]{0}, f8e4m3fn[7]{0})") == 51
 
 
-def test_sizes_in_the_compilers_words():
-    told = "the total memory required for HLO temporaries (29.79G) exceeds available HBM (15.75G)."
-    assert size_in(told) == 29.79 * 1024**3
-    assert size_in("no size") == 0
+def test_the_size_of_a_refused_program_is_read_from_the_compilers_message():
+    message = "the total memory required for HLO temporaries (29.79G) exceeds available HBM (15.75G)."
+    assert parse_program_size(message) == 29.79 * 1024**3
+    assert parse_program_size("no size") == 0
 
 
-def test_involuntary_rematerialisation_is_read_from_the_log():
+def test_replicated_operations_are_read_from_the_log_once_each():
     log = (
         "W1122 spmd_partitioner.cc:656] Involuntary full rematerialization. The compiler cannot go from sharding "
         "{devices=[2,4,1]<=[8]} to {devices=[1,1,8]<=[8]} efficiently for HLO operation %param = f32[32,16,64]{2,1,0} "
         'parameter(0), sharding={devices=[2,4,1]<=[8]}, metadata={op_name="x"}. As the last resort, SPMD will replicate'
     )
-    assert warnings_in(f"{log}\n{log}\nanother line") == ("%param = f32[32,16,64] parameter(0) of x",)
-    assert warnings_in("nothing") == ()
+    assert find_replicated(f"{log}\n{log}\nanother line") == ("%param = f32[32,16,64] parameter(0) of x",)
+    assert find_replicated("nothing") == ()
 
 
-def test_involuntary_rematerialisation_is_heard(capfd):
-    """A resharding that XLA cannot do but by replication; what it says reaches the plan and not the screen."""
+def test_replicated_operations_reach_the_plan_and_not_the_screen(capfd):
+    """XLA can do the first resharding only by replication, and warns; the second needs none."""
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:8])
 
     def sharding(*axes):
@@ -252,7 +257,7 @@ def test_involuntary_rematerialisation_is_heard(capfd):
     def program(to):
         return jax.jit(lambda x: jax.lax.with_sharding_constraint(jnp.sin(x), to)).lower(x)
 
-    found = compile_program(lambda: program(sharding(None, None, ("a", "b"))), layers=1)
-    assert any("32,16,64" in text for text in found.warnings)
-    assert compile_program(lambda: program(sharding("a", None, None)), layers=1).warnings == ()
+    compiled = compile_program(lambda: program(sharding(None, None, ("a", "b"))), num_layers=1)
+    assert any("32,16,64" in text for text in compiled.replicated)
+    assert compile_program(lambda: program(sharding("a", None, None)), num_layers=1).replicated == ()
     assert "Involuntary" not in capfd.readouterr().err

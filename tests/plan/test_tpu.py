@@ -1,4 +1,4 @@
-"""Plans made with the TPU's own compiler, minutes each. It needs no TPU:
+"""Plans that the TPU compiler makes fit; each takes minutes, and none needs a TPU:
 
 pip install -e '.[test,tpu]' && pytest -m slow tests/plan/test_tpu.py -s [-k small]
 """
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def compiled(plan, capsys):
-    """Compiles a plan that must fit, hold no array whole against its will, and attend with the TPU's kernel."""
+    """Compiles a plan that must fit, replicate no operation, and attend with the TPU's kernel."""
     pytest.importorskip("libtpu", reason="needs the TPU compiler: pip install 'tljax[tpu]'")
 
     def run(config, topology, *flags):
@@ -20,7 +20,7 @@ def compiled(plan, capsys):
         with capsys.disabled():
             print(out)
         assert code == 0, error or out
-        assert "\nfits: " in out and "rematerialisation" not in out and "Pallas kernels in" in out
+        assert "\nfits: " in out and "rematerialization" not in out and "Pallas kernels in" in out
         return out
 
     return run
@@ -35,7 +35,7 @@ def ppo(remat, **fields):
     return [f"--config.model.remat={remat}", *(f"--config.{name.replace('__', '.')}={n}" for name, n in fields.items())]
 
 
-# CodeLLaMA on slices that it may be trained on, rows and remat as `--search` finds them or nearly.
+# CodeLLaMA on slices that people may train it on. Rows and remat are about what `--search` finds.
 LISTED = {
     "7b v5e 4k": ("sft.py:7b", "v5e:4x4", sft(4096, 16, "full")),
     "7b v5e 8k": ("sft.py:7b", "v5e:4x4", sft(8192, 16, "attention")),
@@ -60,34 +60,33 @@ LISTED = {
 }
 
 
-# GB of a device that must do; 10.8 was what a bare step of the same size took, without packing or clipping.
-ENOUGH = {"7b v5e 4k": 10.8}
+# The maximum of GB on a device. A bare step of the same size, without packing or clipping, took 10.8.
+MAX_GB = {"7b v5e 4k": 10.8}
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_codellama(compiled, name):
+def test_codellama_fits_and_gathers_weights_layer_by_layer(compiled, name):
     config, topology, flags = LISTED[name]
     out = compiled(config, topology, *flags)
-    # A loop over the layers that gathers one layer's weights at a time, for the forward and for the backward pass.
+    # The loop over the 32 layers gathers each layer's weights for the forward and for the backward pass.
     gathers = re.findall(r"inside the layer loop +([\d,]+) x all-gather", out)
     assert gathers and int(gathers[0].replace(",", "")) >= 2 * 32
-    takes = re.search(r"\nfits: .* takes ([\d.]+) GB", out)
-    assert takes and float(takes[1]) <= ENOUGH.get(name, float("inf"))
+    size = re.search(r"\nfits: .* takes ([\d.]+) GB", out)
+    assert size and float(size[1]) <= MAX_GB.get(name, float("inf"))
 
 
-def test_small_step(compiled):
+def test_a_small_step_fits(compiled):
     out = compiled("sft.py", "v5e:2x2", "--config.batch.tokens=4096")
     assert "4 x TPU v5e (fsdp 4)" in out and "inside the layer loop" in out
 
 
-def test_small_step_on_two_slices(compiled):
-    """Only gradients cross between slices, and those in the parts that a slice's devices have of them."""
+def test_only_gradients_cross_between_two_slices(compiled):
     out = compiled("sft.py", "v5e:2x2", "--config.batch.tokens=4096", "--config.mesh.slices=2")
     assert "8 x TPU v5e (2 slices x fsdp 4)" in out and "all-reduce" in out
-    far = [line for line in out.splitlines() if "between slices" in line]
-    assert far and all("all-reduce" in line for line in far) and "network" in out
+    between_slices = [line for line in out.splitlines() if "between slices" in line]
+    assert between_slices and all("all-reduce" in line for line in between_slices) and "network" in out
 
 
-def test_small_step_on_split_rows(compiled):
+def test_a_small_step_with_split_rows_fits(compiled):
     flags = ["--config.batch.tokens=16384", "--config.mesh.sequence=2", "--config.batch.rows=2"]
     assert "(fsdp 2 x sequence 2)" in compiled("sft.py", "v5e:2x2", *flags)

@@ -3,11 +3,12 @@
 import dataclasses
 import math
 import re
+from collections.abc import Iterable
 
-from tljax.plan.hlo import Executed, Instruction, Module, arrays_in, bytes_of, called
+from tljax.plan.hlo import Execution, Instruction, Module, array_shapes, called_computation, shape_bytes
 
-# The TPU compiler writes a gather over three sides of a torus as a sum of arrays, each filled by one device in part.
-AS_SUM = "all-gather as all-reduce"
+# The TPU compiler writes a gather over three axes of a torus as a sum of arrays that each device fills in one part.
+GATHER_AS_SUM = "all-gather as all-reduce"
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 
 
@@ -15,70 +16,97 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragg
 class Transfer:
     """One collective of a program.
 
-    size: bytes on one device, of the operands or of the results, whichever are larger. group: the number of devices, or
-    between slices of slices, that take part together. times: the number of runs. in_layers: True within the loop over
-    the layers. network: True if it uses the network between slices.
+    size: bytes on one device, of the operands or of the results, whichever are larger. group_size: the number of
+    devices that take part together; between slices, the number of slices. num_runs: in one run of the program.
+    in_layers: True within the loop over the layers. between_slices: True if it uses the network between slices.
     """
 
     kind: str
     size: float
-    group: int
-    times: int
+    group_size: int
+    num_runs: int
     in_layers: bool
-    network: bool = False
+    between_slices: bool = False
 
     @property
     def received(self) -> float:
-        """The smallest number of bytes that one device receives in one run; an all-reduce sends each part twice."""
+        """The minimum of bytes that one device receives in one run. An all-reduce sends each part twice."""
         if self.kind == "collective-permute":
             return self.size
-        return self.size * (self.group - 1) / self.group * (2 if self.kind in ("all-reduce", AS_SUM) else 1)
+        rounds = 2 if self.kind in ("all-reduce", GATHER_AS_SUM) else 1
+        return self.size * (self.group_size - 1) / self.group_size * rounds
 
 
-def transfers(module: Module, layers: int) -> list[Transfer]:
+def received_bytes(transfers: Iterable[Transfer], between_slices: bool = False) -> float:
+    """Returns the bytes that one device receives in one run of a program, from its own slice or from other slices."""
+    return sum(t.received * t.num_runs for t in transfers if t.between_slices == between_slices)
+
+
+def find_transfers(module: Module, num_layers: int) -> list[Transfer]:
     """Returns the collectives of more than one device.
 
-    layers: the number of trips by which the loop over the layers is recognized. The TPU compiler spreads a collective
-    over several kernels, to compute in the meantime; these share a channel and count as one.
+    num_layers: the number of trips by which the loop over the layers is recognized. The TPU compiler spreads a
+    collective over several kernels, to compute in the meantime; these share a channel and count as one.
     """
-    found: dict[tuple[str, str, bool], Transfer] = {}
-    for place in module.executed(layers):
-        computation = module.computations.get(place.name, {})
+    transfers: dict[tuple[str, str, bool], Transfer] = {}
+    for execution in module.executions(num_layers):
+        computation = module.computations.get(execution.computation, {})
         for i in computation.values():
-            between = _between_slices(i, place)
-            if between is not None:
-                found[f"{place.name}/{i.name}", "recv", place.in_layers] = between
-            kind = i.opcode.removesuffix("-start")
-            group = _group(i, module.partitions) if kind in COLLECTIVES else 1
-            if group == 1:
+            instruction = f"{execution.computation}/{i.name}"
+            between_slices = _transfer_between_slices(i, execution)
+            if between_slices is not None:
+                transfers[instruction, "recv", execution.in_layers] = between_slices
+            group_size = _group_size(i, module.num_partitions) if _base_opcode(i) in COLLECTIVES else 1
+            if group_size == 1:
                 continue
-            if kind == "all-reduce" and place.fused and _scatters(i, computation):
-                kind = "reduce-scatter"
-            elif kind == "all-reduce" and _gathers(module, i, computation):
-                kind = AS_SUM
-            into = sum(bytes_of(computation[name].shape) for name in i.operands if name in computation)
-            # The start of an asynchronous collective also returns its operands.
-            out = bytes_of(i.shape) - (into if i.shape.startswith("((") or i.opcode == "all-gather-start" else 0)
-            channel = re.search(r"channel_id=(\d+)", i.rest)
-            key = (channel.group(1) if channel else f"{place.name}/{i.name}", kind, place.in_layers)
-            if key not in found or max(into, out) > found[key].size:
-                found[key] = Transfer(kind, max(into, out), group, place.times, place.in_layers)
-    return list(found.values())
+            kind = _kind(module, i, execution)
+            size = _size(i, computation)
+            channel = re.search(r"channel_id=(\d+)", i.attributes)
+            key = (channel.group(1) if channel else instruction, kind, execution.in_layers)
+            if key not in transfers or size > transfers[key].size:
+                transfers[key] = Transfer(kind, size, group_size, execution.num_runs, execution.in_layers)
+    return list(transfers.values())
 
 
-def _between_slices(i: Instruction, place: Executed) -> Transfer | None:
+def _base_opcode(i: Instruction) -> str:
+    return i.opcode.removesuffix("-start")
+
+
+def _transfer_between_slices(i: Instruction, execution: Execution) -> Transfer | None:
     """Returns the collective between slices whose result an instruction receives from its host, or None."""
-    slices = re.search(r'_xla_megascale_target="\{([^}]*)\}', i.rest)
+    slices = re.search(r'_xla_megascale_target="\{([^}]*)\}', i.attributes)
     if i.opcode != "recv" or not slices:
         return None
-    group = sum(int(last or first) - int(first) + 1 for first, last in re.findall(r"(\d+)(?::(\d+))?", slices.group(1)))
-    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', i.rest)
-    name = kind.group(1).lower().replace("_", "-") if kind else "all-reduce"
-    size = bytes_of(arrays_in(i.shape)[0])
-    return Transfer(name, size, group, place.times, place.in_layers, network=True)
+    ranges = re.findall(r"(\d+)(?::(\d+))?", slices.group(1))
+    num_slices = sum(int(last or first) - int(first) + 1 for first, last in ranges)
+    transfer_type = re.search(r'_xla_megascale_transfer_type="(\w+)"', i.attributes)
+    kind = transfer_type.group(1).lower().replace("_", "-") if transfer_type else "all-reduce"
+    size = shape_bytes(array_shapes(i.shape)[0])
+    return Transfer(kind, size, num_slices, execution.num_runs, execution.in_layers, between_slices=True)
 
 
-def _scatters(i: Instruction, computation: dict[str, Instruction]) -> bool:
+def _size(i: Instruction, computation: dict[str, Instruction]) -> float:
+    """Returns the bytes of the operands or of the results of a collective, whichever are larger."""
+    operands = sum(shape_bytes(computation[name].shape) for name in i.operands if name in computation)
+    results = shape_bytes(i.shape)
+    # The start of an asynchronous collective returns its operands too.
+    if i.shape.startswith("((") or i.opcode == "all-gather-start":
+        results -= operands
+    return max(operands, results)
+
+
+def _kind(module: Module, i: Instruction, execution: Execution) -> str:
+    """Returns the kind of a collective, by what devices really receive."""
+    computation = module.computations[execution.computation]
+    kind = _base_opcode(i)
+    if kind == "all-reduce" and execution.in_kernel and _is_reduce_scatter(i, computation):
+        return "reduce-scatter"
+    if kind == "all-reduce" and _is_gather(module, i, computation):
+        return GATHER_AS_SUM
+    return kind
+
+
+def _is_reduce_scatter(i: Instruction, computation: dict[str, Instruction]) -> bool:
     """Returns True if each device uses only its own slice of an all-reduce.
 
     The TPU compiler writes a reduce-scatter in this way, as one kernel "all-reduce-scatter". Outside of one kernel
@@ -90,31 +118,33 @@ def _scatters(i: Instruction, computation: dict[str, Instruction]) -> bool:
     return bool(users) and all(x.opcode == "dynamic-slice" for x in users)
 
 
-def _gathers(module: Module, i: Instruction, computation: dict[str, Instruction]) -> bool:
+def _is_gather(module: Module, i: Instruction, computation: dict[str, Instruction]) -> bool:
     """Returns True if an all-reduce sums arrays of zeros into which each device has written its own part."""
 
-    def filled(name: str) -> bool:
+    def is_filled_in_part(name: str) -> bool:
         operand = computation.get(name)
         if operand is None or operand.opcode != "fusion":
             return operand is not None and operand.opcode == "dynamic-update-slice"
-        inner = list(module.computations.get(called(operand, "calls"), {}).values())
-        return bool(inner) and inner[-1].opcode == "dynamic-update-slice"
+        fused = list(module.computations.get(called_computation(operand, "calls"), {}).values())
+        return bool(fused) and fused[-1].opcode == "dynamic-update-slice"
 
-    return bool(i.operands) and all(filled(name) for name in i.operands)
+    return bool(i.operands) and all(is_filled_in_part(name) for name in i.operands)
 
 
-def _group(i: Instruction, partitions: int) -> int:
+def _group_size(i: Instruction, num_partitions: int) -> int:
     """Returns the number of devices in a group of a collective, from any of the ways in which XLA writes groups."""
-    meshed = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", i.rest)
-    if meshed:
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", meshed.group(1)))
-        # A part of an axis is written 'axis':(devices before it)size.
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", meshed.group(2))
+    # mesh['axis_0'=4,'axis_1'=2] {'axis_0'}; a part of an axis is written 'axis':(devices before it)size.
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", i.attributes)
+    if mesh:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh.group(1)))
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh.group(2))
         return math.prod(int(part or sizes.get(name, 1)) for name, part in axes)
-    counted = re.search(r"replica_groups=\[\d+,(\d+)\]", i.rest)
-    if counted:
-        return int(counted.group(1))
-    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", i.rest)
+    # [number of groups,size]<=[devices]
+    iota = re.search(r"replica_groups=\[\d+,(\d+)\]", i.attributes)
+    if iota:
+        return int(iota.group(1))
+    # {{0,1,2,3},{4,5,6,7}}
+    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", i.attributes)
     if listed:
         return listed.group(1).count(",") + 1
-    return partitions
+    return num_partitions

@@ -1,4 +1,4 @@
-"""Estimates memory and traffic of a program by arithmetic: for GPUs, and to decide what a search compiles first."""
+"""Estimates memory and traffic of a program by arithmetic: for GPUs, and to choose what a search compiles next."""
 
 from typing import Any
 
@@ -8,13 +8,15 @@ from tljax.distributed.mesh import batch_shard_count, row_length_multiple, shard
 from tljax.generate.batches import padded_length
 from tljax.model import cost, llama
 from tljax.model.memory import ActivationMemory, DeviceBatch
+from tljax.plan.roofline import Traffic
 from tljax.rl import memory as rl_memory
 
 
-def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
+def estimate_workspace(config: Any, c: llama.LlamaConfig, program: str) -> float:
     """Estimates the bytes on one device of the current mesh that a program takes besides arguments and gradients.
 
-    program: "step", "update", "experience" or "rollout". Within a third of what the TPU compiler reserves.
+    program: "step", "update", "experience" or "rollout". The estimate is within a third of what the TPU compiler
+    reserves.
     """
     activations = ActivationMemory.on_current_mesh(c, config.model.compute_dtype)
     if program == "rollout":
@@ -26,52 +28,64 @@ def work_space(config: Any, c: llama.LlamaConfig, program: str) -> float:
     return activations.train(_device_batch(config), config.model.remat, trains_embedding=not config.lora.rank)
 
 
-def movement(config: Any, c: llama.LlamaConfig, program: str) -> tuple[float, float]:
-    """Bytes that one device reads and writes in its memory, and that it receives from others, in a program; at least.
+def estimate_traffic(config: Any, c: llama.LlamaConfig, program: str) -> Traffic:
+    """Estimates the traffic of one run of a program from below.
 
-    Where weights are split, every pass gathers them, written once and read once, and a backward pass reduces their
-    gradients, also over the places that hold the same ones; where rows are, every layer gathers keys and values, and
-    reduces their gradients. A rollout reads a device's own share of the weights, and half the cache, at every token.
+    If the weights are split over devices, every pass through the layers gathers them, which writes them once and reads
+    them once, and a backward pass reduces their gradients, also over the devices that hold the same part. If the tokens
+    of a row are split, every layer gathers keys and values, and reduces their gradients. A rollout reads for every
+    token the device's own part of the weights, and half of the cache on average.
     """
-    parts, tensor, width = shard_count("embed"), shard_count("heads"), jnp.dtype(config.model.compute_dtype).itemsize
-    whole = cost.count_weights(c) * width / tensor
-    away = whole * (parts - 1) / parts
-    token = ActivationMemory.on_current_mesh(c, config.model.compute_dtype).cache_per_token()
+    itemsize = jnp.dtype(config.model.compute_dtype).itemsize
+    weight_shards, tensor_shards = shard_count("embed"), shard_count("heads")
+    # The weights that one device computes with, and the part of them that it receives.
+    weights = cost.count_weights(c) * itemsize / tensor_shards
+    received_weights = weights * (weight_shards - 1) / weight_shards
+    cache_per_token = ActivationMemory.on_current_mesh(c, config.model.compute_dtype).cache_per_token()
+
     if program == "rollout":
-        block = config.rollout
-        cache = block.rows / batch_shard_count() * (block.max_prompt_tokens + block.max_new_tokens / 2) * token
-        return block.max_new_tokens * (whole / parts + cache) + 2 * whole, away
-    batch = _device_batch(config)
-    rows, tokens = batch.rows, batch.tokens
+        rollout = config.rollout
+        context = rollout.max_prompt_tokens + rollout.max_new_tokens / 2
+        cache = rollout.rows / batch_shard_count() * context * cache_per_token
+        per_token = weights / weight_shards + cache
+        return Traffic(memory=rollout.max_new_tokens * per_token + 2 * weights, links=received_weights)
+
     # Attention and feed-forward each end in a sum over "tensor", and begin with one in a backward pass.
-    summed = 2 * c.num_layers * rows * tokens * c.d_model * width * 2 * (tensor - 1) / tensor
-    summed += rows * tokens * token * (shard_count("positions") - 1)
+    batch = _device_batch(config)
+    num_tokens = batch.rows * batch.tokens
+    activations = 2 * c.num_layers * num_tokens * c.d_model * itemsize * 2 * (tensor_shards - 1) / tensor_shards
+    activations += num_tokens * cache_per_token * (shard_count("positions") - 1)
+    has_critic = config.run == "ppo" and config.algorithm == "ppo"
     if program == "experience":
-        passes = (2 + (config.algorithm == "ppo")) * config.ppo.minibatches * config.ppo.accumulate
-        return passes * 2 * whole, passes * (away + summed)
-    passes = _parts(config) if program == "step" else (1 + (config.algorithm == "ppo")) * _parts(config)
-    copies = shard_count("batch", "positions") // parts
-    reduced = 0.0 if config.lora.rank else 2 * away + 2 * whole / parts * (copies - 1) / copies
-    again = config.model.remat in ("full", "attention")
-    return passes * 6 * whole, passes * (2 * away + reduced + (2 + again) * summed)
+        passes = (2 + has_critic) * config.ppo.minibatches * config.ppo.accumulate
+        return Traffic(memory=passes * 2 * weights, links=passes * (received_weights + activations))
+
+    passes = (1 + has_critic) * _num_training_passes(config)
+    # Devices that hold the same part of the weights.
+    copies = shard_count("batch", "positions") // weight_shards
+    gradients = 2 * received_weights + 2 * weights / weight_shards * (copies - 1) / copies
+    gradients = 0.0 if config.lora.rank else gradients
+    recomputes = config.model.remat in ("full", "attention")
+    links = passes * (2 * received_weights + gradients + (2 + recomputes) * activations)
+    return Traffic(memory=passes * 6 * weights, links=links)
+
+
+def sft_row_length(config: Any, round_to: int = 128) -> int:
+    """Returns the tokens of a packed row: batch.tokens, or the longest row that data.max_tokens allows if that is 0."""
+    multiple = row_length_multiple(round_to)
+    return config.batch.tokens or -(-config.data.max_tokens // multiple) * multiple
 
 
 def _device_batch(config: Any) -> DeviceBatch:
     if config.run == "ppo":
         return rl_memory.device_batch(config, config.rollout.max_prompt_tokens)
     rows = config.batch.rows / config.batch.accumulate / batch_shard_count()
-    tokens = sft_tokens(config) // shard_count("positions")
+    tokens = sft_row_length(config) // shard_count("positions")
     return DeviceBatch(rows, tokens, loss_chunk=min(config.model.loss_chunk, tokens))
 
 
-def _parts(config: Any) -> int:
-    """How often a program that learns goes through the layers."""
+def _num_training_passes(config: Any) -> int:
+    """Returns the number of forward and backward passes of one model in one run of the program that trains."""
     if config.run == "sft":
         return config.batch.accumulate
     return config.ppo.epochs * config.ppo.minibatches * config.ppo.accumulate
-
-
-def sft_tokens(config: Any, round_to: int = 128) -> int:
-    """The length of a packed row; where the config leaves it to the data, the longest that it allows."""
-    unit = row_length_multiple(round_to)
-    return config.batch.tokens or -(-config.data.max_tokens // unit) * unit

@@ -1,4 +1,4 @@
-"""What a run compiles and keeps on the devices: shapes alone, no weight is read."""
+"""The programs that a run compiles and the arrays that stay on the devices, as shapes: no weight is read."""
 
 import dataclasses
 import math
@@ -11,52 +11,67 @@ from tljax.distributed.mesh import make_mesh, spec
 from tljax.model import cost, llama
 from tljax.training.state import TrainState, abstract_state
 
-UPDATES = 1000  # of the run whose schedule is compiled; its number changes nothing else
+# The updates of the run whose learning rate schedule is compiled. No figure of a plan depends on it.
+NUM_UPDATES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """One compiled program of a run.
 
-    flops: of the model, over all devices; again: of them, what rematerialisation computes a second time. trained:
-    shapes that it takes gradients of, one after the other. inputs: its arguments that do not stay on the devices.
+    flops: floating-point operations of the model in one run, over all devices. recomputed_flops: those that
+    rematerialization adds. trained_params: the shapes of which it computes gradients, one after the other. inputs: the
+    shapes of its arguments that do not stay on the devices.
     """
 
     name: str
     lower: Callable[[], Any]
     flops: float
-    again: float
-    trained: tuple[Any, ...]
+    recomputed_flops: float
+    trained_params: tuple[Any, ...]
     inputs: Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """A run's programs, and the arrays that stay on the devices from the first update to the last, by name."""
+class RunPrograms:
+    """The programs of a run, the one that trains first.
+
+    resident: the shapes of the arrays that stay on the devices from the first update to the last, by name.
+    description: the rows and tokens of the programs, for people.
+    """
 
     programs: tuple[Program, ...]
-    kept: dict[str, Any]
-    says: str
+    resident: dict[str, Any]
+    description: str
 
 
 def bytes_on_device(tree: Any) -> int:
-    """Bytes that one device holds of ShapeDtypeStructs with shardings."""
+    """Returns the bytes that one device holds of ShapeDtypeStructs with shardings."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def array(shape: tuple[int, ...], dtype: Any, *axes: str | None) -> Any:
-    """The ShapeDtypeStruct of an array on the current mesh; without axes, the whole of it on every device."""
+def abstract_array(shape: tuple[int, ...], dtype: Any, *axes: str | None) -> Any:
+    """Returns the ShapeDtypeStruct of an array on the current mesh.
+
+    axes: the logical axis of each dimension; without any, every device holds the whole array.
+    """
     return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(jax.sharding.get_mesh(), spec(*axes)))
 
 
-def state_of(params: Any, tx: Any) -> TrainState:
-    """The state of an optimizer; on a device of this machine, as optax makes counts, which a topology's cannot hold."""
+def abstract_train_state(params: Any, tx: Any) -> TrainState:
+    """Returns the shapes of the state of an optimizer.
+
+    They are made on a device of this machine: optax makes its counters as arrays, and a topology's devices hold none.
+    """
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices("cpu")[:1])):
         return abstract_state(params, tx)
 
 
-def recomputed(c: llama.LlamaConfig, context: float, remat: str) -> float:
-    """Operations a token that the backward pass does over again, by what `remat` keeps of a layer; the head's also."""
+def recomputed_flops_per_token(c: llama.LlamaConfig, context: float, remat: str) -> float:
+    """Returns the floating-point operations per token that the backward pass repeats.
+
+    They are those of the head, and those of a layer whose results `remat` does not save. context: tokens of a segment.
+    """
     head = 2.0 * c.d_model * c.vocab_size
     attention = 2.0 * c.num_layers * c.num_heads * c.head_dim * context
     layers = cost.flops_per_token(c, context) / 3 - head

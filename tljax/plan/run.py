@@ -1,4 +1,4 @@
-"""The plan of a training config: does it fit, what moves, how fast can it be; without the devices."""
+"""Plans a training config: does it fit, what do devices send each other, how fast can it be; without the devices."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from tljax.distributed.log import log
 from tljax.distributed.mesh import make_mesh
 from tljax.model import llama
 from tljax.model.attention import choose_implementation
-from tljax.plan.fitting import divisible, flags
-from tljax.plan.measure import Measured, measure
-from tljax.plan.report import report
-from tljax.plan.search import format_tried, hint, search, whole
+from tljax.plan.measure import Plan, measure
+from tljax.plan.report import format_plan
+from tljax.plan.rows import divide_rows
+from tljax.plan.search import format_flags, format_trials, measure_all_programs, search, suggest_change
 from tljax.plan.topology import open_topology
 from tljax.rl import check as rl_check
 from tljax.sft import check as sft_check
@@ -25,66 +25,71 @@ RUNS = ("sft", "ppo")
 
 
 def run(config: Any) -> None:
-    """Plans what launch/train.py would run with `config`, on config.topology; config.search looks for a better one.
+    """Plans the run that launch/train.py would start with `config`, on config.topology, and prints the plan.
 
-    Raises InputError for what the user can mend, and SystemExit with code 1 where the plan does not fit.
+    config.search: if True, looks for the fastest config that fits. Raises InputError for what the user can mend, and
+    SystemExit with code 1 if the plan does not fit.
     """
+    # The devices, the model, and the checks that training makes first.
     check_choice("run", config.run, RUNS)
     topology = open_topology(config.topology, config.mesh.slices)
-    name, c = shape_of(config.model)
+    model_name, c = open_shape(config.model)
     check(config)
     with jax.set_mesh(make_mesh(**config.mesh, devices=topology.devices)):
         llama.check_mesh(c)
         platform = "tpu" if topology.compiles else "gpu"
         choose_implementation(config.model.attention, config.model.compute_dtype, c.head_dim, platform)
-        config, notes = divisible(config)
+        config, notes = divide_rows(config)
         for note in notes:
             log(note)
         if not config.search:
-            return show(measure(config, c, topology), c, name)
-    found = search(config, c, topology)
-    if found:
-        log(format_tried(found))
-    if not found or not found[0].plan.fits:
+            return print_plan(measure(config, c, topology), c, model_name)
+
+    # The search.
+    trials = search(config, c, topology)
+    if trials:
+        log(format_trials(trials))
+    if not trials or not trials[0].plan.fits:
         log("nothing fits on this topology, however few rows; use more devices, lora, or shorter rows")
         raise SystemExit(1)
-    plan = whole(found[0], c, topology)
-    show(plan, c, name)
-    log(f"flags: {flags(plan.config)}")
+    plan = measure_all_programs(trials[0], c, topology)
+    print_plan(plan, c, model_name)
+    log(f"flags: {format_flags(plan.config)}")
 
 
-def show(plan: Measured, c: llama.LlamaConfig, name: str) -> None:
-    """Prints a plan and what would fit better. Raises SystemExit with code 1 where it does not fit."""
-    log(report(plan, name))
+def print_plan(plan: Plan, c: llama.LlamaConfig, model_name: str) -> None:
+    """Prints a plan, and a change that would fit better. Raises SystemExit with code 1 if it does not fit."""
+    log(format_plan(plan, model_name))
     if not (plan.fits and plan.config.search):
-        log(hint(plan, c))
+        log(suggest_change(plan, c))
     if not plan.fits:
         raise SystemExit(1)
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a field whose value is not allowed; the model need not be there yet."""
+    """Raises InputError for a field whose value is not allowed; the model need not exist yet."""
     if config.run == "sft":
         sft_check.check(config)
         return
+    # PPO needs a model to start from, a plan only its shape.
     planned = config.copy_and_resolve_references()
     if planned.model.path in ("", model_source.SCRATCH):
         planned.model.path = "base"
     rl_check.check(planned)
 
 
-def shape_of(model: Any) -> tuple[str, llama.LlamaConfig]:
-    """The name and shape of the model: of the folder model.path where it is here, else that of model.preset.
+def open_shape(model: Any) -> tuple[str, llama.LlamaConfig]:
+    """Returns the name and the shape of the model: that of the local folder model.path, or else that of model.preset.
 
-    Raises InputError for a folder that is no model.
+    Raises InputError for a folder that holds no model.
     """
     path = str(BASE_FOLDER) if model.path == "quickstart" else resolve_model_path(model.path)
     if path and path != model_source.SCRATCH and Path(path).expanduser().is_dir():
         return path, model_source.open_model(path, "").config
     if model.preset == "tiny":
         raise InputError(
-            f"config.model.path is {model.path!r}, which is no folder here, and model.preset is 'tiny'; name a size "
-            "after the config (configs/sft.py:7b), or a folder"
+            f"config.model.path is {model.path!r}, which is not a local folder, and model.preset is 'tiny'; add a size "
+            "to the config (configs/sft.py:7b), or give a folder"
         )
-    away = f", as {model.path} is no folder here" if path and path != model_source.SCRATCH else ""
-    return f"CodeLLaMA {model.preset} (model.preset{away})", llama.preset(model.preset)
+    note = f", since {model.path} is not a local folder" if path and path != model_source.SCRATCH else ""
+    return f"CodeLLaMA {model.preset} (model.preset{note})", llama.preset(model.preset)

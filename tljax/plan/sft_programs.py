@@ -1,4 +1,4 @@
-"""What supervised fine-tuning compiles: its step."""
+"""The program that supervised fine-tuning compiles: its step."""
 
 from typing import Any
 
@@ -7,38 +7,60 @@ import jax.numpy as jnp
 from tljax.data.batch_arrays import BATCH_ARRAYS
 from tljax.distributed.mesh import check_row_length, check_rows
 from tljax.model import cost, llama, lora
-from tljax.plan.estimate import sft_tokens
-from tljax.plan.programs import UPDATES, Program, Work, array, recomputed, state_of
+from tljax.plan.estimate import sft_row_length
+from tljax.plan.programs import (
+    NUM_UPDATES,
+    Program,
+    RunPrograms,
+    abstract_array,
+    abstract_train_state,
+    recomputed_flops_per_token,
+)
 from tljax.sft.step import StepOptions, make_sft_step
 from tljax.training.optimizer import make_optimizer, make_schedule
 
 
-def sft_work(config: Any, c: llama.LlamaConfig) -> Work:
-    """Supervised fine-tuning: the step. Every position counts as a target, the most that data can ask for.
+def make_sft_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
+    """Returns the step of supervised fine-tuning on the current mesh.
 
-    Raises InputError where model and rows do not fit the mesh.
+    Every position counts as a target, which is the maximum that data can need. Raises InputError if model or rows do
+    not divide over the mesh.
     """
     llama.check_mesh(c)
     llama.check_length(c, config.data.max_tokens)
-    tokens = sft_tokens(config)
+    tokens = sft_row_length(config)
     rows = config.batch.rows // config.batch.accumulate
     check_rows(rows, "batch.rows / batch.accumulate")
     check_row_length(tokens)
+
+    # The weights and the state of the optimizer.
     adapter = lora.LoraOptions.from_config(config.lora)
     dtype = jnp.dtype(config.model.compute_dtype)
-    trunk = None if adapter is None else llama.abstract_params(c, dtype)
+    frozen = None if adapter is None else llama.abstract_params(c, dtype)
     params = llama.abstract_params(c, jnp.float32) if adapter is None else lora.abstract_adapter(c, adapter)
-    tx = make_optimizer(config.optim, UPDATES + config.optim.warmup_steps)
-    state = state_of(params, tx)
+    updates = NUM_UPDATES + config.optim.warmup_steps
+    tx = make_optimizer(config.optim, updates)
+    state = abstract_train_state(params, tx)
+    resident = {"weights": params, "optimizer": state.opt_state}
+    resident |= {} if frozen is None else {"frozen weights": frozen}
+
+    # A batch: [accumulate, rows, tokens] of every array.
     shape = (config.batch.accumulate, rows, tokens)
-    batch = {name: array(shape, dtype, None, "batch", None) for name, dtype in BATCH_ARRAYS.items()}
+    batch = {name: abstract_array(shape, dtype, None, "batch", None) for name, dtype in BATCH_ARRAYS.items()}
+
+    # The step.
     options = StepOptions.from_config(config, max_targets=tokens)
-    step = make_sft_step(c, tx, make_schedule(config.optim, UPDATES + config.optim.warmup_steps), options)
-    count, context = config.batch.rows * tokens, float(min(tokens, config.data.max_tokens))
-    flops = count * cost.flops_per_token(c, context, adapter)
-    takes = (state, batch) if trunk is None else (state, batch, trunk)
-    again = count * recomputed(c, context, config.model.remat)
-    program = Program("step", lambda: step.lower(*takes), flops, again, (params,), batch)
-    kept = {"weights": params, "optimizer": state.opt_state} | ({} if trunk is None else {"frozen weights": trunk})
+    step = make_sft_step(c, tx, make_schedule(config.optim, updates), options)
+    arguments = (state, batch) if frozen is None else (state, batch, frozen)
+    num_tokens, context = config.batch.rows * tokens, float(min(tokens, config.data.max_tokens))
+    program = Program(
+        name="step",
+        lower=lambda: step.lower(*arguments),
+        flops=num_tokens * cost.flops_per_token(c, context, adapter),
+        recomputed_flops=num_tokens * recomputed_flops_per_token(c, context, config.model.remat),
+        trained_params=(params,),
+        inputs=batch,
+    )
     parts = f" in {config.batch.accumulate} parts" if config.batch.accumulate > 1 else ""
-    return Work((program,), kept, f"{config.batch.rows} rows x {tokens} tokens{parts}, remat {config.model.remat}")
+    description = f"{config.batch.rows} rows x {tokens} tokens{parts}, remat {config.model.remat}"
+    return RunPrograms((program,), resident, description)
