@@ -1,5 +1,7 @@
 """Collectives, sizes and warnings are read from compiled programs, here from programs in which they are known."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -254,8 +256,11 @@ def test_replicated_operations_reach_the_plan_and_not_the_screen(capfd):
 
     x = jax.ShapeDtypeStruct((64, 64, 64), jnp.float32, sharding=sharding("a", "b", None))
 
+    # A new program in every session, since a program from JAX's cache on disk repeats no warning.
+    number = float(time.time_ns() % 2**24)
+
     def program(to):
-        return jax.jit(lambda x: jax.lax.with_sharding_constraint(jnp.sin(x), to)).lower(x)
+        return jax.jit(lambda x: jax.lax.with_sharding_constraint(jnp.sin(x + number), to)).lower(x)
 
     compiled = compile_program(lambda: program(sharding(None, None, ("a", "b"))), num_layers=1)
     assert any("32,16,64" in text for text in compiled.replicated)
