@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax.sft.loss import mean_nll_at, weighted_nll
+from tljax.sft.loss import masked_nll, weighted_nll
 
 
 @pytest.mark.parametrize("name", ["pkt_clean", pytest.param("pkt_slight", marks=pytest.mark.extended)])
@@ -36,5 +36,5 @@ def test_positions_without_weight_count_nothing_whatever_they_hold():
 
 
 def test_mean_over_some_positions():
-    total, count = mean_nll_at(jnp.asarray([-1.0, -2.0, -4.0], jnp.float32), jnp.asarray([True, False, True]))
+    total, count = masked_nll(jnp.asarray([-1.0, -2.0, -4.0], jnp.float32), jnp.asarray([True, False, True]))
     assert (total, count) == (5.0, 2.0) and count.dtype == jnp.float32

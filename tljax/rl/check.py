@@ -1,4 +1,4 @@
-"""What a PPO config must satisfy, told before any device work."""
+"""Checks a PPO config before any device work."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ CHOICES = {
     "optim.schedule": SCHEDULES,
     "export.dtype": ("auto", *DTYPES),
 }
-LEAST = {
+MINIMUMS = {
     "rollout.prompts": 1,
     "rollout.group": 1,
     "rollout.rows": 1,
@@ -52,11 +52,12 @@ LEAST = {
 
 
 def check(config: Any) -> None:
-    """Raises InputError for a field whose value is not allowed, or that asks for what is not installed."""
+    """Raises InputError for a field whose value is not allowed or needs a library that is not installed."""
+    # Fields by themselves.
     check_data(config.data)
     check_installed(config.log.wandb)
     checks.check_choices(config, CHOICES)
-    checks.check_minimums(config, checks.TRAINING_MINIMUMS | LEAST)
+    checks.check_minimums(config, checks.TRAINING_MINIMUMS | MINIMUMS)
     for field in ("ppo.gamma", "ppo.lam"):
         checks.check_range(field, checks.get_field(config, field), 0.0, 1.0)
     for field in ("kl.horizon", "ppo.prompt_epochs"):
@@ -66,6 +67,8 @@ def check(config: Any) -> None:
         raise InputError(f"config.reward.no_end is {config.reward.no_end}; it must be a finite number")
     if config.data.prompt_weight:
         raise InputError("config.data.prompt_weight has no meaning for rollouts; leave it 0")
+
+    # Fields that depend on each other.
     group, algorithm = config.rollout.group, config.algorithm
     if algorithm != "ppo" and group < 2:
         raise InputError(
@@ -98,7 +101,7 @@ def check(config: Any) -> None:
 
 
 def check_total(config: Any, updates: int) -> None:
-    """Raises InputError where the critic's warm-up would leave the actor no update."""
+    """Raises InputError if the critic's warm-up takes all `updates`, so that the actor would get none."""
     if config.critic.warmup >= updates:
         raise InputError(
             f"config.critic.warmup is {config.critic.warmup}, but the run has {updates} updates, and the actor would "
@@ -107,7 +110,7 @@ def check_total(config: Any, updates: int) -> None:
 
 
 def check_devices(config: Any, c: llama.LlamaConfig) -> None:
-    """Raises InputError where model, rows and attention do not fit the current mesh, or the model the lengths."""
+    """Raises InputError if model, rows or attention do not fit the current mesh, or replies do not fit the model."""
     llama.check_mesh(c)
     longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
     llama.check_length(c, longest, "rollout.max_prompt_tokens + rollout.max_new_tokens")

@@ -16,14 +16,14 @@ from tljax.rl.reward_workers import ALLOWED, FIELD, RewardWorkers
 
 
 class RewardFunction:
-    """What config.reward describes: score(predictions, prompts); close it, or use it in a `with`.
+    """Gives rewards to replies as config.reward says. Close it after use, or use it in a `with`.
 
     rule: "table" or "release" (`irm.reward`), or module:function with `fn(prediction, golden, tools) -> float | Reward`
-    and tools as flat JSON. `workers` processes import the function, each its own, and each call has `timeout` seconds.
-    A number, or a Reward without kind, gets the kind and detail that the table has for the reply, so that shares of
-    kinds mean the same under every rule.
-    clip: rewards are cut to -clip..clip (released value: 5); 0 leaves them as they are.
-    Raises InputError for values out of range, and for a function that cannot be imported or called like that.
+    and tools as flat JSON. Each of the `workers` processes imports the function, and each call has `timeout` seconds.
+    If the function returns a number, or a Reward without a kind, the reply gets the kind and detail of the rule
+    "table", so that shares of kinds mean the same under every rule.
+    clip: rewards are clipped to -clip..clip (released value: 5); 0 leaves them unchanged.
+    Raises InputError for values out of range, and for a function that cannot be imported or takes other arguments.
     """
 
     def __init__(self, *, rule: str, clip: float, timeout: float, workers: int) -> None:
@@ -33,7 +33,7 @@ class RewardFunction:
                 raise InputError(f"config.reward.{name} is {value}; it must be {least} and finite")
         if workers < 1:
             raise InputError(f"config.reward.workers is {workers}; it must be at least 1")
-        self._rule, self._clip = _checked(rule), clip
+        self._rule, self._clip = _check_rule(rule), clip
         self._workers = None if self._rule in RULES else self._start(workers, timeout)
 
     def __enter__(self) -> "RewardFunction":
@@ -43,7 +43,7 @@ class RewardFunction:
         self.close()
 
     def _start(self, workers: int, timeout: float) -> RewardWorkers | None:
-        # What a user's function returns may differ from call to call: where a run has several processes, one calls it.
+        # A user's function may return another reward at every call, so only one process of a run calls it.
         return RewardWorkers(self._rule, workers, timeout) if processes.is_primary() else None
 
     def close(self) -> None:
@@ -52,30 +52,30 @@ class RewardFunction:
             self._workers.close()
 
     def score(self, predictions: Sequence[str], prompts: Sequence[Prompt]) -> list[Reward]:
-        """The reward of every reply to the prompt at its place, in order.
+        """Returns the reward of every prediction, which replies to the prompt with the same index.
 
-        Raises InputError, which names the prompt, where a user's function raises, hangs, ends its process or gives
-        what is no reward.
+        Raises InputError, which names the prompt, if a user's function raises, hangs, ends its process or returns
+        anything but a reward.
         """
         pairs = list(zip(predictions, prompts, strict=True))
         if self._rule in RULES:
             rewards = [reward(prediction, p.golden, p.tools, self._rule) for prediction, p in pairs]
         else:
-            answers = processes.run_on_primary(lambda: self._ask(pairs))
-            rewards = [_complete(*answer, *pair) for answer, pair in zip(answers, pairs, strict=True)]
+            results = processes.run_on_primary(lambda: self._call_workers(pairs))
+            rewards = [_complete(*result, *pair) for result, pair in zip(results, pairs, strict=True)]
         if not self._clip:
             return rewards
         return [
             r if abs(r.value) <= self._clip else replace(r, value=math.copysign(self._clip, r.value)) for r in rewards
         ]
 
-    def _ask(self, pairs: Sequence[tuple[str, Prompt]]) -> list[tuple[float, str, str]]:
+    def _call_workers(self, pairs: Sequence[tuple[str, Prompt]]) -> list[tuple[float, str, str]]:
         assert self._workers is not None
         calls = [(prediction, p.golden, _as_json(p.tools)) for prediction, p in pairs]
         return self._workers.call(calls, lambda i: f"prompt {pairs[i][1].id!r}, step {pairs[i][1].step}")
 
 
-def _checked(rule: Any) -> str:
+def _check_rule(rule: Any) -> str:
     allowed = f"allowed: {', '.join(RULES)}, module:function with {ALLOWED}"
     if not isinstance(rule, str):
         raise InputError(
@@ -96,13 +96,13 @@ def _checked(rule: Any) -> str:
 def _complete(value: float, kind: str, detail: str, prediction: str, prompt: Prompt) -> Reward:
     if kind:
         return Reward(value, kind, detail)
-    judged = reward(prediction, prompt.golden, prompt.tools)
-    return Reward(value, judged.kind, detail or judged.detail)
+    by_table = reward(prediction, prompt.golden, prompt.tools)
+    return Reward(value, by_table.kind, detail or by_table.detail)
 
 
 @lru_cache(maxsize=1024)
 def _as_json(tools: ToolList) -> list[dict[str, Any]]:
-    """Flat OpenAI JSON of the tools, as a user's function gets them."""
+    """Returns the tools as flat OpenAI JSON, the form that a user's function gets."""
     return [
         {
             "name": tool.name,

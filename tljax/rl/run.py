@@ -1,7 +1,4 @@
-"""The PPO run: prompts and an SFT model in, a folder of results out.
-
-This file and train_iteration.py are the impure part of the stage.
-"""
+"""The PPO run: prompts and an SFT model in, a folder of results out."""
 
 import functools
 import json
@@ -45,9 +42,10 @@ from tljax.training.stop import StopRequest, exit_after_stop
 def run(config: Any) -> None:
     """Trains the policy that `config` (configs/ppo.py) describes.
 
-    Raises InputError for what the user can mend, before any device work where it can be known by then, and
-    FloatingPointError when a loss or gradient is not finite; the last checkpoint stays.
+    Raises InputError for what the user can correct, before any device work where possible, and FloatingPointError if a
+    loss or gradient is not finite; the last checkpoint remains.
     """
+    # Everything that needs no device.
     check(config)
     sets = in_training.open_eval_sets(config)
     folder = resume.choose_run_folder(config.out, config.name, config.resume)
@@ -55,6 +53,8 @@ def run(config: Any) -> None:
     model, tokenizer = open_model_and_tokenizer(config.model.path, config.data.tokenizer)
     with make_reward_function(config.reward) as reward_function, jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
+
+        # Prompts, models and their memory.
         prompts = processes.primary_first(lambda: load(config, tokenizer))
         log(prompts.summary)
         models = PPOModels(
@@ -65,6 +65,8 @@ def run(config: Any) -> None:
         check_total(config, total)
         sample = SampleOptions.from_config(config.model, config.rollout, tokenizer.eos_id)
         check_sample_options(sample, model.config.vocab_size)
+
+        # The run.
         txs = make_optimizers(config, total)
         sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
         context = PPOContext(config, models, model, tokenizer, prompts, sets, reward_function, folder, total)
@@ -103,16 +105,21 @@ def describe(context: PPOContext) -> str:
 
 
 def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
-    """The loop on the current mesh: restore or begin, sample, reward, update, evaluate, save, export.
+    """Runs the loop on the current mesh: restores or begins, trains, evaluates, saves and exports.
 
-    Ends with SystemExit where a signal stopped the run.
+    txs: the optimizers of actor and critic. Raises SystemExit if a signal stopped the run.
     """
     config, folder, total = context.config, context.folder, context.total
+
+    # The compiled programs.
     experience, update = make_experience(context.models, options), make_update(context.models, *txs, options)
     programs = Programs(options, experience, update, widths=set())
+
+    # The facts that every checkpoint stores, and that a resumed run must share.
     facts = {"rows": context.prompts.content, "updates": total, "model": fingerprint(context.model)}
     resume.record_first_start(folder, facts)
     metadata = facts | {"config": json.loads(config.to_json_best_effort())}
+
     keep = {"keep": config.checkpoint.keep, "keep_best": config.checkpoint.keep_best}
     checkpoint_folder = folder.path / "checkpoints"
     with Checkpoints(checkpoint_folder, before_commit=folder.upload, **keep) as checkpoints, StopRequest() as stop:
@@ -127,23 +134,28 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
             elif not logger.has_step(0):
                 evaluate(context, frozen, state, logger, 0)
             for n in range(start, total):
+                # One update.
                 state, prompts, rollout, metrics = train_iteration(context, programs, frozen, state, n)
                 logger.push(n + 1, {}, metrics)
                 logger.flush()
                 if config.log.samples and (n + 1 == total or (n + 1) % config.log.every == 0):
                     write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, logger)
+
+                # Evaluation. A checkpoint without it could never be the best one.
                 finished = n + 1 == total
                 planned = finished or should_run(config.checkpoint.every, n + 1)
                 selection_loss = None
                 if finished or should_run(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
                     selection_loss = evaluate(context, frozen, state, logger, n + 1)
+
+                # The checkpoint.
                 stopped_by = stop.after(n + 1, devices_idle=True)
                 if planned or stopped_by is not None:
                     logger.flush()
                     checkpoints.save(
                         n + 1, state.to_checkpoint(), metadata | {"step": n + 1}, selection_loss=selection_loss
                     )
-                    # By then the save before is committed, and no rollout that led to it is needed again.
+                    # The previous checkpoint is committed by now, so no rollout before it is needed again.
                     processes.run_on_primary(functools.partial(forget_rollouts, folder / "rollouts", saved))
                     saved = n + 1
                 if stopped_by is not None and not finished:
@@ -154,7 +166,7 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
             if programs.widths:
                 logger.log_message(format_widths(programs.widths))
         best = checkpoints.best_step()
-    # An adapter is folded into weights that are loaded anew: what updates needed must not lie beside them.
+    # The export loads the weights again to fold an adapter into them; both copies might not fit into the memory.
     del frozen
     finish(context, int(state.actor.step), state.actor.params, best)
 
@@ -162,7 +174,7 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
 def evaluate(
     context: PPOContext, frozen: llama.Params, state: PPOState, logger: MetricsLogger, step: int
 ) -> float | None:
-    """Generates replies to the sets of eval.sets, logs their scores and rewards.
+    """Generates replies to the sets of eval.sets, and logs their scores and rewards.
 
     Returns the value that best-checkpoint selection minimizes, None if it is not known.
     """
@@ -185,7 +197,7 @@ def evaluate(
 
 
 def begin(context: PPOContext, txs: tuple[Any, Any], checkpoints: Checkpoints) -> tuple[PPOState, llama.Params]:
-    """Returns the frozen weights and the state: of the last checkpoint when resuming, else of update 0."""
+    """Returns the state and the frozen weights; the state is that of the last checkpoint when resuming, or new."""
     models, dtype = context.models, context.config.model.compute_dtype
     last = checkpoints.latest_step()
     replicated = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
@@ -205,7 +217,7 @@ def begin(context: PPOContext, txs: tuple[Any, Any], checkpoints: Checkpoints) -
 
 
 def finish(context: PPOContext, step: int, params: Any, best: int | None) -> None:
-    """Exports OUT/hf, the last weights, and says what lies where."""
+    """Exports OUT/hf from the last weights, and logs the scores and the paths of all results."""
     config, folder = context.config, context.folder
     exported = export_results(
         folder,

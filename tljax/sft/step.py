@@ -14,7 +14,7 @@ from tljax.model import llama
 from tljax.model.head import chunked_head
 from tljax.model.lora import LoraOptions, combine_with_trunk
 from tljax.model.sequence import shard_positions, weighted_positions_first
-from tljax.sft.loss import mean_nll_at, weighted_nll
+from tljax.sft.loss import masked_nll, weighted_nll
 from tljax.training.state import TrainState, accumulate_gradients
 
 Batch = dict[str, jax.Array]
@@ -98,8 +98,8 @@ def score_sums(scores: Batch, segments: jax.Array) -> Sums:
     loss, steps = weighted_nll(scores["logprobs"], scores["loss_weights"])
     key = scores["token_classes"] >= KEY_TOKEN
     name = scores["token_classes"] == NAME_TOKEN
-    key_nll, keys = mean_nll_at(scores["logprobs"], key)
-    other_nll, others = mean_nll_at(scores["logprobs"], scores["token_classes"] == OTHER_TOKEN)
+    key_nll, keys = masked_nll(scores["logprobs"], key)
+    other_nll, others = masked_nll(scores["logprobs"], scores["token_classes"] == OTHER_TOKEN)
     return {
         "loss": loss,
         "steps": jnp.round(steps),
