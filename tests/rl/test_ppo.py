@@ -1,7 +1,8 @@
-"""The update: against a plain one written out, on any mesh and in any parts, and what never may move."""
+"""The PPO update: equal to one written out in loops, on every mesh and in any number of parts."""
 
 import dataclasses
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +17,11 @@ from tljax.model.value import drop_lm_head, init_value_head
 from tljax.rl.advantage import AdvantageOptions
 from tljax.rl.models import PPOModels
 from tljax.rl.ppo import UpdateOptions, make_experience, make_update, next_kl_coef
-from tljax.rl.state import PPOState, RolloutBatch
+from tljax.rl.state import Experience, PPOState, RolloutBatch
 from tljax.training.state import init_state
 
-CONFIG = dataclasses.replace(
-    llama.preset("tiny", vocab_size=40),
-    num_layers=2,
-    d_model=16,
-    num_heads=4,
-    num_kv_heads=4,
-    head_dim=8,
-    d_ff=32,
-    rope_theta=1e4,
-    max_positions=64,
-)
+SHAPE = dict(num_layers=2, d_model=16, num_heads=4, num_kv_heads=4, head_dim=8, d_ff=32)
+CONFIG = dataclasses.replace(llama.preset("tiny", vocab_size=40), rope_theta=1e4, max_positions=64, **SHAPE)
 STARTS = (5, 9, 3, 7, 6, 4, 8, 2)
 LENGTHS = (6, 1, 4, 6, 2, 5, 3, 6)
 KL_COEF = 0.3
@@ -39,10 +31,12 @@ def on_mesh(*shape: int):
     return jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: math.prod(shape)]))
 
 
+@jax.jit
 def random_params(seed: int) -> llama.Params:
-    """Weights ten times as large as first ones, so that words differ in probability."""
-    drawn = jax.jit(llama.init_params, static_argnums=(1, 2))(jax.random.key(seed), CONFIG, jnp.float32)
-    return jax.tree.map(lambda x: x * 10 if float(jnp.std(x)) > 0 else x, drawn)
+    """Weights ten times as large as initial ones, so that tokens differ in probability."""
+    params = llama.init_params(jax.random.key(seed), CONFIG, jnp.float32)
+    table = llama.params_table(CONFIG)
+    return jax.tree.map(lambda p, x: x * 10 if p.init == "normal" else x, table, params, is_leaf=llama.is_param)
 
 
 def make_rows(width: int = 16, room: int = 6, filler: int = 0) -> RolloutBatch:
@@ -62,35 +56,16 @@ def make_rows(width: int = 16, room: int = 6, filler: int = 0) -> RolloutBatch:
     return jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P()))
 
 
-def make_options(algorithm="ppo", group=1, kl_place="reward", temperature=1.0, whiten=False, **changes):
-    fields = {
-        "epochs": 1,
-        "minibatches": 1,
-        "accumulate": 1,
-        "clip": 0.2,
-        "value_clip": 0.2,
-        "entropy_coef": 0.0,
-        "critic_warmup": 0,
-        "kl_target": 0.0,
-        "kl_horizon": 1e4,
-        "remat": "none",
-        "loss_chunk": 4,
-    }
+def make_options(algorithm="ppo", group=1, kl_place="reward", **changes):
+    steps = dict(epochs=1, minibatches=1, accumulate=1, critic_warmup=0, remat="none", loss_chunk=4)
+    losses = dict(clip=0.2, value_clip=0.2, entropy_coef=0.0, kl_target=0.0, kl_horizon=1e4)
+    sampling = dict(max_new_tokens=6, temperature=1.0, top_k=0, top_p=1.0, eos_ids=(1,), pad_id=0)
     return UpdateOptions(
         advantage=AdvantageOptions(
-            algorithm=algorithm, gamma=1.0, lam=0.95, whiten=whiten, group=group, kl_place=kl_place
+            algorithm=algorithm, gamma=1.0, lam=0.95, whiten=False, group=group, kl_place=kl_place
         ),
-        sample=SampleOptions(
-            max_new_tokens=6,
-            temperature=temperature,
-            top_k=0,
-            top_p=1.0,
-            eos_ids=(1,),
-            pad_id=0,
-            compute_dtype="float32",
-            attention="reference",
-        ),
-        **(fields | changes),
+        sample=SampleOptions(compute_dtype="float32", attention="reference", **sampling),
+        **(steps | losses | changes),
     )
 
 
@@ -106,27 +81,43 @@ def first_state(critic: bool, head_seed: int = 5) -> PPOState:
     return PPOState(actor, value, jnp.float32(KL_COEF))
 
 
-def weights(state):
+def trained_weights(state):
     return state.actor.params, state.critic and state.critic.params
 
 
-def one_update(options, rows=None, state=None, updates=1):
-    """Host copies of first and last weights of actor and critic, the experience, and all metrics."""
-    plan = PPOModels(CONFIG, has_critic=options.advantage.algorithm == "ppo", adapter=None)
-    state = state or first_state(plan.has_critic)
-    rows, frozen = rows or make_rows(), random_params(2)
-    before = jax.device_get(weights(state))
-    judge, update = make_experience(plan, options), make_update(plan, optax.sgd(1.0), optax.sgd(1.0), options)
-    found = {}
-    for n in range(updates):
-        experience, judged = judge(state, frozen, rows)
-        state, metrics = update(state, frozen, experience, jax.random.key(n))
-        found = jax.device_get(judged | metrics)
-    return before, jax.device_get(weights(state)), jax.device_get(experience), found
+class Update(NamedTuple):
+    """Host copies of the trained weights of actor and critic before and after an update, its experience and metrics."""
+
+    before: Any
+    after: Any
+    experience: Experience
+    metrics: dict[str, Any]
+
+    @property
+    def gradients(self):
+        return jax.tree.map(lambda old, new: old - new, self.before, self.after)
 
 
-def gradients(found):
-    return jax.tree.map(lambda old, new: old - new, found[0], found[1])
+def models_of(options):
+    return PPOModels(CONFIG, has_critic=options.advantage.algorithm == "ppo", adapter=None)
+
+
+def score_rollout(options, rows=None):
+    """The experience and its metrics, on the devices."""
+    models = models_of(options)
+    return make_experience(models, options)(first_state(models.has_critic), random_params(2), rows or make_rows())
+
+
+def one_update(options, rows=None, scored=None):
+    """One update, from `scored` if another update with the same experience has it."""
+    models = models_of(options)
+    state = first_state(models.has_critic)
+    before = jax.device_get(trained_weights(state))
+    experience, scores = scored or score_rollout(options, rows)
+    update = make_update(models, optax.sgd(1.0), optax.sgd(1.0), options)
+    kept = jax.device_get(experience)
+    state, metrics = update(state, random_params(2), experience, jax.random.key(0))
+    return Update(before, jax.device_get(trained_weights(state)), kept, jax.device_get(scores | metrics))
 
 
 def assert_close(got, want, tolerance=2e-5):
@@ -149,24 +140,24 @@ def hidden_of(params, rows):
     return llama.forward(params, CONFIG, rows.tokens, columns, segments, **dtypes)
 
 
-def test_an_update_is_that_of_loops_over_rows_and_tokens(plain):
+def test_an_update_equals_one_in_loops_over_rows_and_tokens(plain):
     """Log-probabilities from whole logits, GAE and losses in Python, gradients by automatic differentiation."""
     with on_mesh(1, 1, 1):
         rows, state, frozen = make_rows(), first_state(True), random_params(2)
         places = [(b, t) for b, length in enumerate(LENGTHS) for t in range(length)]
+        row, column = np.asarray([(b, STARTS[b] - 1 + t) for b, t in places]).T
+        targets = np.asarray(rows.tokens)[row, column + 1]
 
-        def logprob_table(params):
+        def place_logprobs(params):
             logits = llama.logits(params, CONFIG, hidden_of(params, rows))
-            table = jax.reshard(jax.nn.log_softmax(logits, axis=-1), jax.P())
-            return [table[b, STARTS[b] - 1 + t, rows.tokens[b, STARTS[b] + t]] for b, t in places]
+            return jax.reshard(jax.nn.log_softmax(logits, axis=-1), jax.P())[row, column, targets]
 
-        def value_list(critic):
-            hidden = jax.reshard(hidden_of(critic["trunk"], rows), jax.P())
-            return [hidden[b, STARTS[b] - 1 + t] @ critic["head"] for b, t in places]
+        def place_values(critic):
+            return jax.reshard(hidden_of(critic["trunk"], rows), jax.P())[row, column] @ critic["head"]
 
-        old = dict(zip(places, map(float, jax.jit(logprob_table)(state.actor.params)), strict=True))
-        ref = dict(zip(places, map(float, jax.jit(logprob_table)(frozen)), strict=True))
-        value = dict(zip(places, map(float, jax.jit(value_list)(state.critic.params)), strict=True))
+        old, ref = (jax.device_get(jax.jit(place_logprobs)(params)) for params in (state.actor.params, frozen))
+        old, ref = dict(zip(places, old, strict=True)), dict(zip(places, ref, strict=True))
+        value = dict(zip(places, jax.device_get(jax.jit(place_values)(state.critic.params)), strict=True))
         scores = np.asarray(rows.rewards)
         advantage, returns = {}, {}
         for b, length in enumerate(LENGTHS):
@@ -177,32 +168,33 @@ def test_an_update_is_that_of_loops_over_rows_and_tokens(plain):
                 following = reward + next_value - value[b, t] + 0.95 * following
                 advantage[b, t], returns[b, t] = following, following + value[b, t]
 
+        def in_order(by_place):
+            return np.asarray([by_place[place] for place in places], np.float32)
+
         def actor_loss(params):
-            terms = zip(places, logprob_table(params), strict=True)
-            return -sum(advantage[place] * jnp.exp(now - old[place]) for place, now in terms) / len(places)
+            return -(in_order(advantage) * jnp.exp(place_logprobs(params) - in_order(old))).sum() / len(places)
 
         def critic_loss(critic):
-            terms = zip(places, value_list(critic), strict=True)
-            return sum(0.5 * (now - returns[place]) ** 2 for place, now in terms) / len(places)
+            return (0.5 * (place_values(critic) - in_order(returns)) ** 2).sum() / len(places)
 
-        wanted = jax.device_get(
-            (jax.jit(jax.grad(actor_loss))(state.actor.params), jax.jit(jax.grad(critic_loss))(state.critic.params))
-        )
-        assert plain[3]["policy_loss"] == pytest.approx(float(actor_loss(state.actor.params)), rel=1e-4)
-        assert plain[3]["value_loss"] == pytest.approx(float(critic_loss(state.critic.params)), rel=1e-4)
-    assert_close(gradients(plain), wanted)
-    assert plain[3]["kl"] == pytest.approx(np.mean([old[place] - ref[place] for place in places]), rel=1e-4)
+        policy_loss, actor_gradients = jax.jit(jax.value_and_grad(actor_loss))(state.actor.params)
+        value_loss, critic_gradients = jax.jit(jax.value_and_grad(critic_loss))(state.critic.params)
+        wanted = jax.device_get((actor_gradients, critic_gradients))
+        assert plain.metrics["policy_loss"] == pytest.approx(float(policy_loss), rel=1e-4)
+        assert plain.metrics["value_loss"] == pytest.approx(float(value_loss), rel=1e-4)
+    assert_close(plain.gradients, wanted)
+    assert plain.metrics["kl"] == pytest.approx(np.mean([old[place] - ref[place] for place in places]), rel=1e-4)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted[0])) > 1e-3
 
 
-def test_first_update_has_ratio_1_and_clips_nothing(plain):
-    assert plain[3]["ratio_first"] == pytest.approx(1, abs=1e-6)
-    assert plain[3]["clipped_first"] == plain[3]["value_clipped"] == plain[3]["policy_kl"] == 0
+def test_the_first_step_has_ratio_1_and_clips_nothing(plain):
+    assert plain.metrics["ratio_first"] == pytest.approx(1, abs=1e-6)
+    assert plain.metrics["clipped_first"] == plain.metrics["value_clipped"] == plain.metrics["policy_kl"] == 0
 
 
 def test_fractional_rewards_reach_the_last_reply_token(plain):
     """A buffer of integers, or a reward one place too late, would lose them."""
-    experience = plain[2]
+    experience = plain.experience
     for b, length in enumerate(LENGTHS):
         last = length - 1
         penalty = KL_COEF * (experience.logprobs[b, last] - experience.ref_logprobs[b, last])
@@ -220,18 +212,18 @@ def test_fractional_rewards_reach_the_last_reply_token(plain):
         pytest.param((1, 8, 1), 1, marks=pytest.mark.slow),
     ],
 )
-def test_neither_mesh_nor_parts_change_an_update(plain, mesh, accumulate):
+def test_an_update_is_the_same_on_every_mesh_and_in_any_number_of_parts(plain, mesh, accumulate):
     with on_mesh(*mesh):
         found = one_update(make_options(accumulate=accumulate))
-    assert_close(gradients(found), gradients(plain))
-    for name, value in plain[3].items():
-        assert found[3][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    assert_close(found.gradients, plain.gradients)
+    for name, value in plain.metrics.items():
+        assert found.metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
-def test_padding_changes_nothing(plain):
+def test_padding_does_not_change_an_update(plain):
     with on_mesh(1, 1, 1):
         found = one_update(make_options(), rows=make_rows(width=24, room=9, filler=1))
-    assert_close(gradients(found), gradients(plain))
+    assert_close(found.gradients, plain.gradients)
 
 
 def summing() -> optax.GradientTransformation:
@@ -244,7 +236,7 @@ def summing() -> optax.GradientTransformation:
 
 
 @pytest.mark.extended
-def test_minibatches_see_every_row_once_an_epoch():
+def test_minibatches_contain_every_row_once_per_epoch():
     """Of replies with one token each, two epochs' gradients in eight minibatches sum to 16 times their mean."""
 
     def total(**shape):
@@ -253,15 +245,14 @@ def test_minibatches_see_every_row_once_an_epoch():
             x.replace(opt_state=jax.tree.map(jnp.zeros_like, x.params)) for x in (state.actor, state.critic)
         )
         state = PPOState(actor, critic, state.kl_coef)
-        plan, options, frozen = (
-            PPOModels(CONFIG, has_critic=True, adapter=None),
-            make_options(**shape),
-            random_params(2),
-        )
+        options, frozen = make_options(**shape), random_params(2)
+        models = models_of(options)
         rows = make_rows()
         rows = dataclasses.replace(rows, mask=rows.mask & (jnp.arange(6)[None] == 0))
-        experience, _ = make_experience(plan, options)(state, frozen, rows)
-        after, metrics = make_update(plan, summing(), summing(), options)(state, frozen, experience, jax.random.key(7))
+        experience, _ = make_experience(models, options)(state, frozen, rows)
+        after, metrics = make_update(models, summing(), summing(), options)(
+            state, frozen, experience, jax.random.key(7)
+        )
         assert int(after.actor.step) == 1 and metrics["ratio"] == pytest.approx(1)
         return jax.device_get((after.actor.opt_state, after.critic.opt_state))
 
@@ -270,42 +261,44 @@ def test_minibatches_see_every_row_once_an_epoch():
     assert_close(many, jax.tree.map(lambda x: 16 * x, once), tolerance=1e-4)
 
 
-def test_a_run_without_critic_learns_from_groups():
+def test_grpo_learns_from_groups_without_a_critic():
     """GRPO: each row's advantage is its reward among its group's, and the KL is a term of the loss."""
     with on_mesh(1, 1, 1):
         options = make_options("grpo", group=4, kl_place="loss")
         found = one_update(options)
-        experience, scores = found[2], np.asarray(make_rows().rewards)
+        experience, scores = found.experience, np.asarray(make_rows().rewards)
         groups = scores.reshape(2, 4)
         wanted = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
         np.testing.assert_allclose(experience.advantages[:, 0], wanted.reshape(-1), rtol=1e-5)
-        assert "value_loss" not in found[3]
+        assert "value_loss" not in found.metrics
         log_ratio = np.where(experience.batch.mask, experience.logprobs - experience.ref_logprobs, 0)
         k3 = (np.exp(-log_ratio) - 1 + log_ratio).sum() / sum(LENGTHS)
-        assert found[3]["loss"] - found[3]["policy_loss"] == pytest.approx(KL_COEF * k3, rel=1e-4)
-        assert found[3]["kl_k3"] == pytest.approx(k3, rel=1e-4)
+        assert found.metrics["loss"] - found.metrics["policy_loss"] == pytest.approx(KL_COEF * k3, rel=1e-4)
+        assert found.metrics["kl_k3"] == pytest.approx(k3, rel=1e-4)
 
 
-def test_rloo_holds_a_reply_against_the_mean_of_the_others():
+def test_rloo_subtracts_the_mean_of_the_other_replies():
     with on_mesh(1, 1, 1):
-        experience = one_update(make_options("rloo", group=2))[2]
+        experience = jax.device_get(score_rollout(make_options("rloo", group=2))[0])
     kl = np.where(experience.batch.mask, experience.logprobs - experience.ref_logprobs, 0).sum(1)
     rewards = np.asarray(experience.batch.rewards) - KL_COEF * kl
     wanted = [rewards[b] - rewards[b ^ 1] for b in range(len(rewards))]
     np.testing.assert_allclose(experience.advantages[:, 0], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_the_entropy_bonus_is_the_words_entropy_and_warm_up_moves_the_critic_alone(plain):
+def test_the_entropy_bonus_counts_in_the_loss_and_warm_up_moves_the_critic_alone(plain):
     with on_mesh(1, 1, 1):
         rows, params = make_rows(), random_params(0)
-        table = jax.device_get(jax.nn.log_softmax(llama.logits(params, CONFIG, hidden_of(params, rows)), axis=-1))
+        logits = jax.jit(lambda params: llama.logits(params, CONFIG, hidden_of(params, rows)))(params)
+        table = jax.device_get(jax.nn.log_softmax(logits, axis=-1))
         at = [table[b, STARTS[b] - 1 + t] for b, length in enumerate(LENGTHS) for t in range(length)]
         entropy = -np.mean([(np.exp(row) * row).sum() for row in at])
-        found = one_update(make_options(entropy_coef=0.5, critic_warmup=1))
-    assert plain[3]["entropy"] == pytest.approx(entropy, rel=1e-4)
-    assert found[3]["loss"] == pytest.approx(plain[3]["loss"] - 0.5 * entropy, rel=1e-4)
-    assert jax.tree.all(jax.tree.map(np.array_equal, found[0][0], found[1][0]))
-    assert_close(gradients(found)[1], gradients(plain)[1])
+        experience = jax.device_put(plain.experience, jax.NamedSharding(jax.sharding.get_mesh(), jax.P()))
+        found = one_update(make_options(entropy_coef=0.5, critic_warmup=1), scored=(experience, {}))
+    assert plain.metrics["entropy"] == pytest.approx(entropy, rel=1e-4)
+    assert found.metrics["loss"] == pytest.approx(plain.metrics["loss"] - 0.5 * entropy, rel=1e-4)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.before[0], found.after[0]))
+    assert_close(found.gradients[1], plain.gradients[1])
 
 
 @pytest.mark.parametrize("kl, wanted", [(0.5, 0.8), (6.3, 1.05), (100.0, 1.2)])
@@ -322,7 +315,7 @@ ADAPTER = lora.LoraOptions(rank=2, alpha=4.0, targets=("q", "o", "down"))
 
 def adapter_update():
     """Gradients of both adapters and of the value head, and the metrics, of one update on one frozen trunk."""
-    plan = PPOModels(CONFIG, has_critic=True, adapter=ADAPTER)
+    models = PPOModels(CONFIG, has_critic=True, adapter=ADAPTER)
     tx, frozen, options = optax.sgd(1.0), random_params(2), make_options()
     draw = jax.jit(lora.init_adapter, static_argnums=(1, 2))
     # B is 0 at first, and then A has no gradient; the reference is the trunk, so the KL tells how far B moves it.
@@ -331,11 +324,11 @@ def adapter_update():
     head = jax.device_put(head, frozen["final_norm"].sharding)
     policy, value = init_state(actor, tx), init_state({"trunk": critic, "head": head}, tx)
     state = PPOState(policy, value, jnp.float32(KL_COEF))
-    before = jax.device_get(weights(state))
-    experience, judged = make_experience(plan, options)(state, frozen, make_rows())
-    state, metrics = make_update(plan, tx, tx, options)(state, frozen, experience, jax.random.key(0))
-    after = jax.device_get(weights(state))
-    return jax.tree.map(lambda old, new: old - new, before, after), jax.device_get(judged | metrics)
+    before = jax.device_get(trained_weights(state))
+    experience, scores = make_experience(models, options)(state, frozen, make_rows())
+    state, metrics = make_update(models, tx, tx, options)(state, frozen, experience, jax.random.key(0))
+    after = jax.device_get(trained_weights(state))
+    return jax.tree.map(lambda old, new: old - new, before, after), jax.device_get(scores | metrics)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Held-out replies token by token: what each token weighs and how well the model predicts it."""
+"""Held-out replies token by token, with the weight and the loss of each token."""
 
 from pathlib import Path
 
@@ -17,28 +17,27 @@ def write_samples(
 ) -> None:
     """Appends the first `count` replies of a batch to a JSONL file.
 
-    batch: host arrays [B, T] of the whole batch; scores: `token_scores` of it, [B, M]. A line holds the update's
-    number, the reply's text and a list of [token, weight relative to the reply's lightest, nll in nats, "key" or ""].
+    batch: host arrays [B, T] of the global batch. scores: `token_scores` of it, [B, M]. A line holds the update's
+    number, the reply's text and its tokens, each as [token, weight relative to the reply's smallest, nll in nats, "key"
+    or ""].
     """
-    found = gather_to_host(scores)
+    host_scores = gather_to_host(scores)
     lines = []
     for row, weights in enumerate(batch["loss_weights"]):
-        places = np.flatnonzero((weights > 0) & (batch["token_classes"][row] >= OTHER_TOKEN))
-        weighted = found["loss_weights"][row] > 0
-        nll_at = np.zeros(len(weights), np.float32)
-        nll_at[found["columns"][row][weighted]] = -found["logprobs"][row][weighted]
-        nll = nll_at[places]
-        # A reply's end token is followed by the next reply only after a gap of at least the newline.
-        for reply in np.split(np.arange(len(places)), np.flatnonzero(np.diff(places) > 1) + 1):
-            at = places[reply]
-            if len(at) and len(lines) < count:
-                ids = batch["targets"][row][at].tolist()
+        positions = np.flatnonzero((weights > 0) & (batch["token_classes"][row] >= OTHER_TOKEN))
+        weighted = host_scores["loss_weights"][row] > 0
+        nll = np.zeros(len(weights), np.float32)
+        nll[host_scores["columns"][row][weighted]] = -host_scores["logprobs"][row][weighted]
+        # Two replies never touch: at least the newline lies between a reply's end token and the next reply.
+        for reply in np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1):
+            if len(reply) and len(lines) < count:
+                ids = batch["targets"][row][reply].tolist()
                 pieces = tokenizer.pieces(ids)
-                relative = weights[at] / weights[at].min()
-                marks = ["key" if kind >= KEY_TOKEN else "" for kind in batch["token_classes"][row][at]]
+                relative = weights[reply] / weights[reply].min()
+                is_key = batch["token_classes"][row][reply] >= KEY_TOKEN
                 tokens = [
-                    [piece, round(float(w), 3), round(float(loss), 4), mark]
-                    for piece, w, loss, mark in zip(pieces, relative, nll[reply], marks, strict=True)
+                    [piece, round(float(weight), 3), round(float(loss), 4), "key" if key else ""]
+                    for piece, weight, loss, key in zip(pieces, relative, nll[reply], is_key, strict=True)
                 ]
                 lines.append({"step": step, "reply": tokenizer.decode(ids), "tokens": tokens})
     processes.run_on_primary(lambda: append_jsonl(path, lines))

@@ -47,12 +47,12 @@ class StepOptions:
 
 
 def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: StepOptions) -> Batch:
-    """Log-probabilities of the targets, only where a position carries weight.
+    """Returns the log-probabilities of the targets at weighted positions; no logits exist elsewhere.
 
     batch: tokens, targets, positions, segments int32 [B, T], loss_weights float32 [B, T], token_classes int8
     [B, T]. Returns logprobs, loss_weights float32 [B, M], hits bool [B, M] (the target is the most likely token),
-    token_classes int8 [B, M], and columns int32 [B, M], which of the T each is. M has room for max_targets in whole
-    chunks, on each of the devices that a row is split over.
+    token_classes int8 [B, M], and columns int32 [B, M], the position of each in the row's T. M is max_targets, rounded
+    up to whole chunks, on each of the devices that a row is split over.
     """
     hidden = llama.forward(
         params,
@@ -65,14 +65,14 @@ def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: Step
         attention=options.attention,
     )
     shape = batch["loss_weights"].shape
-    # No device has more weighted positions than the row, nor than positions.
-    most = min(options.max_targets, shape[1] // shard_count("positions"))
-    chunk = min(options.loss_chunk, most)
-    room = -(-most // chunk) * chunk
+    # A device has at most as many weighted positions as the row, and as its own part of the row has positions.
+    max_targets = min(options.max_targets, shape[1] // shard_count("positions"))
+    chunk = min(options.loss_chunk, max_targets)
+    room = -(-max_targets // chunk) * chunk
     columns = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32)[None], shape, out_sharding=spec("batch", None))
     names = ("loss_weights", "targets", "token_classes")
     along = (shard_positions(x) for x in (*(batch[name] for name in names), columns))
-    # A row without enough weighted positions fills up with positions of weight 0.
+    # A row with fewer weighted positions is filled up with positions of weight 0.
     loss_weights, targets, token_classes, columns, hidden = weighted_positions_first(room, *along, hidden)
     logprobs, hits = chunked_head(params, c, hidden, targets, chunk, _logprobs_and_hits)
     token_classes = jnp.where(loss_weights > 0, token_classes, jnp.int8(NO_TARGET))
@@ -90,10 +90,10 @@ def _logprobs_and_hits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array
 
 
 def score_sums(scores: Batch, segments: jax.Array) -> Sums:
-    """What `token_scores` returns, as sums and counts for loss and metrics: float32 scalars.
+    """Returns sums and counts over the results of `token_scores`, for loss and metrics: float32 scalars.
 
-    "loss" is the sum of step losses; divided by "steps" over the global batch it is the loss. The weights of a step
-    sum to 1, so their sum is the number of steps up to float32 rounding.
+    "loss" is the sum of step losses. Divided by "steps", both over the global batch, it is the mean loss. The weights
+    of a step sum to 1, so their sum is the number of steps, up to float32 rounding.
     """
     loss, steps = weighted_nll(scores["logprobs"], scores["loss_weights"])
     key = scores["token_classes"] >= KEY_TOKEN
@@ -114,7 +114,7 @@ def score_sums(scores: Batch, segments: jax.Array) -> Sums:
 
 
 def mean_metrics(sums: Sums) -> dict[str, jax.Array]:
-    """The metrics people read, from sums over the global batch (a count of 0 gives 0)."""
+    """Returns the metrics for people, from sums over the global batch; a count of 0 gives 0."""
 
     def ratio(total: str, count: str) -> jax.Array:
         return sums[total] / jnp.maximum(sums[count], 1.0)
@@ -133,13 +133,13 @@ def mean_metrics(sums: Sums) -> dict[str, jax.Array]:
 def make_sft_step(
     c: llama.LlamaConfig, tx: optax.GradientTransformation, schedule: optax.Schedule, options: StepOptions
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted step (state, batch, trunk) -> (state, metrics); `state` is donated.
+    """Returns the jitted step (state, batch, trunk) -> (state, metrics); `state` is donated.
 
-    trunk: the frozen weights in the compute dtype where options.lora is set and the state's params are an adapter,
-    left out otherwise.
+    trunk: the frozen weights in the compute dtype if options.lora is set, so that the state's params are an adapter;
+    None otherwise.
 
-    The batch has a leading axis for gradient accumulation, arrays [A, B, T]. Gradients of the sum of step losses add
-    up over A and are divided once by the number of steps in the global batch, so neither A nor the devices change
+    The batch has a leading axis for gradient accumulation, arrays [A, B, T]. The gradients of the sum of step losses
+    are summed over A and divided once by the number of steps in the global batch, so neither A nor the devices change
     the mean.
     """
 
@@ -147,8 +147,8 @@ def make_sft_step(
         state: TrainState, batch: Batch, trunk: llama.Params | None = None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         def loss_fn(params: dict, part: Batch) -> tuple[jax.Array, Sums]:
-            whole = combine_with_trunk(params, trunk, options.lora)
-            sums = score_sums(token_scores(whole, c, part, options), part["segments"])
+            weights = combine_with_trunk(params, trunk, options.lora)
+            sums = score_sums(token_scores(weights, c, part, options), part["segments"])
             return sums["loss"], sums
 
         grads, sums = accumulate_gradients(loss_fn, state.params, batch)
@@ -163,14 +163,15 @@ def make_sft_step(
 
 
 def make_eval_step(c: llama.LlamaConfig, options: StepOptions) -> Callable[..., tuple[Sums, Batch]]:
-    """The jitted evaluation (params, batch, trunk) of one batch [1, B, T]; trunk as in the step.
+    """Returns the jitted evaluation (params, batch, trunk) -> (sums, scores) of a batch [1, B, T].
 
-    Returns sums and counts, to be added over batches before `means`, and the `token_scores` of the batch.
+    trunk: as in the step. sums: sums and counts, which are added over batches before `mean_metrics`. scores:
+    `token_scores` of the batch.
     """
 
     def evaluate(params: dict, batch: Batch, trunk: llama.Params | None = None) -> tuple[Sums, Batch]:
-        whole = combine_with_trunk(params, trunk, options.lora)
-        scores = token_scores(whole, c, jax.tree.map(lambda x: x[0], batch), options)
+        weights = combine_with_trunk(params, trunk, options.lora)
+        scores = token_scores(weights, c, jax.tree.map(lambda x: x[0], batch), options)
         return score_sums(scores, batch["segments"]), scores
 
     return jax.jit(evaluate)
