@@ -25,7 +25,7 @@ from tljax.toolbox.trajectories import (
 
 
 def is_error(feedback: str) -> bool:
-    """What Python says of a call that failed; no tool of the toolbox returns such a text."""
+    """Returns True for Python's text of a failed call; no tool of the toolbox returns such a text."""
     texts = ("Error: ", "() got an unexpected keyword argument", "() missing ", " is not defined")
     return any(text in feedback for text in texts)
 
@@ -39,7 +39,7 @@ def calls_and_feedback(row):
 
 @pytest.mark.parametrize("share", [0.0, 0.17, 0.4])
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_share_of_failing_calls(split, share):
+def test_the_share_of_failing_calls_is_the_requested_one(split, share):
     feedback = [
         text
         for row in generate_trajectories(seed=2, n=1500, error_share=share, split=split)
@@ -51,7 +51,7 @@ def test_the_share_of_failing_calls(split, share):
     assert abs(realised - share) <= 3 * (share * (1 - share) / len(feedback)) ** 0.5
 
 
-def test_every_kind_of_error_occurs():
+def test_every_kind_of_error_is_at_least_a_twentieth_of_all():
     kinds = dict.fromkeys(("is not defined", "() missing ", "() got an unexpected", "ValueError: ", "TypeError: "), 0)
     for row in generate_trajectories(seed=4, n=1500, error_share=0.17, split="train"):
         for _, text in calls_and_feedback(row):
@@ -89,7 +89,7 @@ def test_a_spoiled_call_has_the_error_of_its_kind(kind):
         assert result.error and expected[kind] in result.value
 
 
-def test_a_value_that_the_state_makes_right_is_no_failing_call():
+def test_a_failing_call_fails_in_the_state_of_its_episode():
     tools = {"add_contact": TOOLS["add_contact"]}
     call = Call("add_contact", {"person": "Nina", "phone": "555 0142"})
     state = {"removed": ["Alice", "Bob"]}
@@ -127,16 +127,16 @@ def test_files_are_the_same_bytes_in_another_process(tmp_path):
         "        path = f'{sys.argv[1]}/{split}-{noise}.json'\n"
         "        write_trajectories(path, seed=8, n=40, error_share=0.3, split=split, noise=noise)\n"
     )
-    root = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
-    for seed in ("1", "2"):
-        folder = tmp_path / seed
-        folder.mkdir()
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": root}
-        subprocess.run([sys.executable, "-c", script, str(folder)], check=True, env=env)
-    files = sorted(path.name for path in (tmp_path / "1").iterdir())
-    assert len(files) == 12
-    for name in files:
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    # The hash seed of this process is random, or another one than that process gets.
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, env=env)
+    assert len(list(tmp_path.iterdir())) == 12
+    for split in SPLITS:
+        for noise in (None, "slight", "heavy", "union"):
+            path = tmp_path / "here.json"
+            write_trajectories(path, seed=8, n=40, error_share=0.3, split=split, noise=noise)
+            assert path.read_bytes() == (tmp_path / f"{split}-{noise}.json").read_bytes()
 
 
 def test_row_i_does_not_depend_on_n(tmp_path):
@@ -148,7 +148,7 @@ def test_row_i_does_not_depend_on_n(tmp_path):
     assert len({row["id"] for row in long}) == 30
 
 
-def test_no_rows_is_an_empty_list(tmp_path):
+def test_no_rows_are_written_as_an_empty_list(tmp_path):
     write_trajectories(tmp_path / "rows.json", seed=1, n=0, error_share=0.2, split="train")
     assert json.loads((tmp_path / "rows.json").read_text()) == []
 
@@ -172,7 +172,7 @@ def test_arguments_out_of_range_are_refused_and_leave_the_file(tmp_path, change,
     assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_trajectories(tmp_path / "file" / "rows.json", seed=0, n=1, error_share=0.1, split="train")

@@ -190,7 +190,7 @@ def check_solution(task: Task, state: dict[str, Any], answer: str | None) -> Sol
     An answer is right if it is the requested results and nothing else, separated by commas, as in training; their
     order and the blanks at commas are free. So the query itself is not an answer, even if it contains the result.
     """
-    orders = {_strip_blanks(",".join(order)) for order in itertools.permutations(task.asked)}
+    orders = {_strip_blanks(",".join(order)) for order in itertools.permutations(task.requested)}
     return SolutionCheck(state == task.state, answer is not None and _strip_blanks(answer) in orders)
 
 

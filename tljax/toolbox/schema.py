@@ -1,4 +1,4 @@
-"""A local tool: a typed Python function, its OpenAI function schema, and the values that tasks may draw for it."""
+"""A local tool: a typed Python function, its OpenAI function schema, and samplers for its arguments."""
 
 import importlib.util
 import inspect
@@ -16,16 +16,19 @@ from tljax.core.errors import InputError
 
 JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
 
+# Values of one argument: a sequence to choose from, or a function that draws one.
 Sampler = Sequence[Any] | Callable[[random.Random], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class LocalTool:
-    """One function as a tool.
+    """A function as a tool.
 
-    `schema` is the flat OpenAI form {"name", "description", "parameters"}. A positional-only parameter is not part of
-    it: there the tool takes the episode's state, a dict that it may change. `samples` says what a task may draw for
-    each parameter, `invalid` which values make the tool itself raise.
+    domain: the name of the function's module. split: the split whose tasks may call the tool. schema: the flat OpenAI
+    form {"name", "description", "parameters"}. types: parameter name -> annotation. required: names of the parameters
+    without a default. takes_state: True if the function has a positional-only parameter, which is not in the schema: it
+    is the episode's state, a dict that the tool may change. samples: parameter name -> values that tasks draw. invalid:
+    parameter name -> values for which the tool itself raises an error.
     """
 
     function: Callable[..., Any]
@@ -46,13 +49,14 @@ def local_tool(
     invalid: Mapping[str, Sequence[Any]] | None = None,
     split: str = "train",
 ) -> LocalTool:
-    """The tool of one function; its domain is the name of the module that defines it.
+    """Returns the tool of a function, whose docstring describes the tool and its parameters.
 
-    Raises InputError where the signature has a parameter that a JSON object cannot fill.
+    Raises InputError for an async function, and for a parameter that a JSON object cannot fill.
     """
-    where = f"tool {function.__name__}()"
+    label = f"tool {function.__name__}()"
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise InputError(f"{where}: is async; write a function that returns its result")
+        raise InputError(f"{label}: is async; write a function that returns its result")
+    # The parameters' schemas, from annotations, defaults and the docstring.
     hints = typing.get_type_hints(function)
     description, documented = parse_docstring(inspect.getdoc(function) or "")
     properties, required, annotations, takes_state = {}, [], {}, False
@@ -61,14 +65,15 @@ def local_tool(
             takes_state = True
             continue
         if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
-            raise InputError(f"{where}: parameter *{name} has no place in a tool's schema; name every parameter")
-        # A default tells people a type; the function may take others.
-        guessed = type(parameter.default) if type(parameter.default) in JSON_TYPES else Any
+            raise InputError(f"{label}: parameter *{name} cannot be in a tool's schema; name every parameter")
+        # Without an annotation, the default's type is in the schema, but the function accepts any type.
+        default_type = type(parameter.default) if type(parameter.default) in JSON_TYPES else Any
         annotations[name] = hints.get(name, Any)
-        shown = json_schema(hints.get(name, guessed), f"{where}, {name}")
-        properties[name] = {**shown, "description": documented.get(name, "")}
+        type_schema = json_schema(hints.get(name, default_type), f"{label}, {name}")
+        properties[name] = {**type_schema, "description": documented.get(name, "")}
         if parameter.default is inspect.Parameter.empty:
             required.append(name)
+    # The tool.
     schema = {
         "name": function.__name__,
         "description": description,
@@ -90,28 +95,28 @@ def local_tool(
 
 
 def parse_docstring(doc: str) -> tuple[str, dict[str, str]]:
-    """First paragraph in one line, and the `name: text` or `name (type): text` lines below it.
+    """Returns the first paragraph on one line, and the parameters' descriptions by name.
 
-    A line that is indented more than such a line goes on with its text.
+    A description is a line `name: text` or `name (type): text`, with the lines below it that are indented more.
     """
     head, _, rest = doc.partition("\n\n")
     documented: dict[str, str] = {}
     name, depth = None, 0
     for line in rest.expandtabs().splitlines():
         indent, text = len(line) - len(line.lstrip()), line.strip()
-        begun = re.fullmatch(r":?(?:param )?(\w+)(?: ?\([^)]*\))?: *(\S.*)", text)
+        heading = re.fullmatch(r":?(?:param )?(\w+)(?: ?\([^)]*\))?: *(\S.*)", text)
         if name is not None and text and indent > depth:
             documented[name] += f" {text}"
-        elif begun:
-            name, depth = begun[1], indent
-            documented[name] = begun[2]
+        elif heading:
+            name, depth = heading[1], indent
+            documented[name] = heading[2]
         else:
             name = None
     return " ".join(head.split()), documented
 
 
 def strip_optional(annotation: Any) -> Any:
-    """T of `T | None`, any other annotation as it is."""
+    """Returns T for the annotation `T | None`, and any other annotation as it is."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         members = [member for member in typing.get_args(annotation) if member is not type(None)]
         if len(members) == 1:
@@ -119,10 +124,11 @@ def strip_optional(annotation: Any) -> Any:
     return annotation
 
 
-def json_schema(annotation: Any, where: str) -> dict[str, Any]:
-    """JSON schema of str, int, float, bool, list, list[T], dict, dict[str, T], Literal; `T | None` counts as T.
+def json_schema(annotation: Any, label: str) -> dict[str, Any]:
+    """Returns the JSON schema of str, int, float, bool, list, list[T], dict, dict[str, T] or a Literal of one type.
 
-    Any, and what has no annotation, is a schema without a type.
+    `T | None` counts as T, and Any gives a schema without a type. Raises InputError, beginning with `label`, for any
+    other annotation.
     """
     annotation = strip_optional(annotation)
     if annotation is Any:
@@ -130,43 +136,48 @@ def json_schema(annotation: Any, where: str) -> dict[str, Any]:
     base = typing.get_origin(annotation) or annotation
     if base is typing.Literal:
         values = typing.get_args(annotation)
-        kinds = {type(value) for value in values}
-        if len(kinds) == 1 and kinds <= JSON_TYPES.keys():
-            return {"type": JSON_TYPES[kinds.pop()], "enum": list(values)}
+        types_ = {type(value) for value in values}
+        if len(types_) == 1 and types_ <= JSON_TYPES.keys():
+            return {"type": JSON_TYPES[types_.pop()], "enum": list(values)}
     if base not in JSON_TYPES:
-        known = "str, int, float, bool, list, dict, Any, or a Literal of one type"
-        raise InputError(f"{where}: type {annotation} has no JSON form; use {known}")
+        allowed = "str, int, float, bool, list, dict, Any, or a Literal of one type"
+        raise InputError(f"{label}: type {annotation} has no JSON form; use {allowed}")
     schema: dict[str, Any] = {"type": JSON_TYPES[base]}
     arguments = typing.get_args(annotation)
     if base is list and arguments:
-        schema["items"] = json_schema(arguments[0], where)
+        schema["items"] = json_schema(arguments[0], label)
     if base is dict and arguments:
-        schema["additionalProperties"] = json_schema(arguments[1], where)
+        schema["additionalProperties"] = json_schema(arguments[1], label)
     return schema
 
 
 def load_tools(path: str) -> dict[str, LocalTool]:
-    """The public functions that a Python file defines, as tools. Runs the file. Raises InputError where it cannot."""
+    """Runs a Python file and returns the public functions that it defines as tools, by name.
+
+    Raises InputError if the file cannot be run, or if one of the functions cannot be a tool.
+    """
+    # The module.
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; name a Python file that defines the tools as functions")
     spec = importlib.util.spec_from_file_location(f"user_tools_{Path(path).stem}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and the like look their module up by name.
+    # Dataclasses look up their module by name.
     sys.modules[module.__name__] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{path}: the file cannot be run ({type(error).__name__}: {error}); mend it first") from error
+        raise InputError(f"{path}: the file cannot be run ({type(error).__name__}: {error}); fix it first") from error
+    # Its functions.
     functions = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
     try:
         tools = {f.__name__: local_tool(f) for f in functions if not f.__name__.startswith("_")}
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except Exception as error:  # annotations are the user's code too
+    except Exception as error:  # annotations are the user's code, which may raise anything
         raise InputError(
-            f"{path}: its annotations cannot be read ({type(error).__name__}: {error}); mend them"
+            f"{path}: its annotations cannot be read ({type(error).__name__}: {error}); fix them"
         ) from error
     if not tools:
         raise InputError(f"{path}: defines no public function; every function without a leading _ is a tool")

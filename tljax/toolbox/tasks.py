@@ -1,4 +1,4 @@
-"""Seeded tasks: a query, the listed tools, and the calls that solve it, `finish` last."""
+"""Seeded tasks. A task is a query, the listed tools, and the calls that solve it, of which `finish` is the last."""
 
 import copy
 import json
@@ -14,16 +14,14 @@ from tljax.toolbox.execute import execute
 from tljax.toolbox.schema import LocalTool, Sampler
 from tljax.toolbox.tools import ASK_TO_USER, FINISH, SPLITS, callable_tools, listed_tools
 
-# How often a task takes one, two, three, four calls before `finish`.
-CALL_COUNT_WEIGHTS = (60, 25, 10, 5)
-LIST_SIZES = (2, 3, 4)
-CHAINED_SHARE = 0.7
-SHARED_VERB_SHARE = 0.5
-ASK_TO_USER_SHARE = 0.1
-# A tiny model has to copy the result into `finish`.
-MAX_RESULT_LENGTH = 60
+CALL_COUNT_WEIGHTS = (60, 25, 10, 5)  # of tasks with one, two, three, four calls before `finish`
+LIST_SIZES = (2, 3, 4)  # numbers of listed tools besides `finish` and `ask_to_user`
+CHAINED_SHARE = 0.7  # of later calls that try to use the previous result
+SHARED_VERB_SHARE = 0.5  # of distractors that share a called tool's verb
+ASK_TO_USER_SHARE = 0.1  # of tasks that list `ask_to_user`
+MAX_RESULT_LENGTH = 60  # characters, since a tiny model has to copy the result into `finish`
 MAX_CHAINED_NUMBER = 10**6
-MAX_DRAWS = 20
+MAX_DRAWS = 20  # of a call's arguments
 PLAIN_VALUE = re.compile(r"[A-Za-z0-9.@-]+")
 
 OPENINGS = ("", "", "Please ", "Can you ", "I want to ", "I need to ")
@@ -34,15 +32,15 @@ ARGUMENT_FORMS = (("with", "{} {}"), ("with", "{} = {}"), ("with", "{}: {}"), ("
 class Task:
     """A query and its solution.
 
-    `calls` ends in finish(answer=...); `results` are the feedback texts of the calls before it, `asked` those that the
-    answer consists of; `tools` names what the prompt lists, in order, `finish` last; `state` is the episode's state
-    after the solution.
+    calls: the solution; the last call is finish(answer=...). results: the feedback of the calls before `finish`.
+    requested: the results that make up the answer. tools: names of the listed tools, in order, with `finish` last.
+    domain: that of the first call. state: the state of the episode after the solution.
     """
 
     query: str
     calls: tuple[Call, ...]
     results: tuple[str, ...]
-    asked: tuple[str, ...]
+    requested: tuple[str, ...]
     answer: str
     tools: tuple[str, ...]
     domain: str
@@ -52,16 +50,22 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskStep:
+    """One call of a task's solution; `chained` is the parameter that takes the previous result, or None."""
+
     tool: LocalTool
     call: Call
     result: str
-    chained: str | None  # the parameter that takes the result of the step before
+    chained: str | None
 
 
 def make_task(seed: int, split: str, index: int) -> Task:
-    """Task number `index` of a split: a function of its arguments alone. Raises InputError for an unknown split."""
+    """Returns task number `index` of a split, which depends on the arguments alone.
+
+    Raises InputError for an unknown split.
+    """
     if split not in SPLITS:
         raise InputError(f"toolbox split is {split!r}; allowed: {', '.join(SPLITS)}")
+    # The calls.
     rng = random.Random(f"task/{seed}/{split}/{index}")
     pool = callable_tools(split)
     state: dict[str, Any] = {}
@@ -69,14 +73,14 @@ def make_task(seed: int, split: str, index: int) -> Task:
     for _ in range(rng.choices((1, 2, 3, 4), CALL_COUNT_WEIGHTS)[0]):
         chained = chained_step(rng, pool, state, steps[-1]) if steps and rng.random() < CHAINED_SHARE else None
         steps.append(chained or free_step(rng, pool, state))
-    # Only what no later step takes over is asked for.
+    # The answer: the results that no later call uses.
     ends = [s.result for s, after in zip(steps, [*steps[1:], None], strict=True) if after is None or not after.chained]
     answer = ", ".join(ends)
     return Task(
         query=write_query(rng, steps),
         calls=(*(step.call for step in steps), Call(FINISH.name, {"answer": answer})),
         results=tuple(step.result for step in steps),
-        asked=tuple(ends),
+        requested=tuple(ends),
         answer=answer,
         tools=list_tools(rng, split, [step.tool for step in steps]),
         domain=steps[0].tool.domain,
@@ -86,7 +90,7 @@ def make_task(seed: int, split: str, index: int) -> Task:
 
 
 def free_step(rng: random.Random, pool: Sequence[LocalTool], state: dict[str, Any]) -> TaskStep:
-    """A call that works, of any tool of the pool."""
+    """Returns a call of any tool of the pool that works."""
     step = None
     while step is None:
         step = working_step(rng, rng.choice(pool), state)
@@ -94,10 +98,10 @@ def free_step(rng: random.Random, pool: Sequence[LocalTool], state: dict[str, An
 
 
 def chained_step(
-    rng: random.Random, pool: Sequence[LocalTool], state: dict[str, Any], before: TaskStep
+    rng: random.Random, pool: Sequence[LocalTool], state: dict[str, Any], previous: TaskStep
 ) -> TaskStep | None:
-    """A call that takes the result before it, if some tool of the pool can."""
-    value = parse_result(before.result)
+    """Returns a call that uses the previous result, or None if no tool of the pool accepts it."""
+    value = parse_result(previous.result)
     takers = [(tool, name) for tool in pool for name in tool.types if accepts(tool, name, value)]
     rng.shuffle(takers)
     steps = (working_step(rng, tool, state, name, value) for tool, name in takers[:3])
@@ -107,7 +111,10 @@ def chained_step(
 def working_step(
     rng: random.Random, tool: LocalTool, state: dict[str, Any], chained: str | None = None, value: Any = None
 ) -> TaskStep | None:
-    """A call with drawn arguments, `chained` set to `value`; None (and the state as it was) where no draw works."""
+    """Returns a call with drawn arguments, of which `chained` is `value`, and updates the state.
+
+    Returns None and leaves the state as it is if none of MAX_DRAWS draws works.
+    """
     for _ in range(MAX_DRAWS):
         arguments = {
             name: value if name == chained else draw(rng, tool.samples[name])
@@ -124,7 +131,7 @@ def working_step(
 
 
 def parse_result(text: str) -> Any:
-    """The JSON value of a result, or the text itself."""
+    """Returns the JSON value of a result, or the text itself if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -132,25 +139,29 @@ def parse_result(text: str) -> Any:
 
 
 def accepts(tool: LocalTool, name: str, value: Any) -> bool:
-    """Whether a parameter may take this result: any number or list of its type, a text that is among its samples."""
-    annotation, source = tool.types[name], tool.samples[name]
+    """Returns True if a parameter may take a result: a number or list of its type, or a text among its samples."""
+    annotation, sampler = tool.types[name], tool.samples[name]
     if isinstance(value, bool):
         return False
     if isinstance(value, str):
-        return annotation is str and isinstance(source, tuple) and value in source
+        return annotation is str and isinstance(sampler, tuple) and value in sampler
     if isinstance(value, list):
         members = get_args(annotation)
         return get_origin(annotation) is list and all(isinstance(v, str) == (members[0] is str) for v in value)
     numeric = annotation is float or (annotation is int and isinstance(value, int))
-    return numeric and isinstance(source, range) and 0 < value < MAX_CHAINED_NUMBER
+    return numeric and isinstance(sampler, range) and 0 < value < MAX_CHAINED_NUMBER
 
 
-def draw(rng: random.Random, source: Sampler) -> Any:
-    return source(rng) if callable(source) else rng.choice(source)
+def draw(rng: random.Random, sampler: Sampler) -> Any:
+    """Returns a random value of a sampler."""
+    return sampler(rng) if callable(sampler) else rng.choice(sampler)
 
 
 def list_tools(rng: random.Random, split: str, called: Sequence[LocalTool]) -> tuple[str, ...]:
-    """The called tools among distractors, of which half share the first word of a called tool's name; `finish` last."""
+    """Returns the names of the listed tools: the called ones among distractors, and `finish` at the end.
+
+    About half of the distractors share their first word with a called tool, if the split has such tools.
+    """
     names = list(dict.fromkeys(tool.name for tool in called))
     size = max(len(names), rng.choice(LIST_SIZES))
     verbs = {name.split("_")[0] for name in names}
@@ -165,7 +176,7 @@ def list_tools(rng: random.Random, split: str, called: Sequence[LocalTool]) -> t
 
 
 def write_query(rng: random.Random, steps: Sequence[TaskStep]) -> str:
-    """One sentence a step, in which every value stands beside its parameter's name."""
+    """Returns a query with one sentence per call."""
     sentences = []
     for i, step in enumerate(steps):
         opening = rng.choice(OPENINGS) if i == 0 else "Then " if step.chained else rng.choice(("Also ", "And "))
@@ -177,11 +188,11 @@ def write_query(rng: random.Random, steps: Sequence[TaskStep]) -> str:
 def write_sentence(
     rng: random.Random, opening: str, description: str, phrase: str, arguments: Mapping[str, Any], chained: str | None
 ) -> str:
-    """What one call is asked for in: its tool's description or `phrase`, and every value beside its parameter's name.
+    """Returns a sentence that asks for one call: the tool's description or `phrase`, then each argument with its name.
 
-    chained: the parameter whose value is called "the result".
+    opening: the words before, such as "Please ". chained: the parameter whose value is written as "the result".
     """
-    asked = description if rng.random() < 0.6 else phrase
+    request = description if rng.random() < 0.6 else phrase
     joint, pattern = rng.choice(ARGUMENT_FORMS)
     items = [
         pattern.format(name, "the result" if name == chained else format_value(value))
@@ -189,10 +200,10 @@ def write_sentence(
     ]
     rng.shuffle(items)
     listed = " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
-    sentence = opening + asked[0].lower() + asked[1:] + (f" {joint} {listed}" if items else "")
+    sentence = opening + request[0].lower() + request[1:] + (f" {joint} {listed}" if items else "")
     return sentence[0].upper() + sentence[1:] + ("?" if opening.startswith("Can") else ".")
 
 
 def format_value(value: Any) -> str:
-    """A value as a person types it: bare words and numbers, JSON for the rest."""
+    """Returns a value as a person types it: a plain word as it is, any other value as JSON."""
     return value if isinstance(value, str) and PLAIN_VALUE.fullmatch(value) else json.dumps(value)

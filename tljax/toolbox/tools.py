@@ -7,6 +7,8 @@ The split of a tool says which tasks may call it:
 * domain: tools of held-out domains, with other verbs, parameters and values.
 """
 
+import functools
+
 from tljax.toolbox.domains import (
     arithmetic,
     astronomy,
@@ -71,11 +73,13 @@ DOMAINS = (
 TOOLS: dict[str, LocalTool] = {tool.name: tool for domain in DOMAINS for tool in domain.TOOLS}
 
 
+@functools.cache
 def callable_tools(split: str) -> tuple[LocalTool, ...]:
     """Returns the tools that a task of this split may call, in a fixed order."""
     return tuple(tool for tool in TOOLS.values() if tool.split == split)
 
 
+@functools.cache
 def listed_tools(split: str) -> tuple[LocalTool, ...]:
     """Returns the tools that the prompt of such a task may list: for composition, train tools too."""
     splits = ("train", "composition") if split == "composition" else (split,)
