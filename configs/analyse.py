@@ -1,11 +1,12 @@
-r"""The three analyses of TL-Training (arXiv 2412.15495) on your own data.
+r"""The config of the three analyses of TL-Training (arXiv 2412.15495) on your own data.
 
     python launch/analyse.py --config configs/analyse.py --config.source=raw.json [--config.model.path=HF_DIR]
 
-Without a model: which steps failed, by their tools' feedback and by the documentation of the tools. With one also: loss
-and rank of golden tokens by what they are for, what becomes of replies whose first wrong token is corrected, and the
-kinds of error in the model's calls. Tables on the screen; the report with its plots in a folder, once all is done: one
-that is stopped keeps nothing, so give config.limit where a model has many steps to answer.
+The first analysis needs no model: it counts the steps that failed, by their tools' feedback and by the documentation of
+the tools. With a model, the second gives loss and rank of golden tokens by their role, and the third corrects the first
+wrong token of replies and counts the kinds of error in the model's calls. Tables are printed, and the report with its
+plots is written to a folder at the end. An analysis that is stopped keeps nothing, so set config.limit if a model has
+many steps to answer.
 """
 
 from ml_collections import ConfigDict
@@ -15,23 +16,23 @@ from tljax.core.config import data_block, mesh_block, toolbox_block
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.out = ""  # new folder for the report; "" is analyses/NAME, after the source, or the first free NAME-2, ...
+    config.out = ""  # a new folder for the report; "" means analyses/SOURCE, or the first free SOURCE-2, ...
 
-    # A model is asked the steps that data.mae keeps, and reads them in data.dialect; data.pkt has the weights that the
-    # report names. data.rows, prompt_weight and eval_fraction are for training and change nothing here.
+    # A model answers the steps that data.mae keeps, written in data.dialect; the report shows the weights of data.pkt.
+    # data.rows, prompt_weight and eval_fraction belong to training and change nothing here.
     data = config.data = data_block()
-    config.source = data.get_ref("source")  # the same field as data.source, for short
+    config.source = data.get_ref("source")  # a short name of the field data.source
     config.toolbox = toolbox_block()
 
-    config.limit = 0  # steps that the model is asked, a seeded sample of those there are; 0: all. The rest is counted
-    config.seed = 0  # of the sample
-    config.new_tokens = 256  # longest reply
-    config.rows = 16  # replies computed side by side, over all devices
-    config.plots = True  # png and pdf, with matplotlib
+    config.limit = 0  # the size of a random sample of the steps, which the model answers; 0 takes all steps
+    config.seed = 0  # decides the sample
+    config.new_tokens = 256  # the maximum number of tokens of a reply
+    config.rows = 16  # the number of replies that are computed at a time, over all devices
+    config.plots = True  # writes plots as png and pdf; needs matplotlib
 
     model = config.model = ConfigDict()
-    model.path = ""  # folder (HF, peft, a run's), hub id, or "base", the small one that ships; "" asks no model
-    model.compute_dtype = "float32"  # float32 | bfloat16, which takes half the memory; weights are held in it
+    model.path = ""  # a folder (HF, peft, a run's), a hub id, or "base", the small model that ships; "" uses no model
+    model.compute_dtype = "float32"  # float32 | bfloat16, also of the weights; bfloat16 takes half the memory
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 
     config.mesh = mesh_block()

@@ -1,8 +1,8 @@
-r"""Pretraining of the small base in tljax/toolbox/base, with the code that fine-tunes.
+r"""The config that pretrains the small base in tljax/toolbox/base, by the same code as fine-tuning.
 
     python launch/train.py --config configs/base.py
 
-Its data is `invented` (tljax/toolbox/invented.py): copied lines, then tasks with invented tools, in their own order.
+The data is `invented` (tljax/toolbox/invented.py): copied lines come first, then tasks with invented tools.
 """
 
 import runpy
@@ -20,15 +20,15 @@ def get_config(arg: str = "") -> ConfigDict:
     return config
 
 
-# What differs from configs/sft.py:tiny.
+# The values that differ from configs/sft.py:tiny.
 BASE = {
     "name": "base",
     "data.source": "invented",
     "data.mae": "none",
     "data.pkt": "none",
-    "data.prompt_weight": 1.0,  # the loss is over all tokens
+    "data.prompt_weight": 1.0,  # gives all tokens the same weight
     "data.eval_fraction": 0.002,
-    "data.max_tokens": 512,  # longer steps are left out: one in ten at the end
+    "data.max_tokens": 512,  # leaves out longer steps, which are one in ten at the end
     "toolbox.copied": 12_000,
     "toolbox.trajectories": 26_000,
     "batch.rows": 4,

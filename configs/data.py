@@ -1,4 +1,4 @@
-"""Prepared data: one JSON line per assistant step, with tokens and weights.
+"""The config of prepared data: one JSON line per assistant step, with tokens and weights.
 
     python launch/prepare_data.py --config configs/data.py --config.out=steps.jsonl
     python launch/prepare_data.py --config configs/data.py --config.data.source=raw_data.json \
@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
     _, flags = parse_options(arg, sizes=(), flags=("release",), default="")
 
     config = ConfigDict()
-    config.out = ""  # file to write (or an address, gs://...), one line per assistant step; must not exist yet
+    config.out = ""  # a new file, or an address gs://..., for one line per assistant step
     config.data = data_block()
     config.toolbox = toolbox_block()
 

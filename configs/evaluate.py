@@ -1,4 +1,4 @@
-"""Scores of a model on tools it was not trained on: the toolbox's, or benchmarks' own files.
+"""The config that scores a model on tools it was not trained on, from the toolbox or from the files of benchmarks.
 
 python launch/evaluate.py --config configs/evaluate.py --config.model.path=runs/sft-tiny
 python launch/evaluate.py --config configs/evaluate.py --config.model.path=HF_DIR \
@@ -13,44 +13,47 @@ from tljax.core.config import mesh_block, processes_block
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    # "toolbox": its splits `composition` (known words, new tools) and `domain` (new words, new tools); or a file of
-    # RoTBench, ToolAlpaca, BFCL v3 or ToolEyes as its repository has it, or a folder of them, each file a set.
+    # "toolbox" means its splits `composition` (new tools of known words) and `domain` (new tools of new words). Other
+    # values are a file of RoTBench, ToolAlpaca, BFCL v3 or ToolEyes as in its repository, or a folder of such files,
+    # each of which is a set.
     config.data = "toolbox"
-    config.queries = 1000  # of each split of the toolbox, one call each, the same for every model
-    config.dialect = "mae"  # how tools and calls are written: mae | readme, as in training
-    config.tokenizer = ""  # folder or hub id; "" is the model's own
-    config.new_tokens = 128  # longest answer
-    config.rows = 64  # queries answered side by side, over all devices
-    # New file. Of the toolbox JSONL answers, a query a line: golden, prediction, level, kind; "" writes none. Of a
-    # benchmark a JSON report; the replies go beside it, to NAME.predictions.jsonl, and a stopped run goes on from them.
+    config.queries = 1000  # the number of queries of each split of the toolbox, the same for every model
+    config.dialect = "mae"  # the text of tools and calls: mae | readme, as in training
+    config.tokenizer = ""  # a folder or a hub id; "" means that of the model
+    config.new_tokens = 128  # the maximum number of tokens of a reply
+    config.rows = 64  # the number of queries that are answered at a time, over all devices
+    # A new file; "" writes none. For the toolbox it is JSONL with a line per query: golden, prediction, level, kind.
+    # For benchmarks it is a JSON report, and NAME.predictions.jsonl beside it has the replies, from which a stopped
+    # run continues.
     config.out = ""
 
-    # For benchmarks.
-    config.predictions = ""  # JSONL {"index", "prediction", "set"}: these are scored, and no model is asked
-    config.noise = ""  # slight | medium | heavy | union, or several with commas: each set also under noise in names
+    # The next fields are for benchmarks.
+    config.predictions = ""  # a JSONL file {"index", "prediction", "set"} that is scored instead of a model
+    config.noise = ""  # also scores each set under noise in names: slight, medium, heavy and union, with commas
     config.noise_seed = 0
-    config.compare = ""  # another report.json on the same sets: the differences, by a paired bootstrap
-    config.bfcl_out = ""  # new folder for replies to BFCL's sets as its own checker reads them
+    config.compare = ""  # another report.json on the same sets, to compare with by a paired bootstrap
+    config.bfcl_out = ""  # a new folder for the replies to BFCL's sets, in the format of its own checker
 
     model = config.model = ConfigDict()
-    model.path = ""  # folder (HF, peft, a run's), hub id, or "base", the small one that ships
+    model.path = ""  # a folder (HF, peft, a run's), a hub id, or "base", the small model that ships
     model.compute_dtype = "float32"  # float32 | bfloat16
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 
     config.processes = processes_block()
     config.mesh = mesh_block()
 
-    # turns = "multi" holds dialogues. They begin with the toolbox's tasks; a benchmark's rows, whose calls are mocked;
-    # or rows of a JSONL file, {"id", "query"} or {"id", "messages"}: either with "tools", for the mock, or with the
-    # functions of config.tools, which are run. config.out is the report; NAME.dialogues.jsonl and .txt lie beside it.
-    config.turns = "single"  # single: one call a query; multi: dialogues in which calls are run, up to `finish`
-    # Python file whose functions are the tools for config.data = queries.jsonl; "": mocked. Each dialogue has a process
-    # of its own, with what the file imports: as many at once as config.rows.
+    # turns = "multi" holds dialogues. They begin with tasks of the toolbox, with rows of a benchmark, whose calls a
+    # mock answers, or with rows of a JSONL file, {"id", "query"} or {"id", "messages"}. The mock answers the calls of
+    # the latter if the row has "tools"; otherwise the functions of config.tools do. config.out is the report;
+    # NAME.dialogues.jsonl and NAME.dialogues.txt are written beside it.
+    config.turns = "single"  # single: one call per query | multi: dialogues in which calls are run, until `finish`
+    # A Python file whose functions are the tools for config.data = queries.jsonl; "" mocks them. Each dialogue has its
+    # own process, which imports the file; at most config.rows of them exist at a time.
     config.tools = ""
-    config.tool_seconds = 10.0  # longest call of such a function
-    config.tool_calls = 8  # calls of such functions side by side
-    config.finish = "finish"  # tool that ends a dialogue, added where not listed; "": a reply without a call does
-    config.max_turns = 10  # most replies of a dialogue
-    config.max_tokens = 0  # most tokens of a dialogue; 0: as many as the model can read
-    config.max_repeats = 3  # the same call with the same feedback so often is a loop, which ends a dialogue
+    config.tool_seconds = 10.0  # the maximum of seconds for one call of such a function
+    config.tool_calls = 8  # the number of such calls that run at a time
+    config.finish = "finish"  # the tool that ends a dialogue, added if not listed; "": a reply without a call ends it
+    config.max_turns = 10  # the maximum number of replies of a dialogue
+    config.max_tokens = 0  # the maximum number of tokens of a dialogue; 0 means as many as the model can read
+    config.max_repeats = 3  # a dialogue ends when the same call has got the same feedback so many times
     return config

@@ -1,13 +1,17 @@
-"""A model's replies to a file of prompts.
+"""The config of a model's replies to a file of prompts.
 
 python launch/generate.py --config configs/generate.py --config.model.path=runs/sft-tiny \
     --config.prompts=prompts.jsonl --config.out=replies.jsonl
 
-A row in: {"id", "prompt"}, the text as the model is to read it, or {"id", "tools", "messages"} as OpenAI's API has
-them, written as in training, up to "Assistant:". A row out: {"id", "completion", "tokens", "logprob", "ended"}: the
-reply's text without the blank before it, its tokens without the end token, the sum of the log-probabilities of all
-tokens sampled, the end token's included, and whether it ended before max_new_tokens; with samples above 1 also
-"sample", from 0.
+An input row is {"id", "prompt"}, the text that the model reads, or {"id", "tools", "messages"} in the format of
+OpenAI's API, which is written as in training, up to "Assistant:". An output row has the fields
+
+    id          that of the input row
+    completion  the text of the reply, without the blank before it
+    tokens      the tokens of the reply, without the end token
+    logprob     the sum of the log-probabilities of all sampled tokens, the end token included
+    ended       true if the reply ended before max_new_tokens
+    sample      the number of the reply to its prompt, from 0; only if config.samples is above 1
 """
 
 from ml_collections import ConfigDict
@@ -17,24 +21,24 @@ from tljax.core.config import mesh_block, processes_block
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.prompts = ""  # JSONL, a row a line, or a JSON array; a row without an id gets its number, from 1
-    config.out = ""  # new JSONL file, in the order of the prompts; the same command continues after a stop or a crash
-    config.dialect = "mae"  # how tools and messages are written: mae | readme, as in training
-    config.tokenizer = ""  # folder or hub id; "" is the model's own
-    config.samples = 1  # replies to each prompt
-    config.rows = 64  # replies generated side by side, over all devices
-    config.on_long = "refuse"  # a prompt too long for the model with max_new_tokens stops the run, or "skip" lists it
-    config.seed = 0  # a reply depends on it and on its row's number alone
+    config.prompts = ""  # a JSONL file or a JSON array; a row without an id gets its number, from 1
+    config.out = ""  # a new JSONL file in the order of the prompts; the same command continues after a stop
+    config.dialect = "mae"  # the text of tools and messages: mae | readme, as in training
+    config.tokenizer = ""  # a folder or a hub id; "" means that of the model
+    config.samples = 1  # the number of replies to each prompt
+    config.rows = 64  # the number of replies that are generated at a time, over all devices
+    config.on_long = "refuse"  # a prompt too long for the model stops the run; "skip" lists it and goes on
+    config.seed = 0  # a reply depends only on it and on the number of its row
 
     sample = config.sample = ConfigDict()
-    sample.max_new_tokens = 256  # longest reply, end token included
-    sample.temperature = 0.0  # 0: greedy, whatever the next two are
-    sample.top_k = 0  # only the k likeliest tokens; 0: off
-    sample.top_p = 1.0  # only the likeliest tokens that have p together; 1: off
+    sample.max_new_tokens = 256  # the maximum number of tokens of a reply, end token included
+    sample.temperature = 0.0  # 0 is greedy, and the next two fields have no effect
+    sample.top_k = 0  # samples from the k likeliest tokens; 0 does not limit them
+    sample.top_p = 1.0  # samples from the likeliest tokens with probability p together; 1 does not limit them
 
     model = config.model = ConfigDict()
-    model.path = ""  # HF folder, a run's folder, hub id, or "base", the small one that ships
-    model.compute_dtype = "float32"  # float32 | bfloat16, which takes half the memory; weights are held in it
+    model.path = ""  # a folder (HF or a run's), a hub id, or "base", the small model that ships
+    model.compute_dtype = "float32"  # float32 | bfloat16, also of the weights; bfloat16 takes half the memory
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 
     config.processes = processes_block()

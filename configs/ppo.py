@@ -1,12 +1,13 @@
-r"""PPO with IRM rewards, on top of SFT; GRPO and RLOO behind the same pieces.
+r"""The config of PPO with IRM rewards, which continues from SFT; GRPO and RLOO are algorithms of the same run.
 
-    python launch/train.py --config configs/ppo.py        the quickstart's model (trained first where absent), on a CPU
+    python launch/train.py --config configs/ppo.py        # the quickstart's model, trained first if absent
     python launch/train.py --config configs/ppo.py:7b \
         --config.model.path=runs/sft-7b --config.data.source=raw_data.json
 
-Options after the colon, separated by commas: a size (tiny, 7b, 13b, 34b, 70b), `lora` to train adapters on one frozen
-trunk, `rloo` to compare groups of replies instead of asking a critic, and `release` for the arithmetic of the released
-run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set: --config.optim.lr=5e-7.
+The options after the colon are separated by commas. They are a size (tiny, 7b, 13b, 34b, 70b), `lora`, which trains
+adapters on one frozen trunk, `rloo`, which compares the replies to a prompt with each other and has no critic, and
+`release`, which sets the arithmetic of the released run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set
+on the command line: --config.optim.lr=5e-7.
 """
 
 from ml_collections import ConfigDict
@@ -20,110 +21,111 @@ def get_config(arg: str = "") -> ConfigDict:
     )
 
     config = ConfigDict()
-    config.run = "ppo"  # which stage launch/train.py starts
+    config.run = "ppo"  # the stage that launch/train.py starts
     config.name = f"ppo-{size}"
-    config.seed = 0  # of the held-out split, the order of prompts and what is sampled
-    # Run folder, or an address, gs://BUCKET/RUN; "" is runs/NAME, or the first free runs/NAME-2, ... Every path below
-    # that is read may be an address too.
+    config.seed = 0  # decides the held-out split, the order of prompts and the sampled tokens
+    # The run's folder, or an address gs://BUCKET/RUN. "" means runs/NAME, or the first free one of runs/NAME-2, ...
+    # Every path below that is read may be an address too.
     config.out = ""
     config.resume = "never"  # "auto" continues the run in `out` from its last checkpoint
     config.algorithm = "ppo"  # ppo | grpo | rloo; the last two have no critic and need rollout.group above 1
 
-    config.data = data_block()  # every step that MAE keeps is a prompt with its golden call; or rows of irm_data.json
+    config.data = data_block()  # the prompts are the steps that MAE keeps, or rows of irm_data.json
     config.toolbox = toolbox_block()
-    config.lora = lora_block(rank=64 if "lora" in flags else 0)  # above 0: actor, critic and reference share one trunk
+    config.lora = lora_block(rank=64 if "lora" in flags else 0)  # with a rank above 0 the models share one trunk
 
     model = config.model = ConfigDict()
-    # The SFT model, from which actor, critic and reference start: a run's folder, an HF folder, a hub id; or
-    # "quickstart": runs/sft-tiny, trained first by configs/sft.py where it is absent.
+    # The SFT model, from which actor, critic and reference start: a run's folder, an HF folder, a hub id, or
+    # "quickstart", which means runs/sft-tiny and trains it first by configs/sft.py if it is absent.
     model.path = ""
-    model.preset = size  # shape that launch/plan.py plans with where model.path is no folder
-    model.compute_dtype = "bfloat16"  # of activations, matrix products and frozen weights; what learns stays float32
-    model.remat = "full"  # activations kept for the backward pass: none | dots | attention | full (none kept)
+    model.preset = size  # the size that launch/plan.py plans for if model.path is not a local folder
+    model.compute_dtype = "bfloat16"  # the dtype of activations, products and frozen weights; trained ones stay float32
+    model.remat = "full"  # recomputed in the backward pass, in rising order: none | dots | attention | full
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
-    model.loss_chunk = 128  # reply tokens a row that pass the head together; logits are [rows, loss_chunk, words]
+    model.loss_chunk = 128  # reply tokens of a row whose logits exist at a time, as [rows, loss_chunk, vocabulary]
 
     config.processes = processes_block()
 
     config.mesh = mesh_block()
 
     rollout = config.rollout = ConfigDict()
-    rollout.prompts = 64  # of one update
-    rollout.group = 1  # replies to each prompt
-    rollout.rows = 64  # replies sampled side by side, over all devices
-    rollout.max_new_tokens = 512  # longest reply (released value)
-    rollout.max_prompt_tokens = 7680  # longer prompts are left out (8192 with the reply)
-    rollout.temperature = 1.0  # 0: greedy; scores and samples share it
-    rollout.top_k = 0  # 0: off
-    rollout.top_p = 1.0  # 1: off
-    rollout.round_to = 64  # widths of padded rows are multiples of it; more of them compile more programs
+    rollout.prompts = 64  # the number of prompts of one update
+    rollout.group = 1  # the number of replies to each prompt
+    rollout.rows = 64  # the number of replies that are sampled at a time, over all devices
+    rollout.max_new_tokens = 512  # the maximum number of tokens of a reply (released value)
+    rollout.max_prompt_tokens = 7680  # longer prompts are left out; 8192 tokens with the reply
+    rollout.temperature = 1.0  # 0 is greedy; samples and their log-probabilities share it
+    rollout.top_k = 0  # samples from the k likeliest tokens; 0 does not limit them
+    rollout.top_p = 1.0  # samples from the likeliest tokens with probability p together; 1 does not limit them
+    rollout.round_to = 64  # padded lengths are multiples of it; a smaller number compiles more programs
 
     reward = config.reward = ConfigDict()
     reward.rule = "table"  # table | release | module:function, called as irm.reward(prediction, golden, tools)
-    reward.clip = 5.0  # rewards lie within +- clip (released value); 0: no limit
-    reward.timeout = 10.0  # seconds that one call of your own function may take
-    reward.workers = 4  # processes that your own function runs in
-    reward.no_end = 0.0  # added to the reward of a reply that did not end within max_new_tokens
+    reward.clip = 5.0  # limits rewards to -clip ... clip (released value); 0 does not limit them
+    reward.timeout = 10.0  # the maximum of seconds for one call of your own function
+    reward.workers = 4  # the number of processes in which your own function runs
+    reward.no_end = 0.0  # is added to the reward of a reply that did not end within max_new_tokens
 
     kl = config.kl = ConfigDict()
-    kl.coef = 0.3  # of the KL to the reference (released run: 0.4)
-    kl.place = "reward"  # reward: on every token, as released | loss: a k3 term in the policy's loss, as in GRPO
-    kl.target = 0.0  # nats a reply that an adaptive coef steers to (Ziegler et al. 2019); 0: coef is fixed
-    kl.horizon = 10_000.0  # replies over which an adaptive coef moves
+    kl.coef = 0.3  # the coefficient of the KL to the reference (released run: 0.4)
+    kl.place = "reward"  # reward: subtracts it from every token's reward, as released | loss: a k3 term, as in GRPO
+    kl.target = 0.0  # the nats per reply that an adaptive coef aims at (Ziegler et al. 2019); 0 fixes coef
+    kl.horizon = 10_000.0  # the number of replies over which an adaptive coef changes
 
     ppo = config.ppo = ConfigDict()
-    ppo.epochs = 1  # passes over one rollout
-    ppo.minibatches = 1  # optimizer steps of one pass
-    ppo.accumulate = 1  # parts a minibatch is computed in, one after the other
-    ppo.clip = 0.2  # of the ratio (released value)
-    ppo.value_clip = 0.2  # of the value's change (released value)
-    ppo.gamma = 1.0  # discount of a token (released value)
-    ppo.lam = 0.95  # of GAE (released value)
-    ppo.whiten = False  # advantages to mean 0, deviation 1 over the rollout
-    ppo.entropy_coef = 0.0  # bonus on the policy's entropy, nats
-    ppo.prompt_epochs = 3.0  # passes over all prompts (released value)
-    ppo.updates = 0  # rollouts in all, whatever prompt_epochs says; 0: that counts
+    ppo.epochs = 1  # the number of passes over one rollout
+    ppo.minibatches = 1  # the number of optimizer steps of one pass
+    ppo.accumulate = 1  # the number of parts in which a minibatch is computed, one after the other
+    ppo.clip = 0.2  # limits the ratio to 1 - clip ... 1 + clip (released value)
+    ppo.value_clip = 0.2  # limits the change of a value (released value)
+    ppo.gamma = 1.0  # the discount per token (released value)
+    ppo.lam = 0.95  # the lambda of GAE (released value)
+    ppo.whiten = False  # scales advantages to mean 0 and deviation 1 over the rollout
+    ppo.entropy_coef = 0.0  # the coefficient of a bonus on the policy's entropy in nats
+    ppo.prompt_epochs = 3.0  # the number of passes over all prompts (released value)
+    ppo.updates = 0  # the number of rollouts of the run; 0 uses prompt_epochs
 
-    optim = config.optim = ConfigDict()  # AdamW of the actor, and of the critic but for its lr
+    optim = config.optim = ConfigDict()  # AdamW of the actor, and of the critic except for its lr
     optim.lr = 2e-7  # released value
     optim.b1 = 0.9
     optim.b2 = 0.95
     optim.eps = 1e-8
     optim.weight_decay = 0.0  # released value
     optim.decay_norms = False
-    optim.clip_norm = 1.0  # largest global gradient norm; 0 does not clip
-    optim.schedule = "cosine"  # after warm-up: cosine | constant
-    optim.warmup_fraction = 0.1  # share of all optimizer steps
-    optim.warmup_steps = 0  # optimizer steps (released: 100, more than a small file's run has); 0: the fraction counts
+    optim.clip_norm = 1.0  # the maximum of the global gradient norm; 0 does not clip
+    optim.schedule = "cosine"  # the learning rate after the warm-up: cosine | constant
+    optim.warmup_fraction = 0.1  # the fraction of all optimizer steps that warm up the learning rate
+    optim.warmup_steps = 0  # the optimizer steps of the warm-up (released: 100); 0 uses warmup_fraction
     optim.final_lr_fraction = 0.0
 
     critic = config.critic = ConfigDict()
     critic.lr = 1e-7  # released value
-    critic.warmup = 0  # first rollouts, from which the critic alone learns
+    critic.warmup = 0  # the number of first rollouts from which only the critic learns
 
     eval = config.eval = ConfigDict()
-    eval.every = 50  # updates between evaluations; 0: only before, after, and at checkpoints while keep_best is set
-    # What is answered greedily, for TS, PI and CF and a mean reward, separated by commas: held_out (prompts held out),
-    # toolbox (its two held-out splits), files or folders of benchmarks. "": nothing
+    eval.every = 50  # the updates between evaluations; 0: before and after, and with checkpoints if keep_best > 0
+    # The sets whose queries are answered greedily, and scored by TS, PI, CF and the mean reward. They are separated by
+    # commas: held_out (prompts held out), toolbox (its two held-out splits), and files or folders of benchmarks. ""
+    # answers none.
     eval.sets = "held_out"
-    eval.queries = 256  # at most so many of each set
-    eval.new_tokens = 128  # longest answer
-    eval.rows = 64  # answered side by side, over all devices
-    eval.best = "reward"  # what keep_best goes by: reward (of held_out), or a score of a set, such as held_out_CF
+    eval.queries = 256  # the maximum number of queries of each set
+    eval.new_tokens = 128  # the maximum number of tokens of a reply
+    eval.rows = 64  # the number of queries that are answered at a time, over all devices
+    eval.best = "reward"  # ranks checkpoints: reward (of held_out), or a score of a set, such as held_out_CF
 
     checkpoint = config.checkpoint = ConfigDict()
-    checkpoint.every = 50  # updates between checkpoints; 0: at the end only
-    checkpoint.keep = 2  # newest ones kept
-    checkpoint.keep_best = 1  # kept besides: the best ones by eval.best
+    checkpoint.every = 50  # the number of updates between checkpoints; 0 writes one at the end only
+    checkpoint.keep = 2  # the number of newest checkpoints that are kept
+    checkpoint.keep_best = 1  # the number of best checkpoints, by eval.best, that are kept besides
 
     log = config.log = ConfigDict()
-    log.every = 10  # updates between lines on the screen and samples; metrics.jsonl has every update
-    log.samples = 4  # replies of an update written to samples.jsonl and TensorBoard
+    log.every = 10  # the updates between lines on the screen and samples; metrics.jsonl has every update
+    log.samples = 4  # the number of replies of an update that samples.jsonl and TensorBoard show
     log.tensorboard = True
     log.wandb = False
 
     export = config.export = ConfigDict()
-    export.at_end = True  # write OUT/hf when training is done
+    export.at_end = True  # writes OUT/hf at the end of training
     export.dtype = "auto"  # auto (that of model.path) | float32 | bfloat16 | float16
     export.max_shard_bytes = 5_000_000_000
 
@@ -138,18 +140,18 @@ def get_config(arg: str = "") -> ConfigDict:
     return config
 
 
-# A CPU's share: the quickstart's model, a few minutes. It shows the mechanics; a gain was not seen yet.
+# The quickstart's model trains in a few minutes on a CPU. This shows the mechanics; no gain has been seen yet.
 TINY = {
     "model.path": "quickstart",
     "data.max_tokens": 4096,
     "toolbox.trajectories": 1500,
-    "toolbox.seed": 2,  # other trajectories than SFT saw, of the same tools
+    "toolbox.seed": 2,  # generates other trajectories than those of SFT, with the same tools
     "model.compute_dtype": "float32",
     "model.remat": "none",
     "rollout.prompts": 32,
     "rollout.max_new_tokens": 64,
     "rollout.max_prompt_tokens": 448,
-    "rollout.temperature": 0.5,  # at 1 a model this small learns to leave out parameters that it would garble
+    "rollout.temperature": 0.5,  # at 1 so small a model learns to leave out the parameters that it would write wrongly
     "ppo.minibatches": 2,
     "ppo.whiten": True,
     "ppo.lam": 1.0,
@@ -164,9 +166,10 @@ TINY = {
     "export.dtype": "float32",
 }
 
-# As many replies to fewer prompts, each judged by the others to its prompt; half the work of an update with a critic.
+# As many replies to fewer prompts. The other replies to the prompt are the baseline of each, which halves the work of
+# an update with a critic.
 RLOO = {"algorithm": "rloo", "rollout.prompts": 16, "rollout.group": 4, "critic.warmup": 0}
-# Half an hour on one core. Long prompts cost most of an update, and short ones teach as much.
+# This run takes half an hour on one core. Long prompts take most of an update, and short ones teach as much.
 RLOO_TINY = {
     "toolbox.trajectories": 3000,
     "data.eval_fraction": 0.1,
@@ -178,11 +181,13 @@ RLOO_TINY = {
     "eval.queries": 500,
 }
 
-# Adapters take larger steps than weights; the released run has none. The rows let 7B fit one device of 80 GB.
+# Adapters need a larger learning rate than weights; the released run has none. With these rows 7B fits one device of
+# 80 GB.
 LORA = {"optim.lr": 1e-5, "critic.lr": 1e-5, "rollout.rows": 8, "eval.rows": 8, "ppo.accumulate": 16}
 LORA_TINY = {"lora.rank": 16, "optim.lr": 3e-4, "critic.lr": 3e-3}
 
-# The released run: 8 GPUs with one prompt each, greedy replies, one update a rollout, KL 0.4.
+# The released run uses 8 GPUs with one prompt each, greedy replies, one update per rollout, and a KL coefficient of
+# 0.4.
 RELEASE = {
     "data.mae": "release",
     "data.eval_fraction": 0.0,

@@ -1,12 +1,12 @@
-r"""Supervised fine-tuning with MAE and PKT.
+r"""The config of supervised fine-tuning with MAE and PKT.
 
-    python launch/train.py --config configs/sft.py        the small base that ships, on the toolbox, on a CPU
+    python launch/train.py --config configs/sft.py        # the small base, on the toolbox, on a CPU
     python launch/train.py --config configs/sft.py:7b \
         --config.model.path=CodeLlama-7b-hf --config.data.source=raw_data.json
 
-Options after the colon, separated by commas: a size (tiny, 7b, 13b, 34b, 70b), `lora` to train a low-rank adapter on
-frozen weights, and `release` for the arithmetic of the released run (arXiv 2412.15495, code/pkt/finetune.sh). Every
-field can be set: --config.optim.lr=2e-6.
+The options after the colon are separated by commas. They are a size (tiny, 7b, 13b, 34b, 70b), `lora`, which trains a
+low-rank adapter on frozen weights, and `release`, which sets the arithmetic of the released run (arXiv 2412.15495,
+code/pkt/finetune.sh). Every field can be set on the command line: --config.optim.lr=2e-6.
 """
 
 from ml_collections import ConfigDict
@@ -20,11 +20,11 @@ def get_config(arg: str = "") -> ConfigDict:
     )
 
     config = ConfigDict()
-    config.run = "sft"  # which stage launch/train.py starts
+    config.run = "sft"  # the stage that launch/train.py starts
     config.name = f"sft-{size}"
-    config.seed = 0  # of the held-out split, the order of rows and the first weights
-    # Run folder, or an address, gs://BUCKET/RUN; "" is runs/NAME, or the first free runs/NAME-2, ... Every path below
-    # that is read may be an address too.
+    config.seed = 0  # decides the held-out split, the order of rows and the initial weights
+    # The run's folder, or an address gs://BUCKET/RUN. "" means runs/NAME, or the first free one of runs/NAME-2, ...
+    # Every path below that is read may be an address too.
     config.out = ""
     config.resume = "never"  # "auto" continues the run in `out` from its last checkpoint
 
@@ -33,63 +33,65 @@ def get_config(arg: str = "") -> ConfigDict:
     config.lora = lora_block(rank=64 if "lora" in flags else 0)
 
     model = config.model = ConfigDict()
-    model.path = ""  # folder (HF, peft, a run's), hub id, or "base"; "scratch": random weights in the shape of `preset`
-    model.preset = size  # shape of a model from scratch: tiny | 7b | 13b | 34b | 70b
-    model.compute_dtype = "bfloat16"  # of activations and matrix products; weights and moments stay float32
-    model.remat = "full"  # activations kept for the backward pass: none | dots | attention | full (none kept)
+    model.path = ""  # a folder (HF, peft, a run's), a hub id, "base", or "scratch": random weights of size `preset`
+    model.preset = size  # the size of a model from scratch: tiny | 7b | 13b | 34b | 70b
+    model.compute_dtype = "bfloat16"  # the dtype of activations and matrix products; weights and moments stay float32
+    model.remat = "full"  # recomputed in the backward pass, in rising order: none | dots | attention | full
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
-    model.loss_chunk = 1024  # positions a row that pass the head together; logits are [rows, loss_chunk, words]
+    model.loss_chunk = 1024  # positions of a row whose logits exist at a time, as [rows, loss_chunk, vocabulary]
 
     config.processes = processes_block()
 
     config.mesh = mesh_block()
 
     batch = config.batch = ConfigDict()
-    batch.rows = 8  # packed rows of one update, over all devices
-    batch.tokens = 8192  # length of a packed row; 0: the longest row, rounded up to a multiple of 128
-    batch.accumulate = 1  # parts an update's rows are computed in, one after the other
-    batch.pack = True  # several trajectories in one row
-    batch.shuffle = True  # false keeps the order of the source, which then is the curriculum
+    batch.rows = 8  # the number of packed rows of one update, over all devices
+    batch.tokens = 8192  # the length of a packed row; 0 takes the longest row, rounded up to a multiple of 128
+    batch.accumulate = 1  # the number of parts in which the rows of an update are computed, one after the other
+    batch.pack = True  # packs several trajectories into one row
+    batch.shuffle = True  # False keeps the order of the source as a curriculum
 
-    optim = config.optim = ConfigDict()  # AdamW; values of the released run where none other is named
+    # AdamW; values whose comment names no source are those of the released run.
+    optim = config.optim = ConfigDict()
     optim.lr = 1e-6
     optim.b1 = 0.9
     optim.b2 = 0.95
     optim.eps = 1e-8
     optim.weight_decay = 0.01
-    optim.decay_norms = False  # decay norm scales and biases too
-    optim.clip_norm = 1.0  # largest global gradient norm; 0 does not clip
-    optim.schedule = "cosine"  # after warm-up: cosine | constant
-    optim.warmup_fraction = 0.01  # share of all updates
-    optim.warmup_steps = 0  # updates; 0: warmup_fraction counts
-    optim.final_lr_fraction = 0.0  # share of lr at the end of the cosine
-    optim.epochs = 1
-    optim.max_steps = 0  # updates in all, whatever `epochs` says; 0: `epochs` counts
+    optim.decay_norms = False  # applies weight decay to norm scales and biases too
+    optim.clip_norm = 1.0  # the maximum of the global gradient norm; 0 does not clip
+    optim.schedule = "cosine"  # the learning rate after the warm-up: cosine | constant
+    optim.warmup_fraction = 0.01  # the fraction of all updates that warm up the learning rate
+    optim.warmup_steps = 0  # the number of updates of the warm-up; 0 uses warmup_fraction
+    optim.final_lr_fraction = 0.0  # the fraction of lr at the end of the cosine
+    optim.epochs = 1  # the number of passes over the data
+    optim.max_steps = 0  # the number of updates of the run; 0 uses `epochs`
 
     eval = config.eval = ConfigDict()
-    eval.every = 100  # updates between evaluations on held-out rows; besides, at checkpoints while keep_best is set
-    eval.samples = 8  # held-out replies written to samples.jsonl at each evaluation, token by token
-    # What is answered greedily for TS, PI and CF before training and at every evaluation, separated by commas:
-    # held_out (rows held out), toolbox (its two held-out splits), files or folders of benchmarks. "": nothing
+    eval.every = 100  # the updates between evaluations; keep_best above 0 adds one at every checkpoint
+    eval.samples = 8  # the number of held-out replies that each evaluation writes to samples.jsonl, token by token
+    # The sets whose queries are answered greedily before training and at every evaluation, and scored by TS, PI and CF.
+    # They are separated by commas: held_out (rows held out), toolbox (its two held-out splits), and files or folders of
+    # benchmarks. "" answers none.
     eval.sets = ""
-    eval.queries = 256  # at most so many of each set
-    eval.new_tokens = 128  # longest answer
-    eval.rows = 64  # queries answered side by side, over all devices
-    eval.best = "loss"  # what keep_best goes by: loss (held-out), or a score of a set, such as toolbox's domain_CF
+    eval.queries = 256  # the maximum number of queries of each set
+    eval.new_tokens = 128  # the maximum number of tokens of a reply
+    eval.rows = 64  # the number of queries that are answered at a time, over all devices
+    eval.best = "loss"  # ranks checkpoints: loss (held-out), or a score of a set, such as the toolbox's domain_CF
 
     checkpoint = config.checkpoint = ConfigDict()
-    checkpoint.every = 100  # updates between checkpoints; 0: at the end only
-    checkpoint.keep = 2  # newest ones kept
-    checkpoint.keep_best = 1  # kept besides: the best ones by eval.best
+    checkpoint.every = 100  # the number of updates between checkpoints; 0 writes one at the end only
+    checkpoint.keep = 2  # the number of newest checkpoints that are kept
+    checkpoint.keep_best = 1  # the number of best checkpoints, by eval.best, that are kept besides
 
     log = config.log = ConfigDict()
-    log.every = 10  # updates between lines on the screen; metrics.jsonl has every update
+    log.every = 10  # the updates between lines on the screen; metrics.jsonl has a line for every update
     log.tensorboard = True
     log.wandb = False
 
     export = config.export = ConfigDict()
-    export.at_end = True  # write OUT/hf when training is done
-    export.dtype = "auto"  # auto (that of model.path, float32 from scratch) | float32 | bfloat16 | float16
+    export.at_end = True  # writes OUT/hf at the end of training
+    export.dtype = "auto"  # auto (that of model.path; float32 from scratch) | float32 | bfloat16 | float16
     export.max_shard_bytes = 5_000_000_000
 
     if size == "tiny":
@@ -101,7 +103,7 @@ def get_config(arg: str = "") -> ConfigDict:
     return config
 
 
-# A CPU's share: everything runs as in the large, in minutes.
+# These values let everything run as with a large model, on a CPU and in minutes.
 TINY = {
     "model.path": "base",
     "data.max_tokens": 4096,
@@ -110,7 +112,7 @@ TINY = {
     "model.compute_dtype": "float32",
     "model.remat": "none",
     "model.loss_chunk": 256,
-    "optim.lr": 3e-4,  # for a million weights; the released 1e-6 fits 7 billion
+    "optim.lr": 3e-4,  # suits a million weights; the released 1e-6 suits 7 billion
     "optim.warmup_fraction": 0.05,
     "eval.every": 50,
     "eval.sets": "toolbox",
@@ -120,22 +122,22 @@ TINY = {
     "export.dtype": "float32",
 }
 
-# Of QLoRA's runs with 7 and 13 billion weights; it halves the rate for larger ones.
+# The learning rate of QLoRA for 7 and 13 billion weights (arXiv 2305.14314); QLoRA halves it for larger models.
 LORA = {"optim.lr": 2e-4}
 LORA_TINY = {"lora.rank": 16, "optim.lr": 3e-3}
 
-# The released run: its MAE and PKT scripts, 4 GPUs with one sample each, a sample for every step.
+# The released run uses its own MAE and PKT scripts, 4 GPUs with one sample each, and one sample for every step.
 RELEASE = {
     "data.max_tokens": 8192,
     "data.w_max": 9.0,
     "data.eval_fraction": 0.0,
     "optim.lr": 1e-6,
-    "optim.warmup_fraction": 0.01,  # linear here; DeepSpeed's WarmupLR rises with the logarithm of the step
+    "optim.warmup_fraction": 0.01,  # a linear warm-up; DeepSpeed's WarmupLR rises with the logarithm of the step
     "data.mae": "release",
     "data.pkt": "release",
     "data.rows": "step",
     "batch.rows": 4,
     "batch.pack": False,
-    "optim.schedule": "constant",  # its DeepSpeed file names WarmupLR, which replaces the cosine on the command line
-    "optim.decay_norms": True,  # DeepSpeed gets all weights in one group
+    "optim.schedule": "constant",  # WarmupLR in its DeepSpeed file replaces the cosine of its command line
+    "optim.decay_norms": True,  # the released run passes all weights to DeepSpeed in one group
 }
