@@ -170,7 +170,7 @@ def test_exports_of_a_checkpoint(launch, repo, adapted, trained, tmp_path, capsy
     assert hf_load.checkpoint_dtype(tmp_path / "hf") == "float16"
     flags = [f"--config.run={trained}", f"--config.out={tmp_path / 'none'}", "--config.adapter=true"]
     assert launch("export_hf", config, *flags) == 2
-    assert "trains whole weights" in capsys.readouterr().err and not (tmp_path / "none").exists()
+    assert "trains all weights" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Two models are told apart by their files, a copy is not."""
+"""The fingerprint tells two models apart by their files, and a copy has the same one."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from tljax.training.fingerprint import fingerprint
 from tljax.training.model_source import open_model
 
 
-@pytest.mark.parametrize("whole", [module.WHOLE, 0])
-def test_a_copy_is_the_same_model_and_other_weights_are_not(tmp_path, monkeypatch, whole):
-    monkeypatch.setattr(module, "WHOLE", whole)
+@pytest.mark.parametrize("max_full_read", [module.MAX_FULL_READ, 0])
+def test_a_copy_has_the_same_fingerprint_and_other_weights_or_configs_have_others(tmp_path, monkeypatch, max_full_read):
+    monkeypatch.setattr(module, "MAX_FULL_READ", max_full_read)
     wanted = fingerprint(open_model(BASE_FOLDER, ""))
     copy = tmp_path / "copy"
     shutil.copytree(BASE_FOLDER, copy)
@@ -24,16 +24,16 @@ def test_a_copy_is_the_same_model_and_other_weights_are_not(tmp_path, monkeypatc
     assert fingerprint(model) == wanted
     weights = copy / "model.safetensors"
     content = weights.read_bytes()
-    for place in (len(content) - 1, len(content) // 2):
-        weights.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    for position in (len(content) - 1, len(content) // 2):
+        weights.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
         assert fingerprint(model) != wanted
     weights.write_bytes(content)
     (copy / "config.json").write_text(json.dumps(json.loads((copy / "config.json").read_text()) | {"rope_theta": 7.0}))
     assert fingerprint(model) != wanted
 
 
-def test_checkpoints_of_a_run_are_told_apart(tmp_path):
-    """Of files alone; none of them is read as weights."""
+def test_checkpoints_of_a_run_have_different_fingerprints(tmp_path):
+    """The files are no valid checkpoints: none is read as weights."""
     for step in (2, 4):
         folder = tmp_path / "checkpoints" / str(step) / "state"
         folder.mkdir(parents=True)

@@ -21,10 +21,10 @@ from tljax.storage.remote import is_remote
 from tljax.training.checkpoint_handlers import MetadataHandler, StateHandler
 
 STATE, METADATA = "state", "metadata"
-PATIENCE = 86_400  # seconds for one save
-# Packages whose exceptions say that a store of objects did not do what it was asked, and words of its answers.
+SAVE_TIMEOUT = 86_400  # seconds for one save
+# The packages whose exceptions report that an object store refused a request, and the codes of such refusals.
 STORES = ("gcsfs", "google", "aiohttp", "requests")
-STORE_ANSWERS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|NOT_FOUND|DEADLINE_EXCEEDED|ABORTED)\b")
+STORE_REFUSALS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|NOT_FOUND|DEADLINE_EXCEEDED|ABORTED)\b")
 
 
 class Checkpoints:
@@ -34,7 +34,7 @@ class Checkpoints:
     folder is made, and what a killed save left behind is deleted. before_commit: called beside each save, in a thread;
     the checkpoint counts once it has returned. Every process of a run makes the same calls.
 
-    Raises InputError where the folder is missing (read_only) or cannot be made.
+    Raises InputError if the folder is missing (read_only) or cannot be made.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Checkpoints:
                 f"{self.folder}: keep is {keep} and keep_best {keep_best}; allowed are 1 or more, 0 or more"
             )
         if read_only and not self.folder.is_dir():
-            raise InputError(f"{self.folder}: there is no such folder of checkpoints; give that of a run")
+            raise InputError(f"{self.folder}: there is no such folder of checkpoints; give the folder of a run")
         best = policies.BestN(get_metric_fn=_selection_loss, reverse=True, n=keep_best)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
@@ -63,9 +63,9 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
-            # A save of hundreds of GB to a slow disk takes longer than Orbax's 20 minutes;
-            # distributed/process_group.py has its own.
-            async_options=ocp.AsyncOptions(timeout_secs=PATIENCE),
+            # A save of hundreds of GB to a slow disk takes longer than Orbax's limit of 20 minutes. A stuck process is
+            # found by distributed/process_group.py.
+            async_options=ocp.AsyncOptions(timeout_secs=SAVE_TIMEOUT),
         )
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
         tree = StateHandler(self._report_failure)
@@ -97,7 +97,7 @@ class Checkpoints:
         metadata: values that JSON can hold. selection_loss: the value that best-checkpoint selection minimizes. A step
         that has a checkpoint already is left as it is.
 
-        Raises InputError where this or the previous save could not be written; older checkpoints remain.
+        Raises InputError if this or the previous save could not be written; older checkpoints remain.
         """
         json.dumps(metadata)
         items = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state), METADATA: ocp.args.JsonSave(metadata)})
@@ -107,15 +107,15 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Returns when the save under way is committed; raises InputError where it could not be written."""
+        """Returns when the save under way is committed; raises InputError if it could not be written."""
         self._explain_write_errors(self._manager.wait_until_finished)
 
     def close(self) -> None:
-        """Waits for the save under way and ends the threads; raises InputError where it could not be written."""
+        """Waits for the save under way and ends the threads; raises InputError if it could not be written."""
         try:
             self._explain_write_errors(self._manager.close)
         except InputError:
-            # An error ends Orbax's close() half way, and is raised once by each of the parts that met it.
+            # An error ends Orbax's close() half way, and each part that failed raises it once.
             with contextlib.suppress(Exception):
                 self._manager.close()
             raise
@@ -141,15 +141,15 @@ class Checkpoints:
         return self._explain_read_errors(step, lambda: self._manager.restore(step, args=args)[METADATA])
 
     def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state of `step`, bit for bit, laid out by the shardings of `abstract_state` (ShapeDtypeStructs).
+        """Returns the state of `step`, bit for bit, laid out by the shardings of `abstract_state` (ShapeDtypeStructs).
 
-        Raises InputError where there is no such checkpoint, or naming the first leaf that differs from it.
+        Raises InputError if there is no such checkpoint, and one that names the first leaf that differs from it.
         """
         self._compare(step, abstract_state, partial=False)
         return self._restore(step, abstract_state)
 
     def restore_params(self, step: int, abstract_params: Any) -> Any:
-        """The params alone, in the dtypes and shardings of `abstract_params`; the optimizer's moments are not read.
+        """Returns the params, in the dtypes and shardings of `abstract_params`; reads no moments of the optimizer.
 
         Raises InputError as restore does.
         """
@@ -165,7 +165,7 @@ class Checkpoints:
     def _selection_loss_of(self, step: int) -> float:
         try:
             return _selection_loss(self._manager.metrics(step) or {})
-        except (FileNotFoundError, ValueError, KeyError):  # removed in part
+        except (FileNotFoundError, ValueError, KeyError):  # a killed process removed a part of it
             return math.inf
 
     def _restore(self, step: int, abstract: Any) -> Any:
@@ -178,49 +178,53 @@ class Checkpoints:
         return self._explain_read_errors(step, lambda: self._manager.restore(step, args=composite)[STATE])
 
     def _explain_read_errors(self, step: int, read: Callable[[], Any]) -> Any:
-        """`read()`; files that a disk or a hand has damaged become one line that names an older checkpoint."""
+        """Returns `read()`. Raises InputError for damaged files, with the name of an older checkpoint to go on from."""
         try:
             return read()
-        # Orbax, TensorStore and json; running out of memory or a defect is no damage, and removing files no cure.
+        # Orbax, TensorStore and json raise these for damaged files. Other errors, such as too little memory or a
+        # defect, are no damage, and removing files does not help.
         except Exception as error:
-            if is_remote(self.folder) and STORE_ANSWERS.search(str(error)) and "NOT_FOUND" not in str(error):
-                told = f"could not be read ({one_line(error)[:200]}); check the address and the network, then try again"
-                raise InputError(f"{self.folder}/{step}: {told}") from error
+            if is_remote(self.folder) and STORE_REFUSALS.search(str(error)) and "NOT_FOUND" not in str(error):
+                reason = one_line(error)[:200]
+                raise InputError(
+                    f"{self.folder}/{step}: could not be read ({reason}); check the address and the network, then try "
+                    "again"
+                ) from error
             if not isinstance(error, OSError | ValueError | KeyError):
                 raise
             earlier = [s for s in self.steps() if s < step]
             remedy = f"remove it to go on from step {earlier[-1]}" if earlier else "there is no earlier one"
-            told = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-            raise InputError(f"{self.folder}/{step}: the checkpoint cannot be read ({told}); {remedy}") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise InputError(f"{self.folder}/{step}: the checkpoint cannot be read ({reason}); {remedy}") from error
 
     def _check_exists(self, step: int) -> None:
         self.wait()
         steps = self.steps()
         if step not in steps:
-            there = f"steps {', '.join(map(str, steps))} are there" if steps else "the folder has none"
-            raise InputError(f"{self.folder}: there is no checkpoint of step {step}; {there}")
+            existing = f"steps {', '.join(map(str, steps))} are there" if steps else "the folder has none"
+            raise InputError(f"{self.folder}: there is no checkpoint of step {step}; {existing}")
 
     def _compare(self, step: int, abstract: Any, partial: bool) -> None:
-        """Orbax alone would cast other dtypes silently and name no leaf where shapes differ."""
+        """Raises InputError for a leaf that differs: Orbax casts dtypes silently, and names no leaf of other shape."""
         self._check_exists(step)
         saved = _leaves(self._explain_read_errors(step, lambda: self._manager.item_metadata(step)[STATE].tree))
         wanted = _leaves(abstract)
-        where = f"{self.folder}/{step}"
+        path = f"{self.folder}/{step}"
         for name in sorted(wanted.keys() | saved.keys()):
             if name not in saved:
-                raise InputError(f"{where}: {name} is missing; the config describes another model or optimizer")
+                raise InputError(f"{path}: {name} is missing; the config describes another model or optimizer")
             if name not in wanted:
                 if partial and not name.startswith("params."):
                     continue
-                raise InputError(f"{where}: {name} is not in this run; the config describes another model or optimizer")
-            have, want = saved[name], wanted[name]
-            if tuple(have.shape) != tuple(want.shape):
-                raise InputError(f"{where}: {name} has shape {tuple(have.shape)}, this run needs {tuple(want.shape)}")
-            if have.dtype != want.dtype and not partial:
-                raise InputError(f"{where}: {name} is {have.dtype}, this run needs {want.dtype}")
+                raise InputError(f"{path}: {name} is not in this run; the config describes another model or optimizer")
+            leaf, want = saved[name], wanted[name]
+            if tuple(leaf.shape) != tuple(want.shape):
+                raise InputError(f"{path}: {name} has shape {tuple(leaf.shape)}, this run needs {tuple(want.shape)}")
+            if leaf.dtype != want.dtype and not partial:
+                raise InputError(f"{path}: {name} is {leaf.dtype}, this run needs {want.dtype}")
 
     def _explain_write_errors(self, act) -> None:
-        """Runs `act`; a disk that refuses becomes one line, and the list of checkpoints is read again from it."""
+        """Runs `act`. Raises InputError if the disk refuses, and then reads the list of checkpoints from it again."""
         try:
             act()
         except Exception as error:
@@ -242,7 +246,7 @@ class Checkpoints:
         )
 
     def _report_failure(self, error: Exception) -> None:
-        """Tells the run's other processes: Orbax lets this one wait for them before it raises the error."""
+        """Ends the run's other processes too: Orbax waits for them before it raises the error in this one."""
         if processes.is_multiprocess():
             processes.abort_all(self._write_error(error) or error)
 
@@ -252,7 +256,7 @@ def _selection_loss(metrics: dict[str, float]) -> float:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """Leaf name, as "params.layers.q", to leaf; Orbax's record of a struct has dicts and lists in its place."""
+    """Returns the leaves by name, such as "params.layers.q"; Orbax stores a struct as dicts and lists."""
 
     def part(key):
         return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
@@ -265,33 +269,33 @@ def _reason(error: BaseException) -> str | None:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, jax.errors.JaxRuntimeError):
-            return None  # a device or another process, whose words are those of a store
+            return None  # an error of a device or of another process, whose text has the codes of a store
         if isinstance(seen, OSError):
             return seen.strerror or str(seen).splitlines()[0]
-        # TensorStore raises ValueError with the system's error number in its text, or a store's answer.
-        told = re.search(r"\[os_error_code='(\d+)'\]|\[OS error (\d+)", str(seen))
-        if told:
-            return os.strerror(int(told[1] or told[2]))
-        if type(seen).__module__.partition(".")[0] in STORES or STORE_ANSWERS.search(str(seen)):
+        # TensorStore raises ValueError with the system's error number in its text, or a store's code.
+        match = re.search(r"\[os_error_code='(\d+)'\]|\[OS error (\d+)", str(seen))
+        if match:
+            return os.strerror(int(match[1] or match[2]))
+        if type(seen).__module__.partition(".")[0] in STORES or STORE_REFUSALS.search(str(seen)):
             return one_line(seen)[:200]
         seen = seen.__cause__ or seen.__context__
     return None
 
 
 def _silence_orbax() -> None:
-    """Every failed save is raised by save(), wait() or close(), so what Orbax prints about it besides is dropped.
+    """Drops what Orbax logs: save(), wait() and close() raise every error of a save.
 
-    It logs each step and the traces of what it raises; and after a failed write TensorStore's other writes report to an
-    event loop that is closed already, which Python prints as a dozen ignored exceptions.
+    Orbax logs each step, and a trace of each error. After a failed write, TensorStore's other writes report to an event
+    loop that is closed already, which Python prints as a dozen ignored exceptions.
     """
     logging.getLogger("absl").addFilter(_not_orbax)
-    others = sys.unraisablehook
-    if getattr(others, "__module__", None) == __name__:
+    previous = sys.unraisablehook
+    if getattr(previous, "__module__", None) == __name__:
         return
 
     def hook(unraisable) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
-            others(unraisable)
+            previous(unraisable)
 
     sys.unraisablehook = hook
 

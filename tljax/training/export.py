@@ -1,4 +1,4 @@
-"""Writes RUN/model beside the checkpoints, and from both a Hugging Face folder or an adapter."""
+"""Writes RUN/model beside a run's checkpoints, and exports both as a Hugging Face folder or an adapter."""
 
 import dataclasses
 import shutil
@@ -36,9 +36,10 @@ def save_model_files(
     run: RunFolder,
     options: lora.LoraOptions | None = None,
 ) -> None:
-    """Writes RUN/model: config.json, tokenizer and chat template, all that an export needs beside the weights.
+    """Writes RUN/model: config.json, tokenizer and chat template, which an export needs beside the weights.
 
-    With options, of an adapter that the run trains on the model, also adapter_config.json, which names the model.
+    options: those of the adapter that the run trains, if any; then adapter_config.json is written too, with the name of
+    the adapter's model.
     """
     target = run / "model"
     shutil.rmtree(target, ignore_errors=True)
@@ -50,14 +51,15 @@ def save_model_files(
 
 
 def export_model(run: Any, params: llama.Params, target: Any, *, dtype: str, max_shard_bytes: float) -> str:
-    """Writes params as a Hugging Face folder with what RUN/model holds; dtype "auto" is that of the model begun from.
+    """Writes params as a Hugging Face folder, with the config and tokenizer of RUN/model.
 
-    Returns the dtype written. Raises InputError as hf.export does.
+    dtype: "auto" is the dtype of the model that the run began from. Returns the dtype of the written weights. Raises
+    InputError as export_checkpoint does.
     """
     folder = model_files(run)
-    found = hf_config.read_json(folder / "config.json")
-    config = hf_config.parse_config(found, str(folder / "config.json"))
-    dtype = config_dtype(found) if dtype == "auto" else dtype
+    raw_config = hf_config.read_json(folder / "config.json")
+    config = hf_config.parse_config(raw_config, str(folder / "config.json"))
+    dtype = config_dtype(raw_config) if dtype == "auto" else dtype
     hf_export.export_checkpoint(
         target,
         params,
@@ -66,25 +68,26 @@ def export_model(run: Any, params: llama.Params, target: Any, *, dtype: str, max
         tokenizer_folder=folder,
         dialect_template=(folder / "chat_template.jinja").read_text(encoding="utf-8"),
         max_shard_bytes=max_shard_bytes,
-        source_config=found,
+        source_config=raw_config,
     )
     return dtype
 
 
 def export_adapter(run: Any, adapter: lora.Adapter, target: Any) -> None:
-    """Writes a run's adapter and tokenizer in the format of `peft`. Raises InputError as that export does.
+    """Writes a run's adapter and tokenizer in the format of `peft`. Raises InputError as hf_adapter does.
 
-    Where the adapter belongs to another run, whose checkpoint `peft` cannot read, it names that run's export, if any.
+    `peft` cannot read the checkpoints of a run: if the adapter's base is a run, its export is named, if there is one.
     """
     folder = model_files(run)
     options, base = hf_adapter.read_adapter_config(folder)
-    home = as_path(base)
+    base_folder = as_path(base)
+    has_export = (base_folder / "checkpoints").is_dir() and hf_export.is_complete(base_folder / "hf")
     hf_adapter.export_adapter(
         target,
         adapter,
         hf_config.read_config(folder),
         options,
-        str(home / "hf") if (home / "checkpoints").is_dir() and hf_export.is_complete(home / "hf") else base,
+        str(base_folder / "hf") if has_export else base,
         folder,
         (folder / "chat_template.jinja").read_text(encoding="utf-8"),
     )
@@ -93,9 +96,10 @@ def export_adapter(run: Any, adapter: lora.Adapter, target: Any) -> None:
 def export_results(
     run: RunFolder, params: Any, *, adapter: bool, model: bool, dtype: str, max_shard_bytes: float
 ) -> list[str]:
-    """Writes what a finished run leaves, where it is not there: RUN/adapter if params are one, and RUN/hf if `model`.
+    """Exports the result of a finished run: RUN/adapter if params are an adapter, and RUN/hf if `model`.
 
-    Returns lines that say how to use them. Raises InputError as the exports do.
+    A complete export is left as it is. Returns lines that say how to use the exports. Raises InputError as the exports
+    do.
     """
     lines, target = [], run.path / "adapter"
     if adapter:
@@ -108,11 +112,11 @@ def export_results(
     if not model:
         return lines
     target = run.path / "hf"
-    there = processes.run_on_primary(lambda: hf_export.is_complete(target))
-    if adapter and not there:
-        # Onto the weights as the base has them, which the trunk in the compute dtype may have rounded.
+    is_exported = processes.run_on_primary(lambda: hf_export.is_complete(target))
+    if adapter and not is_exported:
+        # The adapter is added to the weights of the base, since the trunk in the compute dtype may have rounded them.
         export_run(run.path, target, step=0, dtype=dtype, max_shard_bytes=max_shard_bytes)
-    elif not there:
+    elif not is_exported:
         export_model(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
     return [
         *lines,
@@ -124,10 +128,10 @@ def export_results(
 def export_run(
     run: Any, target: Any, *, step: int, dtype: str, max_shard_bytes: float, adapter: bool = False
 ) -> tuple[int, str]:
-    """Exports a run's checkpoint on the current mesh; returns its step and the dtype written.
+    """Exports a checkpoint of a run on the current mesh; returns its step and the dtype of the written weights.
 
-    step: 0 is the newest, -1 the best one by its eval.best. adapter: that of the run alone, in float32, and not
-    the model with it. Raises InputError before anything is read.
+    step: 0 is the newest checkpoint, -1 the best one by the run's eval.best. adapter: exports the run's adapter alone,
+    in float32, in place of the full model. Raises InputError before it reads any weights.
     """
     check_choice("dtype", dtype, ("auto", *hf_config.DTYPES))
     check_range("max_shard_bytes", max_shard_bytes, 1, 1e15)
@@ -135,16 +139,16 @@ def export_run(
     resume.read_run_config(run)
     model = open_model(str(run), "")
     if step:
-        chosen = checkpoint_step(run, best=True) if step == -1 else step
-        model = dataclasses.replace(model, checkpoint=(run, chosen))
+        step = checkpoint_step(run, best=True) if step == -1 else step
+        model = dataclasses.replace(model, checkpoint=(run, step))
     assert model.checkpoint is not None
     if adapter:
         if model.base is None:
-            raise InputError(f"config.adapter is set, but the run {run} trains whole weights; leave it out")
+            raise InputError(f"config.adapter is set, but the run {run} trains all weights; leave it out")
         export_adapter(run, load_adapter(model)[0], target)
         return model.checkpoint[1], "float32"
-    # A run's weights are float32; of an adapter's base from Hugging Face only the bits that are there need be held.
-    written, weights = model.dtype if dtype == "auto" else dtype, model.base or model
-    held = jnp.float32 if weights.checkpoint is not None else jnp.promote_types(model.dtype, written)
-    params = load_params(model, held, seed=0)
+    # A run's weights are float32. An adapter's base from Hugging Face needs no more bits than its files hold.
+    export_dtype, weights = model.dtype if dtype == "auto" else dtype, model.base or model
+    load_dtype = jnp.float32 if weights.checkpoint is not None else jnp.promote_types(model.dtype, export_dtype)
+    params = load_params(model, load_dtype, seed=0)
     return model.checkpoint[1], export_model(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)

@@ -10,9 +10,9 @@ from tljax.storage import remote
 from tljax.storage.remote import is_remote
 from tljax.training.model_source import ModelSource
 
-WHOLE = 2**22  # bytes; a larger file is read in BLOCKS blocks of BLOCK bytes, evenly spread, first and last included
-BLOCKS, BLOCK = 64, 2**16
-WEIGHTS = (".safetensors", ".bin")
+MAX_FULL_READ = 2**22  # bytes; of a larger file, evenly spread blocks are read, the first and the last among them
+NUM_BLOCKS, BLOCK_BYTES = 64, 2**16
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
 def fingerprint(model: ModelSource) -> str:
@@ -22,10 +22,10 @@ def fingerprint(model: ModelSource) -> str:
     same hash. The hash of an adapter covers its own files and its base.
     """
     assert model.folder is not None
-    home = model.adapter or model.folder
-    root, sizes = home, {}
+    folder = model.adapter or model.folder
+    root, sizes = folder, {}
     if model.checkpoint is None:
-        sizes = {path.name: path.stat().st_size for path in root.iterdir() if path.suffix in WEIGHTS}
+        sizes = {path.name: path.stat().st_size for path in root.iterdir() if path.suffix in WEIGHT_SUFFIXES}
     else:
         run, step = model.checkpoint
         root = run / "checkpoints" / str(step)
@@ -35,15 +35,16 @@ def fingerprint(model: ModelSource) -> str:
             files = (path for path in root.rglob("*") if path.is_file())
             sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
     name = "config.json" if model.adapter is None else hf_adapter.CONFIG_FILE
-    digest = hashlib.sha256((home / name).read_bytes())
+    digest = hashlib.sha256((folder / name).read_bytes())
     if model.base is not None:
         digest.update(fingerprint(model.base).encode())
     for name in sorted(sizes, key=lambda name: PurePosixPath(name).parts):
         size = sizes[name]
         digest.update(f"{name} {size}\n".encode())
         starts, length = [0], size
-        if size > WHOLE:
-            starts, length = [i * (size - BLOCK) // (BLOCKS - 1) for i in range(BLOCKS)], BLOCK
+        if size > MAX_FULL_READ:
+            starts = [i * (size - BLOCK_BYTES) // (NUM_BLOCKS - 1) for i in range(NUM_BLOCKS)]
+            length = BLOCK_BYTES
         for block in _blocks(root / name, starts, length):
             digest.update(block)
     return digest.hexdigest()

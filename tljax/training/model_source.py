@@ -126,7 +126,7 @@ def checkpoint_step(run: Any, best: bool = False) -> int:
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         step = processes.run_on_primary(checkpoints.best_step if best else checkpoints.latest_step)
     if step is None:
-        kind = "checkpoint that eval.best has judged" if best else "checkpoint yet"
+        kind = "checkpoint with a value of eval.best" if best else "checkpoint yet"
         raise InputError(f"{run}: the run has no {kind}; wait for one, or name another folder")
     return step
 
@@ -139,8 +139,10 @@ def fit_to_vocabulary(model: ModelSource, preset: str, words: int, tokenizer: st
     if model.folder is None and preset == "tiny":
         return dataclasses.replace(model, config=llama.preset(preset, vocab_size=words))
     if words > model.config.vocab_size:
-        own = model.folder is not None and Path(tokenizer) == model.folder
-        remedy = "its files do not belong together" if own else "leave config.data.tokenizer empty for the model's own"
+        is_own = model.folder is not None and Path(tokenizer) == model.folder
+        remedy = (
+            "its files do not belong together" if is_own else "leave config.data.tokenizer empty for the model's own"
+        )
         raise InputError(
             f"the tokenizer {tokenizer} has {words} words, the model {model.folder or preset} only "
             f"{model.config.vocab_size}; {remedy}"
