@@ -268,7 +268,7 @@ def test_what_could_not_be_put_at_its_address_is_put_there_by_the_next_command(s
             command()
     store.invalidate_cache()
     assert store.ls("bucket/late") == ["bucket/late/report.predictions.jsonl"]
-    with pytest.raises(InputError, match="an earlier command had made it here and could not put it there, which was"):
+    with pytest.raises(InputError, match="an earlier command had made it here and could not upload it, which was"):
         command()
     store.invalidate_cache()
     assert store.cat("bucket/late/report.json") == b"report"

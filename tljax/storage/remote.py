@@ -1,13 +1,17 @@
-"""Files and folders at addresses such as gs://BUCKET/NAME, through fsspec: copied here to be read, put there when made.
+"""Files and folders at addresses such as gs://BUCKET/NAME, through fsspec: downloads to read, uploads of new files.
 
-A store of objects can neither append nor rename: an object is there whole or not at all, and a folder is what some
-names begin with. Copies lie under $HF_HOME/tljax, by their address, and are made again only where that has changed.
+An object store can neither append to an object nor rename it: an object is complete or absent, and a folder is a common
+prefix of names. Copies lie under $HF_HOME/tljax, by their address, and are made again only if the objects have changed.
 """
+
+# fsspec's own caches do not do (tried with 2026.9): filecache names files by a hash, or by their last part alone, so
+# that two config.json collide and no folder of a model can be opened; a download that fails leaves half a file.
 
 import contextlib
 import fnmatch
 import hashlib
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,157 +21,161 @@ from typing import Any
 import filelock
 
 from tljax.core.errors import InputError, explain_disk_errors, one_line
+from tljax.core.units import format_bytes
 from tljax.distributed import processes
 from tljax.storage.atomic import atomic_path
 
-# What an object's listing may say of its content; each store has its own words.
+# The fields of an object's listing that change with its content; each store has its own.
 STAMPS = ("size", "generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "created")
-PACKAGES = {"gs": "gcs", "gcs": "gcs"}  # extras of tljax by the scheme that needs them
+EXTRAS = {"gs": "gcs", "gcs": "gcs"}  # scheme -> the extra of tljax that it needs
 CACHE_FULL = "make room, or set HF_HOME to a folder on a larger disk"
-SHOWN = 2**28  # bytes from which a copy is told of
-
-
-ALL_FILES = ("**",)  # as patterns: all files, those of folders within too
+MIN_LOGGED_BYTES = 2**28  # of a copy, from which a line says that it is made
+ALL_FILES = ("**",)  # as patterns: all files, also those in subfolders
 
 
 def is_remote(path: object) -> bool:
-    """Whether a path is an address of another machine."""
+    """Returns True if a path is an address, such as gs://BUCKET/NAME."""
     return "://" in str(path)
 
 
 def cache_folder() -> Path:
-    """The folder of this machine that copies, and working folders of runs, lie in."""
+    """Returns the local folder that holds copies and the working folders of runs."""
     from huggingface_hub.constants import HF_HOME
 
     return Path(HF_HOME).expanduser() / "tljax"
 
 
 def cache_path(address: str, kind: str) -> Path:
-    """Where something of `kind` with this address lies in the cache."""
+    """Returns the path in the cache for something of this `kind` and address."""
     scheme, _, rest = address.partition("://")
     return cache_folder() / kind / scheme / rest.strip("/")
 
 
-def local_path(path: str, what: str, patterns: Sequence[str] = ("*",)) -> Path:
-    """A path of this machine for `path`, which `what` holds: itself, or a copy of what is at that address.
+def local_path(path: str, field: str, patterns: Sequence[str] = ("*",)) -> Path:
+    """Returns `path` itself if it is local, or a local copy of the file or folder at that address.
 
-    patterns: of a folder's files, those that are needed, such as "*.json". Raises InputError where nothing is there, or
-    it may not be read, and where the cache cannot be written; a path of this machine is not looked at.
+    field: the setting that holds the path, for messages. patterns: the files of a folder that are needed, such as
+    "*.json". Raises InputError if the address has nothing or cannot be read, and if the cache cannot be written; a
+    local path is not checked.
     """
-    return fetch(path, what, patterns) if is_remote(path) else Path(path).expanduser()
+    return fetch(path, field, patterns) if is_remote(path) else Path(path).expanduser()
 
 
-def fetch(address: str, what: str, patterns: Sequence[str] = ("*",)) -> Path:
-    """The copy of a file or folder, made where there is none of its content: whole or not at all."""
+def fetch(address: str, field: str, patterns: Sequence[str] = ("*",)) -> Path:
+    """Returns a local copy of a file or folder, made again if the content has changed. Its files are complete."""
     target = cache_path(address, "copies")
-    with explain_store_errors(address, what):
-        there = list_objects(address, ALL_FILES)
-        found = {name: stamp for name, stamp in there.items() if name == "" or any(_fits(name, p) for p in patterns)}
-        if not found:
+    with explain_store_errors(address, field):
+        objects = list_objects(address, ALL_FILES)
+        wanted = {name: s for name, s in objects.items() if name == "" or any(_matches(name, p) for p in patterns)}
+        if not wanted:
             raise FileNotFoundError(address)
     with explain_disk_errors(target, CACHE_FULL):
         target.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(target.with_name(f".{target.name}.lock")):
-            _copy(address, what, found, there, target)
+            _copy(address, field, wanted, objects, target)
     return target
 
 
 def list_objects(address: str, patterns: Sequence[str] = ("*",)) -> dict[str, dict[str, Any]]:
-    """The objects at an address by their names below it, "" for the one that has it, with what tells of their content.
+    """Returns {name below the address: {field of STAMPS: value}}; the name of an object at the address itself is "".
 
-    Raises what the store's library raises; to be called inside `told`.
+    Raises the errors of the store's library; call it inside `explain_store_errors`.
     """
     fs, root = _open(address)
     fs.invalidate_cache()
     root = root.rstrip("/")
     infos = fs.find(root, detail=True)
-    found = {name[len(root) :].strip("/"): info for name, info in infos.items() if info["type"] == "file"}
-    if "" in found:
-        found = {"": found[""]}
-    wanted = {name: info for name, info in found.items() if name == "" or any(_fits(name, p) for p in patterns)}
+    objects = {name[len(root) :].strip("/"): info for name, info in infos.items() if info["type"] == "file"}
+    if "" in objects:
+        objects = {"": objects[""]}
+    wanted = {name: info for name, info in objects.items() if name == "" or any(_matches(name, p) for p in patterns)}
     return {name: {word: str(info[word]) for word in STAMPS if word in info} for name, info in wanted.items()}
 
 
-def _fits(name: str, pattern: str) -> bool:
-    """Whether a file's name below its folder is one of a pattern; "*" stands for no "/"."""
+def _matches(name: str, pattern: str) -> bool:
+    """Returns True if a file's name below its folder matches a pattern, where "*" matches no "/"."""
     return pattern == "**" or (name.count("/") == pattern.count("/") and fnmatch.fnmatch(name, pattern))
 
 
 def _copy(
-    address: str, what: str, found: Mapping[str, dict[str, str]], there: Mapping[str, dict[str, str]], target: Path
+    address: str, field: str, wanted: Mapping[str, dict[str, str]], objects: Mapping[str, dict[str, str]], target: Path
 ) -> None:
+    """Makes `target` a copy of the `wanted` ones of all `objects`; a record beside it says what has been copied."""
     record = target.with_name(f".{target.name}.copied")
-    have = json.loads(record.read_text()) if record.is_file() and target.exists() else {}
-    if have.items() >= found.items() and have.keys() <= there.keys():
+    copied = json.loads(record.read_text()) if record.is_file() and target.exists() else {}
+    if copied.items() >= wanted.items() and copied.keys() <= objects.keys():
         return
-    if target.is_dir() == ("" in found):
-        have = {}
+    # Remove what has become a folder or a file, and files whose objects are gone.
+    if target.is_dir() == ("" in wanted):
+        copied = {}
         shutil.rmtree(target, ignore_errors=True)
         target.unlink(missing_ok=True)
     record.unlink(missing_ok=True)
     for path in target.rglob("*"):
-        if path.is_file() and not path.name.startswith(".") and path.relative_to(target).as_posix() not in there:
+        if path.is_file() and not path.name.startswith(".") and path.relative_to(target).as_posix() not in objects:
             path.unlink()
-    missing = [name for name, stamp in found.items() if have.get(name) != stamp]
-    size = sum(int(found[name].get("size", 0)) for name in missing)
-    if size >= SHOWN:
-        print(f"copying {address}, {size / 1e9:,.1f} GB, to {target}", file=sys.stderr, flush=True)
-    _get(address, {name: target / name if name else target for name in missing}, what)
-    record.write_text(json.dumps({name: stamp for name, stamp in have.items() if name in there} | dict(found)))
+    # Copy what is new or has changed. The record is absent meanwhile: a kill leads to a new copy.
+    missing = [name for name, stamp in wanted.items() if copied.get(name) != stamp]
+    size = sum(int(wanted[name].get("size", 0)) for name in missing)
+    if size >= MIN_LOGGED_BYTES:
+        print(f"copying {address}, {format_bytes(size, 1, 'GB')}, to {target}", file=sys.stderr, flush=True)
+    _get(address, {name: target / name if name else target for name in missing}, field)
+    record.write_text(json.dumps({name: stamp for name, stamp in copied.items() if name in objects} | dict(wanted)))
 
 
-def download(address: str, target: Path, patterns: Sequence[str], what: str) -> None:
-    """Copies what is at an address into a folder; nothing where nothing is there."""
-    with explain_store_errors(address, what):
-        found = list_objects(address, patterns)
-    _get(address, {name: target / name for name in found}, what)
+def download(address: str, target: Path, patterns: Sequence[str], field: str) -> None:
+    """Copies the objects at an address that match the patterns into a folder; an empty address is no error."""
+    with explain_store_errors(address, field):
+        names = list_objects(address, patterns)
+    _get(address, {name: target / name for name in names}, field)
 
 
-def object_sizes(address: str, what: str) -> dict[str, int]:
-    """The bytes of every object at an address, by its name below it."""
-    with explain_store_errors(address, what):
+def object_sizes(address: str, field: str) -> dict[str, int]:
+    """Returns the size in bytes of every object at an address, by its name below it."""
+    with explain_store_errors(address, field):
         return {name: int(stamp["size"]) for name, stamp in list_objects(address, ALL_FILES).items()}
 
 
-def read_blocks(address: str, starts: Sequence[int], length: int, what: str) -> list[bytes]:
-    """`length` bytes of an object from each start on, read side by side."""
+def read_blocks(address: str, starts: Sequence[int], length: int, field: str) -> list[bytes]:
+    """Returns `length` bytes of an object from each start, read concurrently."""
     if not length:
         return [b""] * len(starts)
-    with explain_store_errors(address, what):
+    with explain_store_errors(address, field):
         fs, path = _open(address)
         return fs.cat_ranges([path] * len(starts), list(starts), [start + length for start in starts], on_error="raise")
 
 
-def _get(address: str, places: Mapping[str, Path], what: str) -> None:
+def _get(address: str, paths: Mapping[str, Path], field: str) -> None:
+    """Downloads objects, {name below the address: local path}, concurrently; each file is complete or absent."""
     fs, root = _open(address)
-    with contextlib.ExitStack() as stack, explain_store_errors(address, what):
-        parts = [stack.enter_context(atomic_path(place)) for place in places.values()]
-        for part in parts:
-            part.parent.mkdir(parents=True, exist_ok=True)
-        fs.get([f"{root.rstrip('/')}/{name}".rstrip("/") for name in places], [str(part) for part in parts])
+    with contextlib.ExitStack() as stack, explain_store_errors(address, field):
+        temporary = [stack.enter_context(atomic_path(path)) for path in paths.values()]
+        for path in temporary:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        fs.get([f"{root.rstrip('/')}/{name}".rstrip("/") for name in paths], [str(path) for path in temporary])
 
 
-def upload(files: Mapping[str, Path], what: str, *, growing: bool = False) -> None:
-    """Writes files of this machine to addresses, side by side; each is there whole or not at all.
+def upload(files: Mapping[str, Path], field: str, *, growing: bool = False) -> None:
+    """Writes local files, {address: path}, to their addresses, concurrently; each object is complete or absent.
 
-    growing: they are small and may grow meanwhile; as they are when they are read. Raises InputError where one cannot
-    be written.
+    growing: the files are small and may grow meanwhile; each is written as it is when it is read. Raises InputError if
+    one cannot be written.
     """
     if not files:
         return
     first = next(iter(files))
-    with explain_store_errors(first, what):
+    with explain_store_errors(first, field):
         fs, _ = _open(first)
-        places = {fs._strip_protocol(address): path for address, path in files.items()}
+        objects = {fs._strip_protocol(address): path for address, path in files.items()}
         if growing:
-            fs.pipe({place: path.read_bytes() for place, path in places.items()})
+            fs.pipe({name: path.read_bytes() for name, path in objects.items()})
         else:
-            fs.put([str(path) for path in places.values()], list(places))
+            fs.put([str(path) for path in objects.values()], list(objects))
 
 
-def remove_objects(address: str, what: str) -> None:
-    """Removes what is at an address, if anything."""
-    with explain_store_errors(address, what):
+def remove_objects(address: str, field: str) -> None:
+    """Removes the file or folder at an address; it is no error if there is none."""
+    with explain_store_errors(address, field):
         fs, root = _open(address)
         fs.invalidate_cache()
         with contextlib.suppress(FileNotFoundError):
@@ -175,7 +183,7 @@ def remove_objects(address: str, what: str) -> None:
 
 
 def remove_other_objects(address: str, name: str) -> None:
-    """Removes what is at an address but the object `name`; raises what the store's library raises."""
+    """Removes all objects at an address except `name`. Raises the errors of the store's library."""
     fs, root = _open(address)
     others = [f"{root.rstrip('/')}/{other}" for other in list_objects(address, ALL_FILES) if other != name]
     if others:
@@ -183,8 +191,11 @@ def remove_other_objects(address: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def explain_store_errors(address: str, what: str) -> Iterator[None]:
-    """Raises InputError, in one line, for what stores and their libraries raise in the body; of a path here nothing."""
+def explain_store_errors(address: str, field: str) -> Iterator[None]:
+    """Raises InputError, in one line, for the errors of stores and their libraries in the body.
+
+    For a local path, errors pass unchanged.
+    """
     if not is_remote(address):
         yield
         return
@@ -192,18 +203,18 @@ def explain_store_errors(address: str, what: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    # Every store has exceptions of its own, and their libraries let those of HTTP and of credentials through.
+    # Every store has its own exceptions, and their libraries pass on those of HTTP and of credentials.
     except Exception as error:
-        raise InputError(f"{what} {address}: {_why(address, error)}") from error
+        raise InputError(f"{field} {address}: {_explain(address, error)}") from error
 
 
-def _why(address: str, error: Exception) -> str:
+def _explain(address: str, error: Exception) -> str:
     scheme = address.partition("://")[0]
     text = one_line(error)[:200]
     if isinstance(error, ImportError):
-        extra = PACKAGES.get(scheme)
-        cure = f"pip install 'tljax[{extra}]'" if extra else "install the package that it names"
-        return f"addresses of {scheme}:// need a package that is not installed ({text}); {cure}"
+        extra = EXTRAS.get(scheme)
+        remedy = f"pip install 'tljax[{extra}]'" if extra else "install the package that it names"
+        return f"addresses of {scheme}:// need a package that is not installed ({text}); {remedy}"
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket, folder or file, or you may not see it; check the address and gcloud auth list"
     code = str(getattr(error, "code", "") or getattr(error, "status", ""))
@@ -214,24 +225,27 @@ def _why(address: str, error: Exception) -> str:
             "the role Storage Object User on the bucket"
         )
     if "protocol not known" in text.lower():
-        return f"addresses of {scheme}:// are not known; give gs://BUCKET/NAME or a path of this machine"
+        return f"addresses of {scheme}:// are not known; give gs://BUCKET/NAME or a local path"
     return f"could not be reached ({type(error).__name__}: {text}); check the address and the network, then try again"
 
 
 def _open(address: str) -> tuple[Any, str]:
-    """The file system of an address and the path in it."""
+    """Returns the file system of an address, and the path in it."""
     from fsspec.core import url_to_fs
 
+    # gcsfs logs a trace of 60 lines for an error that it raises too.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     return url_to_fs(address)
 
 
 @contextlib.contextmanager
 def with_local_paths(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) -> Iterator[None]:
-    """Within, fields of the config that are addresses are paths of this machine: copies of what is read, and for what
-    is written places whose files, and those beside them, are put beside the address at the end, by process 0.
+    """Replaces addresses in fields of the config by local paths, as long as the body runs.
 
-    What ends in .partial stays here, and the same command goes on from it on this machine. Raises InputError, before
-    anything is computed, where something is there already, or cannot be read.
+    reads: fields whose addresses are copied first. writes: fields whose files are written locally, in a folder of their
+    own; at the end process 0 uploads all files of that folder beside the address. Files that end in .partial stay in
+    it: the same command continues from them on this machine. Raises InputError, before the body runs, if an address to
+    read cannot be read, or if one to write exists already.
     """
     for field in reads:
         block, name = _block(config, field)
@@ -239,61 +253,64 @@ def with_local_paths(config: Any, *, reads: Sequence[str], writes: Sequence[str]
             block[name] = str(fetch(block[name], f"config.{field}", ALL_FILES))
     wanted = [(field, config[field]) for field in writes if is_remote(config[field])]
     for field, address in wanted:
-        if processes.run_on_primary(lambda field=field, address=address: _is_there(address, f"config.{field}")):
+        if processes.run_on_primary(lambda field=field, address=address: _exists(address, f"config.{field}")):
             raise InputError(f"config.{field} {address} is there already; name another, or remove it")
-        place = _desk(address)
-        processes.run_on_primary(lambda field=field, address=address: _settle(address, f"config.{field}"))
-        with explain_disk_errors(place, CACHE_FULL):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        config[field] = str(place)
+        path = _output_path(address)
+        processes.run_on_primary(
+            lambda field=field, address=address: _upload_earlier_output(address, f"config.{field}")
+        )
+        with explain_disk_errors(path, CACHE_FULL):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        config[field] = str(path)
     yield
     for field, address in wanted if processes.is_primary() else ():
-        _deliver(address, f"config.{field}")
+        _upload_output(address, f"config.{field}")
 
 
-def _is_there(address: str, what: str) -> bool:
-    with explain_store_errors(address, what):
+def _exists(address: str, field: str) -> bool:
+    with explain_store_errors(address, field):
         return bool(list_objects(address, ALL_FILES))
 
 
-def _settle(address: str, what: str) -> None:
-    """Puts at an address what an earlier command has made for it, which then says so and ends: InputError."""
-    place = _desk(address)
-    if place.exists() and not any(place.parent.glob("*.partial")):
-        _deliver(address, what)
+def _upload_earlier_output(address: str, field: str) -> None:
+    """Uploads the output that an earlier command has made for an address. Raises an InputError that says so."""
+    path = _output_path(address)
+    if path.exists() and not any(path.parent.glob("*.partial")):
+        _upload_output(address, field)
         raise InputError(
-            f"{what} {address}: an earlier command had made it here and could not put it there, which was done now; "
-            "for another one give another name"
+            f"{field} {address}: an earlier command had made it here and could not upload it, which was done now; "
+            "give another name for another output"
         )
 
 
-def _deliver(address: str, what: str) -> None:
-    """Puts what was made for an address there, after what was made beside it; what is there already is left."""
-    folder, home = _desk(address).parent, address.rstrip("/").rpartition("/")[0]
+def _upload_output(address: str, field: str) -> None:
+    """Uploads the output for an address, after the files beside it; an object that exists already is left as it is."""
+    folder, parent = _output_path(address).parent, address.rstrip("/").rpartition("/")[0]
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    made = {f"{home}/{name}": folder / name for name in names if not name.startswith(".") and name[-8:] != ".partial"}
-    for other, path in list(made.items()):
-        there = object_sizes(other, what)
-        if there == {"": path.stat().st_size}:
-            del made[other]
-        elif there:
-            raise InputError(f"{what} {other} is there already; what was made lies in {folder}: copy it by hand")
-    named = {other: made.pop(other) for other in list(made) if f"{other}/".startswith(f"{address.rstrip('/')}/")}
-    upload(made, what)
-    upload(named, what)
+    files = {f"{parent}/{name}": folder / name for name in names if name[0] != "." and name[-8:] != ".partial"}
+    for target, path in list(files.items()):
+        sizes = object_sizes(target, field)
+        if sizes == {"": path.stat().st_size}:
+            del files[target]
+        elif sizes:
+            raise InputError(f"{field} {target} is there already; the new files lie in {folder}: copy them by hand")
+    # The object at the address itself comes last: it shows that all is there.
+    last = {target: files.pop(target) for target in list(files) if f"{target}/".startswith(f"{address.rstrip('/')}/")}
+    upload(files, field)
+    upload(last, field)
     print(f"written       {address}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _block(config: Any, field: str) -> tuple[Any, str]:
-    """The part of a config that has a dotted field, and the field's name in it."""
+    """Returns the block of a config that has a dotted field, and the field's name in that block."""
     *blocks, name = field.split(".")
     for block in blocks:
         config = config.get(block, {})
     return config, name
 
 
-def _desk(address: str) -> Path:
-    """Where what is to be put at an address is made: in a folder of its own."""
+def _output_path(address: str) -> Path:
+    """Returns the local path at which the output for an address is made, in a folder of its own."""
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     return cache_folder() / "made" / key / address.rstrip("/").rpartition("/")[2]
