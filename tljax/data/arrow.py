@@ -1,4 +1,4 @@
-"""Arrow files on disk: built once for a key, memory-mapped after that, without the chatter of `datasets`."""
+"""Arrow files on disk, which are built once for each key and memory-mapped after that."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -14,7 +14,10 @@ from tljax.storage.remote import is_remote
 
 
 def dataset_cache_folder(cache: str) -> Path:
-    """The folder that a config's data.cache names; "" is the cache of the datasets library."""
+    """Returns the folder that a config's data.cache names; "" is the cache of the datasets library.
+
+    Raises InputError for an address such as gs://, since a memory-mapped file must be local.
+    """
     if is_remote(cache):
         raise InputError(f"config.data.cache is {cache!r}; prepared rows are mapped into memory: give a folder here")
     return Path(cache).expanduser() if cache else Path(datasets.config.HF_DATASETS_CACHE)
@@ -27,13 +30,14 @@ def build_dataset(
     cache: str,
     **arguments: Any,
 ) -> datasets.Dataset:
-    """What `generate(**arguments)` yields, as a data set; generated only where the cache holds none under `key`.
+    """Returns the examples that `generate(**arguments)` yields as a dataset.
 
-    Raises InputError as `generate` does, and where the cache cannot be written.
+    `generate` is called only if the cache holds no dataset under `key`. Raises InputError as `generate` does, and if
+    the cache cannot be written.
     """
     folder = dataset_cache_folder(cache)
     try:
-        table = without_progress_bars(
+        dataset = without_progress_bars(
             lambda: datasets.Dataset.from_generator(
                 generate,
                 features=features,
@@ -44,6 +48,7 @@ def build_dataset(
             )
         )
     except (DatasetGenerationError, OSError) as error:
+        # `datasets` wraps the errors of `generate` and of the disk, sometimes more than once.
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, InputError):
@@ -55,13 +60,13 @@ def build_dataset(
                 ) from None
             cause = cause.__cause__ or cause.__context__
         raise
-    assert isinstance(table, datasets.Dataset)
-    return table
+    assert isinstance(dataset, datasets.Dataset)
+    return dataset
 
 
 def without_progress_bars(load: Callable[[], Any]) -> Any:
-    """The result of `load()` without progress bars, and without a line for every retry of a hub out of reach."""
-    silent = datasets.are_progress_bars_disabled()
+    """Returns the result of `load()`, which shows no progress bars, and no line for each retry of a failed download."""
+    were_disabled = datasets.are_progress_bars_disabled()
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub", "fsspec")]
     levels = [logger.level for logger in loggers]
     datasets.disable_progress_bars()
@@ -72,5 +77,5 @@ def without_progress_bars(load: Callable[[], Any]) -> Any:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if not silent:
+        if not were_disabled:
             datasets.enable_progress_bars()

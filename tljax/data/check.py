@@ -1,4 +1,4 @@
-"""The values that the `data` block of a config may hold."""
+"""Checks the values of a config's `data` block."""
 
 import math
 from typing import Any
@@ -12,13 +12,13 @@ ALLOWED = {"pkt": PKT_RULES, "dialect": DIALECTS, "rows": ("trajectory", "step")
 
 
 def check_data(data: Any) -> None:
-    """Raises InputError for values of a config's `data` block that steps cannot be made with."""
+    """Raises InputError for a value of a config's `data` block that is not allowed."""
     for name, allowed in ALLOWED.items():
         if data[name] not in allowed:
             raise InputError(f"config.data.{name} is {data[name]!r}; allowed: {', '.join(allowed)}")
-    for name, least in (("w_max", 1), ("max_tokens", 2)):
-        if not data[name] >= least:
-            raise InputError(f"config.data.{name} is {data[name]}; it must be at least {least}")
+    for name, minimum in (("w_max", 1), ("max_tokens", 2)):
+        if not data[name] >= minimum:
+            raise InputError(f"config.data.{name} is {data[name]}; it must be at least {minimum}")
     if not 0 <= data.prompt_weight < math.inf:
         raise InputError(f"config.data.prompt_weight is {data.prompt_weight}; it must be at least 0 and finite")
     if data.prompt_weight > 0 and data.mae != "none":

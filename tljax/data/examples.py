@@ -1,4 +1,4 @@
-"""Training rows of a source: read, judged by MAE, tokenized, weighted by PKT; made once, memory-mapped after that."""
+"""A config's `data` block -> rows to train on and held-out rows, which are built once and memory-mapped after that."""
 
 import hashlib
 import sys
@@ -21,9 +21,12 @@ from tljax.storage.remote import local_path
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows to train on, rows held out (None where the config holds out none), and what was kept, in a few lines.
+    """The rows of a source.
 
-    content: hash of the rows to train on, by which a restart knows that it goes on with the same ones.
+    train: the rows to train on
+    held_out: the rows of the held-out trajectories, None if there are none
+    summary: a few lines on the kept, blocked and skipped steps and rows
+    content: a hash of `train`; a run that resumes refuses other rows by it
     """
 
     train: datasets.Dataset
@@ -33,10 +36,12 @@ class Examples:
 
 
 def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Examples:
-    """The rows that the `data` block of a config describes, from `file` (data.source, or what stands in for it).
+    """Returns the rows that the `data` block of a config describes.
 
-    Raises InputError for a bad source or rule, and where no step is left to train on.
+    file: data.source, or the file that stands in for it; seed: decides which trajectories are held out. Raises
+    InputError for a bad source or rule, and if no step is left to train on.
     """
+    # All rows, read from the cache if it has them.
     source = open_trajectories(file, data.on_bad_row, data.cache or None)
     rule = load_rule(data.mae)
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
@@ -48,23 +53,26 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
         facts,
         data.cache,
     )
+
+    # Trajectories are held out whole. A row without tokens only carries the reasons of blocked steps.
     blocked = Counter(reason.partition(":")[0] for reasons in rows["blocked"] for reason in reasons)
-    full = np.asarray(rows["length"]) > 0
-    apart = np.isin(np.asarray(rows["trajectory"]), held_out_trajectories(len(source), data.eval_fraction, seed))
-    if not (full & ~apart).any():
+    has_tokens = np.asarray(rows["length"]) > 0
+    held_out = np.isin(np.asarray(rows["trajectory"]), held_out_trajectories(len(source), data.eval_fraction, seed))
+    if not (has_tokens & ~held_out).any():
         raise InputError(
             f"{data.source}: no step is left to train on; blocked: {format_counts(blocked)}; "
             "choose another rule in config.data.mae or raise config.data.max_tokens"
         )
-    train = rows.select(np.flatnonzero(full & ~apart))
-    rest = rows.select(np.flatnonzero(full & apart)) if (full & apart).any() else None
+    train = rows.select(np.flatnonzero(has_tokens & ~held_out))
+    rest = rows.select(np.flatnonzero(has_tokens & held_out)) if (has_tokens & held_out).any() else None
     return Examples(train, rest, _summary(data.source, source, rows, train, rest, blocked), content_hash(train))
 
 
 def code_hash(rule: str) -> str:
-    """Hash of the code that makes rows, so that none made by another version are read: data/, calls/, a user's rule.
+    """Returns a hash of the code that builds rows: data/, calls/ and the MAE rule of a user.
 
-    Of a user's function that is the whole package it lies in, or every module in the folder of its file.
+    It is part of the cache's keys, so that rows built by another version are not read. The code of a user's function
+    is the whole package that holds it, or every module in the folder of its file.
     """
     package = Path(__file__).parents[1]
     files = [*sorted((package / "calls").glob("*.py")), *sorted((package / "data").rglob("*.py"))]
@@ -82,7 +90,7 @@ def code_hash(rule: str) -> str:
 
 
 def format_counts(counter: Counter[str]) -> str:
-    """What was counted, the most frequent first, in one line."""
+    """Returns the counts in one line, the largest first."""
     return ", ".join(f"{reason} {count:,}" for reason, count in counter.most_common()) or "none"
 
 

@@ -1,6 +1,7 @@
-"""Mitigating adverse effects: which assistant steps may be learned from, and why not (TL-Training, section 3.1).
+"""MAE, mitigating adverse effects: the rules that decide which assistant steps are trained on.
 
-A step whose tool feedback shows an error is blocked from the gradient; it stays in the context of later steps.
+A step whose tool feedback shows an error is blocked from the gradient; it stays in the context of later steps
+(TL-Training, section 3.1).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ ALLOWED = (
     "a .txt file with one regular expression a line, module:function"
 )
 
-# The released script's keywords; they and the feedback are folded before the substring test, which leaves of
-# '"error":' the bare word error.
+# The released script's keywords. Keywords and feedback are folded before the substring test, so that '"error":' becomes
+# the bare word error.
 RELEASE_KEYWORDS = (
     "is not defined",
     "positional argument",
@@ -47,7 +48,7 @@ RELEASE_FOLD = re.compile("[^\u4e00-\u9fa5^a-z^A-Z^0-9]")
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a step carries weight; `reason` is None exactly where it does, else "kind: excerpt"."""
+    """The decision about one step: True and None for a kept step, False and "kind: excerpt" for a blocked one."""
 
     kept: bool
     reason: str | None
@@ -58,13 +59,17 @@ UserFunction = Callable[[Call | None, str | None], str | None]
 
 
 def load_rule(spec: str | Sequence[str]) -> Rule:
-    """The rule that spec names; a rule gives one Decision per assistant turn, in order.
+    """Returns the rule that `spec` names. A rule returns one Decision per assistant turn, in order.
 
-    `default` (mae_default), `release` and `release_no_filter` (the released mae.py with and without --is_mae),
-    `none` (every step kept); regular expressions, searched in a step's feedback without regard to case: a sequence,
-    a JSON list, or a .txt file with one a line; `module:function` with `fn(call, feedback) -> reason | None`, asked
-    about every step (call or feedback None where the step has none). InputError for anything else; a function rule
-    also raises it while it runs, naming row and step.
+    default: blocks the errors that mae_default finds
+    release, release_no_filter: the released mae.py with and without --is_mae
+    none: keeps every step
+    a sequence, a JSON list, or a .txt file with one item a line: regular expressions, which are searched in a step's
+        feedback without regard to case
+    module:function: `fn(call, feedback) -> reason | None` is called for every step; call or feedback are None if the
+        step has none
+
+    Raises InputError for anything else. A function rule also raises it while it runs, and names row and step.
     """
     if not isinstance(spec, str):
         if not isinstance(spec, Sequence) or not all(isinstance(pattern, str) for pattern in spec):
@@ -89,21 +94,21 @@ def load_rule(spec: str | Sequence[str]) -> Rule:
 
 
 def _steps(trajectory: Trajectory) -> Iterator[tuple[int, str | None]]:
-    """Index and feedback of every assistant turn; feedback is None where the next turn is no function's."""
+    """Yields the index and the feedback of every assistant turn; the feedback is None if no function turn follows."""
     for i, turn in enumerate(trajectory.turns):
         if turn.role == "assistant":
-            replies = _replies(trajectory, i)
-            yield i, "\n".join(replies) if replies else None
+            feedbacks = _feedbacks(trajectory, i)
+            yield i, "\n".join(feedbacks) if feedbacks else None
 
 
-def _replies(trajectory: Trajectory, i: int) -> list[str]:
-    """The texts of the function turns that follow turn i without anything between."""
-    replies = []
+def _feedbacks(trajectory: Trajectory, i: int) -> list[str]:
+    """Returns the texts of the function turns right after turn i."""
+    texts = []
     for turn in trajectory.turns[i + 1 :]:
         if turn.role != "function":
             break
-        replies.append(turn.text)
-    return replies
+        texts.append(turn.text)
+    return texts
 
 
 def _decision(reason: str | None) -> Decision:
@@ -112,8 +117,8 @@ def _decision(reason: str | None) -> Decision:
 
 def _default(trajectory: Trajectory) -> list[Decision]:
     return [
-        # Each reply is judged alone: joined, two JSON payloads would be none.
-        _decision(next(filter(None, map(mae_default.find_error, _replies(trajectory, i))), None))
+        # Each feedback is examined on its own, since two JSON payloads joined are no JSON.
+        _decision(next(filter(None, map(mae_default.find_error, _feedbacks(trajectory, i))), None))
         for i, _ in _steps(trajectory)
     ]
 
@@ -123,7 +128,7 @@ def _fold(text: str) -> str:
 
 
 def _release(trajectory: Trajectory, keywords: Sequence[str]) -> list[Decision]:
-    """What the released script keeps; it reads the next message alone and always keeps a last one."""
+    """Returns the released script's decisions. It reads only the next message, and keeps a step that has none."""
     decisions = []
     for i, _ in _steps(trajectory):
         after = trajectory.turns[i + 1] if i + 1 < len(trajectory.turns) else None
@@ -156,16 +161,16 @@ def _file_patterns(file: str) -> list[tuple[str, str]]:
 
 
 def _pattern_rule(sources: Sequence[tuple[str, str]]) -> Rule:
-    """A rule from (regex, where it stands) pairs."""
+    """Returns the rule for pairs of a regular expression and its location, which an error names."""
     if not sources:
         raise InputError("data.mae: the list of regular expressions is empty; give at least one, or the rule none")
     patterns = []
-    for text, where in sources:
+    for text, location in sources:
         try:
             patterns.append(re.compile(text, re.IGNORECASE))
         except (re.error, OverflowError, RecursionError) as error:
             raise InputError(
-                f"data.mae: {where}, {text!r}, is no regular expression ({error}); escape special characters with \\"
+                f"data.mae: {location}, {text!r}, is no regular expression ({error}); escape special characters with \\"
             ) from None
 
     def reason(feedback: str | None) -> str | None:
@@ -181,15 +186,17 @@ def _function_rule(path: str, function: UserFunction) -> Rule:
     def rule(trajectory: Trajectory) -> list[Decision]:
         decisions = []
         for step, (i, feedback) in enumerate(_steps(trajectory), 1):
-            where = f"row {trajectory.row} (id {trajectory.id!r}), step {step}: data.mae {path}"
+            location = f"row {trajectory.row} (id {trajectory.id!r}), step {step}: data.mae {path}"
             try:
                 reason = function(trajectory.turns[i].call, feedback)
             except Exception as error:  # the user's code may raise anything
                 raise InputError(
-                    f"{where} raised {describe_exception(error)}; mend it, or choose another rule"
+                    f"{location} raised {describe_exception(error)}; mend it, or choose another rule"
                 ) from error
             if reason is not None and not (isinstance(reason, str) and reason.strip()):
-                raise InputError(f"{where} returned {reason!r:.60}; allowed: None, or the reason to block as a string")
+                raise InputError(
+                    f"{location} returned {reason!r:.60}; allowed: None, or the reason to block as a string"
+                )
             decisions.append(_decision(None if reason is None else " ".join(reason.split())))
         return decisions
 

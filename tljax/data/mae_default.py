@@ -1,9 +1,9 @@
-"""The default MAE rule on one feedback: is it an error, of which kind, and what shows it.
+"""The default MAE rule for one feedback: returns the kind of an error and the excerpt that shows it.
 
-A structured feedback (JSON, or the repr of a Python value) is judged by its envelope: error fields that say
-something, status codes from 400 to 599, failed status words, messages. A field whose content belongs to the tool's
-domain (a file that holds the word "error", a ticket whose title is "Platform Error") is never read. A plain text is
-searched for phrases only while it is short; of a long one only the opening counts.
+In a structured feedback (JSON, or the repr of a Python value) the rule reads the envelope: error fields that are not
+empty, status codes from 400 to 599, failed status words, messages. It never reads a field that belongs to the tool's
+domain (a file that holds the word "error", a ticket whose title is "Platform Error"). A plain text is searched for
+phrases only if it is short; in a long text only the opening counts.
 """
 
 import ast
@@ -15,12 +15,12 @@ from typing import Any
 
 from tljax.core.errors import excerpt
 
-# Feedbacks up to this many characters are read as one message. Python's and web services' error texts are shorter;
-# search results, abstracts and pages that merely mention an error are longer.
+# A feedback of up to this many characters is read as one message. Error texts of Python and of web services are
+# shorter; search results, abstracts and pages that merely mention an error are longer.
 SHORT = 300
-# Envelopes nest (a list of answers in a response in a gateway's reply), but not without end.
+# Envelopes nest (a list of answers in a response in a gateway's reply). Deeper levels are not read.
 DEPTH = 6
-# repr() is what str(result) leaves of a dict; parsing it is slow, and an error is short.
+# str(result) writes the repr of a dict. Parsing it is slow, and an error is short, so longer ones stay text.
 LONGEST_REPR = 10_000
 
 Table = tuple[tuple[str, re.Pattern[str]], ...]
@@ -30,7 +30,7 @@ def _table(rows: dict[str, tuple[str, ...]]) -> Table:
     return tuple((kind, re.compile("|".join(patterns), re.IGNORECASE)) for kind, patterns in rows.items())
 
 
-# Errors wherever they stand in a short text: what Python's own exceptions say, and the words of web services.
+# Phrases that are an error anywhere in a short text: messages of Python's own exceptions and of web services.
 PHRASES = _table(
     {
         "unknown tool": (
@@ -117,7 +117,7 @@ PHRASES = _table(
     }
 )
 
-# Errors at the start of a text of any length.
+# Phrases that are an error at the start of a text of any length.
 OPENINGS = _table(
     {
         "http status": (
@@ -128,7 +128,7 @@ OPENINGS = _table(
         "exception": (
             r"Traceback \(most recent call last\)",
             r"(?-i:(?:\w{1,40}\.){0,5}[A-Z]\w{0,40}(?:Error|Exception)\b)\s?(?:[:(]|$)",
-            # A quoted key is all that str(KeyError(key)) says.
+            # str(KeyError(key)) is only the quoted key.
             r"'[^'\s]{1,60}(?: [^'\s]{1,60}){0,2}'$",
         ),
         "invalid argument": (
@@ -154,16 +154,16 @@ OPENINGS = _table(
 )
 
 TRACEBACK_END = re.compile(r"^(?:\w{1,40}\.){0,5}[A-Z]\w{0,40}(?:Error|Exception|Exit|Interrupt)\b", re.MULTILINE)
-# ToolAlpaca's simulator writes the status before the body; 200 says nothing about the body's own error field.
+# ToolAlpaca's simulator writes the status before the body. The body may have an error field although the status is 200.
 STATUS_LINE = re.compile(
     r"\s*(?:http )?status(?: code)?\s*[:=]?\s*(\d{3})\b\W{0,5}(?:response|body)\s*:\s*", re.IGNORECASE
 )
-# A payload cut off by the tool's length limit does not parse; an error that opens it still shows.
+# A payload that the tool's length limit cuts off does not parse, but an error at its start is still visible.
 CUT_ERROR = re.compile(
     r"""[\s\[{]*["'](?:errors?|exception|error_?message)["']\s*:\s*(?:true\b|[\[{]{0,2}\s*["']\s*\w)""", re.IGNORECASE
 )
 
-# Keys are compared in lower case without anything but letters and digits: "Error Message", error_message, errorMessage.
+# Keys are compared in lower case, and only by their letters and digits: "Error Message", error_message, errorMessage.
 ERROR_TEXTS = frozenset("error errors exception errormessage errormsg errmsg errordescription traceback fault".split())
 ERROR_CODES = frozenset("errorcode errcode errno".split())
 HTTP_CODES = frozenset("statuscode httpstatus httpstatuscode httpcode".split())
@@ -171,8 +171,8 @@ MESSAGES = frozenset("message msg note notice info information detail details re
 RESULTS = frozenset("data result results response responses body output payload".split())
 SUCCESSES = frozenset("ok success successful succeeded".split())
 HEADS = frozenset("status meta header head".split())
-# A dict of these keys alone talks about the call. With any other key it is the tool's own data, where "status":
-# "failed" may be a build's and "code": 415 an area's.
+# A dict that has only these keys is about the call. With any other key it is the tool's own data, where "status":
+# "failed" may belong to a build and "code": 415 to an area.
 ENVELOPE = (
     (ERROR_TEXTS | ERROR_CODES | HTTP_CODES | MESSAGES | RESULTS | HEADS | SUCCESSES)
     | frozenset("code cod type title instance timestamp path method".split())
@@ -184,14 +184,14 @@ NO_ERROR = frozenset(
 )
 
 
-def _says_nothing(value: Any) -> bool:
-    """Whether an error field's value means that there is no error."""
+def _means_no_error(value: Any) -> bool:
+    """Returns True if this value of an error field means that there is no error."""
     if isinstance(value, str):
         return value.strip().lower().rstrip(".") in NO_ERROR
     if isinstance(value, dict):
-        return all(_says_nothing(v) for v in value.values())
+        return all(_means_no_error(v) for v in value.values())
     if isinstance(value, list):
-        return all(_says_nothing(v) for v in value)
+        return all(_means_no_error(v) for v in value)
     # A float is a measured error (a margin, a residual), not an error report.
     return value is None or isinstance(value, float) or value in (False, 0, 200)
 
@@ -204,25 +204,26 @@ def _http_error(value: Any) -> bool:
 
 def _dict_failure(fields: dict[str, Any], depth: int) -> str | None:
     items = [(re.sub(r"[^a-z0-9]", "", key.lower()), key, value) for key, value in fields.items()]
-    pure = ENVELOPE.issuperset(name for name, _, _ in items)
-    said = "".join(f", {key}: {value}" for name, key, value in items if name in MESSAGES and isinstance(value, str))
+    is_envelope = ENVELOPE.issuperset(name for name, _, _ in items)
+    messages = "".join(f", {key}: {value}" for name, key, value in items if name in MESSAGES and isinstance(value, str))
     for name, key, value in items:
-        # "errors": 3 is a count and, beside domain data, "error": 1 a quantity; a code is a code anywhere.
-        quantity = isinstance(value, int) and not isinstance(value, bool) and (name == "errors" or not pure)
-        if ((name in ERROR_TEXTS and not quantity) or name in ERROR_CODES) and not _says_nothing(value):
+        # "errors": 3 is a count. Beside the tool's own data, "error": 1 is a quantity, but an error code remains one.
+        is_quantity = isinstance(value, int) and not isinstance(value, bool) and (name == "errors" or not is_envelope)
+        if ((name in ERROR_TEXTS and not is_quantity) or name in ERROR_CODES) and not _means_no_error(value):
             shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             return f"error field: {excerpt(f'{key}: {shown}')}"
-        if _http_error(value) and (name in HTTP_CODES or (pure and name in ("status", "code", "cod"))):
-            return f"http status: {excerpt(f'{key}: {value}{said}')}"
-    for name, key, value in items if pure else ():
+        if _http_error(value) and (name in HTTP_CODES or (is_envelope and name in ("status", "code", "cod"))):
+            return f"http status: {excerpt(f'{key}: {value}{messages}')}"
+    for name, key, value in items if is_envelope else ():
         failed_word = isinstance(value, str) and value.strip().lower() in FAILED_WORDS
         if (failed_word and name == "status") or (value is False and name in SUCCESSES):
-            return f"failed status: {excerpt(f'{key}: {value}{said}')}"
+            return f"failed status: {excerpt(f'{key}: {value}{messages}')}"
         if name in MESSAGES and isinstance(value, str) and (reason := _text_failure(value)):
             return reason
+    # Nested envelopes.
     for name, _, value in items:
-        inside = name in RESULTS or (isinstance(value, dict) and (name in HEADS or len(items) == 1))
-        if inside and (reason := _value_failure(value, depth + 1)):
+        nested = name in RESULTS or (isinstance(value, dict) and (name in HEADS or len(items) == 1))
+        if nested and (reason := _value_failure(value, depth + 1)):
             return reason
     return None
 
@@ -235,7 +236,7 @@ def _value_failure(value: Any, depth: int) -> str | None:
     if isinstance(value, dict):
         return _dict_failure(value, depth)
     if isinstance(value, list) and value:
-        # Partial success is success: a list has failed when each of its answers has.
+        # Partial success is success: a list has failed only if each of its items has.
         first = None
         for item in value:
             reason = _value_failure(item, depth + 1)
@@ -246,7 +247,7 @@ def _value_failure(value: Any, depth: int) -> str | None:
     return None
 
 
-def _first(
+def _first_match(
     table: Table, find: Callable[[re.Pattern[str], str], re.Match[str] | None], searched: str, text: str
 ) -> str | None:
     for kind, pattern in table:
@@ -257,13 +258,13 @@ def _first(
 
 def _text_failure(text: str) -> str | None:
     text = text.strip()
-    # Phrases first: they name the kind better than an opening like "cannot ..." does.
-    if len(text) <= SHORT and (reason := _first(PHRASES, re.Pattern.search, text, text)):
+    # Phrases come first because they name the kind better than an opening like "cannot ...".
+    if len(text) <= SHORT and (reason := _first_match(PHRASES, re.Pattern.search, text, text)):
         return reason
-    # No opening that wants the end of the text is as long as SHORT, so none takes the cut for the end.
-    if reason := _first(OPENINGS, re.Pattern.match, text[:SHORT], text):
+    # Every opening that requires the end of the text is shorter than SHORT, so none mistakes the cut for the end.
+    if reason := _first_match(OPENINGS, re.Pattern.match, text[:SHORT], text):
         return reason
-    # An interpreter prints what the program wrote, then the traceback; its last line names the exception.
+    # An interpreter prints the program's output, then the traceback, whose last line names the exception.
     tail = text[-SHORT:]
     if (
         len(text) > SHORT
@@ -275,14 +276,14 @@ def _text_failure(text: str) -> str | None:
 
 
 def _parse(text: str) -> Any:
-    """The value that text is the JSON or the repr of, or text itself."""
+    """Returns the value whose JSON or repr `text` is, or else `text` itself."""
     text = text.strip()
-    # Bare words, numbers and 'quoted keys' stay text: json would make "NaN" or "1e5" of them and repr a string.
+    # Bare words, numbers and 'quoted keys' stay text; the parsers would turn "NaN" or "1e5" into numbers.
     if not text or text[0] not in '{["':
         return text
     try:
         value, end = json.JSONDecoder().raw_decode(text)
-        # Advice to the model follows some error payloads.
+        # Some error payloads are followed by advice to the model.
         return value if end == len(text) or isinstance(value, dict) else text
     except (ValueError, RecursionError):
         pass
@@ -310,8 +311,11 @@ def _failure(feedback: str, depth: int) -> str | None:
 
 
 def find_error(feedback: str) -> str | None:
-    """Why a tool's feedback is an error, as "kind: excerpt", or None; never raises, linear in its length."""
+    """Returns "kind: excerpt" if a tool's feedback is an error, else None.
+
+    It never raises, and takes time linear in the length of the feedback.
+    """
     try:
         return _failure(feedback, 0)
     except RecursionError:
-        return None  # brackets nested as deep as Python's stack: no service reports an error like that
+        return None  # brackets nest deeper than Python's stack; no service reports an error like that

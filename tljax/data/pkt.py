@@ -1,7 +1,7 @@
-"""PKT, prioritizing key tokens: where a tool name is decided, and the weight of those tokens.
+"""PKT, prioritizing key tokens: finds the tokens that decide which tool is called, and weighs them.
 
-A call is decided at the first token of the tool's name and wherever the name branches off from another tool's name
-(TL-Training, section 4.2).
+The first token of the tool's name is a key token, and so is every token at which the name branches off from another
+tool's name (TL-Training, section 4.2).
 """
 
 from bisect import bisect_left, bisect_right
@@ -13,16 +13,17 @@ from tljax.data.batch_arrays import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN
 
 PKT_RULES = ("paper", "release", "none")
 
-# Tokens of the Llama 2 vocabulary that the released code takes for the end of an argument ("▁" is a blank).
+# Tokens of the Llama 2 vocabulary that the released code takes for the end of an argument. "▁" is a blank.
 _CLOSING = frozenset(("',", "')", ")", ")_", "()", "()_", "▁'')", "▁')", '")', '▁")', '▁"")', '.")', ')")'))
 
 
 def token_range(text: str, spans: Sequence[tuple[int, int]], start: int, end: int, *, lone_blank: bool) -> range:
-    """Indices of the tokens of `text` that cover a character of `text[start:end]`, a tool's name.
+    """Returns the indices of the tokens that cover a character of `text[start:end]`, a tool's name.
 
-    `spans` are the tokens' character ranges, in order. Most vocabularies hold "▁get" as one token but not every name's
-    first letters; `lone_blank` counts a blank before the name that is a token of its own as the name's first token, as
-    the released code does. It decides nothing, so the rule of the paper leaves it out.
+    spans: the character ranges of the tokens of `text`, in order
+    lone_blank: True if a blank before the name that is a token of its own counts as the name's first token, as in the
+        released code. Most vocabularies have "▁get" as one token, but not the first letters of every name. Such a
+        blank does not decide which tool is called, so the rule of the paper leaves it out.
     """
     first = bisect_right(spans, start, key=lambda span: span[1])
     last = bisect_left(spans, end, lo=first, key=lambda span: span[0])
@@ -32,10 +33,11 @@ def token_range(text: str, spans: Sequence[tuple[int, int]], start: int, end: in
 
 
 def key_offsets(called: Sequence[int], others: Iterable[Sequence[int]]) -> tuple[int, ...]:
-    """Key tokens K_i, counted from the first token of the called tool's name.
+    """Returns the key tokens K_i of the called tool's name, counted from its first token.
 
-    The first token, and for every other name that shares a non-empty token prefix with the called one the token after
-    that prefix. Where the called name is itself such a prefix, that is the token after the name.
+    called, others: the token ids of the called name and of the other names. The first token is a key token. If another
+    name shares a prefix with the called one, the token after the prefix is one too; if the whole called name is that
+    prefix, it is the token after the name.
     """
     offsets = {0}
     for other in others:
@@ -45,10 +47,10 @@ def key_offsets(called: Sequence[int], others: Iterable[Sequence[int]]) -> tuple
 
 
 def key_weight(rule: str, w_max: float, key: Sequence[int], texts: Sequence[str]) -> float:
-    """w = clip(|NK_i| / |K_i|, 1, w_max), the weight of a reply's key tokens.
+    """Returns w = clip(|NK_i| / |K_i|, 1, w_max), the weight of a reply's key tokens.
 
-    `texts` are the reply's tokens as text, without the end token; `key` are positions in them. NK_i holds the other
-    tokens: without the end token in rule "paper"; with it, but without argument ends, in rule "release".
+    texts: the reply's tokens as text, without the end token; key: the positions of the key tokens. NK_i are the other
+    tokens: without the end token in rule "paper"; with it, but without the ends of arguments, in rule "release".
     """
     if rule == "none" or not key:
         return 1.0

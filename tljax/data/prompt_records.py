@@ -1,4 +1,4 @@
-"""A file of prompts to reply to -> PromptRecords: a prompt as it is, or tools and messages as training renders them."""
+"""A file of prompts or messages -> PromptRecords; messages and tools are rendered in the dialect of training."""
 
 import os
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""Prompts with their golden calls: every kept step of raw trajectories, or the rows of a released irm_data.json.
+"""A config's `data` block -> prompts with their golden calls, which are built once and memory-mapped after that.
 
-Made once, memory-mapped after that; without jax.
+The source holds trajectories, of which every kept step is a prompt, or the rows of a released irm_data.json.
 """
 
 import dataclasses
@@ -32,13 +32,14 @@ from tljax.data.steps import TokenizeOptions, format_unlisted_tools, tokenize_st
 from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
-SHOWN = 5  # dropped prompts that a summary lists
-CUE = "Assistant:"  # what a prompt ends with
+SHOWN = 5  # the number of dropped prompts that a summary lists
+PROMPT_END = "Assistant:"
 NO_CALL = "no call in the golden reply"
 
 FEATURES = datasets.Features(
     {name: datasets.Value("int32") for name in ("row", "trajectory", "step", "length")}
-    # blocked: by MAE or the tokenizer; dropped: by what the reward needs; error: of a malformed row. "" elsewhere.
+    # The reason why MAE or the tokenizer blocks the step, why the reward cannot use it, the error of a malformed row,
+    # and the name of a called tool that the prompt does not list; each is "" if there is none.
     | {name: datasets.Value("string") for name in ("blocked", "dropped", "error", "unlisted")}
     | {name: datasets.Value("string") for name in ("id", "text", "golden", "tools")}  # id and tools as JSON
     | {"tokens": datasets.List(datasets.Value("int32"))}
@@ -47,9 +48,11 @@ FEATURES = datasets.Features(
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model reads before one reply, and the golden call that the reply is held against.
+    """A prompt, and the golden call that the reward compares a reply with.
 
-    tokens, text: the same, up to and with "Assistant:"; step: from 1; tools: those that the prompt lists.
+    id: the id of the trajectory; step: the number of the reply in it, from 1
+    tokens, text: the prompt as tokens and as text, which ends with "Assistant:"
+    tools: the tools that the prompt lists
     """
 
     id: str | int
@@ -61,11 +64,11 @@ class Prompt:
 
 
 class PromptTable:
-    """Prompts on disk, read one at a time in source order; lengths: int32 [N], their tokens."""
+    """Prompts on disk, which are read one at a time in source order. lengths: int32 [N], the tokens of each."""
 
-    def __init__(self, rows: datasets.Dataset, places: np.ndarray) -> None:
-        self.lengths = _column(rows, "length")[places]
-        self._rows = rows.select_columns(["id", "step", "tokens", "text", "golden", "tools"]).select(places)
+    def __init__(self, rows: datasets.Dataset, indices: np.ndarray) -> None:
+        self.lengths = _column(rows, "length")[indices]
+        self._rows = rows.select_columns(["id", "step", "tokens", "text", "golden", "tools"]).select(indices)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -82,7 +85,7 @@ class PromptTable:
         )
 
     def content_hash(self) -> str:
-        """SHA-256 of what is trained on: all prompts' tokens and golden calls, in order."""
+        """Returns the SHA-256 of the tokens and golden calls of all prompts, in order."""
         digest = hashlib.sha256()
         part: Any
         for part in self._rows.with_format("numpy").iter(batch_size=1000):
@@ -93,9 +96,11 @@ class PromptTable:
 
 @dataclass(frozen=True)
 class PromptDataset:
-    """Prompts to train on, those held out (may be empty), and what was kept, in a few lines.
+    """The prompts of a source.
 
-    content: hash of the prompts to train on, by which a restart knows that it goes on with the same ones.
+    train: the prompts to train on; held_out: those of the held-out trajectories, which may be none
+    summary: a few lines on the kept, blocked, dropped and skipped steps and rows
+    content: a hash of `train`; a run that resumes refuses other prompts by it
     """
 
     train: PromptTable
@@ -105,32 +110,40 @@ class PromptDataset:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt."""
+        """The number of tokens of the longest prompt."""
         return max(int(table.lengths.max()) for table in (self.train, self.held_out) if len(table))
 
 
 def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_prompt_tokens: int) -> PromptDataset:
-    """The prompts that the `data` block of a config describes, from `file` (data.source, or what stands in for it).
+    """Returns the prompts that the `data` block of a config describes.
 
-    `file` holds trajectories, of which every step that data.mae keeps is a prompt, or rows {"instruction", "output"}: a
-    rendered prompt that ends with "Assistant:" and its golden call. A prompt is dropped where its golden reply makes no
-    call or none that can be read, since no reply could be right then, and where it is longer than max_prompt_tokens.
-    Held out are whole trajectories, for one seed and data.eval_fraction the same as in SFT; of rows {"instruction",
-    "output"}, those that share all up to the first reply are one trajectory.
-    Raises InputError for a bad source or rule, and where no prompt is left to train on.
+    `file` is data.source, or the file that stands in for it. It holds trajectories, of which every step that data.mae
+    keeps is a prompt, or rows {"instruction", "output"}: a rendered prompt that ends with "Assistant:", and its golden
+    call. A prompt is dropped if its golden reply makes no call or one that cannot be read, since no reply could be
+    correct then, and if it is longer than max_prompt_tokens.
+
+    Trajectories are held out whole; SFT holds out the same ones for the same seed and data.eval_fraction. Rows
+    {"instruction", "output"} belong to one trajectory if their texts agree up to the first reply.
+
+    Raises InputError for a bad source or rule, and if no prompt is left to train on.
     """
     file = os.path.expanduser(file)
-    make = _of_pairs if _holds_pairs(file) else _of_trajectories
-    rows, trajectories, skipped = make(data, file, tokenizer)
+    build = _build_from_pairs if _holds_pairs(file) else _build_from_trajectories
+    source = build(data, file, tokenizer)
+    rows = source.rows
+
+    # Trajectories are held out whole, and prompts that are too long are dropped. A row without a prompt has length 0.
     lengths = _column(rows, "length")
     fits = (lengths > 0) & (lengths <= max_prompt_tokens)
-    apart = np.isin(_column(rows, "trajectory"), held_out_trajectories(trajectories, data.eval_fraction, seed))
+    numbers = held_out_trajectories(source.num_trajectories, data.eval_fraction, seed)
+    is_held_out = np.isin(_column(rows, "trajectory"), numbers)
     dropped = {i: reason for i, reason in enumerate(_column(rows, "dropped")) if reason}
     for i in np.flatnonzero(lengths > max_prompt_tokens).tolist():
         dropped[i] = f"too long: {lengths[i]:,} tokens, at most {max_prompt_tokens:,} are allowed in a prompt"
-    train = PromptTable(rows, np.flatnonzero(fits & ~apart))
-    rest = PromptTable(rows, np.flatnonzero(fits & apart))
-    summary = _summary(data.source, rows, trajectories, skipped, dropped, train, rest)
+    train = PromptTable(rows, np.flatnonzero(fits & ~is_held_out))
+    rest = PromptTable(rows, np.flatnonzero(fits & is_held_out))
+
+    summary = _summary(data.source, source, dropped, train, rest)
     if not len(train):
         raise InputError(
             f"{data.source}: no prompt is left to train on; {'; '.join(map(str.strip, summary.splitlines()))}; choose "
@@ -139,21 +152,23 @@ def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_p
     return PromptDataset(train, rest, summary, train.content_hash())
 
 
-def _summary(
-    name: str,
-    rows: datasets.Dataset,
-    trajectories: int,
-    skipped: list[str],
-    dropped: dict[int, str],
-    train: PromptTable,
-    rest: PromptTable,
-) -> str:
+@dataclass(frozen=True)
+class _Source:
+    """The rows of a source before the limits of prompts; skipped: the errors of malformed rows."""
+
+    rows: datasets.Dataset
+    num_trajectories: int
+    skipped: list[str]
+
+
+def _summary(name: str, source: _Source, dropped: dict[int, str], train: PromptTable, rest: PromptTable) -> str:
+    rows, skipped = source.rows, source.skipped
     blocked = Counter(_kind(reason) for reason in _column(rows, "blocked") if reason)
     why = Counter(map(_kind, dropped.values()))
     kept = len(rows) - blocked.total() - np.count_nonzero(_column(rows, "error"))
     longest = max((int(table.lengths.max()) for table in (train, rest) if len(table)), default=0)
     lines = [
-        f"data:    {trajectories:,} trajectories of {name}: {kept:,} steps kept, "
+        f"data:    {source.num_trajectories:,} trajectories of {name}: {kept:,} steps kept, "
         f"{blocked.total():,} blocked" + (f" ({format_counts(blocked)})" if blocked else ""),
         f"prompts: {len(train):,} to train on, {len(rest):,} held out; longest {longest:,} tokens; "
         f"{why.total():,} dropped" + (f" ({format_counts(why)})" if why else ""),
@@ -176,28 +191,28 @@ def _kind(reason: str) -> str:
 
 
 def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
-    """A whole column of a table without selection; item by item it would take a thousand times as long."""
+    """Returns a column of a dataset without selection. Item by item it would take a thousand times as long."""
     return rows.data.column(name).to_numpy()
 
 
-Made = tuple[datasets.Dataset, int, list[str]]  # rows, number of trajectories, errors of the rows left out
-
-
-def _of_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> Made:
+def _build_from_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> _Source:
     source = reader.open_trajectories(file, data.on_bad_row, data.cache or None)
     rule = load_rule(data.mae)
 
     def generate() -> Iterator[dict[str, Any]]:
         progress = tqdm(source.trajectories(), total=len(source), desc="tokenizing", unit="row", disable=None)
         for number, trajectory in enumerate(progress):
-            for row in _steps_of(trajectory, rule, data, tokenizer):
+            for row in _rows_of_trajectory(trajectory, rule, data, tokenizer):
                 yield row | {"trajectory": number}
 
     facts = {name: data[name] for name in ("mae", "dialect", "max_tokens")} | {"source": source.fingerprint}
-    return _build(generate, data, facts, tokenizer), len(source), source.skipped
+    return _Source(_build(generate, data, facts, tokenizer), len(source), source.skipped)
 
 
-def _steps_of(trajectory: Trajectory, rule: Rule, data: Any, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+def _rows_of_trajectory(
+    trajectory: Trajectory, rule: Rule, data: Any, tokenizer: Tokenizer
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each step, without the number of the trajectory."""
     tools = as_tool_list(trajectory.tools)
     # The weights of tokens play no part here.
     options = dataclasses.replace(TokenizeOptions.from_config(data), pkt="none")
@@ -216,7 +231,7 @@ def _steps_of(trajectory: Trajectory, rule: Rule, data: Any, tokenizer: Tokenize
             yield row | _prompt(text, tokens, golden, tools) | {"unlisted": step.tokenized.unlisted}
 
 
-def _of_pairs(data: Any, file: str, tokenizer: Tokenizer) -> Made:
+def _build_from_pairs(data: Any, file: str, tokenizer: Tokenizer) -> _Source:
     def generate() -> Iterator[dict[str, Any]]:
         numbers: dict[str, int] = {}
         for number, pair in tqdm(reader.read_records(file), desc="tokenizing", unit="row", disable=None):
@@ -227,8 +242,8 @@ def _of_pairs(data: Any, file: str, tokenizer: Tokenizer) -> Made:
             except InputError as error:
                 yield _empty_row(number, number, 0) | {"error": " ".join(str(error).split()), "trajectory": -1}
                 continue
-            begins = text[: text.index(f"\n{CUE}")] if f"\n{CUE}" in text else text
-            yield row | {"trajectory": numbers.setdefault(begins, len(numbers))}
+            opening = text[: text.index(f"\n{PROMPT_END}")] if f"\n{PROMPT_END}" in text else text
+            yield row | {"trajectory": numbers.setdefault(opening, len(numbers))}
 
     facts = {"source": reader.source_hash(file), "file": file}
     rows = _build(generate, data, facts, tokenizer)
@@ -237,49 +252,53 @@ def _of_pairs(data: Any, file: str, tokenizer: Tokenizer) -> Made:
         reader.raise_first_error(errors)
     if len(errors) == len(rows):
         raise InputError(f"file {file}: none of its {len(rows)} rows is usable; the first: {errors[0]}")
-    return rows, 1 + int(_column(rows, "trajectory").max()), errors
+    return _Source(rows, 1 + int(_column(rows, "trajectory").max()), errors)
 
 
 def _holds_pairs(file: str) -> bool:
-    """Whether the first row that can be read has an instruction instead of a conversation."""
+    """Returns True if the first row that can be read has an instruction instead of a conversation."""
     first = next((row for _, row in reader.read_records(file) if isinstance(row, dict)), {})
     return "instruction" in first and first.get("conversations") is None and first.get("messages") is None
 
 
-def _row_of_pair(pair: Any, at: str, number: int, tokenizer: Tokenizer) -> tuple[dict[str, Any], str]:
-    """The row of a pair, and its prompt. Raises InputError for one that is none."""
+def _row_of_pair(pair: Any, location: str, number: int, tokenizer: Tokenizer) -> tuple[dict[str, Any], str]:
+    """Returns the row of a pair, and the text of its prompt. Raises InputError for a malformed pair."""
     pair = pair if isinstance(pair, dict) else {}
     for field in ("instruction", "output"):
         if not isinstance(pair.get(field), str) or not pair[field].strip():
             raise InputError(
-                f'{at}, field {field}: is missing, empty or no text; a row is {{"instruction": rendered prompt, '
+                f'{location}, field {field}: is missing, empty or no text; a row is {{"instruction": rendered prompt, '
                 '"output": golden call}'
             )
     text, golden = pair["instruction"].rstrip(), pair["output"].strip()
-    if not text.endswith(CUE):
-        raise InputError(f"{at}, field instruction: ends with {text[-20:]!r}; a prompt must end with {CUE!r}")
-    tools = as_tool_list(parse_tools(text, f"{at}, field instruction"))
+    if not text.endswith(PROMPT_END):
+        raise InputError(
+            f"{location}, field instruction: ends with {text[-20:]!r}; a prompt must end with {PROMPT_END!r}"
+        )
+    tools = as_tool_list(parse_tools(text, f"{location}, field instruction"))
     if not tools.tools:
-        raise InputError(f'{at}, field instruction: lists no tools; they are read from "Function:\\ndef name(...):"')
+        raise InputError(
+            f'{location}, field instruction: lists no tools; they are read from "Function:\\ndef name(...):"'
+        )
     identity = pair.get("id", number)
     identity = identity if isinstance(identity, str | int) and identity != "" else number
-    row = _empty_row(number, identity, text.count(f"\n{CUE}") or 1)
+    row = _empty_row(number, identity, text.count(f"\n{PROMPT_END}") or 1)
     if reason := _unreadable(golden, tools):
         return row | {"dropped": reason}, text
     try:
         ids, spans = tokenizer.encode(f"{text} {golden}")
     except InputError as error:
-        raise InputError(f"{at}: {error}") from None
+        raise InputError(f"{location}: {error}") from None
     start = bisect_left(spans, len(text), key=lambda span: span[0])
     if spans[start - 1][1] > len(text):
-        return row | {"blocked": f'reply start inside a token: the tokenizer joins "{CUE}" to it'}, text
+        return row | {"blocked": f'reply start inside a token: the tokenizer joins "{PROMPT_END}" to it'}, text
     called = tools.parse(golden).calls[0].name
     unlisted = "" if called in tools.schemas else called
     return row | _prompt(text, ids[:start], golden, tools) | {"unlisted": unlisted}, text
 
 
 def _unreadable(golden: str, tools: ToolList) -> str:
-    """Why no reply could be right, "" where one could. A call to an unlisted tool passes: SFT notes it as well."""
+    """Returns the reason why no reply could be correct, or "". A call to an unlisted tool is readable, as in SFT."""
     issue = tools.parse(golden).issue
     if issue is None:
         return ""
@@ -298,7 +317,7 @@ def _prompt(text: str, tokens: Sequence[int] | np.ndarray, golden: str, tools: T
 
 @lru_cache(maxsize=1024)
 def _tools_from_json(listed: str) -> ToolList:
-    # One object per content: what the reward remembers of a list is found by identity.
+    # One object for equal content, since the reward caches what it knows of a list by the object's identity.
     return as_tool_list(
         [Tool(name, text, properties, tuple(must)) for name, text, properties, must in json.loads(listed)]
     )

@@ -1,4 +1,4 @@
-"""Rows of JSON arrays, JSONL files and `datasets` names, kept as checked trajectories in an Arrow file on disk."""
+"""A JSON or JSONL file, or the name of a dataset -> records -> checked trajectories in an Arrow file on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tljax.data.formats.read import trajectory_from_record
 from tljax.data.trajectory import Trajectory, Turn
 
 ON_BAD_ROW = ("refuse", "skip")
-SHOWN = 20  # skipped rows that a summary lists
+SHOWN = 20  # the number of skipped rows that a summary lists
 FEATURES = datasets.Features(
     {"row": datasets.Value("int64")} | {name: datasets.Value("string") for name in ("id", "json", "error")}
 )
@@ -37,10 +37,10 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryDataset:
-    """Trajectories on disk, read one at a time; `len` counts the usable rows.
+    """Trajectories on disk, which are read one at a time; `len` counts the usable rows.
 
-    `skipped` lists the errors of the rows left out; `fingerprint` is a function of the content and of the code that
-    reads it.
+    file: the source; fingerprint: a hash of its content and of the code that reads it; skipped: the errors of the
+    malformed rows
     """
 
     file: str
@@ -56,28 +56,28 @@ class TrajectoryDataset:
         return _decode(self._table[int(self._usable[index])]["json"])
 
     def trajectories(self) -> Iterator[Trajectory]:
-        """The usable trajectories in source order."""
+        """Returns an iterator over the usable trajectories in source order."""
         return (self[i] for i in range(len(self)))
 
 
 def format_first_errors(errors: list[str]) -> list[str]:
-    """Lines for people: the first SHOWN errors of skipped rows, and how many more there are."""
+    """Returns lines for people: the first SHOWN errors of skipped rows, and the number of further ones."""
     more = len(errors) - SHOWN
     return [*(f"  {error}" for error in errors[:SHOWN]), *([f"  and {more:,} more"] * (more > 0))]
 
 
 def open_trajectories(source: str, on_bad_row: str, cache_dir: str | None = None) -> TrajectoryDataset:
-    """The trajectories of a file or a `datasets` name.
+    """Returns the trajectories of a file, of a folder with a dataset, or of a dataset on the Hugging Face hub.
 
-    on_bad_row: "refuse" raises the first malformed row's InputError, "skip" lists it in `skipped`. cache_dir: where
-    the Arrow file is kept (None: the cache of `datasets`); a second call with the same content only opens it.
+    on_bad_row: "refuse" raises the InputError of the first malformed row, "skip" lists it in `skipped`. cache_dir: the
+    folder for the Arrow file, None for the cache of `datasets`; a second call with the same content only opens it.
     """
     source = os.path.expanduser(source)
     if on_bad_row not in ON_BAD_ROW:
         raise InputError(f"data.on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}")
     content = source_hash(source)
     fingerprint = hashlib.sha256(f"{content}\n{_code_hash()}".encode()).hexdigest()[:32]
-    # Stored errors name the file, so a copy under another name is read again.
+    # The stored errors name the file, so a copy under another name is read again.
     key = hashlib.sha256(f"{fingerprint}\n{source}".encode()).hexdigest()[:32]
     table = build_dataset(_records, FEATURES, key, cache_dir or "", source=source)
     errors = table.data.column("error").to_pylist()
@@ -91,12 +91,12 @@ def open_trajectories(source: str, on_bad_row: str, cache_dir: str | None = None
 
 
 def source_hash(source: str) -> str:
-    """A hash of what a file or a `datasets` name holds."""
+    """Returns a hash of the content of a file or a dataset."""
     return _hash_file(source) if os.path.isfile(source) else _load_dataset(source)._fingerprint
 
 
 def _code_hash() -> str:
-    """A hash of the code that makes trajectories of a file, so that none made by another version are read."""
+    """Returns a hash of the code that turns a file into trajectories, so that those of another version are not read."""
     data = Path(__file__).parent
     files = [data / "reader.py", data / "trajectory.py", *sorted((data / "formats").glob("*.py"))]
     files += [Path(inspect.getfile(module)) for module in (tool, json_fields)]
@@ -104,16 +104,17 @@ def _code_hash() -> str:
 
 
 def raise_first_error(errors: list[str]) -> None:
-    """Raises InputError with the first of some malformed rows' errors, if there are any."""
+    """Raises InputError with the first of the errors of malformed rows, if there are any."""
     if errors:
         more = f" (one of {len(errors)} malformed rows)" if len(errors) > 1 else ""
         raise InputError(f'{errors[0]}{more}; data.on_bad_row="skip" leaves malformed rows out')
 
 
 def read_records(source: str) -> Iterator[tuple[int, Any | InputError]]:
-    """Rows as (number from 1, JSON value), one at a time; a broken JSONL line comes as its InputError.
+    """Yields (number from 1, record) one at a time; for a broken line of JSONL the record is an InputError.
 
-    Raises InputError where nothing more can be read: no such source, no rows, a JSON array broken in the middle.
+    Raises InputError if nothing more can be read: the source does not exist, has no rows, or is a JSON array that is
+    broken in the middle.
     """
     if not os.path.isfile(source):
         rows: Iterator[tuple[int, Any]] = enumerate(_load_dataset(source), start=1)
@@ -127,28 +128,31 @@ def read_records(source: str) -> Iterator[tuple[int, Any | InputError]]:
 
 
 def _read_file(source: str) -> Iterator[tuple[int, Any]]:
-    at = f"file {source}"
+    """Yields the numbered records of a JSON array or a JSONL file; the first character decides which it is."""
+    location = f"file {source}"
     try:
         with open(source, "rb") as file:
             head = file.read(8)
             if head.startswith(_COMPRESSED):
-                raise InputError(f"{at}: is compressed; unpack it first (allowed: a JSON array or JSONL in UTF-8)")
+                raise InputError(
+                    f"{location}: is compressed; unpack it first (allowed: a JSON array or JSONL in UTF-8)"
+                )
             if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
-                raise InputError(f"{at}: is not text in UTF-8; save it as UTF-8 (allowed: a JSON array or JSONL)")
+                raise InputError(f"{location}: is not text in UTF-8; save it as UTF-8 (allowed: a JSON array or JSONL)")
             skip = len(_BOM) if head.startswith(_BOM) else 0
             file.seek(skip)
             first = _first_character(file)
             file.seek(skip)
             if first == b"[":
-                yield from _read_array(file, skip, at)
+                yield from _read_array(file, skip, location)
             elif first == b"{":
-                yield from _read_lines(file, at, Path(source).suffix.lower() == ".json")
+                yield from _read_lines(file, location, Path(source).suffix.lower() == ".json")
             elif first:
                 raise InputError(
-                    f"{at}: begins with {first.decode('latin-1')!r}; allowed: a JSON array of rows, or JSONL"
+                    f"{location}: begins with {first.decode('latin-1')!r}; allowed: a JSON array of rows, or JSONL"
                 )
     except OSError as error:
-        raise InputError(f"{at}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        raise InputError(f"{location}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
 def _first_character(file: BinaryIO) -> bytes:
@@ -158,7 +162,8 @@ def _first_character(file: BinaryIO) -> bytes:
     return b""
 
 
-def _read_array(file: BinaryIO, skip: int, at: str) -> Iterator[tuple[int, Any]]:
+def _read_array(file: BinaryIO, skip: int, location: str) -> Iterator[tuple[int, Any]]:
+    """Yields the numbered elements of a JSON array that begins after `skip` bytes."""
     number = 0
     try:
         try:
@@ -168,7 +173,7 @@ def _read_array(file: BinaryIO, skip: int, at: str) -> Iterator[tuple[int, Any]]
         except ijson.JSONError as error:
             if "integer overflow" not in str(error):
                 raise
-            # The C parser has 64-bit integers; the one in Python, far slower, has no such limit.
+            # The C parser has 64-bit integers. The one in Python has no such limit, but is far slower.
             file.seek(skip)
             slow = ijson.get_backend("python").items(file, "item", use_float=True)
             for n, row in enumerate(slow, start=1):
@@ -176,54 +181,58 @@ def _read_array(file: BinaryIO, skip: int, at: str) -> Iterator[tuple[int, Any]]
                     number = n
                     yield n, row
     except (ijson.JSONError, ValueError) as error:
-        # The C parser reports bytes where the bad character cannot be decoded.
+        # The C parser reports bytes if it cannot decode the bad character.
         reason = error.args[0] if error.args else "broken"
         reason = (reason.decode("latin-1") if isinstance(reason, bytes) else str(reason)).strip().partition("\n")[0]
-        where = f"after row {number}" if number else "row 1"
+        position = f"after row {number}" if number else "row 1"
         raise InputError(
-            f"{at}, {where}: is not JSON ({reason}); the file is cut or damaged there: mend it or get it again"
+            f"{location}, {position}: is not JSON ({reason}); the file is cut or damaged there: mend it or get it again"
         ) from None
 
 
-def _read_lines(file: BinaryIO, at: str, json_suffix: bool) -> Iterator[tuple[int, Any]]:
-    number, held = 0, None
+def _read_lines(file: BinaryIO, location: str, json_suffix: bool) -> Iterator[tuple[int, Any]]:
+    """Yields the numbered lines of a JSONL file. `json_suffix`: True if the file's name ends with .json."""
+    number, first_row = 0, None
     for line in file:
         if not line.strip():
             continue
         number += 1
-        row = _parse_line(line, f"{at}, row {number}")
+        row = _parse_line(line, f"{location}, row {number}")
         if number == 1:
             # One object in a .json file, on one line or many, is most likely a wrapper around the rows.
-            held = row
+            first_row = row
             continue
         if number == 2:
-            if isinstance(held, InputError) and isinstance(row, InputError) and json_suffix:
-                raise InputError(_ONE_OBJECT.format(at=at))
-            yield 1, held
+            if isinstance(first_row, InputError) and isinstance(row, InputError) and json_suffix:
+                raise InputError(_ONE_OBJECT.format(location=location))
+            yield 1, first_row
         yield number, row
     if number == 1:
         if json_suffix:
-            raise InputError(_ONE_OBJECT.format(at=at))
-        yield 1, held
+            raise InputError(_ONE_OBJECT.format(location=location))
+        yield 1, first_row
 
 
 _ONE_OBJECT = (
-    "{at}: holds one JSON object; allowed: a JSON array of rows, or JSONL (one row a line): "
+    "{location}: holds one JSON object; allowed: a JSON array of rows, or JSONL (one row a line): "
     "put the rows into [ ], or name a file with a single row .jsonl"
 )
 
 
-def _parse_line(line: bytes, at: str) -> Any:
+def _parse_line(line: bytes, location: str) -> Any:
+    """Returns the value of a line, or the InputError that says why it has none."""
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return InputError(f"{at}: is not UTF-8 ({error.reason} at byte {error.start}); mend it or take the row out")
+        return InputError(
+            f"{location}: is not UTF-8 ({error.reason} at byte {error.start}); mend it or take the row out"
+        )
     except (ValueError, RecursionError) as error:
-        return InputError(f"{at}: is not JSON ({error}); mend it or take the row out")
+        return InputError(f"{location}: is not JSON ({error}); mend it or take the row out")
 
 
 def _load_dataset(source: str) -> datasets.Dataset:
-    """A folder with a dataset, or a hub name with an optional split: `name` or `name:split`, else "train"."""
+    """Returns the dataset in a folder, or of a hub name; `name:split` names another split than "train"."""
     folder = os.path.isdir(source)
     if not folder and (_NAME.fullmatch(source) is None or _FILE_SUFFIX.search(source)):
         raise InputError(f"file {source}: does not exist; give an existing file, a folder with a dataset or a hub name")
@@ -232,7 +241,7 @@ def _load_dataset(source: str) -> datasets.Dataset:
         if folder and os.path.isfile(os.path.join(source, "state.json")):
             return datasets.Dataset.load_from_disk(source)
         return without_progress_bars(lambda: datasets.load_dataset(name, split=split or "train"))
-    # Each hub and file failure has its own exception, and all of them are a source that cannot be read.
+    # Each failure of the hub and of files has its own exception; each means that the source cannot be read.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         kind = "folder" if folder else "dataset"
@@ -243,6 +252,7 @@ def _load_dataset(source: str) -> datasets.Dataset:
 
 
 def _records(source: str) -> Iterator[dict[str, Any]]:
+    """Yields the rows of the Arrow file: a trajectory as JSON, or the error of a malformed row."""
     for number, row in read_records(source):
         try:
             if isinstance(row, InputError):
@@ -256,7 +266,8 @@ def _records(source: str) -> Iterator[dict[str, Any]]:
 
 
 def _encode(trajectory: Trajectory, source: str) -> str:
-    at = f"file {source}, row {trajectory.row}"
+    """Returns a trajectory as JSON. Raises InputError for text that is not valid Unicode, and for too deep nesting."""
+    location = f"file {source}, row {trajectory.row}"
     fields = {
         "id": trajectory.id,
         "row": trajectory.row,
@@ -268,10 +279,10 @@ def _encode(trajectory: Trajectory, source: str) -> str:
         encoded = json.dumps(fields, ensure_ascii=False)
         encoded.encode()
     except RecursionError:
-        raise InputError(f"{at}: nests too deeply; take the row out") from None
+        raise InputError(f"{location}: nests too deeply; take the row out") from None
     except UnicodeEncodeError as error:
         code = f"\\u{ord(error.object[error.start]):04x}"
-        raise InputError(f"{at}: holds {code}, half of a character pair; mend it or take the row out") from None
+        raise InputError(f"{location}: holds {code}, half of a character pair; mend it or take the row out") from None
     return encoded
 
 

@@ -1,7 +1,7 @@
-"""Text to tokens and back, with the characters that every token covers.
+"""Text -> tokens with the characters that each covers, and tokens -> text.
 
-Read from tokenizer.json through the `tokenizers` library; which tokens begin, end and pad a text comes from the
-configuration files beside it.
+The `tokenizers` library reads tokenizer.json. The configuration files beside it name the tokens that begin, end and pad
+a text.
 """
 
 import hashlib
@@ -22,10 +22,12 @@ ID_FILES = ("generation_config.json", "config.json")
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """A tokenizer whose input is plain text: what spells a special token, such as `</s>`, becomes ordinary tokens.
+    """A tokenizer for plain text: text that spells a special token, such as `</s>`, becomes ordinary tokens.
 
-    `bos_id` is what `encode` prepends, None where it prepends nothing. `pad_id` fills rows and is often a token of
-    other meaning (CodeLLaMA: the unknown token), so masks never come from ids. `vocab_size` is the largest id plus 1.
+    bos_id: the token that `encode` prepends, None if it prepends nothing
+    pad_id: fills rows. It is often a token with another meaning (CodeLLaMA: the unknown token), so never derive a mask
+        from ids.
+    vocab_size: the largest id plus 1
     """
 
     folder: str
@@ -37,10 +39,10 @@ class Tokenizer:
     backend: tokenizers.Tokenizer
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids and the half-open character range of `text` that each covers; BOS covers (0, 0).
+        """Returns token ids and the half-open range of characters that each covers; BOS covers (0, 0).
 
-        A blank before a word belongs to the range of the token that holds it; tokens of one multi-byte character
-        all cover that character. Raises InputError for text that is no valid Unicode.
+        A blank before a word belongs to the range of the token that contains it. If several tokens encode the bytes of
+        one character, each covers it. Raises InputError for text that is not valid Unicode.
         """
         try:
             encoding = self.backend.encode(text, add_special_tokens=False)
@@ -51,29 +53,30 @@ class Tokenizer:
         return [self.bos_id, *encoding.ids], [(0, 0), *encoding.offsets]
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Token ids of `text`, which begins with a blank or a newline, where it follows other text.
+        """Returns the token ids of a text that follows other text and begins with a blank or a newline.
 
-        Text and continuation are tokenized as training tokenizes them together, unless the vocabulary has tokens that
-        reach over the seam, such as ")" with a newline (tiktoken's pre-tokenizers, not Llama's): there training has one
-        token and this has two. Raises InputError as `encode` does.
+        They are the tokens of training, which tokenizes both texts together, unless a token of the vocabulary covers
+        the end of one and the start of the other, such as ")" with a newline (in tiktoken's pre-tokenizers, not in
+        Llama's). Training then has one token, and this method returns two. Raises InputError as `encode` does.
         """
         ids, spans = self.encode("a" + text)
         first = next((i for i, (start, _) in enumerate(spans) if start >= 1), len(ids))
         return ids[first:]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids` without special tokens; SentencePiece tokenizers drop one leading blank."""
+        """Returns the text of `ids` without special tokens; SentencePiece tokenizers drop one leading blank."""
         return self.backend.decode(list(ids), skip_special_tokens=True)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The vocabulary's own spelling of every token, for people to read."""
+        """Returns the vocabulary's spelling of every token, for people to read."""
         return [self.backend.id_to_token(int(i)) or f"<{i}>" for i in ids]
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer in a folder or of a model on the Hugging Face hub.
+    """Returns the tokenizer in a folder, or of a model on the Hugging Face hub.
 
-    Raises InputError where tokenizer.json is missing or broken, no end token is known, or the hub has no such model.
+    Raises InputError if tokenizer.json is missing or broken, if no file names the end token, or if the hub does not
+    have the model.
     """
     folder = local_or_hub(path, "tokenizer", ["tokenizer.json", "tokenizer.model", *TOKEN_FILES, *ID_FILES])
     file = folder / "tokenizer.json"
@@ -84,11 +87,11 @@ def load_tokenizer(path: str) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises bare Exception
         raise InputError(f"{file}: is not a tokenizer ({error}); copy it again from the model it belongs to") from None
-    # A tokenizer.json may carry the settings of whoever saved it; both would alter rows silently.
+    # Truncation and padding may be saved in tokenizer.json; both would change rows silently.
     backend.no_truncation()
     backend.no_padding()
     bos = _bos_id(backend, folder)
-    # Some post-processors cut the leading blank off a token's range; BOS, their other work, is known by now.
+    # Some post-processors remove the leading blank from a token's range. They also prepend BOS, which `bos` replaces.
     backend.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]
     backend.encode_special_tokens = True
     eos = _eos_id(backend, folder)
@@ -119,15 +122,15 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _named_id(backend: tokenizers.Tokenizer, folder: Path, field: str) -> int | None:
-    """The id of a token that the files name, as a string or as {"content": string}."""
+    """Returns the id of the token in a field of TOKEN_FILES, which is a string or {"content": string}."""
     for name in TOKEN_FILES:
         token = _read_json(folder / name).get(field)
         token = token.get("content") if isinstance(token, dict) else token
         if token is not None:
-            found = backend.token_to_id(str(token))
-            if found is None:
+            token_id = backend.token_to_id(str(token))
+            if token_id is None:
                 raise InputError(f"{folder / name}, field {field}: {token!r} is not in tokenizer.json's vocabulary")
-            return found
+            return token_id
     return None
 
 
@@ -146,9 +149,9 @@ def _eos_id(backend: tokenizers.Tokenizer, folder: Path) -> int:
 
 
 def _bos_id(backend: tokenizers.Tokenizer, folder: Path) -> int | None:
-    """What a text begins with: what the post-processor prepends, else bos_token where add_bos_token is set.
+    """Returns the token that the post-processor prepends, or else bos_token if add_bos_token is true.
 
-    transformers 5 reads the post-processor alone, version 4 the field too for Llama's classes.
+    transformers 5 reads the post-processor alone; version 4 also reads the field for Llama's classes.
     """
     plain = backend.encode("a", add_special_tokens=False).ids
     processed = backend.encode("a").ids

@@ -23,7 +23,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The content of a record. The leading system message is no turn: it became `tools` and the free text `system`."""
+    """The content of a record. Its leading system message becomes `tools` and the free text `system`, not a turn."""
 
     tools: tuple[Tool, ...]
     turns: tuple[Turn, ...]

@@ -66,14 +66,14 @@ def read(record: dict[str, Any], location: str) -> Conversation:
 
 
 def _answered_call(feedback: list[list[Turn]], ids: list[Any], call_id: Any) -> int:
-    """The index of the call that a tool message answers: by its id, else the first call without feedback."""
+    """Returns the index of the call that a tool message answers: by its id, else the first call without feedback."""
     if call_id is not None and call_id in ids:
         return ids.index(call_id)
     return next((k for k, turns in enumerate(feedback) if not turns), len(feedback) - 1)
 
 
 def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any]]:
-    """The calls of an assistant message and their ids, from `tool_calls` or the older `function_call`."""
+    """Returns the calls of an assistant message and their ids, from `tool_calls` or the older `function_call`."""
     if message.get("tool_calls") is None and message.get("function_call") is not None:
         entries, fields = [message["function_call"]], [f"{location}.function_call"]
     else:
@@ -91,7 +91,7 @@ def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any
 
 
 def _text(message: dict[str, Any], location: str) -> str:
-    """The text of a message whose content is a string, null, or a list of text parts."""
+    """Returns the text of a message whose content is a string, null, or a list of text parts."""
     content = get_or_default(message, "content", "")
     if not isinstance(content, list):
         return expect_type(content, str, f"{location}.content")

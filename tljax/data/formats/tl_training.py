@@ -45,7 +45,7 @@ def read(record: dict[str, Any], location: str) -> Conversation:
 
 
 def _assistant_turn(content: str, location: str) -> Turn:
-    """A call where the first line is a name and the rest begins a JSON object; anything else is plain text."""
+    """Returns a turn with a call if the first line is a name and the rest a JSON object, else with plain text."""
     name, _, rest = content.partition("\n")
     name, rest = name.strip(), rest.strip()
     if name and rest.startswith("{"):
