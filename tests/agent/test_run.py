@@ -1,6 +1,7 @@
 """The multi-turn command: real dialogues of a small model, files, resuming, and bad input in one line."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -130,7 +131,7 @@ def test_tools_end_with_a_run_that_fails(evaluate, place, scripted, monkeypatch)
         raise InputError("the disk is full")
 
     def tell(error):  # while the error is handled, which keeps the dialogues
-        told.append((str(error), [child.poll() is None for child in begun]))
+        told.append((str(error), [Path(f"/proc/{child.pid}").exists() for child in begun]))
         return 2, "error: told"
 
     monkeypatch.setattr(Worker, "start", kept)

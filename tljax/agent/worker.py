@@ -32,7 +32,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self) -> Child:
+    def start(self) -> None:
         """Starts the child and reads the schemas of its tools."""
         self.child = Child(
             "tljax.agent.worker", self.path, load_seconds=LOAD_SECONDS, answer_seconds=self.time_limit, quiet=True
@@ -48,7 +48,6 @@ class Worker:
         except InputError:
             self.close()
             raise
-        return self.child
 
     def close(self) -> None:
         """Ends the child, if there is one, whatever it does."""
@@ -58,7 +57,10 @@ class Worker:
 
     def execute(self, name: str, arguments: Any) -> Result:
         """Runs a call as `execute` does; a call that takes too long gets an error Result that names the limit."""
-        child = self.child or self.start()
+        if self.child is None:
+            self.start()
+        child = self.child
+        assert child is not None
         try:
             child.send([name, arguments])
         except (TypeError, ValueError, RecursionError) as error:
