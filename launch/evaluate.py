@@ -1,6 +1,7 @@
 """Scores a model: python launch/evaluate.py --config configs/evaluate.py --config.model.path=HF_DIR_OR_RUN
 
-With --config.predictions=F.jsonl it scores these, without a model; with --config.turns=multi it holds dialogues.
+With --config.predictions=F.jsonl it scores these predictions, without a model; with --config.turns=multi it holds
+dialogues.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from tljax.storage.remote import with_local_paths
 def evaluate(config: Any) -> None:
     check_choice("turns", config.turns, ("single", "multi"))
     addresses = {"reads": ("data", "predictions", "compare", "tools"), "writes": ("out", "bfcl_out")}
-    # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too; scoring does without it.
+    # Imported here, so that Ctrl-C in the seconds that JAX takes to load ends in one line too; scoring needs no JAX.
     if config.predictions and config.turns == "single":
         from tljax.evaluate.benchmarks.scoring import run
 

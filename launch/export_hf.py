@@ -1,4 +1,4 @@
-"""A run's checkpoint as a Hugging Face folder.
+"""Exports a run's checkpoint as a Hugging Face folder.
 
 python launch/export_hf.py --config configs/export.py --config.run=runs/sft-tiny --config.out=my-model
 """
@@ -20,7 +20,7 @@ def export(config: Any) -> None:
     from tljax.training.model_source import as_path
 
     if not (config.run and config.out):
-        raise InputError("config.run and config.out are needed: the folder of a run, and a new folder for the export")
+        raise InputError("set config.run, the folder of a run, and config.out, a new folder for the export")
     with processes.initialized(config), jax.set_mesh(make_mesh(**config.mesh)):
         step, dtype = export_run(
             as_path(config.run),

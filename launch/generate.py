@@ -1,4 +1,4 @@
-"""Replies to a file of prompts: python launch/generate.py --config configs/generate.py \
+"""Generates replies to a file of prompts: python launch/generate.py --config configs/generate.py \
 --config.model.path=HF_DIR_OR_RUN --config.prompts=F.jsonl --config.out=O.jsonl"""
 
 from typing import Any

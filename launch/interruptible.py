@@ -1,13 +1,13 @@
-"""Runs a script for a scheduler that starts again what was interrupted.
+"""Runs a script for a scheduler that restarts interrupted jobs.
 
     python launch/interruptible.py [--forward] launch/train.py --config=... --config.out=RUN --config.resume=auto
 
-A training run that SIGTERM ended has saved and returns 0, which a scheduler takes for done; here it becomes 75, also
-where another process of the run got the signal, or this one's script alone.
---forward passes SIGTERM on: in a container the first process alone is signalled. SLURM and a machine that shuts down
-signal every process, and a second SIGTERM would end the run before it has saved.
-Exit codes: 75 interrupted, start it again; else the script's own (0 done, 2 bad input, 1 stopped by NaN), or 128 and
-the number of the signal that ended it.
+A training run that gets SIGTERM saves and returns 0, which a scheduler takes for done. Here the code becomes 75, also
+if only another process of the run, or only the script, got the signal.
+--forward passes SIGTERM on to the script: in a container only the first process gets it. SLURM and a machine that shuts
+down signal every process; there a second SIGTERM would end the run before it has saved.
+Exit codes: 75 means interrupted, start it again. Others are those of the script (0 done, 2 bad input, 1 stopped by
+NaN), or 128 plus the number of the signal that ended it.
 """
 
 import os
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     # Ctrl-C reaches the script too, which then ends by itself.
     signal.signal(signal.SIGINT, lambda *_: None)
     code = process.wait()
-    # Before the first update, with nothing to save yet, the signal ends it at once.
+    # Before the first update there is nothing to save, and the signal ends the script at once.
     if code == -signal.SIGTERM or (interrupted and code == 0):
         return INTERRUPTED
     return code if code >= 0 else 128 - code

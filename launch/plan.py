@@ -1,8 +1,8 @@
-"""Does a training run fit, and how fast can it be? Compiled for devices that are not here.
+"""Estimates whether a training run fits and how fast it can be, by compiling it for devices that this machine lacks.
 
 python launch/plan.py --config configs/sft.py:7b --config.topology=v5e:4x4 [--search] [--config.field=value ...]
 
-Topologies are spelled as libtpu does (v5e:4x4, v4:2x2x4, v5p:2x2x2, v6e:2x4); gpu:8x80GB is counted, not compiled.
+Topologies are spelled as libtpu does (v5e:4x4, v4:2x2x4, v5p:2x2x2, v6e:2x4); gpu:8x80GB is estimated by arithmetic.
 """
 
 from typing import Any

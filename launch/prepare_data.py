@@ -1,4 +1,4 @@
-"""Trajectories to prepared steps: python launch/prepare_data.py --config configs/data.py --config.out=steps.jsonl"""
+"""Prepares trajectories as steps: python launch/prepare_data.py --config configs/data.py --config.out=steps.jsonl"""
 
 from typing import Any
 

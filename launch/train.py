@@ -1,6 +1,6 @@
 """Trains a model: python launch/train.py --config configs/sft.py[:7b,release] [--config.field=value ...]
 
-configs/ppo.py goes on from there with rewards.
+configs/ppo.py continues from an SFT model with PPO.
 """
 
 import runpy
@@ -26,7 +26,7 @@ def run_ppo(config: Any) -> None:
     from tljax.rl.run import run
 
     if config.model.path == "quickstart":
-        # What the run itself refuses first, before minutes of SFT.
+        # A mistake in the config must not cost the minutes of SFT first.
         check(config)
         open_eval_sets(config)
         config.model.path = quickstart()
@@ -34,19 +34,19 @@ def run_ppo(config: Any) -> None:
 
 
 def quickstart() -> str:
-    """The folder of the SFT quickstart, which is run first, or to its end, where its model is not there yet."""
+    """Returns the folder of the SFT quickstart. If its model does not exist yet, the quickstart runs first."""
     config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "sft.py"))["get_config"]()
     config.out = f"runs/{config.name}"
     if processes.run_on_primary((Path(config.out) / "hf").is_dir):
         return config.out
-    told = f"config.model.path is 'quickstart': training {config.out} first; the same command continues"
-    processes.run_on_primary(lambda: print(told, flush=True))
+    message = f"config.model.path is 'quickstart': training {config.out} first; the same command continues"
+    processes.run_on_primary(lambda: print(message, flush=True))
     config.resume = "auto"
     try:
         run_sft(config)
     except InputError as error:
-        told = f"config.model.path is 'quickstart', but {config.out} cannot be trained to its end"
-        raise InputError(f"{told}: {error}; or give another config.model.path") from None
+        problem = f"config.model.path is 'quickstart', but {config.out} cannot be trained to its end"
+        raise InputError(f"{problem}: {error}; or give another config.model.path") from None
     return config.out
 
 

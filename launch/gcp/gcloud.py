@@ -1,4 +1,4 @@
-"""Calls gcloud, and says in a few words what its errors mean."""
+"""Calls gcloud and explains its errors."""
 
 import re
 import shlex
@@ -8,9 +8,10 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from params import Failure, Params, Unanswered
+from params import Failure, Params, TransientFailure
 
-# What gcloud and the TPU API say -> kind. The first that fits counts: a rate limit and a full zone mention quotas too.
+# Kinds of error, and patterns in the messages of gcloud and the TPU API. The first match decides: a rate limit and a
+# full zone mention quotas too.
 ERRORS = (
     ("rate", r"per minute|rate ?limit|rateLimitExceeded"),
     (
@@ -19,7 +20,7 @@ ERRORS = (
     ),
     ("capacity", r"RESOURCE_POOL_EXHAUSTED|currently unavailable in the"),
     ("quota", r"[Qq]uota\b.*(exceeded|exhausted)|QUOTA_EXCEEDED|RESOURCE_EXHAUSTED"),
-    # Before login, which gcloud asks for where a token cannot be renewed because the network is away.
+    # These come before login: without a network gcloud cannot renew a token, and asks for a login.
     ("passing", r"Max retries exceeded|[Nn]ame ?[Rr]esolution|Failed to resolve|unreachable|No route to host"),
     ("passing", r"Connection ?(aborted|Error|reset|refused)|TransportError|SSLError"),
     ("passing", r"\b50[0234]:? (Internal|Server|Bad|Service|Gateway)|Service [Uu]navailable"),
@@ -39,13 +40,13 @@ ADVICE = {
     "permission": "your account needs the role TPU Admin in the project, and the project the zone",
     "type": "which zones have which types: gcloud compute tpus accelerator-types list --zone=ZONE",
 }
-PASSING = ("rate", "capacity", "passing")  # goes by itself
+PASSING = ("rate", "capacity", "passing")  # the kinds of error that end without our doing
 SSH_FAILED = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """code: of gcloud's process, 124 where it did not end in time. A streamed call has all in `out`."""
+    """A finished gcloud process. code: its exit code, or 124 after a time-out. out: all output if it was streamed."""
 
     code: int
     out: str = ""
@@ -53,7 +54,7 @@ class Result:
 
 
 class Gcloud:
-    """gcloud for one slice."""
+    """Runs gcloud for one slice. dry_run: prints the commands instead."""
 
     def __init__(self, params: Params, dry_run: bool):
         self.params = params
@@ -62,18 +63,19 @@ class Gcloud:
     def tpu(
         self, *words: str, stream: bool = False, seconds: float | None = 600, release: tuple[str, ...] = ()
     ) -> Result:
-        """gcloud compute tpus WORDS with zone and project; `stream` shows the output as it comes, with no limit.
+        """Runs gcloud compute tpus WORDS with zone and project.
 
-        release: ("alpha",) for what gcloud has there alone.
+        stream: shows the output as it comes, without a time limit. release: ("alpha",) for commands that only
+        gcloud alpha has.
         """
         flags = [f"--zone={self.params.zone}", *self.project()]
         return self.call(*release, "compute", "tpus", *words, *flags, stream=stream, seconds=seconds)
 
-    def again(self, *words: str, seconds: float) -> Result:
-        """The same, up to four times where the error is one that goes by itself."""
+    def tpu_with_retries(self, *words: str, seconds: float) -> Result:
+        """Runs `tpu` up to four times while its error is transient."""
         for attempt in range(4):
             result = self.tpu(*words, seconds=seconds)
-            if not passing(result):
+            if not is_transient(result):
                 break
             self.wait(min(self.params.poll_seconds, 5 * 2**attempt))
         return result
@@ -82,14 +84,14 @@ class Gcloud:
         return [f"--project={self.params.project}"] if self.params.project else []
 
     def call(self, *words: str, stream: bool = False, seconds: float | None = 600) -> Result:
-        # --quiet: no question, and an ssh key without a passphrase where there is none yet.
+        # --quiet asks no questions, and makes a first ssh key without a passphrase.
         argv = ["gcloud", *words, "--quiet"]
         if self.dry_run:
             print(shlex.join(argv), flush=True)
             return Result(0)
         try:
             if stream:
-                return streamed(argv)
+                return stream_output(argv)
             done = subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds
             )
@@ -100,7 +102,7 @@ class Gcloud:
         return Result(done.returncode, done.stdout, done.stderr)
 
     def ssh(self, *command: str, worker: str = "all", stream: bool = False) -> Result:
-        """Runs a command on workers, all at once."""
+        """Runs a command on one worker, or on all at once."""
         words = ["tpu-vm", "ssh", self.params.name, f"--worker={worker}", f"--command={shlex.join(command)}"]
         return self.tpu(*words, *self.inside(), stream=stream)
 
@@ -116,7 +118,7 @@ class Gcloud:
             time.sleep(seconds)
 
 
-def streamed(argv: list[str]) -> Result:
+def stream_output(argv: list[str]) -> Result:
     lines: deque[str] = deque(maxlen=2000)
     with subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -129,32 +131,35 @@ def streamed(argv: list[str]) -> Result:
     return Result(process.returncode, "".join(lines))
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S', time.gmtime())} {text}", flush=True)
 
 
-def kind_of(text: str) -> str:
-    """One of the kinds in ERRORS, or "other"."""
+def error_kind(text: str) -> str:
+    """Returns the kind of an error message: one of ERRORS, or "other"."""
     return next((kind for kind, pattern in ERRORS if re.search(pattern, text, re.DOTALL)), "other")
 
 
-def passing(result: Result) -> bool:
-    """Whether it is an error that goes by itself."""
-    return result.code == 124 or (result.code != 0 and kind_of(result.err) in PASSING)
+def is_transient(result: Result) -> bool:
+    """Returns True for an error that ends without our doing, so that another try can succeed."""
+    return result.code == 124 or (result.code != 0 and error_kind(result.err) in PASSING)
 
 
-def told(result: Result) -> str:
-    """gcloud's own message in one line."""
+def error_line(result: Result) -> str:
+    """Returns gcloud's own message in one line."""
     lines = [line.strip() for line in (result.err or result.out).splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
     return re.sub(r"^ERROR: (\([\w.-]+\) )?", "", errors[0]) if errors else f"gcloud ended with code {result.code}"
 
 
-def refused(result: Result, doing: str) -> Failure:
-    """What is not to be tried again at once: 3 where Google or its account must change, else 1."""
-    if passing(result):
-        return Unanswered(1, f"{doing}: {told(result)}")
-    kind = kind_of(result.err + result.out)
+def refusal(result: Result, doing: str) -> Failure:
+    """Returns the Failure for a refused command.
+
+    Its exit code is 3 if the user must change something at Google, 2 for a wrong type, and 1 otherwise.
+    """
+    if is_transient(result):
+        return TransientFailure(1, f"{doing}: {error_line(result)}")
+    kind = error_kind(result.err + result.out)
     code = 3 if kind in ("quota", "login", "project", "permission") else 2 if kind == "type" else 1
     advice = f"; {ADVICE[kind]}" if kind in ADVICE else ""
-    return Failure(code, f"{doing}: {told(result)}{advice}")
+    return Failure(code, f"{doing}: {error_line(result)}{advice}")

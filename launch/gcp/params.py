@@ -1,4 +1,7 @@
-"""The parameters of launch/gcp/tpu.py: tpu.toml, a file of the user's over it, the command line over both."""
+"""The parameters of launch/gcp/tpu.py, from tpu.toml, then a file of the user's, then the command line.
+
+Later ones replace earlier ones.
+"""
 
 import re
 import tomllib
@@ -18,7 +21,7 @@ IMAGES = {
     "v5p": "v2-alpha-tpuv5",
     "v6e": "v2-alpha-tpuv6e",
 }
-# Up to eight chips of these share a host, and their sizes count chips; those of the others count cores, eight a host.
+# The largest types with one host. Sizes of v5litepod and v6e count chips, those of the others count cores.
 SIZES = "v5litepod-8, v6e-8, v5p-8, v4-8"
 
 
@@ -30,13 +33,13 @@ class Failure(Exception):
         self.code = code
 
 
-class Unanswered(Failure):
-    """Google, or the way to it, does not answer for now."""
+class TransientFailure(Failure):
+    """Google, or the network, does not answer for now; another try may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """What tpu.toml lists and explains, checked."""
+    """The checked parameters; tpu.toml explains each."""
 
     name: str
     project: str
@@ -64,12 +67,12 @@ class Params:
 
     @property
     def store(self) -> str:
-        """worker.sh's word for what outlives the slice."""
+        """The storage that outlives the slice, as worker.sh names it."""
         return f"gs://{self.bucket}" if self.bucket else "disk" if self.disk else "none"
 
     @property
     def folder(self) -> str:
-        """The run's folder, as seen from the copied repository."""
+        """The path of the run's folder, relative to the copied repository."""
         return self.out if self.store == "none" else f"../tljax-store/{self.out}"
 
     @property
@@ -81,13 +84,16 @@ class Params:
 
 
 def load(file: Path | None, flags: Mapping[str, str]) -> Params:
-    """flags: values of the command line, as text. Raises Failure for what is unknown, mistyped or impossible."""
+    """Returns the parameters. flags: the values of the command line, as text.
+
+    Raises Failure for a parameter that is unknown, of the wrong type, or impossible.
+    """
     values = read(DEFAULTS)
     if file is not None:
         for key, value in read(file).items():
-            values[key] = typed(f"{file}, field {key}", key, value, values)
+            values[key] = check_type(f"{file}, field {key}", key, value, values)
     for key, text in flags.items():
-        values[key] = typed(f"--{key}", key, parsed(text, values.get(key)), values)
+        values[key] = check_type(f"--{key}", key, parse_flag(text, values.get(key)), values)
     for key in ("command", "copy", "env"):
         values[key] = tuple(values[key])
     values["image"] = values["image"] or IMAGES.get(values["type"].partition("-")[0], "")
@@ -105,8 +111,8 @@ def read(file: Path) -> dict[str, Any]:
         raise Failure(2, f"{file}: {error}") from None
 
 
-def parsed(text: str, example: Any) -> Any:
-    """A value of the command line in the example's type; as it is where it cannot be."""
+def parse_flag(text: str, example: Any) -> Any:
+    """Converts a value of the command line to the type of `example`, or returns the text if that is impossible."""
     if isinstance(example, bool):
         return {"true": True, "false": False}.get(text.lower(), text)
     if isinstance(example, int):
@@ -116,7 +122,7 @@ def parsed(text: str, example: Any) -> Any:
     return text
 
 
-def typed(place: str, key: str, value: Any, values: Mapping[str, Any]) -> Any:
+def check_type(place: str, key: str, value: Any, values: Mapping[str, Any]) -> Any:
     if key not in values:
         raise Failure(2, f"{place}: there is no such parameter; allowed: {', '.join(values)}")
     wanted = type(values[key])
@@ -137,7 +143,7 @@ def check(params: Params) -> None:
         f"name is {params.name!r}; small letters, digits, -",
     )
     need(params.zone, "zone is empty; the zones of each type: https://cloud.google.com/tpu/docs/regions-zones")
-    known = "tpu7x runs on GKE alone (launch/gcp/jobset.yaml)" if generation == "tpu7x" else f"for example {SIZES}"
+    known = "tpu7x runs only on GKE (launch/gcp/jobset.yaml)" if generation == "tpu7x" else f"for example {SIZES}"
     need(params.image and size.isdecimal(), f"type is {params.type!r}; GENERATION-SIZE of {', '.join(IMAGES)}; {known}")
     need(not (params.spot and params.reserved), "spot and reserved are both set; a slice is one or the other")
     need(not (params.disk and params.bucket), "disk and bucket are both set; the run's folder lies on one")
@@ -149,7 +155,7 @@ def check(params: Params) -> None:
         params.project or not params.disk or "/" in params.disk,
         "disk is set without project, which is part of its address; set both",
     )
-    need("/" not in params.bucket, f"bucket is {params.bucket!r}; its bare name is wanted, without gs:// and folders")
+    need("/" not in params.bucket, f"bucket is {params.bucket!r}; give its name alone, without gs:// and folders")
     need(
         params.command, "command is empty; a script and its arguments, such as launch/train.py, --config=configs/sft.py"
     )
@@ -159,5 +165,5 @@ def check(params: Params) -> None:
     )
     need(
         params.out and not params.out.startswith(("/", "~", "gs:")) and ".." not in params.out,
-        f"out is {params.out!r}; a relative folder is wanted; it lies in the store (bucket, disk) or the repository",
+        f"out is {params.out!r}; give a relative folder; it lies in the store (bucket, disk) or the repository",
     )

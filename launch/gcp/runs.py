@@ -1,4 +1,4 @@
-"""tljax on a slice's workers: install it, start a run on all of them, see what became of it, fetch its results."""
+"""Installs tljax on the workers of a slice, starts a run on all of them, reads its status and fetches its results."""
 
 import os
 import re
@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from gcloud import SSH_FAILED, Gcloud, Result, kind_of, refused, say, told
+from gcloud import SSH_FAILED, Gcloud, Result, error_kind, error_line, log, refusal
 from params import Failure, Params
-from slices import Slice, ready
+from slices import Slice, ready_slice
 
 REPO = Path(__file__).resolve().parents[2]
 SHIPPED = ("tljax", "configs", "launch", "pyproject.toml", "README.md", "LICENSE")
@@ -19,7 +19,7 @@ WORKER = f"{FOLDER}/launch/gcp/worker.sh"
 ANSWER = re.compile(r"^tljax worker=(\d+) (?!says: )(.*)$", re.MULTILINE)
 SAYS = re.compile(r"^tljax worker=(\d+) says: (.*)$", re.MULTILINE)
 
-# What a run's last lines say -> what it means and what to do.
+# Patterns in the last lines of a failed run -> the cause and what to do.
 KNOWN = (
     (
         r"does not find there what process 0 wrote",
@@ -45,24 +45,24 @@ KNOWN = (
 
 
 def pack(params: Params, target: Path) -> None:
-    """The repository, what `copy` names and the variables that `env` names, as a tar file."""
+    """Writes a tar file of the repository, the files that `copy` names and the variables that `env` names."""
     with tarfile.open(target, "w") as archive:
         for name in SHIPPED:
             archive.add(REPO / name, f"{FOLDER}/{name}", filter=without_caches)
         for name in params.copy:
             path = Path(name).expanduser().resolve()
             if not path.exists():
-                raise Failure(2, f"copy names {name}, which is not there")
+                raise Failure(2, f"copy names {name}, which does not exist")
             if path.name in SHIPPED:
                 raise Failure(2, f"copy names {name}, and {path.name} is tljax's own; give it another name")
             archive.add(path, f"{FOLDER}/{path.name}")
         missing = [name for name in params.env if name not in os.environ]
         if missing:
-            raise Failure(2, f"env names {', '.join(missing)}, which this shell has not; export it")
+            raise Failure(2, f"env names {', '.join(missing)}, which are not set in this shell; export them")
         long = [name for name in params.env if "\n" in os.environ[name]]
         if long:
             raise Failure(2, f"env names {', '.join(long)}, of several lines; copy it as a file and name that instead")
-        # As a file, since command lines can be read by every user of a machine.
+        # Variables travel in a file, since every user of a machine can read command lines.
         secrets = target.with_name("run-env")
         secrets.touch(mode=0o600)
         secrets.write_text("".join(f"{name}={os.environ[name]}\n" for name in params.env), encoding="utf-8")
@@ -74,13 +74,13 @@ def without_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def install(gcloud: Gcloud, params: Params) -> None:
-    found = ready(gcloud, params)
-    if not gcloud.dry_run and status_of(gcloud, found)[0] == "running":
-        raise Failure(7, "a run is going, and would find other code under it; launch/gcp/tpu.py stop first")
+    found = ready_slice(gcloud, params)
+    if not gcloud.dry_run and run_status(gcloud, found)[0] == "running":
+        raise Failure(7, "a run is going, whose code would be replaced; launch/gcp/tpu.py stop first")
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "tljax.tar"
         pack(params, archive)
-        say(f"copies tljax ({archive.stat().st_size / 1e6:.1f} MB) to {plural(found.workers)} and installs it there")
+        log(f"copies tljax, {archive.stat().st_size / 1e6:.1f} MB, to {count_workers(found.workers)} and installs it")
         copied = gcloud.scp(str(archive), f"{params.name}:tljax.tar", worker="all")
     if copied.code != 0:
         raise unreachable(copied, params, "tljax cannot be copied to every worker")
@@ -89,11 +89,13 @@ def install(gcloud: Gcloud, params: Params) -> None:
     result = gcloud.ssh("bash", "-c", script, stream=True)
     if gcloud.dry_run:
         return
-    done = answers(result.out, state="installed")
+    done = parse_replies(result.out, state="installed")
     missing = sorted(set(range(found.workers)) - set(done))
     if missing:
-        raise Failure(5, f"not installed on worker {listed(missing)} of {found.workers}: {told_by(result)}; try again")
-    say(f"installed on {plural(found.workers)}, jax {done[0].get('jax', '?')}")
+        raise Failure(
+            5, f"not installed on worker {join_numbers(missing)} of {found.workers}: {worker_error(result)}; try again"
+        )
+    log(f"installed on {count_workers(found.workers)}, jax {done[0].get('jax', '?')}")
 
 
 # --- run -------------------------------------------------------------------------------------------------------------
@@ -101,109 +103,115 @@ def install(gcloud: Gcloud, params: Params) -> None:
 
 def run(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
     """Starts the command on all workers at once, in the background."""
-    found = ready(gcloud, params)
+    found = ready_slice(gcloud, params)
     words = [*command]
     if words[0] == "launch/train.py":
         words += [f"--config.out={params.folder}", "--config.resume=auto"]
     result = gcloud.ssh("bash", WORKER, "start", params.store, *words)
     if gcloud.dry_run:
         return
-    report(result)
+    log_messages(result)
     if "No such file" in result.out + result.err and not ANSWER.search(result.out):
         raise Failure(5, f"tljax is not on {params.name}; launch/gcp/tpu.py install")
-    replies = answers(result.out)
-    # gcloud's own second try, where the connection broke, finds the run that the first one has started.
+    replies = parse_replies(result.out)
+    # If the connection breaks, gcloud tries again by itself and finds the run that its first try has started.
     started = sorted({int(w) for w, words in ANSWER.findall(result.out) if re.match(r"state=running pid=\d+$", words)})
     if len(started) == found.workers:
-        say(f"started on {plural(found.workers)}: python {' '.join(words)}")
+        log(f"started on {count_workers(found.workers)}: python {' '.join(words)}")
         return
     going = [w for w, reply in replies.items() if "already" in reply and w not in started]
     busy = [w for w, reply in replies.items() if reply["state"] == "busy"]
     if started:
         # Workers that were started wait for the others, and hold their TPUs meanwhile.
         gcloud.ssh("bash", WORKER, "stop", "20", "again", worker=",".join(map(str, started)))
-        say(f"stopped again on worker {listed(started)}: on a part of its workers a run only waits for the others")
+        log(
+            f"stopped again on worker {join_numbers(started)}: on a part of its workers a run only waits for the others"
+        )
     if going:
-        raise Failure(7, f"a run is going on worker {listed(going)}; launch/gcp/tpu.py logs, or stop first")
+        raise Failure(7, f"a run is going on worker {join_numbers(going)}; launch/gcp/tpu.py logs, or stop first")
     if busy:
-        raise Failure(7, f"the TPU is in use on worker {listed(busy)} by a process that tpu.py did not start; end that")
+        raise Failure(
+            7, f"the TPU is in use on worker {join_numbers(busy)} by a process that tpu.py did not start; end that"
+        )
     missing = sorted(set(range(found.workers)) - set(replies))
-    raise unreachable(result, params, f"worker {listed(missing)} of {found.workers} could not start the run")
+    raise unreachable(result, params, f"worker {join_numbers(missing)} of {found.workers} could not start the run")
 
 
-# --- what became of it -----------------------------------------------------------------------------------------------
+# --- status ----------------------------------------------------------------------------------------------------------
 
 
-def status_of(gcloud: Gcloud, found: Slice) -> tuple[str, str]:
-    """A verdict and a line about it.
+def run_status(gcloud: Gcloud, found: Slice) -> tuple[str, str]:
+    """Returns the verdict on a run, and a line about it.
 
-    none, running, done, stopped (by `stop`), again (interrupted: start it again), crashed, failed (do not), ending (on
-    some workers it has), part (on some workers only), foreign (a process that is not ours has the TPU), silent (a
-    worker does not answer).
+    Verdicts: none; running; done; stopped (by `stop`); again (interrupted, so start it again); crashed (start it again
+    a few times); failed (do not start it again); ending (it has ended on some workers); part (it runs on some workers
+    only); foreign (another process has the TPU); silent (a worker does not answer).
     """
     result = gcloud.ssh("bash", WORKER, "status")
     if gcloud.dry_run:
         return "running", ""
     if "No such file" in result.out + result.err and not ANSWER.search(result.out):
         return "none", "tljax is not installed"
-    replies = answers(result.out)
+    replies = parse_replies(result.out)
     missing = sorted(set(range(found.workers)) - set(replies))
     if missing:
-        return "silent", f"worker {listed(missing)} of {found.workers} does not answer: {told_by(result)}"
+        return "silent", f"worker {join_numbers(missing)} of {found.workers} does not answer: {worker_error(result)}"
     by_state: dict[str, list[int]] = {}
     for worker, reply in sorted(replies.items()):
         by_state.setdefault(reply["state"], []).append(worker)
-    report(result)
+    log_messages(result)
     states = set(by_state)
     ended = sorted(w for state in ("failed", "lost", "interrupted") for w in by_state.get(state, []))
     if "running" in states and ended:
-        return "ending", f"it ended on worker {listed(ended)}, and the others follow within a minute"
+        return "ending", f"it ended on worker {join_numbers(ended)}, and the others follow within a minute"
     if "failed" in states:
-        return failed(by_state["failed"], replies, result.out)
+        return failure_status(by_state["failed"], replies, result.out)
     if "stopped" in states:
         return "stopped", "it was stopped by launch/gcp/tpu.py stop; run goes on with it"
     if states == {"done"}:
-        return "done", f"done on {plural(found.workers)}"
+        return "done", f"done on {count_workers(found.workers)}"
     if states <= {"running", "done"}:
-        return "running", f"running on {plural(len(by_state['running']))}"
+        return "running", f"running on {count_workers(len(by_state['running']))}"
     if "running" in states:
         there = by_state["running"]
         why = "JAX waits until it runs on all workers"
-        return "part", f"it runs on worker {listed(there)} only, of {found.workers}: {why}; tpu.py stop, then run"
+        return "part", f"it runs on worker {join_numbers(there)} only, of {found.workers}: {why}; tpu.py stop, then run"
     held = [w for w, reply in replies.items() if reply.get("held")]
     if states == {"none"} and held:
-        text = f"worker {listed(held)} of {found.workers}: the TPU is in use by process {replies[held[0]]['held']}"
-        alone = ", on one worker alone it waits for the others for ever" if len(held) < found.workers else ""
+        text = (
+            f"worker {join_numbers(held)} of {found.workers}: the TPU is in use by process {replies[held[0]]['held']}"
+        )
+        alone = ", and which waits for the other workers for ever" if len(held) < found.workers else ""
         return "foreign", f"{text}, which tpu.py did not start{alone}; end it there, then tpu.py run"
     if states == {"none"}:
         return "none", "no run was started"
     if "lost" in states:
         return (
             "crashed",
-            f"it ended without a word on worker {listed(by_state['lost'])} (killed, or the VM was restarted)",
+            f"it ended without a message on worker {join_numbers(by_state['lost'])} (killed, or the VM was restarted)",
         )
-    return "again", f"it was interrupted on worker {listed(ended)}"
+    return "again", f"it was interrupted on worker {join_numbers(ended)}"
 
 
-def failed(workers: list[int], replies: dict[int, dict[str, str]], out: str) -> tuple[str, str]:
+def failure_status(workers: list[int], replies: dict[int, dict[str, str]], out: str) -> tuple[str, str]:
     code = int(replies[workers[0]].get("code") or 1)
-    text = f"it failed with code {code} on worker {listed(workers)}"
+    text = f"it failed with code {code} on worker {join_numbers(workers)}"
     known = next((meaning for pattern, meaning in KNOWN if re.search(pattern, out)), "")
-    # 128 and above: ended by a signal, such as libtpu's abort when a neighbour goes away; below, by itself.
+    # Codes from 128 mean a signal, such as the abort of libtpu when another worker is gone; lower ones are the run's.
     return "crashed" if code >= 128 else "failed", f"{text}: {known}" if known else text
 
 
 def stop(gcloud: Gcloud, params: Params, seconds: int = 900, *again: str) -> None:
-    """SIGTERM to the run on all workers, which saves it; "again" where it is to be started again."""
-    ready(gcloud, params)
+    """Sends SIGTERM to the run on all workers, so that it saves; "again" means that tpu.py will start it again."""
+    ready_slice(gcloud, params)
     result = gcloud.ssh("bash", WORKER, "stop", str(seconds), *again, stream=True)
     if not gcloud.dry_run and result.code != 0:
         raise unreachable(result, params, "it cannot be stopped on every worker")
 
 
 def logs(gcloud: Gcloud, params: Params, worker: str, lines: int) -> int:
-    """Follows a worker's log to the end of its run; gcloud's exit code."""
-    ready(gcloud, params)
+    """Follows a worker's log to the end of its run. Returns the exit code of gcloud."""
+    ready_slice(gcloud, params)
     return gcloud.ssh("bash", WORKER, "logs", str(lines), worker=worker, stream=True).code
 
 
@@ -211,7 +219,7 @@ def logs(gcloud: Gcloud, params: Params, worker: str, lines: int) -> int:
 
 
 def fetch(gcloud: Gcloud, params: Params, target: Path, everything: bool) -> None:
-    """The run's folder without its checkpoints, or with `everything`, from the bucket or worker 0 to a new folder."""
+    """Copies the run's folder from the bucket or worker 0 to a new folder; `everything` includes checkpoints."""
     if target.exists():
         raise Failure(2, f"{target} exists; give another folder (--to=FOLDER), or remove it")
     partial = target.with_name(f".{target.name}.partial")
@@ -225,7 +233,7 @@ def fetch(gcloud: Gcloud, params: Params, target: Path, everything: bool) -> Non
             gcloud.call("storage", "rsync", "--recursive", source, str(partial), *left, *gcloud.project(), seconds=None)
         ]
     else:
-        ready(gcloud, params)
+        ready_slice(gcloud, params)
         listing = gcloud.ssh("bash", WORKER, "list", params.folder, worker="0")
         names = re.findall(r"^tljax worker=\d+ file=(.*)$", listing.out, re.MULTILINE)
         if not names and not gcloud.dry_run:
@@ -237,50 +245,50 @@ def fetch(gcloud: Gcloud, params: Params, target: Path, everything: bool) -> Non
                 results.append(gcloud.scp(source, str(partial / name), worker="0", recurse=True))
     for result in results:
         if result.code != 0:
-            raise unreachable(result, params, f"{params.out} cannot be fetched whole")
+            raise unreachable(result, params, f"{params.out} cannot be fetched completely")
     if not gcloud.dry_run:
         partial.rename(target)
-        say(f"fetched {target}: {', '.join(sorted(path.name for path in target.iterdir()))}")
+        log(f"fetched {target}: {', '.join(sorted(path.name for path in target.iterdir()))}")
 
 
-# --- answers ---------------------------------------------------------------------------------------------------------
+# --- replies ---------------------------------------------------------------------------------------------------------
 
 
-def answers(text: str, state: str = "") -> dict[int, dict[str, str]]:
-    """Each worker's last answer (with that state), as its fields."""
-    found = {}
+def parse_replies(text: str, state: str = "") -> dict[int, dict[str, str]]:
+    """Returns the fields of each worker's last answer, or of its last one with this state."""
+    replies = {}
     for worker, fields in ANSWER.findall(text):
         reply = dict(re.findall(r"(\w+)=(\S*)", fields))
         if reply.get("state") and state in ("", reply["state"]):
-            found[int(worker)] = reply
-    return found
+            replies[int(worker)] = reply
+    return replies
 
 
-def report(result: Result) -> None:
+def log_messages(result: Result) -> None:
     for worker, text in SAYS.findall(result.out):
-        say(f"worker {worker}: {text}")
+        log(f"worker {worker}: {text}")
 
 
-def told_by(result: Result) -> str:
-    """The error that a worker told, or gcloud."""
+def worker_error(result: Result) -> str:
+    """Returns the error that a worker reports, or else that of gcloud."""
     errors = [f"worker {worker}: {text}" for worker, text in SAYS.findall(result.out) if text.startswith("error: ")]
-    return errors[0] if errors else told(result)
+    return errors[0] if errors else error_line(result)
 
 
 def unreachable(result: Result, params: Params, what: str) -> Failure:
-    if kind_of(result.err) in ("login", "project", "permission"):
-        return refused(result, what)
+    if error_kind(result.err) in ("login", "project", "permission"):
+        return refusal(result, what)
     hint = ""
     if result.code == SSH_FAILED or "connect" in result.err:
         hint = "; a worker that stays away is best replaced: launch/gcp/tpu.py delete, then create"
         if "ssh-add" in result.err:
             hint += "; where all do, the key may be missing: ssh-add ~/.ssh/google_compute_engine"
-    return Failure(5, f"{what}: {told_by(result)}{hint}")
+    return Failure(5, f"{what}: {worker_error(result)}{hint}")
 
 
-def plural(workers: int) -> str:
+def count_workers(workers: int) -> str:
     return "1 worker" if workers == 1 else f"{workers} workers"
 
 
-def listed(workers: Sequence[int]) -> str:
+def join_numbers(workers: Sequence[int]) -> str:
     return ", ".join(str(worker) for worker in sorted(workers))

@@ -1,4 +1,4 @@
-"""A slice of TPUs: is it there, create it, delete it."""
+"""Finds, creates and deletes a slice of TPUs."""
 
 import json
 import math
@@ -6,21 +6,21 @@ import sys
 import time
 from dataclasses import dataclass
 
-from gcloud import PASSING, Gcloud, Result, kind_of, passing, refused, say, told
-from params import Failure, Params, Unanswered
+from gcloud import PASSING, Gcloud, Result, error_kind, error_line, is_transient, log, refusal
+from params import Failure, Params, TransientFailure
 
 # States of a node or of a queued resource in which nothing is left to use; the name is free once it is deleted.
 GONE = ("PREEMPTED", "TERMINATED", "FAILED", "SUSPENDED")
-# States in which there is nothing yet that a run could have lain on.
+# States before there is a VM on which a run could have been.
 COMING = ("ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "CREATING")
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    state: str  # of the node; of the queued resource while there is no node yet, or where that has ended
+    state: str  # the node's; before there is a node and after its end, that of the queued resource
     type: str = ""
     workers: int = 0  # hosts
-    detail: str = ""  # why, where Google tells
+    detail: str = ""  # the reason for the state, if Google names one
 
     @property
     def ready(self) -> bool:
@@ -31,8 +31,8 @@ class Slice:
         return self.state in GONE
 
 
-def look(gcloud: Gcloud) -> Slice | None:
-    """The slice as Google sees it; None where there is none. Raises Failure where Google does not answer."""
+def find_slice(gcloud: Gcloud) -> Slice | None:
+    """Returns the slice as Google describes it, or None if there is none. Raises Failure if Google does not answer."""
     node = describe(gcloud, "tpu-vm")
     if node is not None and node.get("state") == "READY":
         return node_slice(node)
@@ -57,19 +57,22 @@ def requested_type(request: dict) -> str:
 
 
 def describe(gcloud: Gcloud, group: str) -> dict | None:
-    result = gcloud.again(group, "describe", gcloud.params.name, "--format=json", seconds=120)
+    result = gcloud.tpu_with_retries(group, "describe", gcloud.params.name, "--format=json", seconds=120)
     if result.code == 0:
         return json.loads(result.out) if result.out.strip() else None
-    if kind_of(result.err) == "absent":
+    if error_kind(result.err) == "absent":
         return None
-    raise refused(result, f"the slice {gcloud.params.name} cannot be looked up")
+    raise refusal(result, f"the slice {gcloud.params.name} cannot be looked up")
 
 
 def create(gcloud: Gcloud) -> Slice:
-    """The slice, ready, waiting up to wait_hours for capacity. One that is there is kept, one that is gone replaced."""
+    """Returns a slice that is ready: the existing one, or a new one, for whose capacity it waits up to wait_hours.
+
+    A preempted slice is replaced. Raises Failure if there is no capacity, or if waiting cannot help.
+    """
     params = gcloud.params
     if gcloud.dry_run:
-        request(gcloud, params.wait_hours)
+        send_request(gcloud, params.wait_hours)
         describe(gcloud, "tpu-vm")
         return Slice("READY", params.type, 1)
     deadline = time.monotonic() + 3600 * params.wait_hours
@@ -77,67 +80,70 @@ def create(gcloud: Gcloud) -> Slice:
     while True:
         over = time.monotonic() > deadline
         try:
-            found = look(gcloud)
+            found = find_slice(gcloud)
             if found is not None and found.ready and found.type.lower() in ("", params.type):
-                say(f"{params.name} is ready: {params.type}, {found.workers} host{'s' if found.workers != 1 else ''}")
+                log(f"{params.name} is ready: {params.type}, {found.workers} host{'s' if found.workers != 1 else ''}")
                 return found
             state = advance(gcloud, found, max(1, math.ceil((deadline - time.monotonic()) / 3600)))
             if over:
-                raise given_up(gcloud, found)
-        except Unanswered as failure:
+                raise withdraw_request(gcloud, found)
+        except TransientFailure as failure:
             if over:
                 raise
             state = str(failure)
         if state != shown:
-            say(f"{params.name}: {state}")
+            log(f"{params.name}: {state}")
         shown = state
         gcloud.wait(params.poll_seconds)
 
 
 def advance(gcloud: Gcloud, found: Slice | None, hours: int) -> str:
-    """Brings a slice that is not ready nearer to it; what to say of it. Raises Failure where waiting cannot help."""
+    """Does the next step towards a ready slice, and returns a line about it. Raises Failure if waiting cannot help."""
     params = gcloud.params
     if found is None:
-        return ask(gcloud, hours)
+        return request_slice(gcloud, hours)
     if found.type and found.type.lower() != params.type:
         raise Failure(2, f"{params.name} exists as a {found.type} and type is {params.type}; delete it, or set name")
     if found.state == "STOPPED":
         words = f"gcloud compute tpus tpu-vm start {params.name} --zone={params.zone}"
         raise Failure(5, f"{params.name} is stopped; {words}, or delete it")
     if found.gone:
-        clear(gcloud, found)
-        return ask(gcloud, hours)
+        delete_remains(gcloud, found)
+        return request_slice(gcloud, hours)
     return found.state
 
 
-def given_up(gcloud: Gcloud, found: Slice | None) -> Failure:
-    """Withdraws a request that nobody waits for any more, which could still be granted, and billed."""
+def withdraw_request(gcloud: Gcloud, found: Slice | None) -> Failure:
+    """Withdraws the request, which could still be granted and billed, and returns the Failure to raise."""
     params = gcloud.params
     where = "nothing is left behind"
     if found is not None and found.state not in COMING and not found.gone:
         where = f"{params.name} is left as it is, {found.state}, and may cost until launch/gcp/tpu.py delete"
     else:
-        remove(gcloud)
-    told_ = f"no capacity for {params.type} in {params.zone} within {params.wait_hours} hours; {where}"
-    return Failure(4, f"{told_}; try another zone, spot, or a longer wait_hours")
+        delete_slice(gcloud)
+    message = f"no capacity for {params.type} in {params.zone} within {params.wait_hours} hours; {where}"
+    return Failure(4, f"{message}; try another zone, spot, or a longer wait_hours")
 
 
-def ask(gcloud: Gcloud, hours: int) -> str:
-    """One request, valid for so long, and what became of it. Raises Failure where asking again cannot help."""
+def request_slice(gcloud: Gcloud, hours: int) -> str:
+    """Requests the slice once, valid for `hours`, and returns a line about the outcome.
+
+    Raises Failure if another request cannot help.
+    """
     params = gcloud.params
-    result = request(gcloud, hours)
-    if passing(result):
-        return f"{told(result)}; asked again every {params.poll_seconds} s"
-    if result.code != 0 and kind_of(result.err) != "exists":
-        raise refused(result, f"{params.type} in {params.zone} was refused")
+    result = send_request(gcloud, hours)
+    if is_transient(result):
+        return f"{error_line(result)}; asked again every {params.poll_seconds} s"
+    if result.code != 0 and error_kind(result.err) != "exists":
+        raise refusal(result, f"{params.type} in {params.zone} was refused")
     return f"asked for {params.type} in {params.zone}{' (spot)' if params.spot else ''}"
 
 
-def request(gcloud: Gcloud, hours: int) -> Result:
+def send_request(gcloud: Gcloud, hours: int) -> Result:
     params = gcloud.params
     flags = [f"--accelerator-type={params.type}"]
     if params.queued:
-        # Without an end a request may be granted, and billed, after this command was killed.
+        # A request without an end could be granted, and billed, after this command was killed.
         queue = [f"--node-id={params.name}", f"--runtime-version={params.image}"]
         words = ["queued-resources", "create", params.name, *queue, f"--valid-until-duration={hours}h"]
     else:
@@ -155,32 +161,32 @@ def request(gcloud: Gcloud, hours: int) -> Result:
     return gcloud.tpu(*words, *flags, seconds=1800, release=("alpha",) if params.autocheckpoint else ())
 
 
-def clear(gcloud: Gcloud, found: Slice) -> None:
-    """Deletes what is left of a slice that is gone, says why it went, and raises Failure where it would go again."""
+def delete_remains(gcloud: Gcloud, found: Slice) -> None:
+    """Deletes the remains of a slice and logs why it ended. Raises Failure if a new one would end in the same way."""
     why = f" ({found.detail})" if found.detail else ""
-    say(f"{gcloud.params.name} is {found.state}{why}: deleted, to ask anew")
-    remove(gcloud)
-    if found.state == "FAILED" and kind_of(found.detail) not in (*PASSING, "other"):
-        raise refused(Result(1, "", found.detail), f"{gcloud.params.type} in {gcloud.params.zone} was refused")
+    log(f"{gcloud.params.name} is {found.state}{why}: deleted, to ask anew")
+    delete_slice(gcloud)
+    if found.state == "FAILED" and error_kind(found.detail) not in (*PASSING, "other"):
+        raise refusal(Result(1, "", found.detail), f"{gcloud.params.type} in {gcloud.params.zone} was refused")
 
 
-def remove(gcloud: Gcloud) -> None:
+def delete_slice(gcloud: Gcloud) -> None:
     name = gcloud.params.name
-    # First the request, which takes its node along; a node that was created directly, or is left over, second.
+    # The request is first, as its node is deleted with it. Then come nodes that were created directly or remain.
     for words in (["queued-resources", "delete", name, "--force"], ["tpu-vm", "delete", name]):
-        result = gcloud.again(*words, seconds=1800)
-        if result.code != 0 and kind_of(result.err) != "absent":
-            raise refused(result, f"{name} could not be deleted, and may go on costing")
+        result = gcloud.tpu_with_retries(*words, seconds=1800)
+        if result.code != 0 and error_kind(result.err) != "absent":
+            raise refusal(result, f"{name} could not be deleted, and may go on costing")
 
 
 def delete(gcloud: Gcloud, yes: bool) -> None:
     params = gcloud.params
     if gcloud.dry_run:
-        remove(gcloud)
+        delete_slice(gcloud)
         return
-    found = look(gcloud)
+    found = find_slice(gcloud)
     if found is None:
-        say(f"there is no slice {params.name} in {params.zone}; nothing to delete")
+        log(f"there is no slice {params.name} in {params.zone}; nothing to delete")
         return
     lost = (
         "everything on its VMs" if params.store == "none" else f"its VMs (runs stay on {params.bucket or params.disk})"
@@ -190,15 +196,15 @@ def delete(gcloud: Gcloud, yes: bool) -> None:
             raise Failure(2, f"delete ends {params.name} ({found.state}) and {lost}; say --yes")
         if input(f"delete {params.name} ({found.type}, {found.state}) and {lost}? [y/N] ").strip().lower() != "y":
             raise Failure(1, "kept")
-    remove(gcloud)
-    say(f"{params.name} is deleted")
+    delete_slice(gcloud)
+    log(f"{params.name} is deleted")
 
 
-def ready(gcloud: Gcloud, params: Params) -> Slice:
-    """The slice, which must be ready. Raises Failure with code 5 and what to do."""
+def ready_slice(gcloud: Gcloud, params: Params) -> Slice:
+    """Returns the slice. Raises Failure, with code 5 and what to do, if it is not ready."""
     if gcloud.dry_run:
         return Slice("READY", params.type, 1)
-    found = look(gcloud)
+    found = find_slice(gcloud)
     if found is None:
         raise Failure(5, f"there is no slice {params.name} in {params.zone}; launch/gcp/tpu.py create")
     if found.gone:

@@ -1,21 +1,21 @@
 """A TPU slice from nothing to results: python launch/gcp/tpu.py COMMAND [--dry-run] [--params=mine.toml] [--zone=...]
 
-    create     asks for the slice and waits for it: queued or direct, spot or not, again while there is no capacity
+    create     requests the slice and waits until it is ready; requests it again while there is no capacity
     install    copies tljax to every worker and installs it there
-    run        starts the command of the parameters on all workers at once; run -- launch/evaluate.py ... another one
-    status     is it running, done, failed, and why
-    logs       follows the log of a worker (--worker=0); Ctrl-C ends the following, not the run
-    watch      create, install and run where still needed, again after every preemption, until the run is done;
-               --finish fetches its results then and deletes the slice
-    stop       SIGTERM to the run, which saves it; run goes on from there
-    fetch      the run's folder to fetched/NAME or --to=FOLDER; --all takes the checkpoints too
-    ssh        ssh -- nproc: a command on all workers, or on --worker=0
+    run        starts the command of the parameters on all workers at once; run -- launch/evaluate.py ... starts another
+    status     prints whether the run is going, done or failed, and why
+    logs       follows the log of a worker (--worker=0); Ctrl-C does not end the run
+    watch      creates, installs and runs as far as needed, and again after every preemption, until the run is done;
+               --finish then fetches its results and deletes the slice
+    stop       sends SIGTERM to the run, which saves; `run` continues it
+    fetch      copies the run's folder to fetched/NAME or --to=FOLDER; --all includes the checkpoints
+    ssh        `ssh -- nproc` runs a command on all workers, or on --worker=0
     delete     deletes the slice and its place in the queue; --yes asks nothing
 
-The parameters, with what they mean, are in launch/gcp/tpu.toml. --dry-run prints the gcloud commands and runs none.
-Exit codes: 0 done; 1 gcloud failed otherwise; 2 bad parameters; 3 Google refuses: quota, account, permission; 4 no
-capacity within wait_hours; 5 no slice, or a worker does not answer; 6 the run failed, or was stopped; 7 a run is going
-already, or the TPU is in use; 130 interrupted.
+launch/gcp/tpu.toml lists and explains the parameters. --dry-run prints the gcloud commands and runs none.
+Exit codes: 0 done; 1 gcloud failed otherwise; 2 bad parameters; 3 Google refuses because of quota, account or
+permission; 4 no capacity within wait_hours; 5 no slice, or a worker does not answer; 6 the run failed or was stopped;
+7 a run is going already, or the TPU is in use; 130 interrupted.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import runs
-from gcloud import Gcloud, say
+from gcloud import Gcloud, log
 from params import Failure, Params, load
-from slices import create, delete, ready
+from slices import create, delete, ready_slice
 from watch import watch
 
 COMMANDS = ("create", "install", "run", "status", "logs", "watch", "stop", "fetch", "ssh", "delete")
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list[str]]:
-    """The options, parameters given as flags, and the words after `--`."""
+    """Returns the options, the parameters that are given as flags, and the words after `--`."""
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("verb", choices=COMMANDS, metavar="COMMAND")
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str], list
     return options, flags, list(argv[cut + 1 :])
 
 
-def carry_out(options: argparse.Namespace, params: Params, words: list[str]) -> int:
+def run_command(options: argparse.Namespace, params: Params, words: list[str]) -> int:
     gcloud = Gcloud(params, options.dry_run)
     command = words or list(params.command)
     target = options.to or Path("fetched") / params.name
@@ -73,8 +73,8 @@ def carry_out(options: argparse.Namespace, params: Params, words: list[str]) -> 
         case "run":
             runs.run(gcloud, params, command)
         case "status":
-            verdict, text = runs.status_of(gcloud, ready(gcloud, params))
-            say(text)
+            verdict, text = runs.run_status(gcloud, ready_slice(gcloud, params))
+            log(text)
             return VERDICT_CODES.get(verdict, 0)
         case "logs":
             return runs.logs(gcloud, params, options.worker or "0", options.lines)
@@ -86,7 +86,7 @@ def carry_out(options: argparse.Namespace, params: Params, words: list[str]) -> 
                 runs.fetch(gcloud, params, target, options.all)
                 delete(gcloud, yes=True)
             elif not options.dry_run:
-                say("done; the slice costs until launch/gcp/tpu.py fetch and delete")
+                log("done; the slice costs until launch/gcp/tpu.py fetch and delete")
         case "stop":
             runs.stop(gcloud, params)
         case "fetch":
@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         options, flags, words = parse(argv)
-        return carry_out(options, load(options.params, flags), words)
+        return run_command(options, load(options.params, flags), words)
     except Failure as failure:
         print(f"error: {failure}", file=sys.stderr)
         return failure.code

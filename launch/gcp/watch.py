@@ -1,39 +1,40 @@
-"""Sees a run to its end: creates, installs, starts, and after a preemption does all of it again."""
+"""Watches a run until it is done: creates, installs, starts, and does all of it again after a preemption."""
 
 import time
 from collections.abc import Sequence
 
 import runs
-from gcloud import Gcloud, say
-from params import Failure, Params, Unanswered
-from slices import create, look
+from gcloud import Gcloud, log
+from params import Failure, Params, TransientFailure
+from slices import create, find_slice
 
-SILENT_LOOKS = 10  # looks in a row at which a worker may fail to answer; a new VM takes a while to
-ENDING_LOOKS = 10  # at which some workers may still run where others have ended; a run ends them itself
+SILENT_LOOKS = 10  # the checks in a row in which a worker may not answer; a new VM needs some
+ENDING_LOOKS = 10  # the checks in which some workers may still run after others have ended; they end by themselves
 
 
 def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
-    """Returns when the run is done; raises Failure where starting it again cannot help."""
+    """Returns when the run is done. Raises Failure if another start cannot help."""
     if params.spot and params.store == "none":
         raise Failure(2, "spot is set and neither disk nor bucket: a preemption takes the run's folder along; set one")
     if gcloud.dry_run:
         found = create(gcloud)
-        attend(gcloud, params, command, "none")
-        runs.status_of(gcloud, found)
+        continue_run(gcloud, params, command, "none")
+        runs.run_status(gcloud, found)
         return
     crashes = silent = ending = 0
-    seen = False  # there is a run to lose
+    # Look at the slice and its run again and again, and do what is needed.
+    seen = False  # True once a run could be lost with the slice
     before = ""
     answered = time.monotonic()
     while True:
         try:
-            found = look(gcloud)
+            found = find_slice(gcloud)
             answered = time.monotonic()
-        except Unanswered as failure:  # the run goes on meanwhile, and the slice costs
+        except TransientFailure as failure:  # The run goes on meanwhile, and so do the costs.
             if time.monotonic() - answered > 3600 * params.wait_hours:
                 raise
             if str(failure) != before:
-                say(f"{failure}; looks again")
+                log(f"{failure}; looks again")
             before = str(failure)
             gcloud.wait(params.poll_seconds)
             continue
@@ -44,9 +45,9 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
             create(gcloud)
             continue
         try:
-            verdict, text = runs.status_of(gcloud, found)
+            verdict, text = runs.run_status(gcloud, found)
             if text != before:
-                say(text)
+                log(text)
             before = text
             ending = ending + 1 if verdict == "ending" else 0
             verdict = "part" if ending > ENDING_LOOKS else verdict
@@ -57,22 +58,22 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
                 raise Failure(6, f"{text}; launch/gcp/tpu.py logs shows more")
             if verdict == "foreign":
                 raise Failure(7, text)
-            attend(gcloud, params, command, verdict)
+            continue_run(gcloud, params, command, verdict)
             seen = seen or verdict != "silent"
         except Failure as failure:
-            # A preemption in the middle of a copy is one of these; the next look tells.
-            if failure.code != 5 and not isinstance(failure, Unanswered):
+            # A preemption during a copy is one of these; the next check shows it.
+            if failure.code != 5 and not isinstance(failure, TransientFailure):
                 raise
             verdict, text = "silent", str(failure)
-            say(text)
+            log(text)
         silent = silent + 1 if verdict == "silent" else 0
         if silent > SILENT_LOOKS:
             raise Failure(5, f"{text}; launch/gcp/tpu.py delete, then watch, replaces the slice")
         gcloud.wait(params.poll_seconds)
 
 
-def attend(gcloud: Gcloud, params: Params, command: Sequence[str], verdict: str) -> None:
-    """Does what the verdict about the run on a ready slice asks for."""
+def continue_run(gcloud: Gcloud, params: Params, command: Sequence[str], verdict: str) -> None:
+    """Stops, installs or starts the run on a ready slice, as its verdict requires."""
     if verdict == "part":
         runs.stop(gcloud, params, 60, "again")
     if verdict == "none":

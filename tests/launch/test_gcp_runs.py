@@ -47,7 +47,7 @@ def test_install_copies_what_the_run_needs_and_no_more(cloud):
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
-        ("--copy=none.json", "copy names none.json, which is not there"),
+        ("--copy=none.json", "copy names none.json, which does not exist"),
         ("--env=NOT_SET_HERE", "env names NOT_SET_HERE"),
         ("--copy=configs", "tljax's own"),
     ],
@@ -215,7 +215,7 @@ def test_fetch_leaves_checkpoints_and_never_overwrites(cloud, store):
     assert (cloud.folder / "all" / "checkpoints").is_dir()
     cloud.fail("storage rsync" if store else "tpu-vm scp", "ERROR: (x) broken pipe", times=9)
     done = cloud.tpu("fetch", "--to=third", *store)
-    assert done.returncode == 5 and "cannot be fetched whole: broken pipe" in error_of(done)
+    assert done.returncode == 5 and "cannot be fetched completely: broken pipe" in error_of(done)
     assert not (cloud.folder / "third").exists()
 
 

@@ -37,7 +37,7 @@ def test_a_process_that_was_killed_is_started_again(cloud):
     assert cloud.tpu("run").returncode == 0
     cloud.until(lambda: cloud.started(0))
     cloud.end(0)
-    assert "ended without a word on worker 0" in cloud.tpu("status").stdout
+    assert "ended without a message on worker 0" in cloud.tpu("status").stdout
     (cloud.folder / "finish").touch()
     assert cloud.tpu("watch").returncode == 0
 

@@ -160,7 +160,7 @@ SPOILED = {
     "extra": (change_tensors(lambda t: t.update({"lm_head.lora_A.weight": t[FIRST]})), ["1 unexpected: lm_head"]),
     "shape": (change_tensors(lambda t: t.update({FIRST: t[FIRST][:, :8]})), [FIRST, "is [3, 8], must be [3, 16]"]),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), ["holds neither adapter_model.safetensors"]),
-    "no JSON": (lambda f: (f / "adapter_config.json").write_text("{"), ["adapter_config.json", "is no JSON"]),
+    "no JSON": (lambda f: (f / "adapter_config.json").write_text("{"), ["adapter_config.json", "is not JSON"]),
 }
 
 

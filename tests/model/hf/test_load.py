@@ -159,7 +159,7 @@ def test_broken_folders_are_refused(tmp_path, one_device, small_tensors, write_c
     with pytest.raises(InputError, match=r"config.json: cannot be read"):
         hf_config.read_config(tmp_path / "nowhere")
     (folder / "config.json").write_text("{,}")
-    with pytest.raises(InputError, match=r"config.json: is no JSON"):
+    with pytest.raises(InputError, match=r"config.json: is not JSON"):
         hf_config.read_config(folder)
 
 

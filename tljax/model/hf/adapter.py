@@ -17,23 +17,23 @@ from tljax.storage.atomic import format_json
 CONFIG_FILE = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
-# Fields that leave the result as it is, whatever they hold; any other that is set is refused by name.
+# Fields that never change the result. Any other field that is set is refused by name.
 _FREE = frozenset(
     "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha "
     "lora_dropout target_modules exclude_modules bias init_lora_weights layers_pattern megatron_core "
     "qalora_group_size loftq_config eva_config ensure_weight_tying".split()
 )
-# How an adapter began says nothing about what it does, unless the weights beneath it were changed too (pissa, olora).
+# The ways to initialize an adapter that leave the base weights as they are; pissa and olora change them.
 _STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def is_adapter(folder: str | Path) -> bool:
-    """Whether a folder holds an adapter's config."""
+    """Returns True if a folder has the config of an adapter."""
     return (Path(folder) / CONFIG_FILE).is_file()
 
 
 def adapter_config(options: LoraOptions, c: LlamaConfig, base_model: str) -> dict[str, Any]:
-    """adapter_config.json, with every field that older and newer versions of `peft` need."""
+    """Returns the content of adapter_config.json, with the fields that old and new versions of `peft` need."""
     layers, alpha = params_table(c)["layers"], options.alpha
     return {
         "peft_type": "LORA",
@@ -59,7 +59,7 @@ def adapter_config(options: LoraOptions, c: LlamaConfig, base_model: str) -> dic
 
 
 def _module(hf_name: str) -> str:
-    """ "q_proj" of "model.layers.{}.self_attn.q_proj.weight"."""
+    """Returns "q_proj" for "model.layers.{}.self_attn.q_proj.weight"."""
     return hf_name.split(".")[-2]
 
 
@@ -72,10 +72,10 @@ def export_adapter(
     tokenizer_folder: Path | None = None,
     dialect_template: str = "",
 ) -> None:
-    """Writes what peft.PeftModel.from_pretrained loads, float32, into `folder`, which appears when complete.
+    """Writes an adapter in float32, as peft.PeftModel.from_pretrained loads it; `folder` appears once it is complete.
 
-    base_model: folder or hub id of the weights that the adapter belongs to. With a tokenizer_folder, its tokenizer is
-    written too, with that chat template. Every process must call it. Raises InputError as hf_export.export does.
+    base_model: the folder or hub id of the weights to which the adapter belongs. tokenizer_folder: its tokenizer is
+    written too, with the chat template. Every process must call it. Raises InputError as export_checkpoint does.
     """
     tensors = hf_export.list_tensors(adapter_table(c, options))
     arrays = hf_export.gather_tensors(adapter, tensors, "float32")
@@ -90,7 +90,7 @@ def export_adapter(
 
 
 def read_adapter_config(folder: str | Path) -> tuple[LoraOptions, str]:
-    """The options of an adapter's folder, and the model it belongs to (folder or hub id, "" where it says none).
+    """Returns the options of an adapter's folder, and its base model: a folder or hub id, or "" if none is named.
 
     Raises InputError for a field that would change the result and is not supported.
     """
@@ -117,7 +117,7 @@ def read_adapter_config(folder: str | Path) -> tuple[LoraOptions, str]:
 
 
 def _targets(modules: Any, folder: Path, path: Path) -> list[str]:
-    """Our names of the adapted weights; where target_modules is a pattern, of those that have tensors."""
+    """Returns our names of the adapted weights; if target_modules is a pattern, of those that have tensors."""
     if isinstance(modules, str):
         modules = {name.split(".lora_")[0] for name in _stored(folder) if ".lora_" in name}
     elif not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
@@ -126,8 +126,8 @@ def _targets(modules: Any, folder: Path, path: Path) -> list[str]:
     last = {module: str(module).rpartition(".")[2] for module in modules}
     unknown = sorted(module for module in modules if last[module] not in known)
     if unknown or not modules:
-        told = f"names {unknown[0]!r}" if unknown else "names nothing that the file has"
-        raise InputError(f"{path}: target_modules {told}; supported are {', '.join(known)}, one or several")
+        problem = f"names {unknown[0]!r}" if unknown else "names nothing that the file has"
+        raise InputError(f"{path}: target_modules {problem}; supported are {', '.join(known)}, one or several")
     return sorted({known[name] for name in last.values()})
 
 
@@ -139,9 +139,9 @@ def _stored(folder: Path) -> dict[str, hf_load.StoredTensor]:
 
 
 def check_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Mapping[str, hf_load.StoredTensor], LoraOptions]:
-    """The tensors of an adapter's folder, none read yet, and its options.
+    """Returns the tensors of an adapter's folder, without their data, and its options.
 
-    Raises InputError as read_adapter_config does, and naming the tensors that do not fit them or the model.
+    Raises InputError as read_adapter_config does, and for tensors that do not fit the options or the model.
     """
     options, _ = read_adapter_config(folder)
     stored = _stored(Path(folder))
@@ -155,7 +155,7 @@ def check_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Mapping[str, hf_l
 
 
 def load_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Adapter, LoraOptions]:
-    """An adapter in float32 on the current mesh, and its options. Raises InputError as check_adapter does."""
+    """Returns an adapter in float32 on the current mesh, and its options. Raises InputError as check_adapter does."""
     stored, options = check_adapter(folder, c)
     check_mesh(c)
     return hf_load.load_table(stored, adapter_table(c, options), jnp.float32), options

@@ -1,4 +1,7 @@
-"""Hugging Face's config.json <-> LlamaConfig; what would change the result and is not supported is refused by name."""
+"""Converts Hugging Face's config.json from and to LlamaConfig.
+
+A field that would change the result and is not supported is refused by name.
+"""
 
 import json
 from pathlib import Path
@@ -9,8 +12,8 @@ from tljax.model.llama import LlamaConfig, RopeScaling
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
-# Fields that change the result, with the only values that this model computes; absent or null is fine.
-# Fields of other architectures are not listed: the architecture is refused first. pretraining_tp only reorders sums.
+# Fields that change the result, with the only values that this model computes; absent and null are allowed.
+# Fields of other architectures are not listed, as the architecture is refused first. pretraining_tp only reorders sums.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "attention_bias": (False,),
@@ -32,26 +35,26 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; InputError where there is none."""
+    """Returns the JSON object in a file. Raises InputError if the file has none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a Hugging Face checkpoint folder") from None
     except ValueError as error:
-        raise InputError(f"{path}: is no JSON ({error}); fetch the file again") from None
+        raise InputError(f"{path}: is not JSON ({error}); fetch the file again") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a JSON {type(value).__name__}; it must be an object")
     return value
 
 
 def _number(config: dict[str, Any], field: str, where: str, kind: type = int, default: Any = None) -> Any:
-    """A positive number of the config; without a default, it must be there."""
+    """Returns a positive number of the config. Raises InputError for another value, or for none without a default."""
     value = config.get(field)
     value = default if value is None else value
     allowed = (int, float) if kind is float else (int,)
     if isinstance(value, bool) or not isinstance(value, allowed) or value <= 0:
-        found = "is missing" if value is None else f"is {value!r}"
-        raise InputError(f"{where}: {field} {found}; it must be a positive {kind.__name__}")
+        state = "is missing" if value is None else f"is {value!r}"
+        raise InputError(f"{where}: {field} {state}; it must be a positive {kind.__name__}")
     return kind(value)
 
 
@@ -66,7 +69,10 @@ def _architecture(config: dict[str, Any], where: str) -> str:
 
 
 def _rope(config: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
-    """theta and scaling: transformers 5 writes `rope_parameters`, older ones `rope_theta` and `rope_scaling`."""
+    """Returns theta and scaling.
+
+    transformers 5 writes them as `rope_parameters`, older versions as `rope_theta` and `rope_scaling`.
+    """
     field = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     rope = config.get(field) or {}
     if not isinstance(rope, dict):
@@ -99,15 +105,16 @@ def _sliding_window(config: dict[str, Any], architecture: str, where: str) -> in
         return None
     if architecture == "Qwen2ForCausalLM" and not config.get("use_sliding_window"):
         return None
-    # An absent field is Hugging Face's default of 4096, null is none.
+    # An absent field means Hugging Face's default of 4096; null means no window.
     window = config.get("sliding_window", 4096)
     return None if window is None else _number(config, "sliding_window", where, default=4096)
 
 
 def parse_config(config: dict[str, Any], where: str) -> LlamaConfig:
-    """The LlamaConfig that a config.json stands for; `where` names it in errors.
+    """Returns the LlamaConfig for the content of a config.json; `where` names the file in errors.
 
-    Raises InputError for a missing or wrong field, and for any that would change the result and is not supported.
+    Raises InputError for a field that is missing or wrong, and for one that would change the result and is not
+    supported.
     """
     architecture = _architecture(config, where)
     for field, values in _SUPPORTED.items():
@@ -152,9 +159,10 @@ def read_config(folder: str | Path) -> LlamaConfig:
 
 
 def to_hf_config(c: LlamaConfig, dtype: str, source: dict[str, Any] | None) -> dict[str, Any]:
-    """config.json of an export: `source`, the config the checkpoint came with, and its dtype; or written from `c`.
+    """Returns the config.json of an export: `source`, the model's own config, with the new dtype, or a config from `c`.
 
-    Written with the fields of transformers 4 (`rope_theta`, `torch_dtype`), which 5 and other readers understand too.
+    The latter has the fields of transformers 4 (`rope_theta`, `torch_dtype`), which version 5 and other programs
+    understand too. Raises ValueError if `source` describes another model than `c`.
     """
     if source is not None:
         if parse_config(source, "source_config") != c:

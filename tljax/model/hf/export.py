@@ -1,4 +1,4 @@
-"""Parameters -> a Hugging Face folder, tensor by tensor, complete or not at all."""
+"""Writes parameters as a Hugging Face folder, one tensor at a time; the folder appears once it is complete."""
 
 import collections
 import json
@@ -24,7 +24,7 @@ from tljax.storage.remote import ALL_FILES, explain_store_errors, is_remote, lis
 
 _SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
-UNFINISHED = "UNFINISHED"  # an object beside those of an export that is not complete
+UNFINISHED = "UNFINISHED"  # the name of an object that marks an incomplete export
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -37,7 +37,7 @@ _TOKENIZER_FILES = (
 
 
 class ExportTensor(NamedTuple):
-    """One tensor of an export: its name, where it is in the tree, its row of the table, its layer if stacked."""
+    """A tensor of an export: its name, its path in the tree, its row of the table, and its layer if it is stacked."""
 
     name: str
     path: tuple[str, ...]
@@ -46,7 +46,7 @@ class ExportTensor(NamedTuple):
 
 
 def list_tensors(table: dict[str, Any]) -> list[ExportTensor]:
-    """Every tensor of a table of weights, layer by layer."""
+    """Returns the tensors of a table of weights, layer by layer."""
     tensors = []
     for path, p in jax.tree_util.tree_leaves_with_path(table, is_leaf=is_param):
         names = tuple(key.key for key in path)
@@ -56,42 +56,42 @@ def list_tensors(table: dict[str, Any]) -> list[ExportTensor]:
 
 
 def _in_order(c: LlamaConfig) -> list[ExportTensor]:
-    """Every tensor of the model in the order of the forward pass."""
+    """Returns the tensors of the model in the order of the forward pass."""
     order = ("embed", "layers", "final_norm", "lm_head")
     return sorted(list_tensors(params_table(c)), key=lambda tensor: order.index(tensor.path[0]))
 
 
 def _shards(tensors: list[ExportTensor], itemsize: int, max_shard_bytes: float) -> list[list[ExportTensor]]:
-    """The tensors cut into runs of at most `max_shard_bytes` each (a larger tensor has a run of its own)."""
+    """Divides the tensors into files of at most `max_shard_bytes`; a larger tensor gets a file of its own."""
     shards: list[list[ExportTensor]] = [[]]
     size = 0
     for tensor in tensors:
-        own = math.prod(tensor.param.hf_shape) * itemsize
-        if shards[-1] and size + own > max_shard_bytes:
+        num_bytes = math.prod(tensor.param.hf_shape) * itemsize
+        if shards[-1] and size + num_bytes > max_shard_bytes:
             shards.append([])
             size = 0
         shards[-1].append(tensor)
-        size += own
+        size += num_bytes
     return shards
 
 
 def gather_tensors(params: Params, tensors: list[ExportTensor], dtype: str) -> Iterator[np.ndarray]:
-    """Each tensor as Hugging Face stores it: every process takes part, host memory holds one."""
+    """Yields each tensor in the layout of Hugging Face. Every process takes part; host memory holds one tensor."""
     everywhere = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
-    whole = jax.jit(lambda x: x.astype(dtype), out_shardings=everywhere)
-    of_layer = jax.jit(lambda x, layer: x[layer].astype(dtype), out_shardings=everywhere)
+    gather = jax.jit(lambda x: x.astype(dtype), out_shardings=everywhere)
+    gather_layer = jax.jit(lambda x, layer: x[layer].astype(dtype), out_shardings=everywhere)
     for tensor in tensors:
         weight: Any = params
         for key in tensor.path:
             weight = weight[key]
-        ours = whole(weight) if tensor.layer is None else of_layer(weight, np.int32(tensor.layer))
+        ours = gather(weight) if tensor.layer is None else gather_layer(weight, np.int32(tensor.layer))
         p = tensor.param
         processes.report_progress(f"{tensor.name} of the export")
         yield np.asarray(ours).transpose(np.argsort(p.hf_perm)).reshape(p.hf_shape)
 
 
 def _header(shard: list[ExportTensor], dtype: str) -> bytes:
-    """8 bytes of length, then JSON that says where each tensor's bytes are (the safetensors format)."""
+    """Returns the header of a safetensors file: its length in 8 bytes, then JSON with the offsets of each tensor."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in shard:
@@ -106,7 +106,10 @@ def _header(shard: list[ExportTensor], dtype: str) -> bytes:
 def write_weights(
     folder: Path, arrays: Iterator[np.ndarray], shards: list[list[ExportTensor]], dtype: str, stem: str = "model"
 ) -> None:
-    """The safetensors files, each tensor written as it is gathered, and their index where there are several."""
+    """Writes the safetensors files, each tensor once it is gathered, and an index if there are several files.
+
+    The library's own writer would hold a complete file in memory. Raises InputError for a value that is not finite.
+    """
     weight_map, total = {}, 0
     for i, shard in enumerate(shards):
         name = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{i + 1:05}-of-{len(shards):05}.safetensors"
@@ -125,7 +128,7 @@ def write_weights(
 
 
 def _special_ids(tokenizer_folder: Path, tokenizer_config: dict[str, Any]) -> dict[str, int]:
-    """bos_token_id, eos_token_id and pad_token_id, as far as the tokenizer has such tokens."""
+    """Returns bos_token_id, eos_token_id and pad_token_id, as far as the tokenizer has such tokens."""
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     ids = {}
     for kind in ("bos_token", "eos_token", "pad_token"):
@@ -140,16 +143,16 @@ def _special_ids(tokenizer_folder: Path, tokenizer_config: dict[str, Any]) -> di
 def write_config_and_tokenizer(
     folder: Path, config: dict[str, Any], tokenizer_folder: Path, dialect_template: str
 ) -> None:
-    """config.json, generation_config.json, and the tokenizer with the dialect's chat template."""
+    """Writes config.json, generation_config.json, and the tokenizer with the dialect's chat template."""
     ids = write_tokenizer(folder, tokenizer_folder, dialect_template)
     (folder / "config.json").write_text(format_json(ids | config), encoding="utf-8")
-    generation_config = _read_if_there(tokenizer_folder / "generation_config.json") | ids
+    generation_config = _read_if_present(tokenizer_folder / "generation_config.json") | ids
     (folder / "generation_config.json").write_text(format_json(generation_config), encoding="utf-8")
 
 
 def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str) -> dict[str, int]:
-    """The tokenizer's files with the dialect's chat template; returns the ids of its special tokens."""
-    tokenizer_config = _read_if_there(tokenizer_folder / "tokenizer_config.json")
+    """Writes the tokenizer's files with the dialect's chat template. Returns the ids of its special tokens."""
+    tokenizer_config = _read_if_present(tokenizer_folder / "tokenizer_config.json")
     for name in _TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
             (folder / name).write_bytes((tokenizer_folder / name).read_bytes())
@@ -159,19 +162,19 @@ def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str)
     return _special_ids(tokenizer_folder, tokenizer_config)
 
 
-def _read_if_there(path: Path) -> dict[str, Any]:
+def _read_if_present(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
 def check_export_folder(folder: Any) -> None:
-    """Raises InputError where an export could not go: a file, a folder that is not empty, no right to write.
+    """Raises InputError if `folder` cannot take an export: a file, a folder that is not empty, no right to write.
 
-    At an address, what an export left there that was not finished counts as nothing.
+    The remains of an unfinished export at an address do not count.
     """
     if is_remote(folder):
         with explain_store_errors(str(folder), "export to"):
-            there = list_objects(str(folder), ALL_FILES)
-        if there and UNFINISHED not in there:
+            objects = list_objects(str(folder), ALL_FILES)
+        if objects and UNFINISHED not in objects:
             raise InputError(f"{folder}: is not empty, and exports never overwrite; name a new folder")
         return
     path = Path(folder).absolute()
@@ -195,11 +198,11 @@ def export_checkpoint(
     max_shard_bytes: float = 5e9,
     source_config: dict[str, Any] | None = None,
 ) -> None:
-    """Writes a Hugging Face checkpoint with its tokenizer into `folder` (a path or address), which appears complete.
+    """Writes a Hugging Face checkpoint with its tokenizer; `folder`, a path or address, appears once it is complete.
 
-    dtype: "float32", "bfloat16" or "float16". `source_config` is the config.json the model came with, whose fields
-    are kept. Every process must call it, on the mesh of `params`; process 0 writes. Raises InputError for a folder that
-    is not empty, and where the disk is full or read-only; then nothing is left behind.
+    dtype: "float32", "bfloat16" or "float16". source_config: the model's own config.json, whose fields stay as they
+    are. Every process must call it, on the mesh of `params`; process 0 writes. Raises InputError for a folder that is
+    not empty, and if the disk is full or read-only; then nothing is left behind.
     """
     if dtype not in DTYPES:
         raise InputError(f"export.dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
@@ -218,18 +221,18 @@ def export_checkpoint(
 
 
 def is_complete(folder: Any) -> bool:
-    """Whether a finished export lies in a folder, a Path or one of gs://."""
+    """Returns True if a folder, a Path or one of gs://, holds a finished export."""
     with explain_store_errors(str(folder), "export"):
         return folder.is_dir() and not (folder / UNFINISHED).exists()
 
 
 def write_folder(folder: Any, fill: Callable[[Any], None], arrays: Iterator[np.ndarray]) -> None:
-    """Makes `folder` complete or not at all: fill(a temporary folder), which writes `arrays`, then a rename.
+    """Writes a folder by fill(temporary folder), which writes `arrays`, and renames it.
 
-    At an address, where nothing can be renamed, an object UNFINISHED is there until all others are.
+    An address cannot be renamed; there an object UNFINISHED exists until all others do.
 
-    Every process must call it; process 0 writes, the others take part in gathering. Raises InputError for a folder that
-    is not empty, and where the disk is full or read-only; then nothing is left behind.
+    Every process must call it; process 0 writes, and the others take part in gathering. Raises InputError for a folder
+    that is not empty, and if the disk is full or read-only; then nothing is left behind.
     """
     if not processes.is_primary():
         collections.deque(arrays, maxlen=0)
@@ -246,7 +249,7 @@ def write_folder(folder: Any, fill: Callable[[Any], None], arrays: Iterator[np.n
             f"{folder}: cannot be written ({error.strerror or error}); free space or another folder"
         ) from None
     finally:
-        # The other processes wait in the gather of every tensor that is left.
+        # After an error the other processes still wait in the gathers of the remaining tensors.
         if jax.process_count() > 1:
             collections.deque(arrays, maxlen=0)
 
@@ -256,7 +259,7 @@ def _write_remote(address: str, fill: Callable[[Any], None], arrays: Iterator[np
         check_export_folder(address)
         with explain_store_errors(address, "export to"):
             folder = epath.Path(address)
-            # Before what a killed export left is removed, of which a part would look like a whole one.
+            # The mark comes first: a part of what a killed export left would look like a complete one.
             (folder / UNFINISHED).write_text("this export was not finished; run the same command again\n")
             remote.remove_other_objects(address, UNFINISHED)
             fill(folder)
