@@ -181,7 +181,7 @@ def run_status(gcloud: Gcloud, found: Slice) -> tuple[str, str]:
         text = (
             f"worker {join_numbers(held)} of {found.workers}: the TPU is in use by process {replies[held[0]]['held']}"
         )
-        alone = ", and which waits for the other workers for ever" if len(held) < found.workers else ""
+        alone = ", on one worker alone it waits for the others for ever" if len(held) < found.workers else ""
         return "foreign", f"{text}, which tpu.py did not start{alone}; end it there, then tpu.py run"
     if states == {"none"}:
         return "none", "no run was started"

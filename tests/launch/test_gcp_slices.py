@@ -211,7 +211,7 @@ def test_a_slice_created_directly_is_deleted_too(cloud):
         (["create", "--type=v5e-8"], "GENERATION-SIZE of v2, v3, v4, v5litepod"),
         (["create", "--type=tpu7x-8"], "jobset.yaml"),
         (["create", "--name=My_TPU"], "small letters"),
-        (["create", "--bucket=gs://b"], "bare name"),
+        (["create", "--bucket=gs://b"], "its name alone"),
         (["create", "--bucket=b", "--disk=projects/p/zones/z/disks/d"], "disk and bucket"),
         (["create", "--disk=d"], "without project"),
         (["create", "--type=v5litepod-16", "--disk=projects/p/zones/z/disks/d"], "several hosts"),
