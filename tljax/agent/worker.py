@@ -34,20 +34,17 @@ class Worker:
 
     def start(self) -> None:
         """Starts the child and reads the schemas of its tools."""
-        self.child = Child(
+        child = Child(
             "tljax.agent.worker", self.path, load_seconds=LOAD_SECONDS, answer_seconds=self.time_limit, quiet=True
         )
         try:
-            self.schemas = self.child.receive_greeting()
+            self.schemas = child.receive_greeting()
         except (TimeoutError, EOFError) as error:
             problem = "ends its process while it loads"
             if isinstance(error, TimeoutError):
                 problem = f"does not load within {LOAD_SECONDS:.0f} s"
-            self.close()
             raise InputError(f"{self.path}: {problem}; a file of tools only defines functions, mend it first") from None
-        except InputError:
-            self.close()
-            raise
+        self.child = child
 
     def close(self) -> None:
         """Ends the child, if there is one, whatever it does."""

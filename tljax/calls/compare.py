@@ -81,7 +81,7 @@ class Comparison:
 
     @property
     def level(self) -> int:
-        """How much is correct: 0 nothing, 1 the tool, 2 also the parameters' names, 3 also their values."""
+        """The correct part: 0 nothing, 1 the tool, 2 also the parameters' names, 3 also their values."""
         return {"correct": 3, "content": 2, "parameter": 1}.get(self.kind, 0)
 
     @property

@@ -52,7 +52,8 @@ _ENDS = {
     quote: re.compile(rf"\\.|({quote})(?=(\s*\)|\s*,\s*[^\s=,()'\"\[\]{{}}]+\s*=(?!=))?(\s*[\]}}),:])?)", re.DOTALL)
     for quote in _STRINGS
 }
-# How certain an opening is: a word and a blank before "(", a name within a sentence, a name that begins its line.
+# Levels of certainty that a call opens: a word and a blank before "(", a name within a sentence, a name that begins
+# its line.
 _WORD, _IN_SENTENCE, _ALONE = range(3)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 

@@ -64,16 +64,19 @@ class Child:
         self.send({"sys_path": sys.path, "settings": settings, **limits})
 
     def receive_greeting(self) -> Any:
-        """Returns the greeting of `load`. Raises InputError if `load` does, and what `receive` raises."""
-        message = self.receive(self._load_seconds)
-        if "error" in message:
-            raise InputError(message["error"])
+        """Returns the greeting of `load`. Closes and raises InputError if `load` does, or the errors of `receive`."""
+        try:
+            message = self.receive(self._load_seconds)
+            if "error" in message:
+                raise InputError(message["error"])
+        except BaseException:
+            self.close()
+            raise
         return message["greeting"]
 
     def send(self, message: Any) -> None:
         """Sends a message. If the child has ended, `receive` reports it."""
-        with contextlib.suppress(OSError):
-            self.connection.send_bytes(json.dumps(message).encode())
+        _send(self.connection, message)
 
     def receive(self, seconds: float) -> Any:
         """Returns the next message. Raises TimeoutError, or EOFError that says how the child ended."""
@@ -135,7 +138,7 @@ def serve(load: Callable[[Any], tuple[Any, Callable[[Any], Any]]]) -> None:
 
 
 def _send(connection: Connection, message: Any) -> None:
-    # A parent that is gone is noticed at the next request.
+    # The next receive reports that the other end is gone.
     with contextlib.suppress(OSError):
         connection.send_bytes(json.dumps(message).encode())
 

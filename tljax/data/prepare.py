@@ -50,10 +50,11 @@ class DataSummary:
         self.kept += 1
         if reply.unlisted:
             self.unlisted[reply.unlisted] += 1
+        key = reply.key_positions
         self.weight += float(reply.weights.sum())
-        self.key_weight += float(reply.weights[reply.key_positions].sum())
+        self.key_weight += float(reply.weights[key].sum())
         self.reply_tokens += len(reply.weights)
-        self.key_tokens += len(reply.key_positions)
+        self.key_tokens += len(key)
 
     def percentile(self, share: float) -> int:
         """Returns the smallest length that at least `share` of the steps do not exceed."""

@@ -137,7 +137,7 @@ def prepare_rows(
 
 
 def _row_without_tokens() -> Row:
-    return Row((), *(np.zeros(0, dtype) for dtype in ROW_ARRAYS.values()))
+    return Row((), **{name: np.zeros(0, dtype) for name, dtype in ROW_ARRAYS.items()})
 
 
 def held_out_trajectories(trajectories: int, fraction: float, seed: int) -> np.ndarray:

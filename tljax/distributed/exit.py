@@ -52,9 +52,9 @@ def explain_jax_abort(explain: Callable[[], tuple[int, str] | None]) -> Callable
     the interpreter is finalized, or else the process would abort again and again.
     """
     # JAX aborts a process from a thread of C++ when it loses the coordinator, or does not reach it at the start: exit
-    # code 134 and a stack trace that names nobody. Nothing public changes that. Tried with JAX 0.10.2 and 0.12.0:
-    # jax_enable_recoverability (both aborts remain), a long heartbeat_timeout_seconds (a closed connection aborts at
-    # once, whatever the timeout), and signal.signal (Python runs its handler later, in the main thread: never).
+    # code 134 and a stack trace that names nobody. Nothing public changed that when it was tried: with JAX 0.10.2 and
+    # 0.12.0 jax_enable_recoverability (both aborts remain) and heartbeat_timeout_seconds (a closed connection aborts at
+    # once, long before it), and with 0.10.2 signal.signal (its handler waits for the main thread and never ran).
 
     def handle(_: int) -> None:
         explanation = explain()

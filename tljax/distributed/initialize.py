@@ -34,9 +34,9 @@ def initialize(options: Any) -> ProcessGroup | None:
         return None
     import jax
 
-    # The store and its barriers have no public name. Tried: multihost_utils (its calls are computations on all devices:
-    # one stuck process holds the others for ever, and no second thread may make them), jax.process_index() (opens the
-    # devices, which waits for all processes), orbax.checkpoint.multihost (reads this attribute too, for the client).
+    # The store and its barriers have no public name. multihost_utils makes computations on all devices, so that the
+    # others waited with a stuck process (JAX 0.10.2), jax.process_index() waited for the devices of a late one, and
+    # orbax.checkpoint.multihost reads this attribute itself.
     from jax._src import distributed
 
     # JAX's preemption service takes SIGTERM for itself, the one notice that jaxlib knows, and Orbax, which asks it

@@ -105,7 +105,7 @@ def search(config: Any, c: llama.LlamaConfig, topology: Topology) -> list[Trial]
             trial = Trial(candidate, measure(candidate.config, c, topology, num_programs=1))
         trials.append(trial)
         log(f"tried {len(trials)}: {_format_trial(trial)}")
-        # What it says of the other candidates.
+        # The trial corrects the estimates of the other candidates.
         scale = trial.plan.programs[0].total_bytes / candidate.memory
         if not trial.plan.fits:
             # The message of a compiler that refuses a program may name less memory than the program takes.

@@ -1,4 +1,4 @@
-"""The parts of an SFT run that stay the same from the first update to the last."""
+"""SFTContext, which the functions of an SFT run share."""
 
 import dataclasses
 from typing import Any
