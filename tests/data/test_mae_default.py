@@ -133,3 +133,25 @@ def test_deep_nesting_never_overflows_the_stack(depth):
 def test_envelopes_are_opened_to_a_depth():
     assert find_error('{"data":' * 4 + '{"error": "gone"}' + "}" * 4) == "error field: error: gone"
     assert find_error('{"data":' * 40 + '{"error": "gone"}' + "}" * 40) is None
+
+
+@pytest.mark.parametrize(
+    "feedback",
+    [
+        "Error: no such table: a",
+        "Error: No flights found",
+        "Error: None of the rooms is free",
+        "Error: 0 arguments given, 1 expected",
+        "fatal: no upstream branch",
+    ],
+)
+def test_an_error_text_that_begins_with_a_word_for_nothing_is_an_error(feedback: str) -> None:
+    assert find_error(feedback) == f"failed: {feedback}"
+
+
+@pytest.mark.parametrize(
+    "feedback",
+    ["Error: none", "error: null", "Errors: 0", "Error: No error", "Errors: 0\nWarnings: 3", "errors: 0, warnings: 2"],
+)
+def test_an_error_field_of_a_text_whose_whole_value_is_nothing_is_no_error(feedback: str) -> None:
+    assert find_error(feedback) is None

@@ -145,7 +145,9 @@ OPENINGS = _table(
         "shell error": (r"(?:/\S{0,40}/)?(?:ba|da|k|z)?sh: (?:line )?\d+: ",),
         "failed": (
             r"(?:failed|unable|not able) to \w|(?:could not|couldn't|cannot) \w",
-            r"(?:error|fatal)s?\s*(?:[:!(](?!\s*(?:none|null|no|0|false)\b)|code\b|\d)",
+            # "Error: none" reports no error, but "Error: None of the rooms is free" does: the value must end there.
+            r"(?:error|fatal)s?\s*(?:[:!(](?!\s{0,9}(?:none|null|nil|no(?: errors?)?|0(?: errors?)?|false)"
+            r"\s{0,9}(?:[.)]?\s{0,9}$|[\n,;|]))|code\b|\d)",
             r"error (?:while|when|calling|executing|running) ",
             r"(?:an? )?(?:\w+ )?(?:error|exception) (?:has )?occurr?ed\b",
         ),
