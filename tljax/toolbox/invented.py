@@ -1,8 +1,8 @@
-"""Invented tools and tasks: what the small base is pretrained on. `finish` aside, no word of a toolbox tool is in it.
+"""Invented tools and tasks, on which the small base is pretrained. They share no word with the toolbox but `finish`'s.
 
-A base has to read any tool list, so no two tools here are meant to be the same: names, parameters and values are drawn
-from a lexicon and from words that no language has. The curriculum is the order of the rows (`pretraining`): first lines
-to be said again, then lists of one tool with one parameter, at the end lists of four tools with three.
+A base has to read any tool list, so every tool here is a new one: names, parameters and values are drawn from a lexicon
+and from invented words. The curriculum is the order of the rows (`pretraining_rows`): first lines
+to copy, then lists of one tool with one parameter, and at the end lists of four tools with three parameters.
 """
 
 import json
@@ -29,15 +29,16 @@ from tljax.toolbox.tasks import ASK_TO_USER_SHARE, OPENINGS, write_sentence
 from tljax.toolbox.tools import ASK_TO_USER, FINISH
 from tljax.toolbox.words import content_words
 
-SNAKE_CASE_SHARE = 0.9  # share of names written with "_"; the others are in camel case
+SNAKE_CASE_SHARE = 0.9  # share of names in snake case; the others are in camel case
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How hard a task may be: least and most of each.
+    """The difficulty of tasks at one stage of the curriculum.
 
-    `hard` is the share of tools that share no content word with their description; `calls` the share of tasks with a
-    second call, `finish` that of tasks which list it and end with it; `copies` the share of copied lines.
+    tools, parameters: minimal and maximal number of listed tools, and of parameters per tool. hard: the share of tools
+    whose description shares no content word with the name. calls: the share of tasks with a second call. finish: the
+    share of tasks that list `finish` and end with it. copies: the share of rows that copy a line.
     """
 
     tools: tuple[int, int]
@@ -49,7 +50,7 @@ class Stage:
 
 
 COPY_STAGE = Stage((0, 0), (0, 0), 0.0, 0.0, 0.0, 1.0)
-# From which share of the rows after the copied lines on a level holds.
+# (start, stage): `start` is a fraction of the rows after the initial copied lines.
 CURRICULUM = (
     (0.0, Stage((1, 1), (1, 1), 0.0, 0.0, 0.0, 0.2)),
     (0.05, Stage((1, 2), (1, 2), 0.1, 0.0, 0.5, 0.1)),
@@ -70,7 +71,7 @@ class InventedParameter:
 
 @dataclass(frozen=True, slots=True)
 class InventedTool:
-    """A tool that only has a description. `phrase` is what a query may say for it besides its description."""
+    """A tool that cannot be executed. `phrase` is the request of a query that does not use the description."""
 
     name: str
     description: str
@@ -90,21 +91,21 @@ class InventedTool:
 
 
 def pretraining_rows(*, seed: int, copied: int, n: int) -> Iterator[dict[str, Any]]:
-    """`copied` lines said again, then `n` tasks that grow; row i is a function of (seed, i, copied, n)."""
+    """Yields `copied` rows that copy a line, then `n` of growing difficulty. Row i depends on (seed, i, copied, n)."""
     for index in range(copied + n):
         yield make_row(seed, index, copied, n)
 
 
 def make_row(seed: int, index: int, copied: int, n: int) -> dict[str, Any]:
-    """Row number `index` of `pretraining`, in the raw schema: a copied line or a task at its level."""
-    level = (
-        COPY_STAGE if index < copied else [level for start, level in CURRICULUM if start <= (index - copied) / n][-1]
+    """Returns row number `index` of `pretraining_rows`, in the raw schema."""
+    stage = (
+        COPY_STAGE if index < copied else [stage for start, stage in CURRICULUM if start <= (index - copied) / n][-1]
     )
     rng = random.Random(f"invented/{seed}/{index}")
     while True:
-        make = copy_task if rng.random() < level.copies else tool_task
-        row = {"id": f"invented-{seed}-{index}", "conversations": make(rng, level)}
-        # Letters put together at random are a word of the toolbox now and then.
+        make = copy_task if rng.random() < stage.copies else tool_task
+        row = {"id": f"invented-{seed}-{index}", "conversations": make(rng, stage)}
+        # Random letters are sometimes a word of the toolbox.
         if not content_words([row]) & toolbox_words():
             return row
 
@@ -113,8 +114,8 @@ def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-# A line's pieces: letters, beginnings and ends of words, digits, marks. Of real words a model would learn which follow
-# which before it learns to copy.
+# The pieces of a line to copy: letters, beginnings and ends of words, digits, marks. From real words a model would
+# learn word sequences before it learns to copy.
 LINE_PIECES: tuple[Callable[[random.Random], str], ...] = (
     lambda rng: "".join(rng.choices(string.ascii_letters, k=rng.randint(1, 2))),
     lambda rng: rng.choice(lexicon()["all"])[: rng.randint(2, 4)],
@@ -123,33 +124,35 @@ LINE_PIECES: tuple[Callable[[random.Random], str], ...] = (
     lambda rng: rng.choice(string.digits),
     lambda rng: rng.choice("_ -@./"),
 )
-COPY_REPEATS = 4  # a line is said again: the more, the more of a row can be copied
+COPY_REPEATS = 4  # copies of the line in the reply; with more copies, a model can predict more of the row
 
 
-def copy_task(rng: random.Random, level: Stage) -> list[dict[str, str]]:
-    """A line without sense, and the same line, again and again, as the reply to it."""
+def copy_task(rng: random.Random, stage: Stage) -> list[dict[str, str]]:
+    """Returns a conversation of a meaningless line and a reply that repeats it."""
     line = "".join(rng.choice(LINE_PIECES)(rng) for _ in range(rng.randint(4, 14)))
     reply = " ".join([line] * COPY_REPEATS)
     return [message("system", "[]"), message("user", line), message("assistant", reply)]
 
 
-def tool_task(rng: random.Random, level: Stage) -> list[dict[str, str]]:
-    """A tool list, a query, one or two calls that do as it says, and where it is listed `finish` with their results."""
-    tools = invent_tools(rng, level)
+def tool_task(rng: random.Random, stage: Stage) -> list[dict[str, str]]:
+    """Returns a conversation: a tool list, a query, one or two calls, and `finish` with the results if it is listed."""
+    # The calls, their results and their part of the query.
+    tools = invent_tools(rng, stage)
     sentences, turns, results = [], [], []
-    for i in range(2 if rng.random() < level.calls else 1):
+    for i in range(2 if rng.random() < stage.calls else 1):
         tool = rng.choice(tools)
         arguments = {p.name: p.draw(rng) for p in tool.parameters if p.required or rng.random() < 0.5}
         chained = rng.choice(list(arguments)) if i and arguments and rng.random() < 0.5 else None
         if chained is not None:
-            arguments[chained] = results.pop()  # What a later call takes over is not asked for.
+            arguments[chained] = results.pop()  # The answer does not repeat a result that a later call uses.
         opening = rng.choice(OPENINGS) if i == 0 else "Then " if chained else rng.choice(("Also ", "And "))
         sentences.append(write_sentence(rng, opening, tool.description, tool.phrase, arguments, chained))
         results.append(random_value(rng))
         turns.append(message("assistant", render_raw_call(Call(tool.name, arguments))))
         turns.append(message("function", format_result(results[-1])))
+    # The list of tools, and `finish`.
     schemas = [tool.schema() for tool in tools]
-    if rng.random() < level.finish:
+    if rng.random() < stage.finish:
         schemas += [ASK_TO_USER.schema] if rng.random() < ASK_TO_USER_SHARE else []
         schemas.append(FINISH.schema)
         answer = ", ".join(map(format_result, results))
@@ -162,19 +165,19 @@ def format_result(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def invent_tools(rng: random.Random, level: Stage) -> list[InventedTool]:
-    """Tools of different names; half of those after the first share their first word with one before."""
+def invent_tools(rng: random.Random, stage: Stage) -> list[InventedTool]:
+    """Returns tools of different names; half of those after the first share their verb with an earlier one."""
     tools: dict[str, InventedTool] = {}
-    size = rng.randint(*level.tools)
+    size = rng.randint(*stage.tools)
     while len(tools) < size:
         verbs = [re.split("[_A-Z]", name)[0] for name in tools]
         verb = rng.choice(verbs) if verbs and rng.random() < 0.5 else draw_word(rng, "verbs")
-        tool = invent_tool(rng, level, verb)
+        tool = invent_tool(rng, stage, verb)
         tools.setdefault(tool.name, tool)
     return list(tools.values())
 
 
-# What follows the verb, in the name and in the description: n and o are nouns, a an adjective.
+# (in the name, in the description): the words after the verb; n and o are nouns, a is an adjective, p a place.
 OBJECT_FORMS = (
     ("{n}", "{n}"),
     ("{n}", "{n}"),
@@ -185,16 +188,16 @@ OBJECT_FORMS = (
 DESCRIPTION_TAILS = ("", "", "", " of a {n}", " for the {o}", " in {p}")
 
 
-def invent_tool(rng: random.Random, level: Stage, verb: str) -> InventedTool:
-    """A tool whose name begins with `verb`; a hard one is described in other words than its name's."""
+def invent_tool(rng: random.Random, stage: Stage, verb: str) -> InventedTool:
+    """Returns a tool whose name begins with `verb`; the description of a hard one uses other words."""
     named, described = rng.choice(OBJECT_FORMS)
     drawn = draw_fillers(rng)
     name = f"{verb}_{named.format(**drawn)}"
-    if rng.random() < level.hard:
+    if rng.random() < stage.hard:
         verb, drawn = draw_word(rng, "verbs"), draw_fillers(rng)
     article = rng.choice(("the", "a", "all", "each", "this"))
     tail = rng.choice(DESCRIPTION_TAILS).format(**draw_fillers(rng))
-    count = rng.randint(*level.parameters)
+    count = rng.randint(*stage.parameters)
     parameters: dict[str, InventedParameter] = {}
     while len(parameters) < count:
         parameter = invent_parameter(rng, optional=bool(parameters))
@@ -217,7 +220,7 @@ def to_camel_case(name: str) -> str:
     return first + "".join(part.title() for part in rest)
 
 
-# Texts, options, integers, numbers, truth values, lists of texts and of integers.
+# Of texts, options, integers, numbers, booleans, lists of texts and of integers.
 TYPE_WEIGHTS = (3, 1, 2, 1, 1, 1, 1)
 
 

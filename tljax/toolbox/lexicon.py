@@ -1,4 +1,4 @@
-"""Words and values for invented tools: of a lexicon, of no language, and none of the toolbox's."""
+"""Words and values for invented tools: from a lexicon or invented, and never a word of the toolbox."""
 
 import itertools
 import json
@@ -14,18 +14,18 @@ from tljax.toolbox.trajectories import generate_trajectories
 from tljax.toolbox.words import FUNCTION_WORDS, content_words, tool_words, words
 
 LEXICON = Path(__file__).with_name("lexicon.txt")
-DRAWS_PER_SAMPLER = 200  # of a tool's samples, to learn which words they hold
-TASKS_PER_SPLIT = 2000  # of a split, to the same end
-INVENTED_SHARE = 0.25  # share of words that no language has
+DRAWS_PER_SAMPLER = 200  # values per sampler of the toolbox, in which its words are collected
+TASKS_PER_SPLIT = 2000  # tasks per split, for the same purpose
+INVENTED_SHARE = 0.25  # share of words that are invented
 
 
 def random_value(rng: random.Random) -> Any:
-    """What a tool may give back."""
+    """Returns a result of a tool."""
     return rng.choice((random_text, random_integer, random_number, random_word))(rng)
 
 
 def random_text(rng: random.Random) -> str:
-    """A word, a name, two words, a code, a date, an address."""
+    """Returns a word, a name, two words, a code, a date or an e-mail address."""
     form = rng.choice(("word", "word", "name", "words", "code", "date", "address", "made"))
     if form == "word":
         return random_word(rng)
@@ -54,36 +54,36 @@ def random_number(rng: random.Random) -> float:
     return round(rng.uniform(-10, 10 ** rng.randint(1, 3)), rng.randint(1, 2))
 
 
-def draw_word(rng: random.Random, kind: str) -> str:
-    """A word of the lexicon's section `kind`, or now and then a made one."""
-    return invent_word(rng) if rng.random() < INVENTED_SHARE else rng.choice(lexicon()[kind])
+def draw_word(rng: random.Random, section: str) -> str:
+    """Returns a word of a section of the lexicon, or with probability INVENTED_SHARE an invented one."""
+    return invent_word(rng) if rng.random() < INVENTED_SHARE else rng.choice(lexicon()[section])
 
 
 def invent_word(rng: random.Random) -> str:
-    """Pieces of words put together: spelt like words, known to nobody."""
-    every = lexicon()["all"]
+    """Returns a word that consists of pieces of words."""
+    all_words = lexicon()["all"]
     while True:
         pieces = []
         for _ in range(rng.randint(1, 3)):
-            whole = rng.choice(every)
-            start = rng.randrange(len(whole))
-            pieces.append(whole[start : start + rng.randint(2, 4)])
-        made = "".join(pieces)
-        if len(made) > 3:
-            return made
+            source_word = rng.choice(all_words)
+            start = rng.randrange(len(source_word))
+            pieces.append(source_word[start : start + rng.randint(2, 4)])
+        word = "".join(pieces)
+        if len(word) > 3:
+            return word
 
 
 @cache
 def lexicon() -> dict[str, tuple[str, ...]]:
-    """Words by section, those of the toolbox left out; "all" holds every one."""
+    """Returns the words by section, without those of the toolbox; the section "all" has all words."""
     sections: dict[str, tuple[str, ...]] = {}
-    heading = ""
+    section = ""
     for line in LEXICON.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
-            heading = line.lstrip("# ")
-            sections[heading] = ()
+            section = line.lstrip("# ")
+            sections[section] = ()
         else:
-            sections[heading] += tuple(
+            sections[section] += tuple(
                 w for w in line.split() if not {w, f"{w}s", w.removesuffix("s")} & toolbox_words()
             )
     return sections | {"all": tuple(itertools.chain.from_iterable(sections.values()))}
@@ -91,15 +91,15 @@ def lexicon() -> dict[str, tuple[str, ...]]:
 
 @cache
 def toolbox_words() -> frozenset[str]:
-    """Content words of every tool, whatever its split, and of what is asked of them and answered.
+    """Returns the content words of all tools, of their arguments, and of tasks of every split.
 
-    Besides the samples, of which a few are drawn seldom, those of many tasks: a result may become an argument.
+    The tasks are needed since a result may become an argument; the samples since tasks draw some values rarely.
     """
-    found = tool_words(FINISH.schema) | tool_words(ASK_TO_USER.schema)
+    result = tool_words(FINISH.schema) | tool_words(ASK_TO_USER.schema)
     for tool in TOOLS.values():
         rng = random.Random(0)
-        values = [draw(rng, source) for source in tool.samples.values() for _ in range(DRAWS_PER_SAMPLER)]
-        found |= words(json.dumps([*values, *tool.invalid.values()], default=list))
+        values = [draw(rng, sampler) for sampler in tool.samples.values() for _ in range(DRAWS_PER_SAMPLER)]
+        result |= words(json.dumps([*values, *tool.invalid.values()], default=list))
     for split in SPLITS:
-        found |= content_words(generate_trajectories(seed=0, n=TASKS_PER_SPLIT, error_share=0.0, split=split))
-    return frozenset(found - FUNCTION_WORDS)
+        result |= content_words(generate_trajectories(seed=0, n=TASKS_PER_SPLIT, error_share=0.0, split=split))
+    return frozenset(result - FUNCTION_WORDS)

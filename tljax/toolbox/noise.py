@@ -1,11 +1,11 @@
-"""RoTBench's name noise (arXiv 2401.08326) on a tool list together with the calls that use it.
+"""RoTBench's noise (arXiv 2401.08326): new names of tools or parameters, in a tool list and in the calls that use it.
 
-Each level has a tool half and a parameter half. What is called ("gold") is always hit, everything else with chance 1/2:
+Called tools and the parameters of calls are always renamed, all others with probability 1/2. The levels:
 
-* slight: character edits (insert, delete, substitute) of less than a third of the name;
-* medium: the name reversed, or a random string (tools 1 to 10 letters, parameters 1 to 5);
-* heavy: tool names permuted among the listed tools, so that no called one keeps its name; parameter names permuted
-  within a tool, or an extra required parameter that says what to set it to (a list of one tool is hit as in medium);
+* slight: insertion, deletion or substitution of less than a third of a name's characters;
+* medium: the name reversed, or random letters (1 to 10 for a tool, 1 to 5 for a parameter);
+* heavy: a permutation of the tools' names in which no called tool keeps its name; a permutation of the parameters'
+  names within a tool, or an extra required parameter whose description gives its value (for a single tool: medium);
 * union: tool noise of a random level, then parameter noise of a random level.
 """
 
@@ -30,14 +30,18 @@ NAME_START = re.compile(r"[A-Za-z_]")
 
 @dataclass(frozen=True, slots=True)
 class Renaming:
-    """New names for one tool list: tool -> tool, tool -> {parameter -> parameter}, tool -> (extra parameter, value)."""
+    """New names for one tool list.
+
+    tools: old -> new name. parameters: tool's old name -> {old -> new name}. extra: tool's old name -> (name and value
+    of an extra parameter).
+    """
 
     tools: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, dict[str, str]] = field(default_factory=dict)
     extra: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def tool(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """The tool's JSON, flat or wrapped, under its new names."""
+        """Returns a tool's JSON, flat or wrapped, with the new names."""
         if "function" in schema:
             return {**schema, "function": self.tool(schema["function"])}
         names = self.parameters.get(schema["name"], {})
@@ -53,7 +57,7 @@ class Renaming:
         return new
 
     def call(self, call: Call) -> Call:
-        """The call under the new names; the extra parameter, where there is one, set as its description says."""
+        """Returns a call with the new names, and with the value of the extra parameter if its tool has one."""
         names = self.parameters.get(call.name, {})
         arguments = {names.get(p, p): value for p, value in call.arguments.items()}
         if call.name in self.extra:
@@ -62,7 +66,7 @@ class Renaming:
         return Call(self.tools.get(call.name, call.name), arguments)
 
     def feedback(self, text: str, call: Call) -> str:
-        """Python's error texts about this call, under the new names; any other text as it is."""
+        """Returns Python's error text about a call with the new names, and any other feedback as it is."""
         head = re.match(rf"(?:\w+: )?{re.escape(call.name)}\(\) ", text)
         if head is None:
             return text
@@ -74,21 +78,23 @@ class Renaming:
 def draw_renaming(
     tools: Sequence[Mapping[str, Any]], calls: Sequence[Call], level: str, target: str, rng: random.Random
 ) -> Renaming:
-    """Noise of one level ("slight", "medium", "heavy") on the names of a tool list, given the calls that use it.
+    """Returns new names of one level ("slight", "medium", "heavy") for a tool list and the calls that use it.
 
-    Raises InputError for an unknown level or target.
+    target: "tool" or "parameter". Raises InputError for an unknown level or target.
     """
+    # The tools, and which of them and of their parameters are called.
     if level not in NOISE_LEVELS[:3] or target not in NOISE_TARGETS:
         raise InputError(
             f"noise is {level!r} on {target!r}; allowed: {', '.join(NOISE_LEVELS[:3])} on {', '.join(NOISE_TARGETS)}"
         )
     functions = [tool.get("function", tool) for tool in tools]
     listed = [function["name"] for function in functions]
-    gold = {name: {p for call in calls if call.name == name for p in call.arguments} for name in listed}
+    called_parameters = {name: {p for call in calls if call.name == name for p in call.arguments} for name in listed}
     called = {call.name for call in calls}
     if target == "tool":
-        # A new name may not be one that some call uses for a tool that is not listed.
+        # A call of an unlisted tool must stay one, so its name is not used.
         return Renaming(tools=draw_new_names(listed, called, level, 10, called - set(listed), rng))
+    # The parameters, tool by tool.
     renaming = Renaming()
     for function in functions:
         name = function["name"]
@@ -98,36 +104,46 @@ def draw_renaming(
                 continue
             if len(parameters) < 2 or rng.random() < 0.5:
                 value = random_name(rng, 3, 3, ())
-                renaming.extra[name] = (random_name(rng, 2, 5, {*parameters, *gold[name]}), value)
+                renaming.extra[name] = (random_name(rng, 2, 5, {*parameters, *called_parameters[name]}), value)
                 continue
-        taken = gold[name] - set(parameters)
-        renaming.parameters[name] = draw_new_names(parameters, gold[name], level, 5, taken, rng)
+        reserved = called_parameters[name] - set(parameters)
+        renaming.parameters[name] = draw_new_names(parameters, called_parameters[name], level, 5, reserved, rng)
     return renaming
 
 
 def draw_new_names(
-    names: Sequence[str], gold: Collection[str], level: str, longest: int, taken: Collection[str], rng: random.Random
+    names: Sequence[str],
+    called: Collection[str],
+    level: str,
+    max_length: int,
+    reserved: Collection[str],
+    rng: random.Random,
 ) -> dict[str, str]:
-    """old -> new for distinct names; those in `gold` always change, and no two new names are equal."""
+    """Returns new names by old name, all different; names in `called` always change.
+
+    max_length: that of a random name. reserved: names that no new name may equal.
+    """
     names = list(dict.fromkeys(names))
     if level == "heavy" and len(names) > 1:
-        moving = [name for name in names if name in gold]
+        moving = [name for name in names if name in called]
         shuffled = rng.sample(names, len(names))
         while any(old == new and old in moving for old, new in zip(names, shuffled, strict=True)):
             shuffled = rng.sample(names, len(names))
         return dict(zip(names, shuffled, strict=True))
     renamed: dict[str, str] = {}
     for name in names:
-        if name in gold or rng.random() < 0.5:
-            used = {*names, *renamed.values(), *taken}
+        if name in called or rng.random() < 0.5:
+            used = {*names, *renamed.values(), *reserved}
             renamed[name] = (
-                edit_name(rng, name, used) if level == "slight" else reversed_or_random_name(rng, name, longest, used)
+                edit_name(rng, name, used)
+                if level == "slight"
+                else reversed_or_random_name(rng, name, max_length, used)
             )
     return renamed
 
 
 def edit_name(rng: random.Random, name: str, used: Collection[str]) -> str:
-    """Edits of one kind on fewer than a third of the characters, one at least."""
+    """Returns the name after one or more edits of one kind, on less than a third of its characters."""
     while True:
         characters = list(name)
         edit = rng.choice(("insert", "delete", "substitute"))
@@ -143,24 +159,24 @@ def edit_name(rng: random.Random, name: str, used: Collection[str]) -> str:
             return new
 
 
-def reversed_or_random_name(rng: random.Random, name: str, longest: int, used: Collection[str]) -> str:
+def reversed_or_random_name(rng: random.Random, name: str, max_length: int, used: Collection[str]) -> str:
     backwards = name[::-1]
     if rng.random() < 0.5 and backwards not in used and NAME_START.match(backwards):
         return backwards
-    return random_name(rng, 1, longest, used)
+    return random_name(rng, 1, max_length, used)
 
 
-def random_name(rng: random.Random, shortest: int, longest: int, used: Collection[str]) -> str:
+def random_name(rng: random.Random, min_length: int, max_length: int, used: Collection[str]) -> str:
     while True:
-        name = "".join(rng.choices(LETTERS, k=rng.randint(shortest, longest)))
+        name = "".join(rng.choices(LETTERS, k=rng.randint(min_length, max_length)))
         if name not in used:
             return name
 
 
 def noisy_row(row: Mapping[str, Any], level: str, target: str, rng: random.Random) -> dict[str, Any]:
-    """A row of the raw schema under noise: its tool list, its calls, and Python's error texts about them.
+    """Returns a raw row with new names in its tool list, its calls, and Python's error texts about them.
 
-    `union` hits tools and parameters, whatever the target.
+    target: "tool" or "parameter"; the level `union` renames both.
     """
     if level == "union":
         row = noisy_row(row, rng.choice(NOISE_LEVELS[:3]), "tool", rng)
@@ -182,7 +198,7 @@ def noisy_row(row: Mapping[str, Any], level: str, target: str, rng: random.Rando
 
 
 def parse_raw_call(content: str) -> Call | None:
-    """The call of a raw assistant message, `name` and a JSON object on the next line; None for plain text."""
+    """Returns the call of a raw assistant message: a name, and a JSON object on the next line. None for other text."""
     name, _, arguments = content.partition("\n")
     if not arguments.strip().startswith("{"):
         return None
@@ -190,4 +206,5 @@ def parse_raw_call(content: str) -> Call | None:
 
 
 def render_raw_call(call: Call) -> str:
+    """Returns the call as the content of a raw assistant message."""
     return f"{call.name}\n{json.dumps(call.arguments, ensure_ascii=False)}"

@@ -1,10 +1,10 @@
-"""Train the small tokenizer that ships with tljax: `python -m tljax.toolbox.tokenizer [FOLDER]`.
+"""Training of the small tokenizer that ships with tljax: `python -m tljax.toolbox.tokenizer [FOLDER]`.
 
-Laid out as Llama 2's tokenizer.json: BPE with byte fallback, ids 0, 1, 2 for <unk>, <s>, </s>, then the 256 bytes,
-blanks written as U+2581 with one put before the text. Unlike Llama 2's, merges stay within a word, a digit or a run of
-other characters, so that a name or a value is the same tokens after a blank, a "_" or a quote: a small model that
-copies it from the prompt into a call then copies tokens. Nothing merges across the end of "Assistant:" or of a reply,
-so the tokens of a prompt are a prefix of the tokens of prompt and reply.
+The layout is that of Llama 2's tokenizer.json: BPE with byte fallback; ids 0, 1, 2 for <unk>, <s>, </s>, then the 256
+bytes; U+2581 for a blank, and one of them before the text. Unlike Llama 2's, merges stay within a word, a digit or a
+run of other characters. A name or a value then has the same tokens after a blank, a "_" or a quote, so a small model
+can copy tokens from the prompt into a call. No merge crosses the end of "Assistant:" or of a reply, so the tokens of a
+prompt are a prefix of the tokens of prompt and reply.
 """
 
 import json
@@ -29,11 +29,11 @@ SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 BLANK = "\u2581"
 ALPHABET = [*string.ascii_letters, *string.digits, *string.punctuation, BLANK, "\n"]
-# The colon before a reply and the newline after one stand alone: see above.
+# The colon before a reply and the newline after it are pieces of their own.
 NEXT_ROLE = r"\n(?=(?:User|Assistant|Output):)"
 SPLIT_PATTERN = rf"(?<=Assistant):|{NEXT_ROLE}|[A-Za-z]+|[0-9]|(?:(?!{NEXT_ROLE})[^A-Za-z0-9])+"
 SEED, NUM_ROWS = 0, 8000
-# Every fifth row in the other dialect, so that its marks are known too.
+# Every fifth row is in the dialect `readme`, so that its punctuation gets tokens too.
 README_EVERY = 5
 TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -49,12 +49,13 @@ TOKENIZER_CONFIG = {
 
 
 def training_texts() -> Iterator[str]:
-    """Rendered tasks with invented tools: the base's own kind of text, so that it knows every token there is."""
+    """Yields rendered tasks with invented tools, the text that the base is trained on, so that it sees every token."""
     for i, row in enumerate(pretraining_rows(seed=SEED, copied=0, n=NUM_ROWS), start=1):
         yield render_trajectory(trajectory_from_record(row, "toolbox", i), DIALECTS[i % README_EVERY == 0]).text
 
 
 def build_tokenizer(model: models.BPE) -> Tokenizer:
+    """Returns a tokenizer of this model, with the normalizer, the splits and the decoder."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
@@ -65,9 +66,9 @@ def build_tokenizer(model: models.BPE) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
-    """The tokenizer of these texts, `vocab_size` words in all. The same texts give the same tokenizer."""
+    """Returns a tokenizer with `vocab_size` tokens, which depends on the texts alone."""
     trained = build_tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    # As special tokens the bytes get their ids, and no merge reaches them.
+    # The bytes are special tokens here: this gives them their ids, and no merge contains them.
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=SPECIAL_TOKENS + BYTE_TOKENS,
@@ -78,7 +79,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     trained.train_from_iterator(texts, trainer)
     learned = json.loads(trained.to_str())["model"]
     merges = [tuple(merge) for merge in learned["merges"]]
-    # Loaded anew, the bytes are words like any other and only three tokens stay special.
+    # In the final tokenizer the bytes are ordinary tokens.
     tokenizer = build_tokenizer(
         models.BPE(learned["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     )
@@ -90,7 +91,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 
 def write_tokenizer(folder: str) -> None:
-    """Write tokenizer.json and tokenizer_config.json. Raises InputError where the folder cannot be written."""
+    """Writes tokenizer.json and tokenizer_config.json. Raises InputError if the folder cannot be written."""
     try:
         os.makedirs(folder, exist_ok=True)
         tokenizer = train_tokenizer(training_texts(), VOCAB_SIZE)

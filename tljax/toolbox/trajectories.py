@@ -1,4 +1,4 @@
-"""Seeded trajectories in the raw schema: tasks, their solutions, and failing calls with their real feedback."""
+"""Seeded trajectories in the raw schema: tasks, their solutions, and failing calls with the feedback of execution."""
 
 import copy
 import json
@@ -20,17 +20,16 @@ from tljax.toolbox.tools import ASK_TO_USER, FINISH, SPLITS, TOOLS
 BASE_FOLDER = str(Path(__file__).parent / "base")
 FAILURE_KINDS = ("unknown_tool", "missing_argument", "unexpected_argument", "wrong_value", "wrong_type")
 MAX_ERROR_SHARE = 0.5
-MAX_FAILURES = 8  # in a row; at a share of 0.5 this cuts off one call in 256
+MAX_FAILURES = 8  # before one call; at an error share of 0.5, one call in 256 would have more
 
 
 def generate_trajectories(
     *, seed: int, n: int, error_share: float, split: str, noise: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows {"id", "conversations"}; row i is a function of (seed, split, i), error_share and noise, whatever n.
+    """Yields `n` rows {"id", "conversations"}. Row i depends on seed, split, i, error_share and noise, but not on n.
 
-    `error_share` is the expected share of failing calls among all calls but `finish`, from 0 to 0.5. `noise` is a
-    RoTBench level or None; whether tools or parameters are hit is drawn for each row. Raises InputError for what is out
-    of range.
+    error_share: the expected share of failing calls among all calls but `finish`, from 0 to 0.5. noise: a RoTBench
+    level or None; each row draws whether tools or parameters are renamed. Raises InputError for arguments out of range.
     """
     if split not in SPLITS:
         raise InputError(f"toolbox split is {split!r}; allowed: {', '.join(SPLITS)}")
@@ -51,14 +50,14 @@ def generate_trajectories(
 def write_trajectories(
     path: str | os.PathLike[str], *, seed: int, n: int, error_share: float, split: str, noise: str | None = None
 ) -> None:
-    """Write `trajectories` of these arguments as `write_rows` does, and raise what both raise."""
+    """Writes the rows of `generate_trajectories` by `write_rows`; raises the errors of both."""
     write_rows(path, generate_trajectories(seed=seed, n=n, error_share=error_share, split=split, noise=noise))
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Writes rows as one JSON array, one row a line, whole or not at all.
+    """Writes rows as one JSON array with one row per line. After an error the file is as it was before.
 
-    Raises InputError where the file cannot be written.
+    Raises InputError if the file cannot be written.
     """
     target = Path(path)
     with explain_disk_errors(target, "name a file where there is room"):
@@ -71,7 +70,7 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> 
 
 
 def make_row(seed: int, index: int, error_share: float, split: str) -> dict[str, Any]:
-    """One trajectory: every call of the task's solution, some after failing attempts at it."""
+    """Returns one trajectory: the calls of a task's solution, some of them after failing attempts."""
     task = make_task(seed, split, index)
     rng = random.Random(f"errors/{seed}/{split}/{index}")
     tools = {name: tool_by_name(name) for name in task.tools}
@@ -94,6 +93,7 @@ def make_row(seed: int, index: int, error_share: float, split: str) -> dict[str,
 
 
 def tool_by_name(name: str) -> LocalTool:
+    """Returns the tool of this name, `finish` and `ask_to_user` included."""
     return {FINISH.name: FINISH, ASK_TO_USER.name: ASK_TO_USER}.get(name) or TOOLS[name]
 
 
@@ -104,7 +104,10 @@ def assistant_message(call: Call) -> dict[str, str]:
 def failing_call(
     rng: random.Random, call: Call, tools: Mapping[str, LocalTool], state: Mapping[str, Any]
 ) -> tuple[Call, str]:
-    """A call that was meant to be this one and fails, with its feedback. An unknown name always works."""
+    """Returns a failing attempt at a call, and its feedback.
+
+    Tries the kinds of failure in random order; an unknown tool always fails.
+    """
     for kind in rng.sample(FAILURE_KINDS, len(FAILURE_KINDS)):
         attempt = corrupt_call(rng, call, tools, kind)
         if attempt is not None:
@@ -115,9 +118,9 @@ def failing_call(
 
 
 def corrupt_call(rng: random.Random, call: Call, tools: Mapping[str, LocalTool], kind: str) -> Call | None:
-    """The call with one error of this kind, None where it has no place for it.
+    """Returns the call with one error of this kind, or None if the call cannot have such an error.
 
-    Only words of the listed tools and function words are used, so that the held-out splits keep to their own.
+    The error consists of words of the listed tools and of function words, so that no split gets words of another one.
     """
     tool, arguments = tools[call.name], dict(call.arguments)
     if kind == "unknown_tool":
@@ -137,7 +140,7 @@ def corrupt_call(rng: random.Random, call: Call, tools: Mapping[str, LocalTool],
 
 
 def draw_unknown_name(rng: random.Random, name: str, tools: Mapping[str, LocalTool]) -> str:
-    """A name that no tool bears, made of the words of the listed ones."""
+    """Returns a name that is no tool's, made of the words of listed tools."""
     words = name.split("_")
     nouns = [other.split("_")[-1] for other in tools if other not in (name, FINISH.name, ASK_TO_USER.name)]
     names = [
@@ -154,13 +157,13 @@ def draw_unknown_name(rng: random.Random, name: str, tools: Mapping[str, LocalTo
 def misname_argument(
     rng: random.Random, tool: LocalTool, arguments: Mapping[str, Any], tools: Mapping[str, LocalTool]
 ) -> dict[str, Any]:
-    """The arguments with one under another name, or one more that belongs to another tool."""
+    """Returns the arguments with one renamed, or with one more that is a parameter of another tool."""
     foreign = [
-        (name, source) for other in tools.values() for name, source in other.samples.items() if name not in tool.types
+        (name, sampler) for other in tools.values() for name, sampler in other.samples.items() if name not in tool.types
     ]
     if foreign and (not arguments or rng.random() < 0.5):
-        name, source = rng.choice(foreign)
-        return {**arguments, name: draw(rng, source)}
+        name, sampler = rng.choice(foreign)
+        return {**arguments, name: draw(rng, sampler)}
     if not arguments:
         return {"input": True}
     wrong = rng.choice(tuple(arguments))
@@ -172,7 +175,7 @@ def misspell_name(rng: random.Random, name: str) -> str:
 
 
 def mistype(value: Any) -> Any:
-    """The same value in a type that its parameter does not take."""
+    """Returns the value as another type, which its parameter does not take."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Sequence):

@@ -1,4 +1,4 @@
-"""Arithmetic on two numbers or one."""
+"""Arithmetic on one or two numbers."""
 
 from tljax.toolbox.domains.tables import decimal_sampler
 from tljax.toolbox.schema import local_tool

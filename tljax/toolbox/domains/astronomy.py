@@ -1,4 +1,4 @@
-"""Held out: planets, moons and stars. None of its words may occur in another split."""
+"""Planets, moons and stars. The domain is held out: none of its words may occur in another split."""
 
 from tljax.toolbox.domains.tables import lookup
 from tljax.toolbox.schema import local_tool

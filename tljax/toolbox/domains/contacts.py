@@ -5,7 +5,7 @@ from tljax.toolbox.schema import local_tool
 
 
 def all_contacts(state: dict) -> dict[str, tuple[str, str, str]]:
-    """Everyone in the address book: person -> (phone, email, city)."""
+    """Returns the people in the address book: person -> (phone, email, city)."""
     everyone = {**PEOPLE, **{person: (phone, "", "") for person, phone in state.get("added", {}).items()}}
     return {person: facts for person, facts in everyone.items() if person not in state.get("removed", [])}
 

@@ -1,4 +1,4 @@
-"""Days and minutes: dates are written 2024-05-17, times 14:30."""
+"""Dates, such as 2024-05-17, and times, such as 14:30."""
 
 import calendar
 import datetime
@@ -9,7 +9,7 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 
 
 def parse_date(date: str) -> datetime.date:
-    """The date. Raises ValueError for what is none."""
+    """Returns a date. Raises ValueError if the text is not one."""
     try:
         return datetime.date.fromisoformat(date)
     except ValueError:
@@ -17,7 +17,7 @@ def parse_date(date: str) -> datetime.date:
 
 
 def parse_time(time: str) -> datetime.time:
-    """The time of day. Raises ValueError for what is none."""
+    """Returns a time of day. Raises ValueError if the text is not one."""
     try:
         return datetime.time.fromisoformat(time)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Held out: plants, soils and harvests. None of its words may occur in another split."""
+"""Plants, soils and harvests. The domain is held out: none of its words may occur in another split."""
 
 from tljax.toolbox.domains.tables import lookup
 from tljax.toolbox.schema import local_tool

@@ -6,7 +6,7 @@ from tljax.toolbox.schema import local_tool
 
 
 def check_positive(**lengths: float) -> None:
-    """Raises ValueError naming the first length that is not positive."""
+    """Raises ValueError for the first length that is not positive."""
     for name, length in lengths.items():
         if length <= 0:
             raise ValueError(f"{name} must be positive")

@@ -7,7 +7,7 @@ from tljax.toolbox.schema import local_tool
 
 
 def check_not_empty(numbers: list[float]) -> list[float]:
-    """The numbers. Raises ValueError where there are none."""
+    """Returns the numbers. Raises ValueError for an empty list."""
     if not numbers:
         raise ValueError("numbers must not be empty")
     return numbers

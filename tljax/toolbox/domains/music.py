@@ -1,4 +1,4 @@
-"""Held out: pitches, chords and tunings. None of its words may occur in another split."""
+"""Pitches, chords and tunings. The domain is held out: none of its words may occur in another split."""
 
 from tljax.toolbox.domains.tables import list_sampler, lookup
 from tljax.toolbox.schema import local_tool

@@ -1,4 +1,4 @@
-"""A shop; its stock is part of the episode's state."""
+"""A shop, whose stock is part of the episode's state."""
 
 from tljax.toolbox.domains.tables import GOODS, lookup
 from tljax.toolbox.schema import local_tool

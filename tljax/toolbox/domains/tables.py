@@ -1,7 +1,7 @@
-"""The fixed facts of the small world: places, people, books, goods, rates; and how a tool looks one up.
+"""The facts that the tools look up, and samplers for arguments.
 
-The tools check their arguments themselves where Python's own message differs between its versions: the toolbox's text
-is the same on all of them.
+Where Python's message differs between its versions, a tool checks the argument itself, so that the generated text is
+the same on all versions.
 """
 
 import random
@@ -83,17 +83,17 @@ PHRASES = (
 
 
 def lookup(table: Mapping[str, Fact], key: str, kind: str) -> Fact:
-    """The fact under `key`. Raises ValueError, naming the kind of thing that is unknown."""
+    """Returns the fact of a key. Raises ValueError for an unknown key; `kind` is its name in the message."""
     if key not in table:
         raise ValueError(f"unknown {kind} '{key}'")
     return table[key]
 
 
 def decimal_sampler(low: int, high: int) -> Callable[[random.Random], float]:
-    """Draws a number with one decimal from [low, high]."""
+    """Returns a sampler of numbers with one decimal in [low, high]."""
     return lambda rng: rng.randint(10 * low, 10 * high) / 10
 
 
 def list_sampler(pool, low: int, high: int) -> Callable[[random.Random], list]:
-    """Draws a list of `low` to `high` members of the pool, repeats allowed."""
+    """Returns a sampler of lists of `low` to `high` members of the pool, with repetition."""
     return lambda rng: [rng.choice(pool) for _ in range(rng.randint(low, high))]

@@ -114,7 +114,7 @@ def repeat_word(word: str, times: int) -> str:
     return repeat_text(word, times)
 
 
-# A phrase and its words go together, so tools that name both draw from one phrase.
+# Tools that take a phrase and a word of it draw from these phrases, which share the words.
 SAT = ("the cat sat on the mat", "the old cat sat on the bed", "a fat cat sat on the sofa")
 
 TOOLS = (
