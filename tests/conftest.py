@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,30 @@ if version("jax").startswith("0.10."):
 
 # Fixtures that tests of several folders use.
 pytest_plugins = ("tests.model_checkpoints", "tests.benchmark_files")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--sample",
+        metavar="N:SEED",
+        default="1:",
+        help="of the tests marked extended or whole_run, run one in N, which the text SEED chooses",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselects the tests that --sample leaves out. The same seed chooses the same tests on every machine."""
+    n, _, seed = config.getoption("sample").partition(":")
+    if not n.isdecimal() or int(n) < 1:
+        raise pytest.UsageError(f"--sample={config.getoption('sample')}: allowed: N:SEED with N from 1, as in 2:abc")
+    left_out: set[pytest.Item] = set()
+    for marker in ("extended", "whole_run"):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        marked.sort(key=lambda item: zlib.crc32(f"{seed} {item.nodeid}".encode()))
+        left_out.update(marked[-(-len(marked) // int(n)) :])
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_sessionstart(session):

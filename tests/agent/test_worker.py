@@ -146,7 +146,7 @@ def is_running(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.parametrize("tool", ["spin", "hold", "leave_child"])
+@pytest.mark.parametrize("tool", ["spin", "leave_child", pytest.param("hold", marks=pytest.mark.extended)])
 def test_a_worker_ends_with_the_process_that_started_it(user_file, repo, tool):
     """Whatever a tool does then: a loop of Python, of C with Python's lock held, nothing but a process it has left."""
     code = "\n".join(

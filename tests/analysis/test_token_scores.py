@@ -36,6 +36,7 @@ def scored(pairs, mesh, rows):
     return [found[i] for i in range(len(pairs))]
 
 
+@pytest.mark.extended
 def test_they_are_torchs_on_any_mesh(pairs):
     torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed on Python 3.11 alone")
     from transformers import AutoModelForCausalLM

@@ -116,7 +116,9 @@ def training_logits(params, c, generated):
     return np.stack([logits[row, length - 1 : length - 1 + M] for row, length in enumerate(LENGTHS)])
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), pytest.param((1, 8, 1), marks=pytest.mark.extended)])
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 2), *(pytest.param(s, marks=pytest.mark.extended) for s in ((1, 1, 1), (1, 8, 1)))]
+)
 @pytest.mark.parametrize("c", [GQA, pytest.param(MHA, marks=pytest.mark.slow)], ids=["gqa", "mha"])
 def test_greedy_is_the_argmax_of_the_training_forward(c, shape):
     with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
@@ -284,6 +286,7 @@ def test_options_are_checked_before_anything_is_compiled(one_device):
         run(make_params(), GQA, dataclasses.replace(OPTIONS, attention="flash"))
 
 
+@pytest.mark.extended
 def test_a_step_moves_activations_and_no_weights():
     """Read from the compiled program; XLA says on stderr where it replicates, which only a process of its own shows."""
     program = """

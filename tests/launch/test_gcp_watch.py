@@ -124,7 +124,7 @@ OFFLINE = (
 )
 
 
-@pytest.mark.parametrize("error", OFFLINE)
+@pytest.mark.parametrize("error", [OFFLINE[0], *(pytest.param(e, marks=pytest.mark.extended) for e in OFFLINE[1:])])
 @pytest.mark.parametrize("match", ["describe", "queued-resources delete"])
 def test_an_outage_does_not_end_the_watch(cloud, error, match):
     """Whoever watches for days is offline for a while; the slice costs meanwhile, and nobody else would start again."""

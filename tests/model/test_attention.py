@@ -86,7 +86,7 @@ SHAPES = {
         ("splash", "padded-gqa", (1, 2, 2, 2)),
         pytest.param("splash", "split-in-four", (1, 1, 1, 4), marks=pytest.mark.slow),
         pytest.param("reference", "padded-gqa", (1, 2, 2, 2), marks=pytest.mark.slow),
-        ("reference", "split-in-four", (1, 1, 1, 4)),
+        pytest.param("reference", "split-in-four", (1, 1, 1, 4), marks=pytest.mark.extended),
     ],
 )
 def test_rows_on_a_mesh_equal_the_reference_on_one_device(chosen, shape, mesh):

@@ -288,6 +288,7 @@ def test_meshes_that_do_not_divide_the_model_are_refused():
             llama.check_mesh(wide)
 
 
+@pytest.mark.extended
 def test_sharding_makes_xla_replicate_nothing_and_gathers_layers_inside_the_loop():
     """XLA says "involuntary full rematerialization" on stderr, which only a process of its own shows."""
     program = """

@@ -28,7 +28,11 @@ C = dataclasses.replace(
 )
 ALL = lora.LoraOptions(rank=3, alpha=5.0, targets=tuple(llama.MATRICES))
 SOME = lora.LoraOptions(rank=2, alpha=8.0, targets=("q", "down"))
-MESHES = [(1, 1, 1), (2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 8, 1), (1, 1, 4)))]
+MESHES = [
+    (2, 2, 2),
+    pytest.param((1, 1, 1), marks=pytest.mark.extended),
+    *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 8, 1), (1, 1, 4))),
+]
 B, P, NEW = 8, 7, 5
 LENGTHS = np.array([7, 3, 5, 1, 7, 6, 2, 7], np.int32)
 SAMPLING = SampleOptions(

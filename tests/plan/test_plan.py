@@ -114,6 +114,7 @@ def test_a_tpu_needs_the_tpu_compiler(monkeypatch):
         open_topology("v5e:4x4")
 
 
+@pytest.mark.extended
 def test_the_compiled_step_holds_its_state_and_gathers_weights_layer_by_layer(config_of):
     config = config_of("sft")
     config.batch.tokens = config.data.max_tokens = 256

@@ -206,7 +206,7 @@ def test_fractional_rewards_reach_the_last_reply_token(plain):
 @pytest.mark.parametrize(
     "mesh, accumulate",
     [
-        ((1, 2, 2, 2), 2),
+        pytest.param((1, 2, 2, 2), 2, marks=pytest.mark.extended),
         pytest.param((2, 2, 2), 2, marks=pytest.mark.slow),
         pytest.param((1, 1, 1), 4, marks=pytest.mark.slow),
         pytest.param((1, 8, 1), 1, marks=pytest.mark.slow),
@@ -220,6 +220,7 @@ def test_an_update_is_the_same_on_every_mesh_and_in_any_number_of_parts(plain, m
         assert found.metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.extended
 def test_padding_does_not_change_an_update(plain):
     with on_mesh(1, 1, 1):
         found = one_update(make_options(), rows=make_rows(width=24, room=9, filler=1))
@@ -286,6 +287,7 @@ def test_rloo_subtracts_the_mean_of_the_other_replies():
     np.testing.assert_allclose(experience.advantages[:, 0], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_entropy_bonus_counts_in_the_loss_and_warm_up_moves_the_critic_alone(plain):
     with on_mesh(1, 1, 1):
         rows, params = make_rows(), random_params(0)

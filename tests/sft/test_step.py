@@ -84,8 +84,11 @@ def test_accumulation_changes_nothing(config, options, load, place, mesh_of, ref
 @pytest.mark.parametrize(
     "shape",
     [
-        *((1, 8, 1), (1, 2, 2, 2)),
-        *(pytest.param(shape, marks=pytest.mark.extended) for shape in ((2, 1, 1), (1, 4, 1), (8, 1, 1), (2, 2, 2))),
+        (1, 2, 2, 2),
+        *(
+            pytest.param(shape, marks=pytest.mark.extended)
+            for shape in ((1, 8, 1), (2, 1, 1), (1, 4, 1), (8, 1, 1), (2, 2, 2))
+        ),
         *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 1, 1, 2), (2, 1, 1, 4))),
     ],
 )
@@ -117,6 +120,7 @@ def test_shard_map_with_explicit_psums_gives_the_same(config, options, host_batc
     _compare_sums(grads, sums, reference)
 
 
+@pytest.mark.extended
 def test_pmap_with_explicit_psums_gives_the_same(config, options, host_batch, host_params, reference):
     one_device = _without_mesh(config, options)
 
