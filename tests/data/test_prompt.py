@@ -277,3 +277,41 @@ def test_chat_template_on_what_openai_rows_may_hold(tokenizer, dialect):
     calls[0]["function"]["arguments"] = "{}"
     with pytest.raises(Exception, match="arguments of weather must be an object"):
         tokenizer.apply_chat_template(messages, tools=tools, **template)
+
+
+F = {"function": {"name": "f", "arguments": {}}}
+G = {"function": {"name": "g", "arguments": {}}}
+# name -> (calls, tool messages, the feedback of each call)
+PAIRS = {
+    "equal ids, in order": ([{"id": "x"} | F, {"id": "x"} | G], ["x", "x"], [["0"], ["1"]]),
+    "ids in another order": ([{"id": "x"} | F, {"id": "y"} | G], ["y", "x"], [["1"], ["0"]]),
+    "empty ids": ([{"id": ""} | F, {"id": ""} | G], ["", ""], [["0"], ["1"]]),
+    "names in another order": ([F, G], [("g",), ("f",)], [["1"], ["0"]]),
+    "names and empty ids": ([{"id": ""} | F, {"id": ""} | G], [("g", ""), ("f", "")], [["1"], ["0"]]),
+    "an id after a message without one": ([{"id": "x"} | F, {"id": "y"} | G], ["", "x"], [["1"], ["0"]]),
+    "a name after a message without one": ([F, G], [(None,), ("f",)], [["1"], ["0"]]),
+    "an id twice": ([{"id": "x"} | F, {"id": "y"} | G], ["x", "x", "y"], [["0", "1"], ["2"]]),
+    "the same tool twice": ([F, G, F], [("f",), ("f",), ("g",)], [["0"], ["2"], ["1"]]),
+    "an unknown id": ([{"id": "x"} | F, {"id": "y"} | G], ["q", "x"], [["1"], ["0"]]),
+    "more messages than calls": ([F, G], ["", "", ""], [["0"], ["1", "2"]]),
+    "fewer messages than calls": ([{"id": "x"} | F, {"id": "y"} | G], ["y"], [[], ["0"]]),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_feedback_goes_to_the_call_it_answers_in_training_and_in_the_chat_template(tokenizer, case):
+    calls, given, expected = PAIRS[case]
+    messages = [{"role": "user", "content": "go"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    for number, key in enumerate(given):
+        fields = (
+            {"tool_call_id": key} if isinstance(key, str) else dict(zip(("name", "tool_call_id"), key, strict=False))
+        )
+        messages.append({"role": "tool", "content": str(number)} | fields)
+    messages.append({"role": "assistant", "content": "done"})
+    lines = ["User: go"]
+    for call, feedback in zip(calls, expected, strict=True):
+        lines += [f"Assistant: {call['function']['name']}()", *(f"Output: {text}" for text in feedback)]
+    text = "\n".join([*lines, "Assistant: done"])
+    assert render_trajectory(trajectory_from_record({"messages": messages}, "f", 1), "mae").text == text
+    template = {"chat_template": chat_template("mae", bos=False), "tokenize": False}
+    assert tokenizer.apply_chat_template(messages, **template) == text + "</s>"

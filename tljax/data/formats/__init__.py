@@ -3,6 +3,7 @@
 read.py         record -> Trajectory; FORMATS lists the modules below, and the first one that matches a record reads it
 tl_training.py  {"id", "conversations"}, as TL-Training releases it
 openai.py       {"tools", "messages"}, as OpenAI's chat API writes it
+pairing.py      tool messages -> the calls that they answer
 fields.py       what formats share: roles, tool lists, arguments
 
 A new format is a module with SCHEMA, MESSAGES, `matches(record)` and `read(record, location)`, and a line in FORMATS.

@@ -16,6 +16,7 @@ from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, shorten
 from tljax.data.formats.fields import parse_arguments, parse_messages, parse_role, parse_tools
+from tljax.data.formats.pairing import pair_feedback
 from tljax.data.trajectory import Conversation, Turn
 
 SCHEMA = '{"tools", "messages"} (OpenAI)'
@@ -54,22 +55,16 @@ def read(record: dict[str, Any], location: str) -> Conversation:
         if not calls:
             turns.append(Turn("assistant", check_not_blank(text, f"{message_field}.content")))
             continue
-        feedback: list[list[Turn]] = [[] for _ in calls]
+        start = i
         while i < len(messages) and parse_role(messages[i], f"{field}[{i}]") == "function":
-            turn = Turn("function", _text(messages[i], f"{field}[{i}]"))
-            feedback[_answered_call(feedback, ids, messages[i].get("tool_call_id"))].append(turn)
             i += 1
+        feedback: list[list[Turn]] = [[] for _ in calls]
+        for j, k in zip(range(start, i), pair_feedback(calls, ids, messages[start:i]), strict=True):
+            feedback[k].append(Turn("function", _text(messages[j], f"{field}[{j}]")))
         for k, call in enumerate(calls):
             turns.append(Turn("assistant", text if k == 0 else "", call))
             turns.extend(feedback[k])
     return Conversation(tools, tuple(turns), system)
-
-
-def _answered_call(feedback: list[list[Turn]], ids: list[Any], call_id: Any) -> int:
-    """Returns the index of the call that a tool message answers: by its id, else the first call without feedback."""
-    if call_id is not None and call_id in ids:
-        return ids.index(call_id)
-    return next((k for k, turns in enumerate(feedback) if not turns), len(feedback) - 1)
 
 
 def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any]]:
