@@ -161,3 +161,86 @@ def test_malformed_rows_name_file_row_and_field(row, message):
         trajectory_from_record(row, "rows.json", 4)
     text = str(error.value)
     assert text.startswith("file rows.json, row 4") and message in text and "\n" not in text
+
+
+A = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize("spelling", ["parameters", "input_schema", "inputSchema"])
+def test_a_tools_schema_is_read_in_each_spelling(spelling):
+    assert tool_from_json({"name": "f", spelling: A}, "t") == Tool("f", "", {"a": {"type": "integer"}}, ())
+
+
+@pytest.mark.parametrize("spelling", ["arguments", "parameters", "input", "args"])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_calls_arguments_are_read_in_each_spelling(spelling, wrapped):
+    entry = {"name": "f", spelling: {"a": 1}}
+    message = {"role": "assistant", "content": None, "tool_calls": [{"function": entry} if wrapped else entry]}
+    turns = trajectory_from_record({"messages": [message]}, "f", 1).turns
+    assert turns == (Turn("assistant", call=Call("f", {"a": 1})),)
+
+
+FLAT = {
+    "xLAM": (
+        {
+            "a": {"type": "str", "description": "x"},
+            "n": {"type": "int, optional", "description": "y"},
+            "b": {"type": "List[int]", "default": "[]"},
+            "o": {"type": "Optional[Dict[str, int]]"},
+            "type": {"type": "str"},
+        },
+        {
+            "a": {"type": "string", "description": "x"},
+            "n": {"type": "integer", "description": "y"},
+            "b": {"type": "array", "default": "[]"},
+            "o": {"type": "object"},
+            "type": {"type": "string"},
+        },
+        ("a", "type"),
+    ),
+    "a list of required names beside": (
+        {"a": {"type": "string"}, "b": {"type": "string"}, "required": ["b"]},
+        {"a": {"type": "string"}, "b": {"type": "string"}},
+        ("b",),
+    ),
+    "required in each": (
+        {"a": {"type": "string", "required": True}, "b": {"type": "string", "required": False}, "required": None},
+        {"a": {"type": "string"}, "b": {"type": "string"}},
+        ("a",),
+    ),
+    "a list": ([{"name": "a", "type": "float"}, {"name": "b"}], {"a": {"type": "number"}, "b": {}}, ("a", "b")),
+    "an object without parameters": ({"type": "object", "required": []}, {}, ()),
+    "a free object": ({"type": "object", "additionalProperties": {"type": "string"}}, {}, ()),
+}
+
+
+@pytest.mark.parametrize("case", FLAT)
+def test_parameters_without_properties_are_read(case):
+    parameters, properties, required = FLAT[case]
+    assert tool_from_json({"name": "f", "parameters": parameters}, "t") == Tool("f", "", properties, required)
+
+
+CALL = {"name": "f", "arguments": {"a": 1}}
+HIDDEN_CONTENT = {
+    "a call": (
+        {"name": "f", "kwargs": {"a": 1}},
+        r"tool_calls\[0\].kwargs: is no known field.*arguments are read from",
+    ),
+    "beside the function": (
+        {"function": {"name": "f"}, "arguments": {"a": 1}},
+        r"tool_calls\[0\].arguments: is no known field.*from function",
+    ),
+    "two spellings": ({**CALL, "parameters": {"a": 2}}, r"has both arguments and parameters, which differ"),
+}
+
+
+@pytest.mark.parametrize("case", HIDDEN_CONTENT)
+def test_content_under_an_unknown_key_is_refused_by_name(case):
+    entry, message = HIDDEN_CONTENT[case]
+    with pytest.raises(InputError, match=message):
+        trajectory_from_record({"messages": [{"role": "assistant", "tool_calls": [entry]}]}, "f", 1)
+
+
+def test_a_tool_whose_parameters_have_an_unknown_name_is_refused():
+    with pytest.raises(InputError, match=r"t.schema: is no known field.*parameters are read from parameters, input_"):
+        tool_from_json({"name": "f", "schema": A}, "t")

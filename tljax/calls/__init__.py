@@ -1,6 +1,7 @@
 """Tool calls: their text, their values, and the comparison of two calls, which rewards and scores use.
 
 tool.py                 Tool and Call; a tool from its JSON
+flat_parameters.py      parameters without "properties" -> a JSON schema
 render.py               tools, calls and values -> text, in two dialects
 literals.py             an argument's text -> its value, without eval
 parse.py                any text -> the calls in it

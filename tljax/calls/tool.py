@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tljax.calls.flat_parameters import unflatten_parameters
 from tljax.core.errors import InputError
-from tljax.core.json_fields import expect_type, get_or_default, join_names, shorten
+from tljax.core.json_fields import expect_type, get_or_default, join_names, refuse_unknown, shorten, the_field
+
+# The spellings of the schema of a tool's parameters: OpenAI's, Anthropic's and MCP's.
+PARAMETERS = ("parameters", "input_schema", "inputSchema")
+TOOL_KEYS = ("name", "description", "type", "strict", "function", "title", "annotations", *PARAMETERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,8 @@ class Tool:
 def tool_from_json(obj: Any, location: str) -> Tool:
     """Returns a tool from its JSON, flat or wrapped in `{"type": "function", "function": {...}}`.
 
+    Its parameters are a JSON schema under one of the names PARAMETERS, or flat (flat_parameters.py).
+
     A missing `required` means no parameter, and a missing description is "". Raises InputError for a malformed tool;
     `location` is the tool's file, row and field, which begin its message.
     """
@@ -47,8 +54,11 @@ def tool_from_json(obj: Any, location: str) -> Tool:
     if not name.strip():
         raise InputError(f"{location}.name: is empty; every tool needs a name")
     description = expect_type(get_or_default(obj, "description", ""), str, f"{location}.description")
-    location = f"{location}.parameters"
-    parameters = expect_type(get_or_default(obj, "parameters", {}), dict, location)
+    field = the_field(obj, PARAMETERS, location)
+    if field is None:
+        refuse_unknown(obj, TOOL_KEYS, location, f"parameters are read from {', '.join(PARAMETERS)}")
+    location = f"{location}.{field or PARAMETERS[0]}"
+    parameters = unflatten_parameters(obj[field] if field else {}, location)
     properties = {}
     for key, schema in expect_type(
         get_or_default(parameters, "properties", {}), dict, f"{location}.properties"

@@ -6,6 +6,7 @@ In every function, `location` is the file, row and field; it begins the message 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from tljax.core.errors import InputError
@@ -30,6 +31,28 @@ def parse_json(text: str, location: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{location}: is not JSON ({error}): {shorten(text)}; fix it or remove the row") from None
+
+
+def the_field(obj: dict[str, Any], names: tuple[str, ...], location: str) -> str | None:
+    """Returns the one of several spellings of a field that is present and not null, None for none.
+
+    Raises InputError if two of them have different values.
+    """
+    present = [name for name in names if obj.get(name) is not None]
+    for name in present[1:]:
+        if obj[name] != obj[present[0]]:
+            raise InputError(f"{location}: has both {present[0]} and {name}, which differ; remove one of them")
+    return present[0] if present else None
+
+
+def refuse_unknown(obj: dict[str, Any], known: Collection[str], location: str, allowed: str) -> None:
+    """Raises InputError for a field with content (a text, a list or an object, not empty) whose name is unknown."""
+    for name, value in obj.items():
+        if name not in known and isinstance(value, str | list | dict) and value:
+            raise InputError(
+                f"{location}.{name}: is no known field, but has content: {shorten(value)}; {allowed}; rename or "
+                "remove it"
+            )
 
 
 JSON_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null or missing"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tljax.calls.tool import Tool, tool_from_json
+from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
-from tljax.core.json_fields import expect_type, parse_json, shorten
+from tljax.core.json_fields import check_not_blank, expect_type, parse_json, refuse_unknown, shorten, the_field
 
 # The role in a file -> the role of a Turn.
 ROLES = {
@@ -40,6 +40,23 @@ def parse_tools(tools: Any, location: str) -> tuple[Tool, ...]:
     if isinstance(tools, str):
         tools = parse_json(tools, location)
     return tuple(tool_from_json(tool, f"{location}[{i}]") for i, tool in enumerate(expect_type(tools, list, location)))
+
+
+# The spellings of a call's arguments: OpenAI's, Llama's, Anthropic's, LangChain's.
+ARGUMENTS = ("arguments", "parameters", "input", "args")
+CALL_KEYS = ("name", "id", "call_id", "type", "index", *ARGUMENTS)
+
+
+def parse_call(entry: Any, location: str) -> Call:
+    """Returns the call of an object with a name and arguments, which may be spelled in any of the ways of ARGUMENTS.
+
+    Raises InputError for a missing name, and for content under any other key.
+    """
+    entry = expect_type(entry, dict, location)
+    name = check_not_blank(expect_type(entry.get("name"), str, f"{location}.name"), f"{location}.name")
+    refuse_unknown(entry, CALL_KEYS, location, f"arguments are read from {', '.join(ARGUMENTS)}")
+    field = the_field(entry, ARGUMENTS, location) or ARGUMENTS[0]
+    return Call(name, parse_arguments(entry.get(field), f"{location}.{field}"))
 
 
 def parse_arguments(arguments: Any, location: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any
 
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, shorten
-from tljax.data.formats.fields import parse_arguments, parse_messages, parse_role, parse_tools
+from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, refuse_unknown, shorten
+from tljax.data.formats.fields import parse_call, parse_messages, parse_role, parse_tools
 from tljax.data.formats.pairing import pair_feedback
 from tljax.data.trajectory import Conversation, Turn
 
@@ -79,9 +79,9 @@ def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any
         entry = expect_type(entry, dict, field)
         ids.append(entry.get("id"))
         if entry.get("function") is not None:
+            refuse_unknown(entry, ("id", "type", "index", "function"), field, "a call's content is read from function")
             entry, field = expect_type(entry["function"], dict, f"{field}.function"), f"{field}.function"
-        name = check_not_blank(expect_type(entry.get("name"), str, f"{field}.name"), f"{field}.name")
-        calls.append(Call(name, parse_arguments(entry.get("arguments"), f"{field}.arguments")))
+        calls.append(parse_call(entry, field))
     return calls, ids
 
 
