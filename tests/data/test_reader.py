@@ -237,3 +237,23 @@ def test_memory_does_not_grow_with_the_file(write, cache, kind):
     # 100 rows wait for the Arrow writer at a time.
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_arguments_of_other_calls_do_not_become_null_in_arrow(tmp_path, cache, column):
+    def row(name, arguments):
+        call = {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}
+        return {
+            column: [{"role": "user", "content": "go"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        }
+
+    arguments = [{"a": "x", "l": [{"p": 1}]}, {"b": {"c": 2}}, {"l": [{"q": None}, {}]}]
+    rows = [row(name, value) for name, value in zip("fgh", arguments, strict=True)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    source = open_trajectories(str(tmp_path / "saved"), "refuse", cache)
+    found = [t.turns[1].call.arguments for t in source.trajectories()]
+    # A null that the row wrote cannot be told from one that Arrow added; in JSON it stays.
+    assert found == [*arguments[:2], {"l": [{}, {}]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    source = open_trajectories(str(tmp_path / "rows.jsonl"), "refuse", cache)
+    assert [t.turns[1].call.arguments for t in source.trajectories()] == arguments

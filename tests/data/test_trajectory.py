@@ -7,6 +7,7 @@ import pytest
 from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.core.errors import InputError
 from tljax.data.formats.read import trajectory_from_record
+from tljax.data.mae import load_rule
 from tljax.data.trajectory import Turn
 
 TOOL = {"name": "f", "description": "F.", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
@@ -244,3 +245,69 @@ def test_content_under_an_unknown_key_is_refused_by_name(case):
 def test_a_tool_whose_parameters_have_an_unknown_name_is_refused():
     with pytest.raises(InputError, match=r"t.schema: is no known field.*parameters are read from parameters, input_"):
         tool_from_json({"name": "f", "schema": A}, "t")
+
+
+def turns_of(*messages, field="messages", **fields):
+    return trajectory_from_record({field: list(messages), **fields}, "f", 1).turns
+
+
+GO = {"role": "user", "content": "go"}
+
+
+def test_legacy_functions_are_the_tools():
+    row = {
+        "functions": [TOOL],
+        "messages": [GO, {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}],
+    }
+    trajectory = trajectory_from_record(row, "f", 1)
+    assert trajectory.tools == (tool_from_json(TOOL, "t"),) and trajectory.turns[1].call == Call("f", {})
+
+
+def test_openai_messages_are_read_under_conversations():
+    messages = [GO, {"role": "assistant", "tool_calls": [call("f", {"x": 1}, "c")]}]
+    expected = (Turn("user", "go"), Turn("assistant", call=Call("f", {"x": 1})))
+    assert turns_of(*messages, field="conversations", tools=[TOOL]) == expected
+    assert turns_of(*messages, field="conversations") == expected
+    # Beside a column of tools, TL-Training's rows stay what they are.
+    assert trajectory_from_record(raw(("assistant", 'f\n{"x": 1}'), tools=[TOOL]), "f", 1).turns == expected[1:]
+
+
+@pytest.mark.parametrize("field, value", [("weight", 0), ("loss_mask", 0), ("train", False)])
+def test_a_message_of_weight_0_is_context_and_not_learned(field, value):
+    calls = [call("f", {}, "p"), call("f", {}, "q")]
+    first, second = {"role": "assistant", "tool_calls": calls, field: value}, {"role": "assistant", "content": "good"}
+    trajectory = trajectory_from_record({"messages": [GO, first, second | {field: not value}]}, "f", 1)
+    assert [turn.learned for turn in trajectory.turns] == [True, False, False, True]
+    for rule in ("default", "none", "release"):
+        decisions = load_rule(rule)(trajectory)
+        assert [d.kept for d in decisions] == [False, False, True]
+        assert decisions[0].reason is not None and decisions[0].reason.startswith("not learned: ")
+
+
+def test_a_weight_other_than_0_and_1_is_refused():
+    with pytest.raises(InputError, match=r"messages\[1\].weight: is 0.5; allowed: 0 .*or 1"):
+        turns_of(GO, {"role": "assistant", "content": "x", "weight": 0.5})
+
+
+def test_json_that_a_tool_gives_is_its_text():
+    messages = [
+        GO,
+        {"role": "assistant", "tool_calls": [call("f", {})]},
+        {"role": "tool", "content": {"ok": [True, "é"]}},
+    ]
+    assert turns_of(*messages)[2] == Turn("function", '{"ok": [true, "é"]}')
+    messages[2] = {"role": "tool", "content": [{"a": 1}, 2]}
+    assert turns_of(*messages)[2] == Turn("function", '[{"a": 1}, 2]')
+
+
+def test_reasoning_and_refusals_are_text():
+    assert turns_of(GO, {"role": "assistant", "reasoning_content": "hm", "content": "yes"})[1].text == (
+        "<think>\nhm\n</think>\n\nyes"
+    )
+    assert turns_of(GO, {"role": "assistant", "content": None, "refusal": "I cannot."})[1].text == "I cannot."
+
+
+def test_a_message_with_content_under_an_unknown_key_is_refused():
+    with pytest.raises(InputError, match=r"messages\[1\].tool_call: is no known field, but has content"):
+        turns_of(GO, {"role": "assistant", "content": "x", "tool_call": {"name": "f"}})
+    assert turns_of(GO, {"role": "assistant", "content": "x", "timestamp": "now", "audio": None, "extra": ""})

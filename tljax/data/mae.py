@@ -54,6 +54,7 @@ class Decision:
     reason: str | None
 
 
+NOT_LEARNED = "not learned: the row gives this message the weight 0"
 Rule = Callable[[Trajectory], list[Decision]]
 UserFunction = Callable[[Call | None, str | None], str | None]
 
@@ -69,8 +70,22 @@ def load_rule(spec: str | Sequence[str]) -> Rule:
     module:function: `fn(call, feedback) -> reason | None` is called for every step; call or feedback are None if the
         step has none
 
-    Raises InputError for anything else. A function rule also raises it while it runs, and names row and step.
+    Whatever the rule says, a turn that its record marks as not to be learned is blocked. Raises InputError for anything
+    else. A function rule also raises it while it runs, and names row and step.
     """
+    rule = _load_rule(spec)
+
+    def decide(trajectory: Trajectory) -> list[Decision]:
+        turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
+        return [
+            decision if turn.learned else Decision(False, NOT_LEARNED)
+            for turn, decision in zip(turns, rule(trajectory), strict=True)
+        ]
+
+    return decide
+
+
+def _load_rule(spec: str | Sequence[str]) -> Rule:
     if not isinstance(spec, str):
         if not isinstance(spec, Sequence) or not all(isinstance(pattern, str) for pattern in spec):
             raise InputError(f"data.mae: {spec!r:.60} is neither a string nor a list of strings; {ALLOWED}")
@@ -85,7 +100,7 @@ def load_rule(spec: str | Sequence[str]) -> Rule:
     if name == "none":
         return lambda trajectory: [Decision(True, None) for _, _ in _steps(trajectory)]
     if name.startswith("["):
-        return load_rule(_json_patterns(name))
+        return _load_rule(_json_patterns(name))
     if name.endswith(".txt"):
         return _pattern_rule(_file_patterns(name))
     if is_function_path(name):

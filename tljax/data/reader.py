@@ -117,7 +117,7 @@ def read_records(source: str) -> Iterator[tuple[int, Any | InputError]]:
     broken in the middle.
     """
     if not os.path.isfile(source):
-        rows: Iterator[tuple[int, Any]] = enumerate(_load_dataset(source), start=1)
+        rows: Iterator[tuple[int, Any]] = enumerate(map(_without_nulls, _load_dataset(source)), start=1)
     else:
         rows = _read_file(source)
     number = 0
@@ -125,6 +125,16 @@ def read_records(source: str) -> Iterator[tuple[int, Any | InputError]]:
         yield number, row
     if number == 0:
         raise InputError(f"file {source}: holds no rows; a source needs at least one trajectory")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Returns a value of an Arrow table without the fields of objects that are null.
+
+    Every object of a column has the fields of all of them there, so f(a="x") beside g(b="y") is f(a="x", b=null).
+    """
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _read_file(source: str) -> Iterator[tuple[int, Any]]:
@@ -273,7 +283,7 @@ def _encode(trajectory: Trajectory, source: str) -> str:
         "row": trajectory.row,
         "system": trajectory.system,
         "tools": [[t.name, t.description, t.properties, t.required] for t in trajectory.tools],
-        "turns": [[t.role, t.text, t.call and [t.call.name, t.call.arguments]] for t in trajectory.turns],
+        "turns": [[t.role, t.text, t.call and [t.call.name, t.call.arguments], t.learned] for t in trajectory.turns],
     }
     try:
         encoded = json.dumps(fields, ensure_ascii=False)
@@ -289,7 +299,9 @@ def _encode(trajectory: Trajectory, source: str) -> str:
 def _decode(encoded: str) -> Trajectory:
     fields = json.loads(encoded)
     tools = tuple(Tool(name, text, properties, tuple(must)) for name, text, properties, must in fields["tools"])
-    turns = tuple(Turn(role, text, Call(*call) if call else None) for role, text, call in fields["turns"])
+    turns = tuple(
+        Turn(role, text, Call(*call) if call else None, learned) for role, text, call, learned in fields["turns"]
+    )
     return Trajectory(fields["id"], tools, turns, fields["system"], fields["row"])
 
 

@@ -14,11 +14,13 @@ class Turn:
     role: system, user, assistant or function (a tool's feedback)
     text: the text before the call, or the whole message where there is no call
     call: the call of an assistant turn, which makes at most one
+    learned: False if the record says that this assistant turn is not to be learned; it stays as context
     """
 
     role: str
     text: str = ""
     call: Call | None = None
+    learned: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,18 @@ def parse_call(entry: Any, location: str) -> Call:
     return Call(name, parse_arguments(entry.get(field), f"{location}.{field}"))
 
 
+# An assistant message with 0 or false in one of them stays context: OpenAI's fine-tuning, verl and axolotl.
+WEIGHTS = ("weight", "loss_mask", "train")
+
+
+def parse_weight(message: dict[str, Any], location: str) -> bool:
+    """Returns False if an assistant message is not to be learned. Raises InputError for a weight other than 0 and 1."""
+    field = the_field(message, WEIGHTS, location)
+    if field is not None and message[field] not in (0, 1):
+        raise InputError(f"{location}.{field}: is {shorten(message[field])}; allowed: 0 (context alone) or 1 (learned)")
+    return field is None or bool(message[field])
+
+
 def parse_arguments(arguments: Any, location: str) -> dict[str, Any]:
     """Returns the arguments of a call, given as an object, as JSON text, or as nothing ("" or null)."""
     if arguments is None or arguments == "":

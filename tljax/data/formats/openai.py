@@ -10,22 +10,41 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
-from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, refuse_unknown, shorten
-from tljax.data.formats.fields import parse_call, parse_messages, parse_role, parse_tools
+from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, refuse_unknown, shorten, the_field
+from tljax.data.formats.fields import parse_call, parse_messages, parse_role, parse_tools, parse_weight
 from tljax.data.formats.pairing import pair_feedback
 from tljax.data.trajectory import Conversation, Turn
 
 SCHEMA = '{"tools", "messages"} (OpenAI)'
 MESSAGES = "messages"
+# The spellings of the field that holds the messages, and of the one that holds the tools.
+MESSAGES_FIELDS = (MESSAGES, "conversations", "conversation")
+TOOLS_FIELDS = ("tools", "functions")
+# Keys of a message that are read, or that say nothing about the conversation.
+_KEYS = frozenset(
+    "role content tool_calls function_call tool_call_id name reasoning_content reasoning thinking refusal "
+    "weight loss_mask train "
+    "id _id index type timestamp created created_at time date model usage annotations logprobs finish_reason "
+    "meta metadata status cost source provider_specific_fields".split()
+)
 
 
 def matches(record: dict[str, Any]) -> bool:
-    """Returns True if the record has messages."""
-    return record.get(MESSAGES) is not None
+    """Returns True if the record has messages, or conversations whose messages are OpenAI's."""
+    if record.get(MESSAGES) is not None:
+        return True
+    messages = next((record[field] for field in MESSAGES_FIELDS if isinstance(record.get(field), list)), [])
+    messages = [message for message in messages if isinstance(message, dict)]
+    if messages and str(messages[0].get("content")).lstrip().startswith("["):
+        return False  # TL-Training's list of tools
+    tools = any(record.get(field) is not None for field in TOOLS_FIELDS)
+    named = {"tool_calls", "function_call", "tool_call_id"}
+    return any("role" in m for m in messages) and (tools or any(not named.isdisjoint(m) for m in messages))
 
 
 def read(record: dict[str, Any], location: str) -> Conversation:
@@ -33,9 +52,11 @@ def read(record: dict[str, Any], location: str) -> Conversation:
 
     A message with several calls becomes as many assistant turns, each followed by its own feedback.
     """
-    field = f"{location}, field {MESSAGES}"
-    messages = parse_messages(record[MESSAGES], field)
-    tools = () if record.get("tools") is None else parse_tools(record["tools"], f"{location}, field tools")
+    name = the_field(record, MESSAGES_FIELDS, location) or MESSAGES
+    field = f"{location}, field {name}"
+    messages = parse_messages(record[name], field)
+    tools_field = the_field(record, TOOLS_FIELDS, location)
+    tools = () if tools_field is None else parse_tools(record[tools_field], f"{location}, field {tools_field}")
 
     # The leading system message.
     system, i = "", 0
@@ -51,9 +72,10 @@ def read(record: dict[str, Any], location: str) -> Conversation:
         if role != "assistant":
             turns.append(Turn(role, text))
             continue
+        learned = parse_weight(message, message_field)
         calls, ids = _calls(message, message_field)
         if not calls:
-            turns.append(Turn("assistant", check_not_blank(text, f"{message_field}.content")))
+            turns.append(Turn("assistant", check_not_blank(text, f"{message_field}.content"), learned=learned))
             continue
         start = i
         while i < len(messages) and parse_role(messages[i], f"{field}[{i}]") == "function":
@@ -62,7 +84,7 @@ def read(record: dict[str, Any], location: str) -> Conversation:
         for j, k in zip(range(start, i), pair_feedback(calls, ids, messages[start:i]), strict=True):
             feedback[k].append(Turn("function", _text(messages[j], f"{field}[{j}]")))
         for k, call in enumerate(calls):
-            turns.append(Turn("assistant", text if k == 0 else "", call))
+            turns.append(Turn("assistant", text if k == 0 else "", call, learned))
             turns.extend(feedback[k])
     return Conversation(tools, tuple(turns), system)
 
@@ -86,10 +108,28 @@ def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any
 
 
 def _text(message: dict[str, Any], location: str) -> str:
-    """Returns the text of a message whose content is a string, null, or a list of text parts."""
-    content = get_or_default(message, "content", "")
+    """Returns the text of a message, with its reasoning in <think> tags before it.
+
+    The content is a string, null, a list of text parts, or the JSON value that a tool gave. Raises InputError for
+    another type, and for content under an unknown key.
+    """
+    refuse_unknown(message, _KEYS, location, "a message's text is read from content, its calls from tool_calls")
+    text = _content(message, location)
+    reasoning = the_field(message, ("reasoning_content", "reasoning", "thinking"), location)
+    if reasoning is not None and message[reasoning]:
+        thought = expect_type(message[reasoning], str, f"{location}.{reasoning}")
+        text = f"<think>\n{thought.strip()}\n</think>\n\n{text}"
+    return text
+
+
+def _content(message: dict[str, Any], location: str) -> str:
+    content = get_or_default(message, "content", get_or_default(message, "refusal", ""))
+    if isinstance(content, dict) and message.get("role") in ("tool", "function"):
+        return json.dumps(content, ensure_ascii=False)
     if not isinstance(content, list):
         return expect_type(content, str, f"{location}.content")
+    if message.get("role") in ("tool", "function") and not all(isinstance(p, dict) and "text" in p for p in content):
+        return json.dumps(content, ensure_ascii=False)
     texts = []
     for k, part in enumerate(content):
         part = expect_type(part, dict, f"{location}.content[{k}]")

@@ -9,9 +9,9 @@ from tljax.core.json_fields import join_names, json_type_name
 from tljax.data.formats import openai, tl_training
 from tljax.data.trajectory import Trajectory
 
-# The first format that matches a record reads it.
-FORMATS = (tl_training, openai)
-_SCHEMAS = "either " + " or ".join(form.SCHEMA for form in FORMATS)
+# The first format that matches a record reads it; a record of none is expected to be of the last.
+FORMATS = (openai, tl_training)
+_SCHEMAS = "either " + " or ".join(form.SCHEMA for form in reversed(FORMATS))
 
 
 def trajectory_from_record(record: Any, file: str, number: int) -> Trajectory:
@@ -25,7 +25,7 @@ def trajectory_from_record(record: Any, file: str, number: int) -> Trajectory:
     form = next((form for form in FORMATS if form.matches(record)), None)
     if form is None:
         raise InputError(
-            f"{location}, field {FORMATS[0].MESSAGES}: is missing (fields here: {join_names(record)}); "
+            f"{location}, field {FORMATS[-1].MESSAGES}: is missing (fields here: {join_names(record)}); "
             f"a row is {_SCHEMAS}"
         )
     conversation = form.read(record, location)
