@@ -100,8 +100,8 @@ def test_tool_schemas_of_real_openai_tools():
 
 ASK = ("assistant", "ok")
 BAD_ROWS = [
-    ([], "row 4: is a list, not an object; a row is either"),
-    ({"id": "a", "text": ""}, "field conversations: is missing (fields here: id, text); a row is either"),
+    ([], "row 4: is a list, not an object; a row is {"),
+    ({"id": "a", "text": ""}, "field conversations: is missing (fields here: id, text); a row is {"),
     ({"conversations": {}}, "field conversations: is an object, not a list"),
     ({"conversations": []}, "field conversations: is empty"),
     (raw(("user", "q")), "field conversations: has no assistant message"),

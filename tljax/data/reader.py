@@ -16,7 +16,7 @@ import datasets
 import ijson
 import numpy as np
 
-from tljax.calls import flat_parameters, tool
+from tljax.calls import tool
 from tljax.calls.tool import Call, Tool
 from tljax.core import json_fields
 from tljax.core.errors import InputError
@@ -99,7 +99,7 @@ def _code_hash() -> str:
     """Returns a hash of the code that turns a file into trajectories, so that those of another version are not read."""
     data = Path(__file__).parent
     files = [data / "reader.py", data / "trajectory.py", *sorted((data / "formats").glob("*.py"))]
-    files += [Path(inspect.getfile(module)) for module in (tool, flat_parameters, json_fields)]
+    files += [*sorted(Path(inspect.getfile(tool)).parent.glob("*.py")), Path(inspect.getfile(json_fields))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -3,6 +3,8 @@
 read.py         record -> Trajectory; FORMATS lists the modules below, and the first one that matches a record reads it
 tl_training.py  {"id", "conversations"}, as TL-Training releases it
 openai.py       {"tools", "messages"}, as OpenAI's chat API writes it
+sharegpt.py     {"tools", "conversations": [{"from", "value"}]}: LLaMA-Factory, APIGen-MT, Hermes, ToolACE
+xlam.py         {"query", "tools", "answers"}
 pairing.py      tool messages -> the calls that they answer
 fields.py       what formats share: roles, tool lists, arguments
 

@@ -57,16 +57,23 @@ def read(record: dict[str, Any], location: str) -> Conversation:
     messages = parse_messages(record[name], field)
     tools_field = the_field(record, TOOLS_FIELDS, location)
     tools = () if tools_field is None else parse_tools(record[tools_field], f"{location}, field {tools_field}")
+    system, turns = read_messages([(message, f"{field}[{i}]") for i, message in enumerate(messages)])
+    return Conversation(tools, turns, system)
+
+
+def read_messages(located: list[tuple[Any, str]]) -> tuple[str, tuple[Turn, ...]]:
+    """Returns the leading system text and the turns of messages, which come with their locations."""
+    messages, locations = [message for message, _ in located], [location for _, location in located]
 
     # The leading system message.
     system, i = "", 0
-    if parse_role(messages[0], f"{field}[0]") == "system":
-        system, i = _text(messages[0], f"{field}[0]"), 1
+    if messages and parse_role(messages[0], locations[0]) == "system":
+        system, i = _text(messages[0], locations[0]), 1
 
     # All other messages; the feedback that follows a message with calls is read together with it.
     turns: list[Turn] = []
     while i < len(messages):
-        message, message_field = messages[i], f"{field}[{i}]"
+        message, message_field = messages[i], locations[i]
         role, text = parse_role(message, message_field), _text(message, message_field)
         i += 1
         if role != "assistant":
@@ -78,15 +85,15 @@ def read(record: dict[str, Any], location: str) -> Conversation:
             turns.append(Turn("assistant", check_not_blank(text, f"{message_field}.content"), learned=learned))
             continue
         start = i
-        while i < len(messages) and parse_role(messages[i], f"{field}[{i}]") == "function":
+        while i < len(messages) and parse_role(messages[i], locations[i]) == "function":
             i += 1
         feedback: list[list[Turn]] = [[] for _ in calls]
         for j, k in zip(range(start, i), pair_feedback(calls, ids, messages[start:i]), strict=True):
-            feedback[k].append(Turn("function", _text(messages[j], f"{field}[{j}]")))
+            feedback[k].append(Turn("function", _text(messages[j], locations[j])))
         for k, call in enumerate(calls):
             turns.append(Turn("assistant", text if k == 0 else "", call, learned))
             turns.extend(feedback[k])
-    return Conversation(tools, tuple(turns), system)
+    return system, tuple(turns)
 
 
 def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any]]:
