@@ -185,6 +185,7 @@ _DETAILS = (
     ("format", "truncated"),
     ("format", "duplicate_argument"),
     ("format", "too_many_positional"),
+    ("format", "colon_argument"),
     ("parameter", "hallucinated"),
     ("parameter", "redundant"),
     ("parameter", "missing"),

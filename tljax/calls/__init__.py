@@ -4,6 +4,8 @@ tool.py                 Tool and Call; a tool from its JSON
 flat_parameters.py      parameters without "properties" -> a JSON schema
 render.py               tools, calls and values -> text, in two dialects
 literals.py             an argument's text -> its value, without eval
+markup.py               any text -> its reasoning, tags and other marks around calls
+arguments.py            a call's text from its parenthesis on -> its arguments
 parse.py                any text -> the calls in it
 parse_tools.py          a rendered prompt -> its tools
 compare.py              a predicted and a golden call -> the kind of error

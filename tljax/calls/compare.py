@@ -19,6 +19,7 @@ _ISSUES = {
     "truncated": "a call that never closes",
     "duplicate_argument": "an argument given twice",
     "too_many_positional": "more positional arguments than parameters",
+    "colon_argument": "an argument written as name: value, not as name=value",
 }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from tljax.calls.literals import parse_literal
+from tljax.calls.arguments import Opening, parse_call
+from tljax.calls.markup import Markup, find_markup
 from tljax.calls.tool import Call, Tool
 
 
@@ -16,8 +16,8 @@ class ParsedText:
     """The calls of a text, in order.
 
     issue: the first problem: "no_call", "truncated" (a call never closes; its complete arguments stay),
-    "duplicate_argument" (the last value counts), "too_many_positional", or None. text_before: the text before the
-    first call.
+    "duplicate_argument" (the last value counts), "too_many_positional", "colon_argument"
+    (`name: value` for `name=value`), or None. text_before: the text before the first call, without reasoning.
     """
 
     calls: tuple[Call, ...]
@@ -25,37 +25,14 @@ class ParsedText:
     text_before: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    """The beginning of a call: the tool's name, the index of the name, and the index of the parenthesis."""
-
-    name: str
-    start: int
-    paren: int
-
-
-# The end of the reply, outside of calls.
-_STOP = re.compile(r"</s>|\n(?:User|Output|Assistant|System):")
 _FENCE = re.compile(r"```[^\n`(]*\n")
 # Text before a name on its line that is no part of the name: closing marks of the previous call, list markers, quotes.
 _LEAD = re.compile(r"(?:Assistant:|[-*+](?=\s)|\d+[.)](?=\s)|[\s,;\[\]`(])*")
-_MARK = re.compile(r"""['"()\[\]{},=]""")
-_EQUALS = re.compile(r"\s*=(?!=)")
-_BEFORE_STRING = "=,([{:+"
-_STRINGS = {
-    "'": re.compile(r"'[^'\\]*(?:\\.[^'\\]*)*'", re.DOTALL),
-    '"': re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL),
-    "'''": re.compile(r"'''(?:[^\\]|\\.)*?'''", re.DOTALL),
-    '"""': re.compile(r'"""(?:[^\\]|\\.)*?"""', re.DOTALL),
-}
-_ENDS = {
-    quote: re.compile(rf"\\.|({quote})(?=(\s*\)|\s*,\s*[^\s=,()'\"\[\]{{}}]+\s*=(?!=))?(\s*[\]}}),:])?)", re.DOTALL)
-    for quote in _STRINGS
-}
+# Marks that may precede the name of a listed tool without a blank.
+_QUOTES = "*\"'>|~"
 # Levels of certainty that a call opens: a word and a blank before "(", a name within a sentence, a name that begins
 # its line.
 _WORD, _IN_SENTENCE, _ALONE = range(3)
-_PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
 def parse_calls(text: str, tools: Sequence[Tool] = ()) -> ParsedText:
@@ -64,44 +41,70 @@ def parse_calls(text: str, tools: Sequence[Tool] = ()) -> ParsedText:
     The tool list resolves ambiguous texts: tool names with blanks, parameter names with quotes, brackets, commas or
     "=", and the names of positional arguments. Positional arguments of an unlisted tool, and those beyond a tool's
     parameters, are named by their position ("0", "1", ...). The name of an unlisted tool has no blank and no "(", and
-    does not begin with a mark that may precede a call (comma, semicolon, square bracket, backtick, "Assistant:"). The
-    name of an unlisted parameter has no quote, bracket, comma or "=", and no blank at either end.
+    does not begin with a mark that may precede a call (comma, semicolon, square bracket, backtick, "Assistant:", and
+    those of markup.py). The name of an unlisted parameter has no quote, bracket, comma or "=", and no blank at either
+    end.
     """
-    # The beginning of the reply, and the parameters of each tool.
+    # The parameters of each tool, and the beginning of the reply.
     text = text.strip()
-    fence = _FENCE.match(text)
-    i = fence.end() if fence else 0
     parameters: dict[str, list[str]] = {}
     for tool in tools:
         names = parameters.setdefault(tool.name, [])
         names += [name for name in tool.parameters if name not in names]
+    marks = find_markup(text, list(parameters))
     # One call after the other.
+    parsed, spans = _parse_from(text, marks, 0, tools, parameters)
+    thought = marks.unopened_thought() if marks.closes else None
+    if thought is not None and not any(begin <= thought[0] < end for begin, end in spans):
+        parsed, _ = _parse_from(text, marks, thought[1], tools, parameters)
+    return parsed
+
+
+def _parse_from(
+    text: str, marks: Markup, i: int, tools: Sequence[Tool], parameters: dict[str, list[str]]
+) -> tuple[ParsedText, list[tuple[int, int]]]:
+    """Returns the calls in text[i:], and the begin and end of those that close."""
+    begin = i = _beginning(marks, i)
     calls: list[Call] = []
-    issue, before, begin, lenient = None, "", i, True
-    stop = _find_stop(text, i)
-    while (opening := _next_opening(text, i, stop, parameters, further=bool(calls))) is not None:
+    spans: list[tuple[int, int]] = []
+    issue, before, lenient = None, "", True
+    while (opening := _next_opening(marks, i, parameters, further=bool(calls))) is not None:
         if not calls:
-            before = text[begin : opening.start].strip()
-            before = "" if _LEAD.fullmatch(before + " ") else before
-        call, call_issue, end, lenient = _parse_call(text, opening, parameters.get(opening.name), lenient)
+            before = _text_between(text, marks, begin, opening.start)
+        call, call_issue, end, lenient = parse_call(text, opening, parameters.get(opening.name), tools, lenient)
         calls.append(call)
         issue = issue or call_issue
         if end is None:
             break
+        spans.append((opening.start, end))
         i = end
-        # A new search is needed only if the stop was inside the call. One search per call would take quadratic time.
-        stop = stop if i <= stop else _find_stop(text, i)
-    return ParsedText(tuple(calls), issue if calls else "no_call", before)
+    return ParsedText(tuple(calls), issue if calls else "no_call", before), spans
 
 
-def _find_stop(text: str, i: int) -> int:
-    """Returns the index of the first stop string from `i` on, or the length of the text."""
-    stop = _STOP.search(text, i)
-    return len(text) if stop is None else stop.start()
+def _beginning(marks: Markup, i: int) -> int:
+    """Returns the index after the blanks, the reasoning parts and the line of a fence with which text[i:] begins."""
+    thought = marks.next_thought(i) if marks.opens else None
+    while thought is not None and not marks.visible[i : thought[0]].strip():
+        i = thought[1]
+        thought = marks.next_thought(i)
+    i += len(marks.visible[i:]) - len(marks.visible[i:].lstrip()) if marks.visible[i : i + 1].isspace() else 0
+    fence = _FENCE.match(marks.visible, i)
+    return fence.end() if fence else i
 
 
-def _next_opening(text: str, i: int, end: int, parameters: dict[str, list[str]], further: bool) -> _Opening | None:
-    """Returns the opening of the next call in text[i:end], or None.
+def _text_between(text: str, marks: Markup, i: int, end: int) -> str:
+    """Returns text[i:end] without its reasoning parts, and without the marks at its end; "" if nothing else is left."""
+    parts = []
+    while marks.opens and (thought := marks.next_thought(i)) is not None and thought[0] < end:
+        parts.append(text[i : thought[0]])
+        i = thought[1]
+    parts.append(text[i : i + len(marks.visible[i:end].rstrip())])
+    before = "".join(parts).strip()
+    return "" if _LEAD.fullmatch(before.strip(_QUOTES) + " ") else before
+
+
+def _next_opening(marks: Markup, i: int, parameters: dict[str, list[str]], further: bool) -> Opening | None:
+    """Returns the opening of the next call from `i` on, outside of reasoning, or None.
 
     further: True after the first call. A parenthesis in prose opens no call: one after several words and a blank, and
     after the first call also one after several words of which the last is no tool. A call of a listed tool that begins
@@ -109,22 +112,29 @@ def _next_opening(text: str, i: int, end: int, parameters: dict[str, list[str]],
     word, a blank and a parenthesis.
     """
     candidate, certainty = None, -1
+    text, end = marks.visible, marks.next_stop(i)
     while i < end:
         line_end = text.find("\n", i, end)
         line_end = end if line_end < 0 else line_end
+        after = line_end + 1
+        # A reasoning part ends the line, and the reply does not end inside of it.
+        thought = marks.next_thought(i) if marks.opens else None
+        if thought is not None and thought[0] <= line_end:
+            line_end, after = thought
+            end = marks.next_stop(after)
         opening, certain = _opening_on_line(text, i, line_end, parameters, further)
         if opening is not None:
             if certain == _ALONE and (certainty < _IN_SENTENCE or opening.name in parameters):
                 return opening
             if certain > certainty and not further:
                 candidate, certainty = opening, certain
-        i = line_end + 1
+        i = after
     return candidate
 
 
 def _opening_on_line(
     text: str, i: int, end: int, parameters: dict[str, list[str]], further: bool
-) -> tuple[_Opening | None, int]:
+) -> tuple[Opening | None, int]:
     """Returns the first opening in text[i:end], which is one line, and how certain it is; (None, -1) without one."""
     # A listed name that holds a parenthesis itself.
     lead = _LEAD.match(text, i, end)
@@ -132,24 +142,27 @@ def _opening_on_line(
     for start in dict.fromkeys((i, begin)):
         for name in parameters:
             if "(" in name and text.startswith(name + "(", start):
-                return _Opening(name, start, start + len(name)), _ALONE
+                return Opening(name, start, start + len(name)), _ALONE
     # Otherwise each parenthesis in turn, with the text before it on the line.
     paren = text.find("(", i, end)
     while paren >= 0:
         prefix = text[i:paren].rstrip()
         for start in (i + len(prefix) - len(prefix.lstrip()), begin):
             if start < paren and text[start:paren].rstrip() in parameters:
-                return _Opening(text[start:paren].rstrip(), start, paren), _ALONE
+                return Opening(text[start:paren].rstrip(), start, paren), _ALONE
         words = text[begin:paren].split(maxsplit=1) if begin < paren else []
         listed = _listed_ending(prefix, parameters) if len(words) > 1 else None
         if listed is not None:
-            return _Opening(listed, i + len(prefix) - len(listed), paren), _ALONE
+            return Opening(listed, i + len(prefix) - len(listed), paren), _ALONE
         blank = text[paren - 1 : paren].isspace()
+        bare = words[0].lstrip(_QUOTES) if len(words) == 1 else ""
+        if bare in parameters:
+            return Opening(bare, begin + len(words[0]) - len(bare), paren), _ALONE
         if len(words) == 1:
-            return _Opening(words[0], begin, paren), _WORD if blank else _ALONE
+            return Opening(words[0], begin, paren), _WORD if blank else _ALONE
         if len(words) > 1 and not blank and not further and text[paren - 1] != "(":
             name = prefix.split()[-1]
-            return _Opening(name, i + len(prefix) - len(name), paren), _IN_SENTENCE
+            return Opening(name, i + len(prefix) - len(name), paren), _IN_SENTENCE
         paren = text.find("(", paren + 1, end)
     return None, -1
 
@@ -159,123 +172,3 @@ def _listed_ending(prefix: str, parameters: dict[str, list[str]]) -> str | None:
     names = (name for name in parameters if name and prefix.endswith(name))
     apart = (name for name in names if not re.match(r"[\w.-]", prefix[-len(name) - 1 : -len(name)]))
     return max(apart, key=len, default=None)
-
-
-def _parse_call(
-    text: str, opening: _Opening, parameters: list[str] | None, lenient: bool
-) -> tuple[Call, str | None, int | None, bool]:
-    """Returns the call at `opening`, its issue, the index after it (None if it never closes), and a new `lenient`.
-
-    lenient: True allows a second, lenient scan of a call that the strict scan cannot read. It becomes False after a
-    lenient scan that reaches the end of the text: every later one would too, which takes quadratic time.
-    """
-    # The arguments as text and as values: strictly, and leniently if that reads more of them.
-    names = sorted(parameters or (), key=len, reverse=True)
-    segments, end = _segments(text, opening.paren + 1, names, lenient=False)
-    values = [parse_literal(source) for _, source in segments]
-    num_failed = sum(not parsed for _, parsed in values)
-    if lenient and (end is None or num_failed):
-        lenient_segments, lenient_end = _segments(text, opening.paren + 1, names, lenient=True)
-        lenient = lenient_end is not None
-        if lenient:
-            lenient_values = [parse_literal(source) for _, source in lenient_segments]
-            if end is None or sum(not parsed for _, parsed in lenient_values) < num_failed:
-                segments, end, values = lenient_segments, lenient_end, lenient_values
-    # The arguments' names.
-    arguments: dict[str, Any] = {}
-    issue, position = None, 0
-    for (key, _), (value, _) in zip(segments, values, strict=True):
-        if key is None:
-            if parameters is not None and position >= len(parameters):
-                issue = issue or "too_many_positional"
-            key = parameters[position] if parameters and position < len(parameters) else str(position)
-            position += 1
-        if key in arguments:
-            issue = issue or "duplicate_argument"
-        arguments[key] = value
-    return Call(opening.name, arguments), "truncated" if end is None else issue, end, lenient
-
-
-def _segments(text: str, i: int, names: list[str], lenient: bool) -> tuple[list[tuple[str | None, str]], int | None]:
-    """Returns the arguments as (key or None, text of the value), and the index after the closing parenthesis.
-
-    The index is None if the call never closes. The strict scan reads Python's strings and matching brackets. In the
-    lenient scan a quote opens a string only where a value begins, a quote closes it only before ")" or ", key=", and
-    brackets need not match.
-    """
-    segments: list[tuple[str | None, str]] = []
-    stack: list[str] = []
-    key, begin = _listed_key(text, i, names)
-    equals, i = None, begin
-    while (mark := _MARK.search(text, i)) is not None:
-        start, char = mark.start(), mark[0]
-        i = start + 1
-        if char in "'\"":
-            if lenient and text[begin:start].rstrip()[-1:] not in ("", *_BEFORE_STRING):
-                continue
-            close = _string_end(text, start, lenient, bool(stack))
-            if close is None:
-                return segments, None
-            i = close
-        elif char in "([{":
-            stack.append(char)
-        elif char == ")" and (not stack or (lenient and "(" not in stack)):
-            _append(segments, text[begin:start], key, None if equals is None else equals - begin)
-            return segments, i
-        elif char in _PAIRS:
-            if stack and stack[-1] == _PAIRS[char]:
-                stack.pop()
-            elif not lenient:
-                return segments, None
-            elif char == ")":
-                while stack.pop() != "(":
-                    pass
-        elif stack:
-            continue
-        elif char == ",":
-            _append(segments, text[begin:start], key, None if equals is None else equals - begin)
-            key, begin = _listed_key(text, i, names)
-            equals, i = None, begin
-        elif char == "=" and key is None and equals is None:
-            if text[i : i + 1] == "=" or text[start - 1] == "=":
-                continue
-            equals = start
-    return segments, None
-
-
-def _append(segments: list[tuple[str | None, str]], argument: str, key: str | None, equals: int | None) -> None:
-    """Appends one argument. If `key` is None, `equals` is the index of the "=" after its key, or None."""
-    if key is None and equals is not None:
-        key, argument = argument[:equals].strip(), argument[equals + 1 :]
-        if len(key) > 1 and key[0] == key[-1] and key[0] in "'\"":
-            key = key[1:-1]
-    source = argument.strip()
-    if key is not None or source:
-        segments.append((key, source))
-
-
-def _listed_key(text: str, i: int, names: list[str]) -> tuple[str | None, int]:
-    """Returns the listed parameter name at `i` and the index of its value; (None, i) if there is none with a "="."""
-    rest = len(text) - len(text[i:].lstrip()) if names else i
-    for name in names:
-        for start in (i, i + 1, rest):
-            if text.startswith(name, start) and (start == i or text[i].isspace()):
-                equals = _EQUALS.match(text, start + len(name))
-                if equals is not None:
-                    return name, equals.end()
-    return None, i
-
-
-def _string_end(text: str, start: int, lenient: bool, nested: bool) -> int | None:
-    """Returns the index after the string that opens at `start`, None if it never closes.
-
-    nested: True inside of brackets, where also a comma, a colon or a bracket may follow the closing quote.
-    """
-    quote = text[start : start + 3] if text[start : start + 3] in _STRINGS else text[start]
-    if not lenient:
-        match = _STRINGS[quote].match(text, start)
-        return None if match is None else match.end()
-    for end in _ENDS[quote].finditer(text, start + len(quote)):
-        if end[1] is not None and (end[2] is not None or (nested and end[3] is not None)):
-            return end.end()
-    return None
