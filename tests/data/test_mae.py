@@ -8,7 +8,7 @@ from tljax.calls.tool import Call
 from tljax.core.errors import InputError
 from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import Decision, load_rule
-from tljax.data.reader import read_records
+from tljax.data.records import read_records
 from tljax.data.trajectory import Trajectory, Turn
 
 NAMED = ("default", "release", "release_no_filter", "none")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import os
 import shutil
 import tracemalloc
@@ -12,7 +13,8 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.data import reader
 from tljax.data.formats.read import trajectory_from_record
-from tljax.data.reader import open_trajectories, read_records
+from tljax.data.reader import open_trajectories
+from tljax.data.records import read_records
 from tljax.data.trajectory import Turn
 
 TOOL = {"name": "f", "description": "F.", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
@@ -58,6 +60,8 @@ def lines(*rows):
         ("bom.json", b"\xef\xbb\xbf" + json.dumps([GOOD, GOOD]).encode()),
         ("a.jsonl", lines(GOOD, GOOD)),
         ("lines.json", lines(GOOD, GOOD)),
+        ("a.json.gz", gzip.compress(json.dumps([GOOD, GOOD]).encode(), mtime=0)),
+        ("a.jsonl.gz", gzip.compress(lines(GOOD, GOOD).encode(), mtime=0)),
         ("blank.jsonl", b"\xef\xbb\xbf\n" + lines(GOOD).encode() + b"\r\n\r\n" + lines(GOOD).encode().rstrip()),
     ],
 )
@@ -96,7 +100,11 @@ def test_numbers_and_key_order_survive(write):
         ("big.json", f"[1, {2**70}, 2, nul]", "after row 3: is not JSON"),
         ("latin.json", b'[{"a": "\xe9"}]', "row 1: is not JSON (lexical error: invalid bytes in UTF8 string.)"),
         ("wide.json", json.dumps([GOOD]).encode("utf-16"), "is not text in UTF-8"),
-        ("rows.json.gz", gzip.compress(b"[]", mtime=0), "is compressed; unpack it first"),
+        ("rows.json.xz", lzma.compress(b"[]"), "is compressed; unpack it first"),
+        ("twice.gz", gzip.compress(gzip.compress(b"[]", mtime=0), mtime=0), "is compressed; unpack it first"),
+        ("cut.json.gz", gzip.compress(b"[1, 2]", mtime=0)[:-9], "is a damaged gzip file"),
+        ("one.json.gz", gzip.compress(b'{"a": 1}', mtime=0), "holds one JSON object"),
+        ("rows.parquet", b"PAR1 and no more", "is a damaged Parquet file"),
     ],
 )
 def test_files_that_cannot_be_read(write, cache, name, content, message):
@@ -250,10 +258,12 @@ def test_arguments_of_other_calls_do_not_become_null_in_arrow(tmp_path, cache, c
     arguments = [{"a": "x", "l": [{"p": 1}]}, {"b": {"c": 2}}, {"l": [{"q": None}, {}]}]
     rows = [row(name, value) for name, value in zip("fgh", arguments, strict=True)]
     datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
-    source = open_trajectories(str(tmp_path / "saved"), "refuse", cache)
-    found = [t.turns[1].call.arguments for t in source.trajectories()]
-    # A null that the row wrote cannot be told from one that Arrow added; in JSON it stays.
-    assert found == [*arguments[:2], {"l": [{}, {}]}]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "rows.parquet"))
+    for name in ("saved", "rows.parquet"):
+        source = open_trajectories(str(tmp_path / name), "refuse", cache)
+        found = [t.turns[1].call.arguments for t in source.trajectories()]
+        # A null that the row wrote cannot be told from one that Arrow added; in JSON it stays.
+        assert found == [*arguments[:2], {"l": [{}, {}]}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     source = open_trajectories(str(tmp_path / "rows.jsonl"), "refuse", cache)
     assert [t.turns[1].call.arguments for t in source.trajectories()] == arguments

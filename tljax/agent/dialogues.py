@@ -21,7 +21,7 @@ from tljax.data.prompt_records import (
     require_one_of,
     unanswered_conversation,
 )
-from tljax.data.reader import read_records
+from tljax.data.records import read_records
 from tljax.data.trajectory import Turn
 from tljax.evaluate.benchmarks.discover import discover_sets
 from tljax.evaluate.benchmarks.sets import EvalSet, Example

@@ -1,6 +1,7 @@
 """Files -> trajectories -> MAE -> text -> tokens -> PKT weights -> rows -> batches.
 
-reader.py          a JSON or JSONL file, or a data set's name -> records; -> trajectories in an Arrow file
+records.py         a JSON, JSONL or Parquet file, or a data set's name -> records
+reader.py          records -> trajectories in an Arrow file
 formats/           a record, in one of the formats that people have -> Trajectory
 trajectory.py      Trajectory: tools and turns
 mae.py             trajectory -> a decision for each step, with the reason if it is blocked

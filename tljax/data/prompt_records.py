@@ -9,7 +9,7 @@ from tljax.core.errors import InputError
 from tljax.data.formats import openai
 from tljax.data.formats.fields import ROLES
 from tljax.data.prompt import render_prompt
-from tljax.data.reader import read_records
+from tljax.data.records import read_records
 from tljax.data.trajectory import Conversation
 
 SCHEMAS = 'either {"id", "prompt"} or {"id", "tools", "messages"} (OpenAI)'

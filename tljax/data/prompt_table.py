@@ -23,7 +23,7 @@ from tljax.calls.parse_tools import parse_tools
 from tljax.calls.render import render_call
 from tljax.calls.tool import Tool
 from tljax.core.errors import InputError
-from tljax.data import reader
+from tljax.data import reader, records
 from tljax.data.arrow import build_dataset
 from tljax.data.examples import code_hash, format_counts
 from tljax.data.mae import Rule, load_rule
@@ -234,7 +234,7 @@ def _rows_of_trajectory(
 def _build_from_pairs(data: Any, file: str, tokenizer: Tokenizer) -> _Source:
     def generate() -> Iterator[dict[str, Any]]:
         numbers: dict[str, int] = {}
-        for number, pair in tqdm(reader.read_records(file), desc="tokenizing", unit="row", disable=None):
+        for number, pair in tqdm(records.read_records(file), desc="tokenizing", unit="row", disable=None):
             try:
                 if isinstance(pair, InputError):
                     raise pair
@@ -245,7 +245,7 @@ def _build_from_pairs(data: Any, file: str, tokenizer: Tokenizer) -> _Source:
             opening = text[: text.index(f"\n{PROMPT_END}")] if f"\n{PROMPT_END}" in text else text
             yield row | {"trajectory": numbers.setdefault(opening, len(numbers))}
 
-    facts = {"source": reader.source_hash(file), "file": file}
+    facts = {"source": records.source_hash(file), "file": file}
     rows = _build(generate, data, facts, tokenizer)
     errors = [error for error in _column(rows, "error") if error]
     if data.on_bad_row == "refuse":
@@ -257,7 +257,7 @@ def _build_from_pairs(data: Any, file: str, tokenizer: Tokenizer) -> _Source:
 
 def _holds_pairs(file: str) -> bool:
     """Returns True if the first row that can be read has an instruction instead of a conversation."""
-    first = next((row for _, row in reader.read_records(file) if isinstance(row, dict)), {})
+    first = next((row for _, row in records.read_records(file) if isinstance(row, dict)), {})
     return "instruction" in first and first.get("conversations") is None and first.get("messages") is None
 
 

@@ -1,4 +1,4 @@
-"""A JSON or JSONL file, or the name of a dataset -> records -> checked trajectories in an Arrow file on disk."""
+"""The records of a file or a dataset -> checked trajectories in an Arrow file on disk."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import hashlib
 import inspect
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import datasets
-import ijson
 import numpy as np
 
 from tljax.calls import tool
 from tljax.calls.tool import Call, Tool
 from tljax.core import json_fields
 from tljax.core.errors import InputError
-from tljax.data.arrow import build_dataset, without_progress_bars
+from tljax.data.arrow import build_dataset
 from tljax.data.formats.read import trajectory_from_record
+from tljax.data.records import read_records, source_hash
 from tljax.data.trajectory import Trajectory, Turn
 
 ON_BAD_ROW = ("refuse", "skip")
@@ -29,10 +28,6 @@ SHOWN = 20  # the number of skipped rows that a summary lists
 FEATURES = datasets.Features(
     {"row": datasets.Value("int64")} | {name: datasets.Value("string") for name in ("id", "json", "error")}
 )
-_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-_FILE_SUFFIX = re.compile(r"\.(json|jsonl|ndjson|txt|gz|zip|xz|bz2|zst|csv|parquet)$", re.IGNORECASE)
-_COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd")
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +85,10 @@ def open_trajectories(source: str, on_bad_row: str, cache_dir: str | None = None
     return TrajectoryDataset(source, fingerprint, bad, table, usable)
 
 
-def source_hash(source: str) -> str:
-    """Returns a hash of the content of a file or a dataset."""
-    return _hash_file(source) if os.path.isfile(source) else _load_dataset(source)._fingerprint
-
-
 def _code_hash() -> str:
     """Returns a hash of the code that turns a file into trajectories, so that those of another version are not read."""
     data = Path(__file__).parent
-    files = [data / "reader.py", data / "trajectory.py", *sorted((data / "formats").glob("*.py"))]
+    files = [data / "reader.py", data / "records.py", data / "trajectory.py", *sorted((data / "formats").glob("*.py"))]
     files += [*sorted(Path(inspect.getfile(tool)).parent.glob("*.py")), Path(inspect.getfile(json_fields))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -108,157 +98,6 @@ def raise_first_error(errors: list[str]) -> None:
     if errors:
         more = f" (one of {len(errors)} malformed rows)" if len(errors) > 1 else ""
         raise InputError(f'{errors[0]}{more}; data.on_bad_row="skip" leaves malformed rows out')
-
-
-def read_records(source: str) -> Iterator[tuple[int, Any | InputError]]:
-    """Yields (number from 1, record) one at a time; for a broken line of JSONL the record is an InputError.
-
-    Raises InputError if nothing more can be read: the source does not exist, has no rows, or is a JSON array that is
-    broken in the middle.
-    """
-    if not os.path.isfile(source):
-        rows: Iterator[tuple[int, Any]] = enumerate(map(_without_nulls, _load_dataset(source)), start=1)
-    else:
-        rows = _read_file(source)
-    number = 0
-    for number, row in rows:
-        yield number, row
-    if number == 0:
-        raise InputError(f"file {source}: holds no rows; a source needs at least one trajectory")
-
-
-def _without_nulls(value: Any) -> Any:
-    """Returns a value of an Arrow table without the fields of objects that are null.
-
-    Every object of a column has the fields of all of them there, so f(a="x") beside g(b="y") is f(a="x", b=null).
-    """
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _read_file(source: str) -> Iterator[tuple[int, Any]]:
-    """Yields the numbered records of a JSON array or a JSONL file; the first character decides which it is."""
-    location = f"file {source}"
-    try:
-        with open(source, "rb") as file:
-            head = file.read(8)
-            if head.startswith(_COMPRESSED):
-                raise InputError(
-                    f"{location}: is compressed; unpack it first (allowed: a JSON array or JSONL in UTF-8)"
-                )
-            if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
-                raise InputError(f"{location}: is not text in UTF-8; save it as UTF-8 (allowed: a JSON array or JSONL)")
-            skip = len(_BOM) if head.startswith(_BOM) else 0
-            file.seek(skip)
-            first = _first_character(file)
-            file.seek(skip)
-            if first == b"[":
-                yield from _read_array(file, skip, location)
-            elif first == b"{":
-                yield from _read_lines(file, location, Path(source).suffix.lower() == ".json")
-            elif first:
-                raise InputError(
-                    f"{location}: begins with {first.decode('latin-1')!r}; allowed: a JSON array of rows, or JSONL"
-                )
-    except OSError as error:
-        raise InputError(f"{location}: cannot be read ({error.strerror}); check the path and its permissions") from None
-
-
-def _first_character(file: BinaryIO) -> bytes:
-    while chunk := file.read(4096):
-        if chunk.strip():
-            return chunk.strip()[:1]
-    return b""
-
-
-def _read_array(file: BinaryIO, skip: int, location: str) -> Iterator[tuple[int, Any]]:
-    """Yields the numbered elements of a JSON array that begins after `skip` bytes."""
-    number = 0
-    try:
-        try:
-            for row in ijson.items(file, "item", use_float=True):
-                number += 1
-                yield number, row
-        except ijson.JSONError as error:
-            if "integer overflow" not in str(error):
-                raise
-            # The C parser has 64-bit integers. The one in Python has no such limit, but is far slower.
-            file.seek(skip)
-            slow = ijson.get_backend("python").items(file, "item", use_float=True)
-            for n, row in enumerate(slow, start=1):
-                if n > number:
-                    number = n
-                    yield n, row
-    except (ijson.JSONError, ValueError) as error:
-        # The C parser reports bytes if it cannot decode the bad character.
-        reason = error.args[0] if error.args else "broken"
-        reason = (reason.decode("latin-1") if isinstance(reason, bytes) else str(reason)).strip().partition("\n")[0]
-        position = f"after row {number}" if number else "row 1"
-        raise InputError(
-            f"{location}, {position}: is not JSON ({reason}); the file is cut or damaged there: mend it or get it again"
-        ) from None
-
-
-def _read_lines(file: BinaryIO, location: str, json_suffix: bool) -> Iterator[tuple[int, Any]]:
-    """Yields the numbered lines of a JSONL file. `json_suffix`: True if the file's name ends with .json."""
-    number, first_row = 0, None
-    for line in file:
-        if not line.strip():
-            continue
-        number += 1
-        row = _parse_line(line, f"{location}, row {number}")
-        if number == 1:
-            # One object in a .json file, on one line or many, is most likely a wrapper around the rows.
-            first_row = row
-            continue
-        if number == 2:
-            if isinstance(first_row, InputError) and isinstance(row, InputError) and json_suffix:
-                raise InputError(_ONE_OBJECT.format(location=location))
-            yield 1, first_row
-        yield number, row
-    if number == 1:
-        if json_suffix:
-            raise InputError(_ONE_OBJECT.format(location=location))
-        yield 1, first_row
-
-
-_ONE_OBJECT = (
-    "{location}: holds one JSON object; allowed: a JSON array of rows, or JSONL (one row a line): "
-    "put the rows into [ ], or name a file with a single row .jsonl"
-)
-
-
-def _parse_line(line: bytes, location: str) -> Any:
-    """Returns the value of a line, or the InputError that says why it has none."""
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return InputError(
-            f"{location}: is not UTF-8 ({error.reason} at byte {error.start}); mend it or take the row out"
-        )
-    except (ValueError, RecursionError) as error:
-        return InputError(f"{location}: is not JSON ({error}); mend it or take the row out")
-
-
-def _load_dataset(source: str) -> datasets.Dataset:
-    """Returns the dataset in a folder, or of a hub name; `name:split` names another split than "train"."""
-    folder = os.path.isdir(source)
-    if not folder and (_NAME.fullmatch(source) is None or _FILE_SUFFIX.search(source)):
-        raise InputError(f"file {source}: does not exist; give an existing file, a folder with a dataset or a hub name")
-    name, _, split = (source, "", "") if folder else source.partition(":")
-    try:
-        if folder and os.path.isfile(os.path.join(source, "state.json")):
-            return datasets.Dataset.load_from_disk(source)
-        return without_progress_bars(lambda: datasets.load_dataset(name, split=split or "train"))
-    # Each failure of the hub and of files has its own exception; each means that the source cannot be read.
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        kind = "folder" if folder else "dataset"
-        raise InputError(
-            f"{kind} {source}: cannot be loaded ({reason}); give an existing file, a folder with a dataset or a hub "
-            "name, with name:split for another split than train"
-        ) from None
 
 
 def _records(source: str) -> Iterator[dict[str, Any]]:
@@ -303,11 +142,3 @@ def _decode(encoded: str) -> Trajectory:
         Turn(role, text, Call(*call) if call else None, learned) for role, text, call, learned in fields["turns"]
     )
     return Trajectory(fields["id"], tools, turns, fields["system"], fields["row"])
-
-
-def _hash_file(source: str) -> str:
-    try:
-        with open(source, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"file {source}: cannot be read ({error.strerror}); check its permissions") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tljax.core.errors import InputError
-from tljax.data.reader import read_records
+from tljax.data.records import read_records
 from tljax.evaluate.benchmarks import bfcl, rotbench, toolalpaca
 from tljax.evaluate.benchmarks.sets import EvalSet, check_characters, read_json_rows
 
