@@ -1,8 +1,10 @@
 """Labelled feedback of tools, and the precision and recall of MAE's default rule on it.
 
-`python -m tests.data.feedback_labels` prints one line for each half. The rule is developed on the half "development";
-a seeded hash of the text puts the other texts into "held out". feedback_labels.jsonl has texts in public error styles,
-feedback_labels_real.jsonl names texts of real files by a hash. A label says whether the call failed; people gave it.
+`python -m tests.data.feedback_labels` prints one line for each half; a seeded hash of the text decides on the half.
+The verdicts of the half "held out" were not looked at while the rule was written.
+
+feedback_labels.jsonl has texts in public error styles, feedback_labels_real.jsonl names texts of real files by a hash.
+A label says whether the call failed.
 """
 
 import hashlib

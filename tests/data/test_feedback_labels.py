@@ -1,11 +1,13 @@
-"""The default rule against labels that people gave; half of the texts were never looked at while it was written."""
+"""The default rule against labels that people gave; it was developed on one half of the texts."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.data import feedback_labels
 from tests.data.feedback_labels import HALVES, Labelled
+from tljax.data.mae_default import find_error
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +30,22 @@ def test_the_default_rule_agrees_with_the_labels_of_real_files(real: list[Labell
     scores = feedback_labels.measure([row for row in real if row.half == half])
     assert scores.precision >= 0.95
     assert scores.recall >= 0.95
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_the_default_rule_agrees_with_the_labels_of_public_error_styles(half: str) -> None:
+    scores = feedback_labels.measure([row for row in feedback_labels.written() if row.half == half])
+    assert scores.precision >= 0.95
+    assert scores.recall >= 0.95
+
+
+def test_every_failed_call_of_the_airline_trajectories_is_blocked_and_no_other(shared: Path) -> None:
+    texts = [
+        message["content"]
+        for line in (shared / "data/train/tau_airline.jsonl").read_text(encoding="utf-8").splitlines()
+        for message in json.loads(line)["messages"]
+        if message["role"] == "tool"
+    ]
+    failed = [text.startswith("Error") for text in texts]
+    assert sum(failed) == 73
+    assert [find_error(text) is not None for text in texts] == failed

@@ -155,3 +155,80 @@ def test_an_error_text_that_begins_with_a_word_for_nothing_is_an_error(feedback:
 )
 def test_an_error_field_of_a_text_whose_whole_value_is_nothing_is_no_error(feedback: str) -> None:
     assert find_error(feedback) is None
+
+
+# Public error styles beside Python's own: JavaScript, Java, Go, Rust, SQL, shells, gRPC, MCP, JSON-RPC, GraphQL.
+STYLES = {
+    "Request failed with status code 500": "http status",
+    "404 Not Found": "http status",
+    "Timeout": "connection",
+    "Error: connect ECONNREFUSED 127.0.0.1:5432": "connection",
+    "/srv/a.js:10\n    throw new Error('x');\n\nError: x\n    at Object.<anonymous> (/srv/a.js:10:11)": "exception",
+    "start\n" * 80 + "java.io.FileNotFoundException: a.bin\n\tat java.io.Reader.open(Reader.java:7)": "exception",
+    "panic: assignment to entry in nil map": "exception",
+    "thread 'main' panicked at src/main.rs:4:37:\nindex": "exception",
+    "SQLSTATE[42S02]: Base table missing": "sql error",
+    "zsh: command not found: kubectl": "shell error",
+    "ls: cannot access 'data': No such file or directory": "shell error",
+    "Command failed with exit code 127": "shell error",
+    "rpc error: code = NotFound desc = user 17": "rpc error",
+    "MCP error -32602: Invalid arguments for tool get_weather": "rpc error",
+    '{"code": -32603, "message": "Internal error"}': "rpc error",
+    '{"jsonrpc": "2.0", "id": 1, "error": {"code": -32601, "message": "Method not found"}}': "error field",
+    '{"data": null, "errors": [{"message": "User not permitted", "path": ["user"]}]}': "error field",
+    '{"detail": [{"loc": ["query", "city"], "msg": "wrong", "type": "value_error"}]}': "invalid argument",
+    '{"stdout": "", "stderr": "ls: x", "exit_code": 2}': "shell error",
+    '{"content": [{"type": "text", "text": "a must be positive"}], "isError": true}': "error result",
+    '{"type": "tool_result", "tool_use_id": "t", "content": "a must be positive", "is_error": true}': "error result",
+    '{"jsonrpc": "2.0", "id": 7, "result": {"content": [], "isError": true}}': "error result",
+    '{"content": [{"type": "text", "text": "Error: could not fetch"}]}': "failed",
+    '[{"type": "text", "text": "Error executing tool search: boom"}]': "failed",
+    '<tool_response>\n{"error": "No such user"}\n</tool_response>': "error field",
+    '<tool_response>\n{"name": "f", "content": "Error: boom"}\n</tool_response>': "failed",
+    "<tool_response>\n{}\n</tool_response>\n<tool_response>\nError: boom\n</tool_response>": "failed",
+}
+
+SUCCESSES = [
+    '{"content": [{"type": "text", "text": "Error: the last line of the log"}], "isError": false}',
+    '{"content": [{"type": "text", "text": "2 files changed"}]}',
+    '{"content": [{"type": "image", "data": "QUJD", "mimeType": "image/png"}]}',
+    '{"name": "log.txt", "isError": true, "size": 12}',
+    '{"name": "log.txt", "content": "Error: the disk is full"}',
+    '{"code": -32603, "message": "Internal error", "line": 12}',
+    '{"stdout": "Error: none", "stderr": "", "exit_code": 0}',
+    "<tool_response>\nThe error log is empty.\n</tool_response>",
+    "Timeout set to 30 seconds.",
+    "Errors: 0 found",
+    "Error: 0 of 5 checks failed",
+    "Error: none (all good)",
+    "error: none found, warnings: 2",
+    "java.lang.NullPointerException is thrown when a program uses null.",
+    "The bug 'connection refused' is assigned to Ann.",
+    "Cannot Buy My Soul is a concert series.",
+    "SQLSTATE 00000",
+    "status: CANCELLED",
+    "exit code: 0",
+    "at the station\nat noon",
+]
+
+
+@pytest.mark.parametrize(("feedback", "kind"), STYLES.items(), ids=lambda value: value[:40])
+def test_errors_of_public_styles_are_found(feedback: str, kind: str) -> None:
+    assert (find_error(feedback) or "").partition(": ")[0] == kind
+
+
+@pytest.mark.parametrize("feedback", SUCCESSES, ids=lambda value: value[:40])
+def test_successes_that_talk_about_errors_are_kept(feedback: str) -> None:
+    assert find_error(feedback) is None
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["<tool_response>", "<tool_response>x", "\n    at a.b(c)", "panic: ", "a: ", "\n\n", "failed ", "A$", "0 of "],
+)
+def test_time_is_linear_in_tags_content_blocks_and_stack_traces(unit: str) -> None:
+    text = unit * (200_000 // len(unit))
+    start = time.process_time()
+    for feedback in (text, f"Error: x\n{text}", json.dumps({"content": [{"type": "text", "text": text}]})):
+        find_error(feedback)
+    assert time.process_time() - start < 5

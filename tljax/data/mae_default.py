@@ -7,6 +7,7 @@ phrases only if it is short; in a long text only the opening counts.
 """
 
 import ast
+import functools
 import json
 import re
 import warnings
@@ -14,156 +15,16 @@ from collections.abc import Callable
 from typing import Any
 
 from tljax.core.errors import excerpt
+from tljax.data.mae_phrases import CUT_ERROR, OPENINGS, PHRASES, STATUS_LINE, TRACEBACK_END, Table
 
 # A feedback of up to this many characters is read as one message. Error texts of Python and of web services are
 # shorter; search results, abstracts and pages that merely mention an error are longer.
 SHORT = 300
 # Envelopes nest (a list of answers in a response in a gateway's reply). Deeper levels are not read.
 DEPTH = 6
+DECODER = json.JSONDecoder()
 # str(result) writes the repr of a dict. Parsing it is slow, and an error is short, so longer ones stay text.
 LONGEST_REPR = 10_000
-
-Table = tuple[tuple[str, re.Pattern[str]], ...]
-
-
-def _table(rows: dict[str, tuple[str, ...]]) -> Table:
-    return tuple((kind, re.compile("|".join(patterns), re.IGNORECASE)) for kind, patterns in rows.items())
-
-
-# Phrases that are an error anywhere in a short text: messages of Python's own exceptions and of web services.
-PHRASES = _table(
-    {
-        "unknown tool": (
-            r"\bname '[^']{1,100}' is not defined",
-            r"\bcannot import name\b",
-            r"\bmodule '[^']{1,100}' has no attribute",
-            r"\b(?:unknown|unrecognized|no such) (?:tool|function)\b",
-            r"\b(?:tool|function|API|endpoint)\b[^.]{0,80}\b(?:not found|(?:does not|doesn't) exist)",
-        ),
-        "missing argument": (
-            r"\bmissing \d+ required (?:positional|keyword-only) argument",
-            r"\bmissing (?:a |the )?(?:required |mandatory )?(?:parameter|argument)",
-            r"\brequired (?:parameter|argument|field)\b[^.]{0,60}\b(?:missing|not (?:provided|given|set))\b",
-            r"\b(?:parameter|argument|field)\b[^.]{0,60}\b(?:is|are) required\b",
-            r"\bis a required property",
-            r"^field required\b",
-        ),
-        "unexpected argument": (
-            r"\bgot an unexpected keyword argument",
-            r"\bgot multiple values for (?:keyword )?argument",
-            r"\bgot some positional-only arguments passed as keyword",
-            r"\btakes (?:no|from \d+ to \d+|exactly \d+|\d+) (?:\w+ )?arguments?\b",
-            r"\b(?:unknown|unexpected|unrecognized) (?:keyword )?(?:parameter|argument)",
-        ),
-        "invalid argument": (
-            r"\binvalid (?:api call|parameter|argument|request|input)\b",
-            r"\binvalid literal for \w+\(",
-            r"\bcould not convert string to",
-            r"\bdoes not match format '",
-            r"\bexpected [^.]{1,60}\bgot\b",
-        ),
-        "exception": (
-            r"\breferenced before assignment",
-            r"\bcannot access (?:local|free) variable",
-            r"\bis not JSON serializable",
-            r"\bslice indices must be",
-            r"\bindices must be integers",
-            r"\bis out of range\b|\bindex out of range\b",
-            r"\bpop from (?:an )?empty",
-            r"\b(?:is|x) not in (?:list|tuple|deque)\b",
-            r"\barg(?:ument)? is an empty|\bargument is empty\b",
-            r"\bnot supported between instances of",
-            r"\bunsupported (?:operand )?type",
-            r"\bcan't multiply sequence by",
-            r"\bcan only concatenate",
-            r"\bmust be (?:a )?(?:str|string|int|integer|float|real number|bytes), not\b",
-            r"' object (?:is not|has no attribute|does not support|cannot be interpreted)",
-            r"\bargument of type '[^']{1,60}' is not",
-            r"\bhas no len\(\)",
-            r"\b(?:division|modulo) by zero\b",
-            r"\bcannot be raised to a negative power",
-            r"\bmath domain error\b",
-            r"\bmaximum recursion depth exceeded",
-            r"\b(?:not enough|too many) values to unpack",
-            r"\bnot (?:enough|all) arguments (?:for format|converted)",
-            r"\binvalid syntax\b|\bunterminated string literal",
-            r"\bexpecting (?:value|property name|',' delimiter)\b.{0,60}\bline \d",
-            r"\bcodec can't (?:en|de)code",
-            r"\[Errno -?\d+\]",
-        ),
-        "connection": (
-            r"\bconnection (?:error|refused|reset|aborted|failed|timed out|timeout)",
-            r"\bmax retries exceeded|\bfailed to establish a new connection",
-            r"\bname resolution\b|\bname or service not known",
-            r"\b(?:read|connect|connection|request|gateway|operation|execution) ?timed? ?out\b|^time limit\b",
-            r"\bservice (?:is )?(?:temporarily |currently )?unavailable",
-            r"\bbad gateway|\binternal server error",
-        ),
-        "rate limit": (
-            r"\brate limit|\btoo many requests|\bcall frequency\b",
-            r"\bexceeded [^.]{0,40}\b(?:quota|limit)\b",
-        ),
-        "unauthorized": (
-            r"\bnot authori[sz]ed\b|\bnot subscribed\b",
-            r"\b(?:authentication|authorization) (?:failed|required|error|credentials)",
-            r"\b(?:invalid|missing|expired) (?:api|access|auth)[ _-]?(?:key|token)",
-        ),
-        "http status": (r"\b[45]\d\d (?:client|server) error\b",),
-        "not supported": (r"\b(?:is|are) not supported\b",),
-        "try again": (
-            r"\bplease\b[^.]{0,80}\btry again\b|\btry again later\b",
-            r"^something went wrong\b",
-        ),
-    }
-)
-
-# Phrases that are an error at the start of a text of any length.
-OPENINGS = _table(
-    {
-        "http status": (
-            r"(?:http|status)(?: status)?(?: code)?(?:/\d\.\d)?\s*[:=]?\s*[45]\d\d\b",
-            r"error:?\s+[45]\d\d\b",
-            r"<(?:!doctype|html)[\s\S]{0,250}?<title>\s*[45]\d\d\b",
-        ),
-        "exception": (
-            r"Traceback \(most recent call last\)",
-            r"(?-i:(?:\w{1,40}\.){0,5}[A-Z]\w{0,40}(?:Error|Exception)\b)\s?(?:[:(]|$)",
-            # str(KeyError(key)) is only the quoted key.
-            r"'[^'\s]{1,60}(?: [^'\s]{1,60}){0,2}'$",
-        ),
-        "invalid argument": (
-            r"(?:parameter|argument|input|validation|type|value)s?(?: \w+)? error\b",
-            r"(?:invalid|illegal|malformed|bad) (?:\w+ ){0,2}?(?:url|uri|date|value|format|type|domain)\b",
-            r"(?:unknown|unrecognized|unsupported|no such) \w{1,40}(?:\s?[:'\"]|$)",
-            r"\d+ validation errors? for ",
-        ),
-        "connection": (
-            r"(?:server|network|request|response|gateway|timeout|http|api) error\b",
-            r"HTTPS?ConnectionPool\(",
-        ),
-        "unauthorized": (r"(?:unauthori[sz]ed|access denied|permission denied|forbidden)\s?(?:$|[.:!])",),
-        "shell error": (r"(?:/\S{0,40}/)?(?:ba|da|k|z)?sh: (?:line )?\d+: ",),
-        "failed": (
-            r"(?:failed|unable|not able) to \w|(?:could not|couldn't|cannot) \w",
-            # "Error: none" reports no error, but "Error: None of the rooms is free" does: the value must end there.
-            r"(?:error|fatal)s?\s*(?:[:!(](?!\s{0,9}(?:none|null|nil|no(?: errors?)?|0(?: errors?)?|false)"
-            r"\s{0,9}(?:[.)]?\s{0,9}$|[\n,;|]))|code\b|\d)",
-            r"error (?:while|when|calling|executing|running) ",
-            r"(?:an? )?(?:\w+ )?(?:error|exception) (?:has )?occurr?ed\b",
-        ),
-        "not found": (r"(?:\S{1,40} ){0,6}?not found\W{0,3}$",),
-    }
-)
-
-TRACEBACK_END = re.compile(r"^(?:\w{1,40}\.){0,5}[A-Z]\w{0,40}(?:Error|Exception|Exit|Interrupt)\b", re.MULTILINE)
-# ToolAlpaca's simulator writes the status before the body. The body may have an error field although the status is 200.
-STATUS_LINE = re.compile(
-    r"\s*(?:http )?status(?: code)?\s*[:=]?\s*(\d{3})\b\W{0,5}(?:response|body)\s*:\s*", re.IGNORECASE
-)
-# A payload that the tool's length limit cuts off does not parse, but an error at its start is still visible.
-CUT_ERROR = re.compile(
-    r"""[\s\[{]*["'](?:errors?|exception|error_?message)["']\s*:\s*(?:true\b|[\[{]{0,2}\s*["']\s*\w)""", re.IGNORECASE
-)
 
 # Keys are compared in lower case, and only by their letters and digits: "Error Message", error_message, errorMessage.
 ERROR_TEXTS = frozenset("error errors exception errormessage errormsg errmsg errordescription traceback fault".split())
@@ -180,10 +41,27 @@ ENVELOPE = (
     | frozenset("code cod type title instance timestamp path method".split())
     | frozenset("requestid traceid documentationurl help hint warning warnings suggestion retryafter".split())
 )
+# A result of MCP's tools/call, of Anthropic's messages, or a tool message: the flag tells whether the call failed.
+CONTENT_KEYS = frozenset("content iserror structuredcontent meta type tooluseid toolcallid role".split())
+# A result of a shell: the exit code tells whether the command failed.
+SHELL_KEYS = frozenset("stdout stderr output exitcode returncode command cwd duration durationms".split())
+# The range of JSON-RPC 2.0's own error codes.
+RPC_CODES = range(-32768, -31999)
+# Tags in which chat templates put a tool's text.
+RESPONSE_TAG = re.compile(r"</?(?:tool_response|tool_result|tool_output|function_response|function_results?)>")
+BLOCK_KEYS = frozenset("type text annotations cache_control citations _meta".split())
+# Lines of a stack trace in JavaScript, Java and .NET, and the name of an exception in the line above them.
+TRACE_LINE = re.compile(r"\s{0,20}(?:at [\w.$<]|at async |\.\.\. \d{1,5} more\b|--- )")
+TRACE_HEAD = re.compile(r"(?:^|[\s.\"])(?:[A-Z]\w{0,60})?(?:Error|Exception)(?:\$\w{1,40})?\s?(?::|$)")
 FAILED_WORDS = frozenset("error fail failed failure".split())
 NO_ERROR = frozenset(
     ["", "0", "200", "none", "null", "nil", "false", "no", "no error", "no errors", "ok", "success", "n/a"]
 )
+
+
+@functools.lru_cache(maxsize=4096)
+def _name(key: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", key.lower())
 
 
 def _means_no_error(value: Any) -> bool:
@@ -204,9 +82,48 @@ def _http_error(value: Any) -> bool:
     return isinstance(value, int) and 400 <= value <= 599
 
 
+def _is_validation_error(value: Any) -> bool:
+    """Returns True for an item of FastAPI's "detail", which names a field of the request that is wrong."""
+    return isinstance(value, dict) and "loc" in value and "msg" in value
+
+
+def _text_of_blocks(value: Any) -> str | None:
+    """Returns the text of a list of content blocks, as MCP and chat services write it; None for any other value."""
+    if not isinstance(value, list) or not value:
+        return None
+    texts = []
+    for block in value:
+        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+            return None
+        if block["type"] == "text":
+            if not isinstance(block.get("text"), str) or not BLOCK_KEYS.issuperset(block):
+                return None
+            texts.append(block["text"])
+        elif block["type"] not in ("image", "audio", "resource", "resource_link"):
+            return None
+    return "\n".join(texts)
+
+
+def _result_failure(fields: dict[str, Any], depth: int) -> str | None:
+    """Returns the error of the result of a tool call, whose keys are CONTENT_KEYS."""
+    flag, content = fields.get("iserror"), fields.get("content")
+    text = _text_of_blocks(content)
+    if flag is True:
+        shown = text if text else content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        return f"error result: {excerpt(shown) or 'isError'}"
+    if flag is False or depth > DEPTH:
+        return None
+    if text is None and not {"tooluseid", "toolcallid"}.isdisjoint(fields):
+        return _value_failure(content, depth + 1)
+    return None if text is None else _failure(text, depth + 1)
+
+
 def _dict_failure(fields: dict[str, Any], depth: int) -> str | None:
-    items = [(re.sub(r"[^a-z0-9]", "", key.lower()), key, value) for key, value in fields.items()]
+    items = [(_name(key), key, value) for key, value in fields.items()]
     is_envelope = ENVELOPE.issuperset(name for name, _, _ in items)
+    by_name = {name: value for name, _, value in items}
+    if ("content" in by_name or "iserror" in by_name) and CONTENT_KEYS.issuperset(by_name):
+        return _result_failure(by_name, depth)
     messages = "".join(f", {key}: {value}" for name, key, value in items if name in MESSAGES and isinstance(value, str))
     for name, key, value in items:
         # "errors": 3 is a count. Beside the tool's own data, "error": 1 is a quantity, but an error code remains one.
@@ -216,7 +133,15 @@ def _dict_failure(fields: dict[str, Any], depth: int) -> str | None:
             return f"error field: {excerpt(f'{key}: {shown}')}"
         if _http_error(value) and (name in HTTP_CODES or (is_envelope and name in ("status", "code", "cod"))):
             return f"http status: {excerpt(f'{key}: {value}{messages}')}"
+        if name in ("exitcode", "returncode") and SHELL_KEYS.issuperset(by_name) and isinstance(value, int) and value:
+            shown = by_name.get("stderr") or by_name.get("stdout") or by_name.get("output") or ""
+            return f"shell error: {excerpt(f'{key}: {value}, {shown}')}"
+    code = by_name.get("code")
+    if is_envelope and isinstance(code, int) and code in RPC_CODES and "message" in by_name:
+        return f"rpc error: {excerpt(f'code: {code}{messages}')}"
     for name, key, value in items if is_envelope else ():
+        if name == "detail" and isinstance(value, list) and value and all(_is_validation_error(v) for v in value):
+            return f"invalid argument: {excerpt(json.dumps(value, ensure_ascii=False))}"
         failed_word = isinstance(value, str) and value.strip().lower() in FAILED_WORDS
         if (failed_word and name == "status") or (value is False and name in SUCCESSES):
             return f"failed status: {excerpt(f'{key}: {value}{messages}')}"
@@ -237,6 +162,8 @@ def _value_failure(value: Any, depth: int) -> str | None:
         return _failure(value, depth + 1)
     if isinstance(value, dict):
         return _dict_failure(value, depth)
+    if (text := _text_of_blocks(value)) is not None:
+        return _failure(text, depth + 1)
     if isinstance(value, list) and value:
         # Partial success is success: a list has failed only if each of its items has.
         first = None
@@ -268,12 +195,24 @@ def _text_failure(text: str) -> str | None:
         return reason
     # An interpreter prints the program's output, then the traceback, whose last line names the exception.
     tail = text[-SHORT:]
-    if (
-        len(text) > SHORT
-        and "Traceback (most recent call last)" in text
-        and (ends := list(TRACEBACK_END.finditer(tail)))
-    ):
+    if "Traceback (most recent call last)" in text and (ends := list(TRACEBACK_END.finditer(tail))):
         return f"exception: {excerpt(tail[ends[-1].start() :])}"
+    return _stack_trace(text) if "\n" in text else None
+
+
+def _stack_trace(text: str) -> str | None:
+    """Returns the exception of a text that ends in a stack trace of JavaScript, Java or .NET."""
+    end = len(text)
+    traced = False
+    while end > 0:
+        start = text.rfind("\n", 0, end) + 1
+        line = text[start : min(end, start + SHORT)]
+        if not TRACE_LINE.match(line):
+            if line.strip():
+                return f"exception: {excerpt(line)}" if traced and TRACE_HEAD.search(line) else None
+        else:
+            traced = True
+        end = start - 1
     return None
 
 
@@ -284,7 +223,7 @@ def _parse(text: str) -> Any:
     if not text or text[0] not in '{["':
         return text
     try:
-        value, end = json.JSONDecoder().raw_decode(text)
+        value, end = DECODER.raw_decode(text)
         # Some error payloads are followed by advice to the model.
         return value if end == len(text) or isinstance(value, dict) else text
     except (ValueError, RecursionError):
@@ -299,11 +238,22 @@ def _parse(text: str) -> Any:
         return text
 
 
+def _in_tags(part: str, depth: int) -> str | None:
+    """Returns the error of one response in tags. Hermes writes {"name": tool, "content": result} there."""
+    value = _parse(part)
+    if isinstance(value, dict) and "content" in value and {"name", "content", "tool_call_id", "id"}.issuperset(value):
+        return _value_failure(value["content"], depth + 1)
+    return _failure(part, depth + 1)
+
+
 def _failure(feedback: str, depth: int) -> str | None:
     if status := STATUS_LINE.match(feedback):
         if _http_error(status[1]):
             return f"http status: {excerpt(feedback)}"
         return None if depth > DEPTH else _failure(feedback[status.end() :], depth + 1)
+    if RESPONSE_TAG.match(feedback.lstrip()[:30]):
+        parts = (_in_tags(part, depth) for part in RESPONSE_TAG.split(feedback) if part.strip())
+        return next(filter(None, parts), None)
     value = _parse(feedback)
     if not isinstance(value, str):
         return _value_failure(value, depth)
