@@ -6,7 +6,8 @@ render.py               tools, calls and values -> text, in two dialects
 literals.py             an argument's text -> its value, without eval
 markup.py               any text -> its reasoning, tags and other marks around calls
 arguments.py            a call's text from its parenthesis on -> its arguments
-parse.py                any text -> the calls in it
+parse_json.py           any text -> the calls in it that are JSON
+parse.py                any text -> the calls in it, in every syntax
 parse_tools.py          a rendered prompt -> its tools
 compare.py              a predicted and a golden call -> the kind of error
 normalized_equality.py  two values -> True if they are equal apart from spelling and quotes

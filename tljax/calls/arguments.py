@@ -12,7 +12,7 @@ from tljax.calls.render import json_types
 from tljax.calls.tool import Call, Tool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opening:
     """The beginning of a call: the tool's name, the index of the name, and the index of the parenthesis."""
 
@@ -39,7 +39,6 @@ _COLON = re.compile(r"""['"]?(?!lambda\b)([^\W\d]\w*)['"]?\s*:(\s*)""")
 # JSON's name of an object, and BFCL's.
 _OBJECTS = {"object", "dict"}
 # Comments end at the end of the line. A "#" begins one only after a mark or a complete value.
-_COMMENTS = re.compile(r"(?:\s{0,1000}#[^\n]{0,1000}\n)+")
 _COMMENT = re.compile(r"#[^\n]{0,1000}\n")
 _BEFORE_COMMENT = re.compile(
     r"""(?:[=,(\[{:\n]\s*(?:[-+]?[\d.][\w.+-]*|True|False|None|true|false|null)?|['")\]}])\s*\Z"""
@@ -71,22 +70,22 @@ def parse_call(
     arguments: dict[str, Any] = {}
     issue, position = None, 0
     for (key, source), (value, is_literal) in zip(segments, values, strict=True):
-        if key is not None:
-            named = {key: value}
-        else:
+        if key is None:
             unpacked = _unpack(source, value, len(segments) == 1, opening.name, tools)
             if unpacked is not None:
-                named = unpacked
-            else:
-                if parameters is not None and position >= len(parameters):
-                    issue = issue or "too_many_positional"
-                if not is_literal and _has_colon(source, parameters or ()):
-                    issue = issue or "colon_argument"
-                named = {parameters[position] if parameters and position < len(parameters) else str(position): value}
-                position += 1
-        if not arguments.keys().isdisjoint(named):
+                if not arguments.keys().isdisjoint(unpacked):
+                    issue = issue or "duplicate_argument"
+                arguments.update(unpacked)
+                continue
+            if parameters is not None and position >= len(parameters):
+                issue = issue or "too_many_positional"
+            if not is_literal and _has_colon(source, parameters or ()):
+                issue = issue or "colon_argument"
+            key = parameters[position] if parameters and position < len(parameters) else str(position)
+            position += 1
+        if key in arguments:
             issue = issue or "duplicate_argument"
-        arguments.update(named)
+        arguments[key] = value
     return Call(opening.name, arguments), "truncated" if end is None else issue, end, lenient
 
 
@@ -124,7 +123,7 @@ def _segments(text: str, i: int, names: list[str], lenient: bool) -> tuple[list[
     segments: list[tuple[str | None, str]] = []
     stack: list[str] = []
     comments: list[tuple[int, int]] = []
-    key, begin = _listed_key(text, _skip_comments(text, i), names)
+    key, begin = _listed_key(text, i, names)
     equals, i = None, begin
     while (mark := _MARK.search(text, i)) is not None:
         start, char = mark.start(), mark[0]
@@ -139,12 +138,17 @@ def _segments(text: str, i: int, names: list[str], lenient: bool) -> tuple[list[
         elif char == "#":
             comment = _COMMENT.match(text, start)
             if comment is not None and _BEFORE_COMMENT.search(text[max(begin - 1, start - 100) : start]):
-                comments.append(comment.span())
                 i = comment.end()
+                if key is None and not text[begin:start].strip():
+                    key, begin = _listed_key(text, i, names)
+                    i = begin
+                else:
+                    comments.append(comment.span())
         elif char in "([{":
             stack.append(char)
         elif char == ")" and (not stack or (lenient and "(" not in stack)):
-            _append(segments, _blank(text, begin, start, comments), key, None if equals is None else equals - begin)
+            source = _blank(text, begin, start, comments) if comments else text[begin:start]
+            _append(segments, source, key, None if equals is None else equals - begin)
             return segments, i
         elif char in _PAIRS:
             if stack and stack[-1] == _PAIRS[char]:
@@ -157,9 +161,10 @@ def _segments(text: str, i: int, names: list[str], lenient: bool) -> tuple[list[
         elif stack:
             continue
         elif char == ",":
-            _append(segments, _blank(text, begin, start, comments), key, None if equals is None else equals - begin)
+            source = _blank(text, begin, start, comments) if comments else text[begin:start]
+            _append(segments, source, key, None if equals is None else equals - begin)
             comments = []
-            key, begin = _listed_key(text, _skip_comments(text, i), names)
+            key, begin = _listed_key(text, i, names)
             equals, i = None, begin
         elif char == "=" and key is None and equals is None:
             if text[i : i + 1] == "=" or text[start - 1] == "=":
@@ -168,19 +173,13 @@ def _segments(text: str, i: int, names: list[str], lenient: bool) -> tuple[list[
     return segments, None
 
 
-def _skip_comments(text: str, i: int) -> int:
-    """Returns the index after the comments with which text[i:] begins."""
-    comments = _COMMENTS.match(text, i)
-    return i if comments is None else comments.end()
-
-
 def _blank(text: str, begin: int, end: int, comments: list[tuple[int, int]]) -> str:
     """Returns text[begin:end] with blanks in place of its comments."""
     parts = []
     for start, stop in comments:
         parts += [text[begin:start], " " * (stop - start)]
         begin = stop
-    return "".join((*parts, text[begin:end])) if parts else text[begin:end]
+    return "".join((*parts, text[begin:end]))
 
 
 def _append(segments: list[tuple[str | None, str]], argument: str, key: str | None, equals: int | None) -> None:

@@ -58,7 +58,9 @@ class ToolList:
 
         Leaves out the tools whose names are not in the text: they cost time and cannot change the result.
         """
-        return parse_calls(text, [tool for tool in self.tools if tool.name in text])
+        # JSON may write a name with escapes.
+        escaped = "\\" in text and '"name"' in text
+        return parse_calls(text, [tool for tool in self.tools if tool.name in text or escaped])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-# A text without any of these strings holds no mark.
-_SIGNS = ("<", "**", ")*", "*(", ")_", ")~", "`(", "[T", "[/T", "[t", "[/t")
 # The end of the reply, outside of calls and of reasoning.
 _STOP = re.compile(r"</s>|\n(?:User|Output|Assistant|System):")
 _MARKS = r"""
@@ -26,7 +24,7 @@ _MARKS = r"""
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Markup:
     """A text with the places of its marks.
 
@@ -42,6 +40,8 @@ class Markup:
 
     def next_stop(self, i: int) -> int:
         """Returns the first stop from `i` on, or the length of the text."""
+        if not self.stops:
+            return len(self.visible)
         stop = bisect_left(self.stops, i)
         return self.stops[stop] if stop < len(self.stops) else len(self.visible)
 
@@ -66,11 +66,13 @@ class Markup:
         return self.closes[unopened - 1] if unopened else None
 
 
-def find_markup(text: str, names: Sequence[str]) -> Markup:
+def find_markup(text: str, names: Iterable[str]) -> Markup:
     """Returns the marks of a text. Marks inside the listed `names` are part of the name."""
-    stops = [stop.start() for stop in _STOP.finditer(text)]
-    if not any(sign in text for sign in _SIGNS):
-        return Markup(text, stops)
+    stops = [stop.start() for stop in _STOP.finditer(text)] if "\n" in text or "</s>" in text else []
+    # Without any of these strings a text holds no mark. A chain of `in` takes a third of the time of a loop.
+    if not ("<" in text or "*" in text or "[T" in text or "[/T" in text or "[t" in text):
+        if not (")_" in text or ")~" in text or "`(" in text or "[/t" in text):
+            return Markup(text, stops)
     opens: list[tuple[int, int]] = []
     closes: list[tuple[int, int]] = []
     last: dict[str, int] = {}  # the last place where each emphasis ends

@@ -1,4 +1,4 @@
-"""Parsing of tool calls in text: `name(key=value, ...)`, in either dialect. Any text is accepted."""
+"""Parsing of tool calls in text: `name(key=value, ...)`, in either dialect, and JSON. Any text is accepted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tljax.calls.arguments import Opening, parse_call
 from tljax.calls.markup import Markup, find_markup
+from tljax.calls.parse_json import parse_json_calls
 from tljax.calls.tool import Call, Tool
 
 
@@ -51,12 +52,24 @@ def parse_calls(text: str, tools: Sequence[Tool] = ()) -> ParsedText:
     for tool in tools:
         names = parameters.setdefault(tool.name, [])
         names += [name for name in tool.parameters if name not in names]
-    marks = find_markup(text, list(parameters))
+    marks = find_markup(text, parameters)
     # One call after the other.
     parsed, spans = _parse_from(text, marks, 0, tools, parameters)
     thought = marks.unopened_thought() if marks.closes else None
+    after = 0
     if thought is not None and not any(begin <= thought[0] < end for begin, end in spans):
-        parsed, _ = _parse_from(text, marks, thought[1], tools, parameters)
+        after = thought[1]
+        parsed, spans = _parse_from(text, marks, after, tools, parameters)
+    if "{" not in text:
+        return parsed
+    # Calls in JSON, unless a call of a listed tool begins before them or contains them.
+    json_calls, repeated, begin = parse_json_calls(text, marks, parameters, after)
+    if json_calls and not any(
+        start < begin and (begin < end or call.name in parameters)
+        for call, (start, end) in zip(parsed.calls, spans, strict=False)
+    ):
+        issue = "duplicate_argument" if repeated else None
+        return ParsedText(tuple(json_calls), issue, _text_between(text, marks, _beginning(marks, after), begin))
     return parsed
 
 
@@ -64,13 +77,13 @@ def _parse_from(
     text: str, marks: Markup, i: int, tools: Sequence[Tool], parameters: dict[str, list[str]]
 ) -> tuple[ParsedText, list[tuple[int, int]]]:
     """Returns the calls in text[i:], and the begin and end of those that close."""
-    begin = i = _beginning(marks, i)
+    begin = i = _beginning(marks, i) if marks.opens or i or not marks.visible[:1].isalnum() else i
     calls: list[Call] = []
     spans: list[tuple[int, int]] = []
     issue, before, lenient = None, "", True
     while (opening := _next_opening(marks, i, parameters, further=bool(calls))) is not None:
         if not calls:
-            before = _text_between(text, marks, begin, opening.start)
+            before = _text_between(text, marks, begin, opening.start) if opening.start > begin else ""
         call, call_issue, end, lenient = parse_call(text, opening, parameters.get(opening.name), tools, lenient)
         calls.append(call)
         issue = issue or call_issue
@@ -155,8 +168,7 @@ def _opening_on_line(
         if listed is not None:
             return Opening(listed, i + len(prefix) - len(listed), paren), _ALONE
         blank = text[paren - 1 : paren].isspace()
-        bare = words[0].lstrip(_QUOTES) if len(words) == 1 else ""
-        if bare in parameters:
+        if len(words) == 1 and words[0][0] in _QUOTES and (bare := words[0].lstrip(_QUOTES)) in parameters:
             return Opening(bare, begin + len(words[0]) - len(bare), paren), _ALONE
         if len(words) == 1:
             return Opening(words[0], begin, paren), _WORD if blank else _ALONE
