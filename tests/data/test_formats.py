@@ -7,6 +7,7 @@ import pytest
 from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
 from tljax.data.formats.read import trajectory_from_record
+from tljax.data.mae import load_rule
 from tljax.data.trajectory import Turn
 
 PROPERTIES = {"place": {"type": "string"}, "people": {"type": "integer"}}
@@ -20,7 +21,8 @@ TOOLS = (Tool("book", "Book.", PROPERTIES, ("place",)), Tool("stop", "", {}, ())
 ARGUMENTS = {"place": "Aldo's / \u00e9", "people": 2}
 BOOKED = Turn("assistant", call=Call("book", ARGUMENTS))
 STOPPED = Turn("assistant", call=Call("stop", {}))
-TEXT = json.dumps({"name": "book", "arguments": ARGUMENTS})
+# JSON may escape "/"; Python's literals keep such a backslash.
+TEXT = json.dumps({"name": "book", "arguments": ARGUMENTS}).replace("/", "\\/")
 
 
 def read(record):
@@ -105,6 +107,48 @@ def test_xlam_rows():
     assert trajectory.turns == (Turn("user", "a table"), BOOKED, STOPPED)
 
 
+def anthropic(*messages, **columns):
+    return {"messages": [{"role": role, "content": content} for role, content in messages], **columns}
+
+
+def text(content):
+    return {"type": "text", "text": content}
+
+
+def use(name, arguments, identity):
+    return {"type": "tool_use", "id": identity, "name": name, "input": arguments}
+
+
+def result(identity, content, **fields):
+    return {"type": "tool_result", "tool_use_id": identity, "content": content, **fields}
+
+
+def test_anthropic_rows():
+    tools = [
+        {"name": t["name"], "description": t["description"], "input_schema": t["parameters"]} for t in (BOOK, STOP)
+    ]
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": "xyz"}
+    row = anthropic(
+        ("user", "q"),
+        ("assistant", [thought, text("Both."), use("book", ARGUMENTS, "1"), use("stop", {}, "2")]),
+        ("user", [result("2", [text("s")]), result("1", "full", is_error=True), text("?")]),
+        ("assistant", "Sorry."),
+        tools=tools, system=[text("Be kind.")],
+    )  # fmt: skip
+    trajectory = read(row)
+    assert (trajectory.tools, trajectory.system) == (TOOLS, "Be kind.")
+    assert trajectory.turns == (
+        Turn("user", "q"),
+        Turn("assistant", "<think>\nHm.\n</think>\n\nBoth.", BOOKED.call),
+        Turn("function", "Error: full"),
+        STOPPED,
+        Turn("function", "s"),
+        Turn("user", "?"),
+        Turn("assistant", "Sorry."),
+    )
+    assert [decision.kept for decision in load_rule("default")(trajectory)] == [False, True, True]
+
+
 BAD = {
     "a role": (
         sharegpt(("human", "q"), ("robot", "x")),
@@ -120,6 +164,10 @@ BAD = {
     "content elsewhere": (
         {"conversations": [{"from": "gpt", "value": "x", "tool_calls": [{"name": "f"}]}]},
         r"conversations\[0\].tool_calls: is no known field, but has content",
+    ),
+    "an image": (
+        anthropic(("user", [{"type": "image", "source": {}}, result("1", "x")])),
+        r"messages\[0\].content\[0\].type: is 'image'; allowed: text, ",
     ),
     "no answers": ({"query": "q", "answers": [], "tools": []}, "field answers: has no assistant message"),
     "a bad answer": ({"query": "q", "answers": ["f()"]}, r"field answers\[0\]: is a string, not an object"),

@@ -6,11 +6,11 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.core.json_fields import join_names, json_type_name
-from tljax.data.formats import openai, sharegpt, tl_training, xlam
+from tljax.data.formats import anthropic, openai, sharegpt, tl_training, xlam
 from tljax.data.trajectory import Trajectory
 
 # The first format that matches a record reads it; a record of none is expected to be of the last.
-FORMATS = (xlam, sharegpt, openai, tl_training)
+FORMATS = (xlam, sharegpt, anthropic, openai, tl_training)
 _SCHEMAS = " or ".join(form.SCHEMA for form in reversed(FORMATS))
 
 
