@@ -40,6 +40,7 @@ AROUND = [
     "{}</s>",
     "<think>pay(amount=4)?</think> {}",
     "<thinking>\nNot pay(amount=4).\nUser: pays\n</thinking>\n\n```python\n{}\n```",
+    "Sure.\n<think>pay(\nUser: pays</think>\n{}",
     "[THINK]pay(amount=4)[/THINK]{}",
     "pay(amount=4)? It's 3.\n</think>\n\n{}",
     "<think>pay(</think>\n<think>save(</think>\n<tool_call>{}</tool_call>",

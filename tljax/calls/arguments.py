@@ -58,7 +58,7 @@ def parse_call(
     names = sorted(parameters or (), key=len, reverse=True)
     segments, end = _segments(text, opening.paren + 1, names, lenient=False)
     values = [parse_literal(source) for _, source in segments]
-    num_failed = sum(not parsed for _, parsed in values)
+    num_failed = [parsed for _, parsed in values].count(False)
     if lenient and (end is None or num_failed):
         lenient_segments, lenient_end = _segments(text, opening.paren + 1, names, lenient=True)
         lenient = lenient_end is not None
@@ -195,10 +195,14 @@ def _append(segments: list[tuple[str | None, str]], argument: str, key: str | No
 
 def _listed_key(text: str, i: int, names: list[str]) -> tuple[str | None, int]:
     """Returns the listed parameter name at `i` and the index of its value; (None, i) if there is none with a "="."""
-    rest = len(text) - len(text[i:].lstrip()) if names else i
+    if not names:
+        return None, i
+    starts = (i,)
+    if text[i : i + 1].isspace():
+        starts = (i, i + 1, len(text) - len(text[i:].lstrip()))
     for name in names:
-        for start in (i, i + 1, rest):
-            if text.startswith(name, start) and (start == i or text[i].isspace()):
+        for start in starts:
+            if text.startswith(name, start):
                 equals = _EQUALS.match(text, start + len(name))
                 if equals is not None:
                     return name, equals.end()

@@ -58,9 +58,9 @@ class ToolList:
 
         Leaves out the tools whose names are not in the text: they cost time and cannot change the result.
         """
-        # JSON may write a name with escapes.
-        escaped = "\\" in text and '"name"' in text
-        return parse_calls(text, [tool for tool in self.tools if tool.name in text or escaped])
+        if "\\" in text and '"name"' in text:  # JSON may write a name with escapes
+            return parse_calls(text, self.tools)
+        return parse_calls(text, [tool for tool in self.tools if tool.name in text])
 
 
 @dataclass(frozen=True, slots=True)

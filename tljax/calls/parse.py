@@ -50,8 +50,7 @@ def parse_calls(text: str, tools: Sequence[Tool] = ()) -> ParsedText:
     text = text.strip()
     parameters: dict[str, list[str]] = {}
     for tool in tools:
-        names = parameters.setdefault(tool.name, [])
-        names += [name for name in tool.parameters if name not in names]
+        parameters[tool.name] = list(dict.fromkeys((*parameters.get(tool.name, ()), *tool.parameters)))
     marks = find_markup(text, parameters)
     # One call after the other.
     parsed, spans = _parse_from(text, marks, 0, tools, parameters)
@@ -91,6 +90,8 @@ def _parse_from(
             break
         spans.append((opening.start, end))
         i = end
+        if i == len(text):
+            break
     return ParsedText(tuple(calls), issue if calls else "no_call", before), spans
 
 
@@ -152,9 +153,10 @@ def _opening_on_line(
     # A listed name that holds a parenthesis itself.
     lead = _LEAD.match(text, i, end)
     begin = lead.end() if lead else i
-    for start in dict.fromkeys((i, begin)):
-        for name in parameters:
-            if "(" in name and text.startswith(name + "(", start):
+    names = [name for name in parameters if "(" in name]
+    for start in (i, begin) if names else ():
+        for name in names:
+            if text.startswith(name + "(", start):
                 return Opening(name, start, start + len(name)), _ALONE
     # Otherwise each parenthesis in turn, with the text before it on the line.
     paren = text.find("(", i, end)
