@@ -36,7 +36,7 @@ from tljax.analysis.token_scores import TokenScores, score_tokens
 from tljax.core.config import check_choices, check_range, get_field
 from tljax.core.errors import InputError, explain_out_of_memory
 from tljax.data.check import check_data
-from tljax.data.mae import load_rule
+from tljax.data.mae import check_rule, load_rule
 from tljax.data.reader import TrajectoryDataset, format_first_errors, open_trajectories
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
@@ -95,8 +95,9 @@ def run(config: Any) -> None:
             config.data.on_bad_row,
             config.data.cache or None,
         )
+        note = check_rule(rule, rows)
         counts, index, blocked = read_feedback(config, rows, rule, folder)
-        facts = _facts(config, rows, counts)
+        facts = [*_facts(config, rows, counts), *filter(None, [note])]
         tables, names = counts.tables(), plots.draw_feedback(counts, folder) if config.plots else []
         _print(facts, [table for table in tables if table.name != "differences"])
         if model is not None and tokenizer is not None:

@@ -34,7 +34,8 @@ def data_block() -> ConfigDict:
         "toolbox"  # toolbox | invented (both are generated), a JSON or JSONL file, or the name of a HF dataset
     )
     data.tokenizer = ""  # folder or hub id; "" is the model's tokenizer, or the toolbox's if there is no model
-    data.mae = "default"  # default | release | release_no_filter | none | ["regex", ...] | FILE.txt | module:function
+    # default | release | release_no_filter | none | ["regex", ...] | FILE.txt | FILE.jsonl (verdicts) | module:function
+    data.mae = "default"
     data.pkt = "paper"  # weights of key tokens: paper | release | none
     data.w_max = 9.0  # maximal weight of a key token (released code: 9)
     data.prompt_weight = 0.0  # weight of tokens outside replies; above 0, a row has one mean loss (pretraining)

@@ -6,6 +6,7 @@ formats/           a record, in one of the formats that people have -> Trajector
 trajectory.py      Trajectory: tools and turns
 mae.py             trajectory -> a decision for each step, with the reason if it is blocked
 mae_default.py     feedback of a tool -> the error that the default rule finds in it
+mae_labels.py      a file with verdicts of any critic on steps, as a rule
 mae_phrases.py     the phrases by which the default rule knows an error in a text
 prompt.py          trajectory -> text with the spans of replies and names; chat_template.jinja: the same in Jinja
 tokenizer.py       text <-> tokens with the characters that each covers

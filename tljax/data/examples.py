@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from tljax.core.errors import InputError
-from tljax.data.mae import load_rule
+from tljax.data.mae import check_rule, load_rule
 from tljax.data.reader import TrajectoryDataset, format_first_errors, open_trajectories
 from tljax.data.rows import content_hash, held_out_trajectories, prepare_rows
 from tljax.data.steps import TokenizeOptions, format_unlisted_tools, tokenize_trajectories
@@ -44,6 +44,7 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     # All rows, read from the cache if it has them.
     source = open_trajectories(file, data.on_bad_row, data.cache or None)
     rule = load_rule(data.mae)
+    note = check_rule(rule, source)
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
     facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": code_hash(data.mae)}
     rows = prepare_rows(
@@ -65,7 +66,8 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
         )
     train = rows.select(np.flatnonzero(has_tokens & ~held_out))
     rest = rows.select(np.flatnonzero(has_tokens & held_out)) if (has_tokens & held_out).any() else None
-    return Examples(train, rest, _summary(data.source, source, rows, train, rest, blocked), content_hash(train))
+    summary = _summary(data.source, source, rows, train, rest, blocked) + (f"\nnote:  {note}" if note else "")
+    return Examples(train, rest, summary, content_hash(train))
 
 
 def code_hash(rule: str) -> str:
@@ -84,7 +86,7 @@ def code_hash(rule: str) -> str:
         root = sys.modules[name.partition(".")[0]].__file__ or module.__file__
         in_package = Path(root).name == "__init__.py"
         files += sorted(Path(root).parent.rglob("*.py") if in_package else Path(module.__file__).parent.glob("*.py"))
-    if rule.endswith(".txt"):
+    if rule.endswith((".txt", ".jsonl")):
         files.append(local_path(rule, "config.data.mae"))
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 

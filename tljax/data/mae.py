@@ -16,12 +16,14 @@ from tljax.core import errors
 from tljax.core.errors import InputError
 from tljax.core.user_function import describe_exception, is_function_path, load_function
 from tljax.data import mae_default
+from tljax.data.mae_labels import Labels, read_labels
+from tljax.data.reader import TrajectoryDataset
 from tljax.data.trajectory import Trajectory
 from tljax.storage.remote import local_path
 
 ALLOWED = (
     "allowed: default, release, release_no_filter, none, a JSON list of regular expressions, "
-    "a .txt file with one regular expression a line, module:function"
+    "a .txt file with one regular expression a line, a .jsonl file with verdicts on steps, module:function"
 )
 
 # The released script's keywords. Keywords and feedback are folded before the substring test, so that '"error":' becomes
@@ -59,6 +61,41 @@ Rule = Callable[[Trajectory], list[Decision]]
 UserFunction = Callable[[Call | None, str | None], str | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _LabelRule:
+    """The rule of a file with verdicts on steps."""
+
+    labels: Labels
+
+    def __call__(self, trajectory: Trajectory) -> list[Decision]:
+        num_steps = sum(turn.role == "assistant" for turn in trajectory.turns)
+        return [_decision(reason) for reason in self.labels.reasons(trajectory, num_steps)]
+
+
+@dataclass(frozen=True, slots=True)
+class _LearnedRule:
+    """A rule that also blocks the turns that their record marks as not to be learned."""
+
+    rule: Rule
+
+    def __call__(self, trajectory: Trajectory) -> list[Decision]:
+        turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
+        return [
+            decision if turn.learned else Decision(False, NOT_LEARNED)
+            for turn, decision in zip(turns, self.rule(trajectory), strict=True)
+        ]
+
+
+def check_rule(rule: Rule, source: TrajectoryDataset) -> str:
+    """Checks a file with verdicts against its source. Returns a note for the summary, or "".
+
+    Raises InputError for a verdict on a trajectory or a step that the source does not have.
+    """
+    if not isinstance(rule, _LearnedRule) or not isinstance(rule.rule, _LabelRule):
+        return ""
+    return rule.rule.labels.check(source.trajectories(), len(source.skipped))
+
+
 def load_rule(spec: str | Sequence[str]) -> Rule:
     """Returns the rule that `spec` names. A rule returns one Decision per assistant turn, in order.
 
@@ -67,22 +104,14 @@ def load_rule(spec: str | Sequence[str]) -> Rule:
     none: keeps every step
     a sequence, a JSON list, or a .txt file with one item a line: regular expressions, which are searched in a step's
         feedback without regard to case
+    a .jsonl file: the verdicts of any critic on steps (mae_labels.py)
     module:function: `fn(call, feedback) -> reason | None` is called for every step; call or feedback are None if the
         step has none
 
     Whatever the rule says, a turn that its record marks as not to be learned is blocked. Raises InputError for anything
     else. A function rule also raises it while it runs, and names row and step.
     """
-    rule = _load_rule(spec)
-
-    def decide(trajectory: Trajectory) -> list[Decision]:
-        turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
-        return [
-            decision if turn.learned else Decision(False, NOT_LEARNED)
-            for turn, decision in zip(turns, rule(trajectory), strict=True)
-        ]
-
-    return decide
+    return _LearnedRule(_load_rule(spec))
 
 
 def _load_rule(spec: str | Sequence[str]) -> Rule:
@@ -103,6 +132,8 @@ def _load_rule(spec: str | Sequence[str]) -> Rule:
         return _load_rule(_json_patterns(name))
     if name.endswith(".txt"):
         return _pattern_rule(_file_patterns(name))
+    if name.endswith(".jsonl"):
+        return _LabelRule(read_labels(name))
     if is_function_path(name):
         return _function_rule(name, load_function(name, "data.mae", "fn(call, feedback) -> str | None"))
     raise InputError(f"data.mae: unknown rule {spec!r}; {ALLOWED}")

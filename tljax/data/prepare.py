@@ -9,7 +9,7 @@ from typing import Any
 
 from tljax.core.errors import InputError, explain_disk_errors, one_line
 from tljax.data.check import check_data
-from tljax.data.mae import load_rule
+from tljax.data.mae import check_rule, load_rule
 from tljax.data.reader import format_first_errors, open_trajectories
 from tljax.data.steps import Step, TokenizeOptions, format_unlisted_tools, tokenize_trajectories
 from tljax.data.tokenizer import Tokenizer
@@ -38,6 +38,7 @@ class DataSummary:
     key_tokens: int = 0
     skipped: list[str] = field(default_factory=list)
     unlisted: Counter[str] = field(default_factory=Counter)  # called tools that the prompt does not list
+    rule_note: str = ""  # a note on the rule of data.mae
 
     def add(self, step: Step) -> None:
         """Counts one step."""
@@ -86,6 +87,8 @@ class DataSummary:
             f"rows skipped  {len(self.skipped):,}",
         ]
         lines += format_first_errors(self.skipped)
+        if self.rule_note:
+            lines.append(f"note          {self.rule_note}")
         if self.unlisted:
             lines.append(f"note          {format_unlisted_tools(self.unlisted)}")
         return "\n".join(lines)
@@ -113,7 +116,7 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSu
     source = open_trajectories(file, data.on_bad_row, data.cache or None)
     options = TokenizeOptions.from_config(data)
     steps_of_all = tokenize_trajectories(source, rule, tokenizer, options, "preparing")
-    summary = DataSummary(data.max_tokens, skipped=source.skipped)
+    summary = DataSummary(data.max_tokens, skipped=source.skipped, rule_note=check_rule(rule, source))
 
     with explain_disk_errors(f"config.out={target}", "nothing was left there"):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from tljax.core.errors import InputError
 from tljax.data import reader, records
 from tljax.data.arrow import build_dataset
 from tljax.data.examples import code_hash, format_counts
-from tljax.data.mae import Rule, load_rule
+from tljax.data.mae import Rule, check_rule, load_rule
 from tljax.data.rows import held_out_trajectories
 from tljax.data.steps import TokenizeOptions, format_unlisted_tools, tokenize_steps
 from tljax.data.tokenizer import Tokenizer
@@ -154,11 +154,15 @@ def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_p
 
 @dataclass(frozen=True)
 class _Source:
-    """The rows of a source before the limits of prompts; skipped: the errors of malformed rows."""
+    """The rows of a source before the limits of prompts.
+
+    skipped: the errors of malformed rows; rule_note: a note on the rule of data.mae, or ""
+    """
 
     rows: datasets.Dataset
     num_trajectories: int
     skipped: list[str]
+    rule_note: str = ""
 
 
 def _summary(name: str, source: _Source, dropped: dict[int, str], train: PromptTable, rest: PromptTable) -> str:
@@ -180,6 +184,8 @@ def _summary(name: str, source: _Source, dropped: dict[int, str], train: PromptT
         lines.append(f"  and {len(dropped) - SHOWN:,} more")
     if skipped:
         lines += [f"rows skipped: {len(skipped):,}", *reader.format_first_errors(skipped)]
+    if source.rule_note:
+        lines.append(f"note:    {source.rule_note}")
     unlisted = Counter(name for name in _column(rows, "unlisted") if name)
     if unlisted:
         lines.append(f"note:    {format_unlisted_tools(unlisted)}")
@@ -198,6 +204,7 @@ def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
 def _build_from_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> _Source:
     source = reader.open_trajectories(file, data.on_bad_row, data.cache or None)
     rule = load_rule(data.mae)
+    note = check_rule(rule, source)
 
     def generate() -> Iterator[dict[str, Any]]:
         progress = tqdm(source.trajectories(), total=len(source), desc="tokenizing", unit="row", disable=None)
@@ -206,7 +213,7 @@ def _build_from_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> _Sou
                 yield row | {"trajectory": number}
 
     facts = {name: data[name] for name in ("mae", "dialect", "max_tokens")} | {"source": source.fingerprint}
-    return _Source(_build(generate, data, facts, tokenizer), len(source), source.skipped)
+    return _Source(_build(generate, data, facts, tokenizer), len(source), source.skipped, note)
 
 
 def _rows_of_trajectory(
