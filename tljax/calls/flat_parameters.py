@@ -12,17 +12,17 @@ SCHEMA_KEYS = frozenset(
     "type properties required $defs definitions $schema additionalProperties patternProperties title description "
     "strict default examples allOf anyOf oneOf not".split()
 )
-_JSON_TYPES = {
-    "str": "string",
-    "int": "integer",
-    "float": "number",
-    "bool": "boolean",
-    "list": "array",
-    "tuple": "array",
-    "set": "array",
-    "dict": "object",
-    "none": "null",
+# JSON's types -> Python's.
+PYTHON_TYPES = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "array": "list",
+    "object": "dict",
+    "null": "None",
 }
+_JSON_TYPES = {name.lower(): json_name for json_name, name in PYTHON_TYPES.items()} | {"tuple": "array", "set": "array"}
 _OPTIONAL = re.compile(r",\s*optional\b\.?|\boptional\s*$", re.IGNORECASE)
 _WRAPPED = re.compile(r"optional\[(.*)\]", re.IGNORECASE | re.DOTALL)
 

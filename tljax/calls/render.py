@@ -9,20 +9,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tljax.calls.flat_parameters import PYTHON_TYPES
 from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
 
 DIALECTS = ("mae", "readme")
 EQUALS = {"mae": "=", "readme": " = "}  # between a parameter's name and its value
-PYTHON_TYPES = {
-    "string": "str",
-    "integer": "int",
-    "number": "float",
-    "boolean": "bool",
-    "array": "list",
-    "object": "dict",
-    "null": "None",
-}
 
 
 def render_tools(tools: Sequence[Tool], dialect: str) -> str:

@@ -129,7 +129,7 @@ PHRASES = _table(
             r"\b(?:execution|process|command) (?:was )?(?:terminated|aborted|killed)\b",
         ),
         "connection": (
-            # What stands in quotation marks is spoken about: "the bug 'connection refused' is fixed".
+            # A text in quotation marks is only mentioned: "the bug 'connection refused' is fixed".
             r"(?<!['\"`])\bconnection (?:error|refused|reset|aborted|failed|timed out|timeout)",
             r"\bconnection\b[^\n]{0,80}\bwas (?:refused|reset|closed|lost)\b",
             r"\bE(?:CONNREFUSED|CONNRESET|NOTFOUND|TIMEDOUT|AI_AGAIN|HOSTUNREACH)\b",

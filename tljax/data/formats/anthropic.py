@@ -12,7 +12,7 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.core.json_fields import expect_type, refuse_unknown, shorten
-from tljax.data.formats.fields import WEIGHTS, parse_messages, parse_tools
+from tljax.data.formats.fields import WEIGHTS, parse_messages, parse_texts, parse_tools
 from tljax.data.formats.openai import read_messages
 from tljax.data.trajectory import Conversation
 
@@ -81,12 +81,6 @@ def _result(block: dict[str, Any], location: str) -> dict[str, Any]:
 
 def _text(content: Any, location: str) -> str:
     """Returns the text of a string or of a list of text blocks. Raises InputError for other blocks."""
-    if not isinstance(content, list):
-        return expect_type(content, str, location)
-    texts = []
-    for k, block in enumerate(content):
-        block = expect_type(block, dict, f"{location}[{k}]")
-        if block.get("type", "text") != "text":
-            raise InputError(f"{location}[{k}].type: is {shorten(block['type'])}; allowed: text, the only modality")
-        texts.append(expect_type(block.get("text"), str, f"{location}[{k}].text"))
-    return "\n".join(texts)
+    if isinstance(content, list):
+        return "\n".join(parse_texts(content, ("text",), location))
+    return expect_type(content, str, location)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tljax.calls.tool import Call, Tool, tool_from_json
@@ -26,13 +27,27 @@ def parse_messages(messages: Any, location: str) -> list[Any]:
     return messages
 
 
-def parse_role(message: Any, location: str) -> str:
-    """Returns the role of the Turn that a message becomes. Raises InputError for a role that is not in ROLES."""
-    role = expect_type(message, dict, location).get("role")
-    if not isinstance(role, str) or role not in ROLES:
+def parse_role(message: Any, location: str, field: str = "role", roles: Mapping[str, str] = ROLES) -> str:
+    """Returns the value in `roles` of the role in a field of a message: by default, the role of its Turn.
+
+    Raises InputError for a role that is not in `roles`.
+    """
+    role = expect_type(message, dict, location).get(field)
+    if not isinstance(role, str) or role not in roles:
         problem = "is missing" if role is None else f"{shorten(role)} is not a role"
-        raise InputError(f"{location}.role: {problem}; allowed: {', '.join(ROLES)}; rename it or take the row out")
-    return ROLES[role]
+        raise InputError(f"{location}.{field}: {problem}; allowed: {', '.join(roles)}; rename it or take the row out")
+    return roles[role]
+
+
+def parse_texts(parts: list[Any], types: Collection[str], location: str) -> list[str]:
+    """Returns the texts of a list of content parts. Raises InputError for a part of another type than `types`."""
+    texts = []
+    for k, part in enumerate(parts):
+        part = expect_type(part, dict, f"{location}[{k}]")
+        if part.get("type", "text") not in types:
+            raise InputError(f"{location}[{k}].type: is {shorten(part['type'])}; allowed: text, the only modality")
+        texts.append(expect_type(part.get("text"), str, f"{location}[{k}].text"))
+    return texts
 
 
 def parse_tools(tools: Any, location: str) -> tuple[Tool, ...]:
@@ -50,9 +65,14 @@ CALL_KEYS = ("name", "id", "call_id", "type", "index", *ARGUMENTS)
 def parse_call(entry: Any, location: str) -> Call:
     """Returns the call of an object with a name and arguments, which may be spelled in any of the ways of ARGUMENTS.
 
-    Raises InputError for a missing name, and for content under any other key.
+    The object may be wrapped in {"id": ..., "function": {...}}. Raises InputError for a missing name, and for content
+    under any other key.
     """
     entry = expect_type(entry, dict, location)
+    if entry.get("function") is not None:
+        refuse_unknown(entry, ("id", "type", "index", "function"), location, "a call's content is read from function")
+        location = f"{location}.function"
+        entry = expect_type(entry["function"], dict, location)
     name = check_not_blank(expect_type(entry.get("name"), str, f"{location}.name"), f"{location}.name")
     refuse_unknown(entry, CALL_KEYS, location, f"arguments are read from {', '.join(ARGUMENTS)}")
     field = the_field(entry, ARGUMENTS, location) or ARGUMENTS[0]

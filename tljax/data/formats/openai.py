@@ -14,9 +14,16 @@ import json
 from typing import Any
 
 from tljax.calls.tool import Call
-from tljax.core.errors import InputError
-from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, refuse_unknown, shorten, the_field
-from tljax.data.formats.fields import parse_call, parse_messages, parse_role, parse_tools, parse_weight
+from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, refuse_unknown, the_field
+from tljax.data.formats.fields import (
+    WEIGHTS,
+    parse_call,
+    parse_messages,
+    parse_role,
+    parse_texts,
+    parse_tools,
+    parse_weight,
+)
 from tljax.data.formats.pairing import pair_feedback
 from tljax.data.trajectory import Conversation, Turn
 
@@ -26,9 +33,9 @@ MESSAGES = "messages"
 MESSAGES_FIELDS = (MESSAGES, "conversations", "conversation")
 TOOLS_FIELDS = ("tools", "functions")
 # Keys of a message that are read, or that say nothing about the conversation.
-_KEYS = frozenset(
-    "role content tool_calls function_call tool_call_id name reasoning_content reasoning thinking refusal "
-    "weight loss_mask train "
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_KEYS = frozenset((*_REASONING, *WEIGHTS)) | frozenset(
+    "role content tool_calls function_call tool_call_id name refusal "
     "id _id index type timestamp created created_at time date model usage annotations logprobs finish_reason "
     "meta metadata status cost source provider_specific_fields".split()
 )
@@ -105,12 +112,8 @@ def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any
         fields = [f"{location}.tool_calls[{k}]" for k in range(len(entries))]
     calls, ids = [], []
     for entry, field in zip(entries, fields, strict=True):
-        entry = expect_type(entry, dict, field)
-        ids.append(entry.get("id"))
-        if entry.get("function") is not None:
-            refuse_unknown(entry, ("id", "type", "index", "function"), field, "a call's content is read from function")
-            entry, field = expect_type(entry["function"], dict, f"{field}.function"), f"{field}.function"
         calls.append(parse_call(entry, field))
+        ids.append(entry.get("id"))
     return calls, ids
 
 
@@ -122,7 +125,7 @@ def _text(message: dict[str, Any], location: str) -> str:
     """
     refuse_unknown(message, _KEYS, location, "a message's text is read from content, its calls from tool_calls")
     text = _content(message, location)
-    reasoning = the_field(message, ("reasoning_content", "reasoning", "thinking"), location)
+    reasoning = the_field(message, _REASONING, location)
     if reasoning is not None and message[reasoning]:
         thought = expect_type(message[reasoning], str, f"{location}.{reasoning}")
         text = f"<think>\n{thought.strip()}\n</think>\n\n{text}"
@@ -131,18 +134,9 @@ def _text(message: dict[str, Any], location: str) -> str:
 
 def _content(message: dict[str, Any], location: str) -> str:
     content = get_or_default(message, "content", get_or_default(message, "refusal", ""))
-    if isinstance(content, dict) and message.get("role") in ("tool", "function"):
+    has_texts = isinstance(content, list) and all(isinstance(part, dict) and "text" in part for part in content)
+    if message.get("role") in ("tool", "function") and isinstance(content, dict | list) and not has_texts:
         return json.dumps(content, ensure_ascii=False)
-    if not isinstance(content, list):
-        return expect_type(content, str, f"{location}.content")
-    if message.get("role") in ("tool", "function") and not all(isinstance(p, dict) and "text" in p for p in content):
-        return json.dumps(content, ensure_ascii=False)
-    texts = []
-    for k, part in enumerate(content):
-        part = expect_type(part, dict, f"{location}.content[{k}]")
-        if part.get("type", "text") not in ("text", "input_text", "output_text"):
-            raise InputError(
-                f"{location}.content[{k}].type: is {shorten(part['type'])}; allowed: text, the only modality"
-            )
-        texts.append(expect_type(part.get("text"), str, f"{location}.content[{k}].text"))
-    return "".join(texts)
+    if isinstance(content, list):
+        return "".join(parse_texts(content, ("text", "input_text", "output_text"), f"{location}.content"))
+    return expect_type(content, str, f"{location}.content")

@@ -21,7 +21,7 @@ from tljax.calls.parse import parse_calls
 from tljax.calls.tool import Tool
 from tljax.core.errors import InputError
 from tljax.core.json_fields import expect_type, refuse_unknown, shorten, the_field
-from tljax.data.formats.fields import WEIGHTS, parse_call, parse_messages, parse_tools
+from tljax.data.formats.fields import WEIGHTS, parse_call, parse_messages, parse_role, parse_tools
 from tljax.data.formats.openai import MESSAGES_FIELDS, TOOLS_FIELDS, read_messages
 from tljax.data.trajectory import Conversation
 
@@ -29,7 +29,7 @@ SCHEMA = '{"tools", "conversations": [{"from", "value"}]} (ShareGPT)'
 MESSAGES = "conversations"
 # The role in a file -> OpenAI's role; "call" for a message that consists of calls.
 ROLES = {
-    **dict.fromkeys(("system",), "system"),
+    "system": "system",
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "model", "bot", "chatgpt"), "assistant"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
@@ -124,11 +124,7 @@ def _messages(entry: Any, tools: tuple[Tool, ...], location: str) -> list[dict[s
     """Returns the OpenAI messages that an entry stands for; several results in one entry become several messages."""
     entry = expect_type(entry, dict, location)
     refuse_unknown(entry, _KEYS, location, "a message's text is read from value")
-    role = entry.get("from")
-    if not isinstance(role, str) or role not in ROLES:
-        problem = "is missing" if role is None else f"{shorten(role)} is not a role"
-        raise InputError(f"{location}.from: {problem}; allowed: {', '.join(ROLES)}; rename it or take the row out")
-    role, value = ROLES[role], entry.get("value")
+    role, value = parse_role(entry, location, "from", ROLES), entry.get("value")
     shared = {key: entry[key] for key in ("name", "tool_call_id", *WEIGHTS) if entry.get(key) is not None}
     if role == "call":
         return [{"role": "assistant", "content": None, "tool_calls": _calls(value, f"{location}.value")} | shared]
@@ -179,8 +175,6 @@ def _calls(value: Any, location: str) -> list[dict[str, Any]]:
         raise InputError(f"{location}: is an empty list of calls; fix it or remove the row")
     calls = []
     for k, entry in enumerate(entries):
-        if isinstance(entry, dict) and isinstance(entry.get("function"), dict):
-            entry = entry["function"]
         call = parse_call(entry, location if len(entries) == 1 else f"{location}[{k}]")
         calls.append({"name": call.name, "arguments": call.arguments, "id": entry.get("id")})
     return calls
