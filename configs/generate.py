@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.prompts = ""  # a JSONL file or a JSON array; a row without an id gets its number, from 1
     config.out = ""  # a new JSONL file in the order of the prompts; the same command continues after a stop
-    config.dialect = "mae"  # the text of tools and messages: mae | readme, as in training
+    config.dialect = "mae"  # the text of tools and messages: mae | readme | full, as in training
     config.tokenizer = ""  # a folder or a hub id; "" means that of the model
     config.samples = 1  # the number of replies to each prompt
     config.rows = 64  # the number of replies that are generated at a time, over all devices

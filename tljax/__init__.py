@@ -2,7 +2,7 @@
 
 raw trajectories   -> Trajectory            data/reader.py, data/trajectory.py
 Trajectory         -> kept, blocked steps   data/mae.py       mitigate adverse effects
-kept steps         -> text                  data/prompt.py    two dialects of tools and calls
+kept steps         -> text                  data/prompt.py    the text of tools and calls, in a dialect
 text               -> tokens                data/tokenizer.py
 tokens             -> token weights         data/pkt.py       prioritize key tokens
 weighted steps     -> rows                  data/rows.py      one forward pass per trajectory

@@ -43,7 +43,7 @@ def letters(reply, call, dialect):
     return "".join(LETTERS[kind] * (end - start) for (start, kind), end in zip(stretches, ends, strict=True))
 
 
-@pytest.mark.parametrize(("dialect", "case"), [(d, i) for d in DIALECTS for i in range(len(LABELLED[d]))])
+@pytest.mark.parametrize(("dialect", "case"), [(d, i) for d in LABELLED for i in range(len(LABELLED[d]))])
 def test_characters_labelled_by_hand(dialect, case):
     reply, wanted, call = LABELLED[dialect][case]
     call = call or NESTED

@@ -8,16 +8,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tljax.calls.parse_tools import parse_tools
-from tljax.calls.render import DIALECTS, json_types, render_tools
+from tljax.calls.render import DIALECTS, render_tools
+from tljax.calls.schema_text import json_types, nested_lines, with_facts
 from tljax.calls.tool import Tool
 from tljax.core.errors import InputError
 from tljax.data.formats.read import trajectory_from_record
 from tljax.data.prompt import render_trajectory
 
 
-def shown(tool):
-    """What a prompt shows of a tool."""
-    described = {name: (json_types(s), s.get("description") or "") for name, s in tool.properties.items()}
+def shown(tool, dialect="mae"):
+    """What a prompt shows of a tool. In `full`, facts and nested properties belong to the descriptions."""
+    texts = {name: schema.get("description") or "" for name, schema in tool.properties.items()}
+    if dialect == "full":
+        texts = {name: with_facts(s) + nested_lines(s, "    ") for name, s in tool.properties.items()}
+    described = {name: (json_types(schema), texts[name]) for name, schema in tool.properties.items()}
     return tool.name, tool.description, tool.parameters, tool.required, {n: described[n] for n in tool.parameters}
 
 
@@ -39,7 +43,7 @@ def test_real_tools_come_back(shared, name, dialect):
         rendered = render_trajectory(trajectory, dialect)
         text = rendered.text[: rendered.replies[0].start]
         tools = parse_tools(text)
-        assert list(map(shown, tools)) == list(map(shown, trajectory.tools))
+        assert list(map(shown, tools)) == [shown(tool, dialect) for tool in trajectory.tools]
         assert render_tools(tools, dialect) == render_tools(trajectory.tools, dialect)
         assert render_tools(tools, dialect) in text
 

@@ -89,6 +89,7 @@ CALLS = {
     "mae": 'f(a="it\'s", b="é \\"q\\"\\n", c=[1, 2.5, {"d": null}], e=true)',
     "readme": "f(a = \"it's\", b = 'é \"q\"\\n', c = [1, 2.5, {'d': None}], e = True)",
 }
+CALLS["full"] = CALLS["mae"]
 TRICKY = Trajectory(
     "1",
     (WEATHER, STOP),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tljax.calls.render import json_types
+from tljax.calls.schema_text import json_types
 from tljax.calls.tool import Call, Tool
 
 # Kinds of call error, in the order in which they are reported.

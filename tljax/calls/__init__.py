@@ -1,8 +1,10 @@
 """Tool calls: their text, their values, and the comparison of two calls, which rewards and scores use.
 
 tool.py                 Tool and Call; a tool from its JSON
+references.py           a JSON schema with its definitions in place of its references
 flat_parameters.py      parameters without "properties" -> a JSON schema
-render.py               tools, calls and values -> text, in two dialects
+schema_text.py          a parameter's JSON schema -> its types, facts and nested properties as text
+render.py               tools, calls and values -> text, in three dialects
 literals.py             an argument's text -> its value, without eval
 markup.py               any text -> its reasoning, tags and other marks around calls
 arguments.py            a call's text from its parenthesis on -> its arguments

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tljax.calls.literals import parse_literal
-from tljax.calls.render import json_types
+from tljax.calls.schema_text import json_types
 from tljax.calls.tool import Call, Tool
 
 

@@ -1,11 +1,14 @@
-"""Parsing of the tool list of a rendered prompt: the inverse of `render_tools`, in both dialects."""
+"""Parsing of the tool list of a rendered prompt: the inverse of `render_tools`.
+
+A list in the dialect `full` is read as `mae`: a description then holds what `full` adds to it.
+"""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tljax.calls.render import DIALECTS, python_types, render_tools
+from tljax.calls.render import python_types, render_tools
 from tljax.calls.tool import Tool
 from tljax.core.errors import InputError
 
@@ -47,8 +50,8 @@ def parse_tools(text: str, location: str = "prompt") -> tuple[Tool, ...]:
     listed = text[first.end() : end]
     # The dialect in which they render to the same text again.
     parsed = []
-    for dialect in DIALECTS:
-        tools = [_tool(*block, _LAYOUTS[dialect]) for block in blocks]
+    for dialect, layout in _LAYOUTS.items():
+        tools = [_tool(*block, layout) for block in blocks]
         parsed.append(tools)
         if None not in tools and _same(listed, render_tools([t for t in tools if t is not None], dialect)):
             break

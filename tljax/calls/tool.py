@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tljax.calls.flat_parameters import unflatten_parameters
+from tljax.calls.references import resolve_references
 from tljax.core.errors import InputError
 from tljax.core.json_fields import expect_type, get_or_default, join_names, refuse_unknown, shorten, the_field
 
@@ -78,25 +79,7 @@ def tool_from_json(obj: Any, location: str) -> Tool:
 
 def _property(schema: Any, parameters: dict[str, Any], location: str) -> dict[str, Any]:
     """Returns a parameter's schema with `$ref`s resolved. Raises InputError if its description is no string."""
-    schema = _resolve(expect_type(schema, dict, location), parameters)
-    for union in ("anyOf", "oneOf"):
-        if isinstance(schema.get(union), list):
-            members = [_resolve(m, parameters) if isinstance(m, dict) else m for m in schema[union]]
-            schema = {**schema, union: members}
+    schema = resolve_references(expect_type(schema, dict, location), parameters, location)
     if schema.get("description") is not None:
         expect_type(schema["description"], str, f"{location}.description")
-    return schema
-
-
-def _resolve(schema: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    """Returns a schema with the tool's definition that its `$ref` points to in place of the `$ref`."""
-    reference = schema.get("$ref")
-    if not isinstance(reference, str):
-        return schema
-    for block in ("$defs", "definitions"):
-        definitions, prefix = parameters.get(block), f"#/{block}/"
-        if isinstance(definitions, dict) and reference.startswith(prefix):
-            target = definitions.get(reference.removeprefix(prefix))
-            if isinstance(target, dict):
-                return {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
     return schema

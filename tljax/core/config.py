@@ -39,7 +39,9 @@ def data_block() -> ConfigDict:
     data.pkt = "paper"  # weights of key tokens: paper | release | none
     data.w_max = 9.0  # maximal weight of a key token (released code: 9)
     data.prompt_weight = 0.0  # weight of tokens outside replies; above 0, a row has one mean loss (pretraining)
-    data.dialect = "mae"  # how tools and calls are written: mae (released training data) | readme (released model card)
+    # The text of tools and calls: mae (released training data) | readme (released model card) | full (mae with allowed
+    # values, defaults and nested properties).
+    data.dialect = "mae"
     data.rows = (
         "trajectory"  # one row per trajectory, or per "step": equal gradients, but a step's row repeats its history
     )

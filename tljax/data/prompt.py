@@ -1,6 +1,7 @@
-"""Tools, calls and conversations as the text that the model reads, in two byte-exact dialects.
+"""Tools, calls and conversations as the text that the model reads, in one of three dialects.
 
-`mae` is what the released mae.py writes, `readme` what the released TL-CodeLLaMA-2 expects.
+`mae` is what the released mae.py writes, byte for byte, `readme` what the released TL-CodeLLaMA-2 expects, and `full`
+is `mae` with all that the tools' schemas say.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def render_trajectory(trajectory: Trajectory, dialect: str) -> RenderedTrajector
         if trajectory.system:
             text += trajectory.system + ("\n\n" if trajectory.tools else "")
         for i, tool in enumerate(trajectory.tools):
-            if dialect == "mae" and i:
+            if i and dialect != "readme":
                 text += "\n\n"
             start = len(text) + len("Function:\ndef ")
             names.append((start, start + len(tool.name)))

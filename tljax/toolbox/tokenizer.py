@@ -16,7 +16,6 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
 from tljax.data.formats.read import trajectory_from_record
 from tljax.data.prompt import render_trajectory
@@ -51,7 +50,7 @@ TOKENIZER_CONFIG = {
 def training_texts() -> Iterator[str]:
     """Yields rendered tasks with invented tools, the text that the base is trained on, so that it sees every token."""
     for i, row in enumerate(pretraining_rows(seed=SEED, copied=0, n=NUM_ROWS), start=1):
-        yield render_trajectory(trajectory_from_record(row, "toolbox", i), DIALECTS[i % README_EVERY == 0]).text
+        yield render_trajectory(trajectory_from_record(row, "toolbox", i), "mae" if i % README_EVERY else "readme").text
 
 
 def build_tokenizer(model: models.BPE) -> Tokenizer:
