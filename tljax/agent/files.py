@@ -83,7 +83,7 @@ class DialogueFiles:
 
     def rows(self) -> list[dict[str, Any]]:
         """All dialogues so far, in the order of their numbers."""
-        return [row for _, row in self._partial.answers()]
+        return [row for _, row in self._partial.entries()]
 
     def finish(self, report: str, transcript: str) -> None:
         """Writes report and transcript, then the dialogues. Raises InputError if the disk refuses."""

@@ -123,7 +123,7 @@ def generate_missing_replies(
 def replies_by_set(rows: Sequence[tuple[EvalSet, Example]], partial: ResumableWriter) -> dict[str, Replies]:
     """Returns the replies in `partial` by set and row."""
     replies: dict[str, Replies] = {}
-    for position, reply in partial.answers():
+    for position, reply in partial.entries():
         eval_set, example = rows[position]
         replies.setdefault(eval_set.name, {})[example.index] = reply["completion"]
     return replies

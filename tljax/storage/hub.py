@@ -1,4 +1,4 @@
-"""Folders by path or by their name on the Hugging Face hub."""
+"""Model folders given by a path, an address or a name on the Hugging Face hub."""
 
 import re
 from collections.abc import Sequence
@@ -8,23 +8,24 @@ from tljax.core.errors import InputError
 from tljax.storage.remote import fetch, is_remote
 
 
-def local_or_hub(path: str, what: str, patterns: Sequence[str]) -> Path:
-    """The folder `path`, or a copy here of that at an address, or of the hub's model of that name; files of `patterns`.
+def local_or_hub(path: str, field: str, patterns: Sequence[str]) -> Path:
+    """Returns the folder `path` itself, or a local copy of the folder at an address or of a model on the hub.
 
-    `what` names the setting in the InputError that a path gets which is neither.
+    field: the setting that holds the path, for messages. patterns: the files to copy, such as "*.json". Raises
+    InputError if `path` is none of the three or cannot be copied.
     """
     if is_remote(path):
-        copy = fetch(path, what, patterns)
+        copy = fetch(path, field, patterns)
         if not copy.is_dir():
-            raise InputError(f"{what} {path}: is a file; give a folder")
+            raise InputError(f"{field} {path}: is a file; give a folder")
         return copy
     local = Path(path).expanduser()
     if path and local.is_dir():
         return local
     if path and local.exists():
-        raise InputError(f"{what} {path}: is a file; give a folder")
+        raise InputError(f"{field} {path}: is a file; give a folder")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
-        raise InputError(f"{what} {path!r}: no such folder; give a folder with the model's files, or a hub id")
+        raise InputError(f"{field} {path!r}: no such folder; give a folder with the model's files, or a hub id")
     # Slow to import, and only a hub id needs it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -35,6 +36,6 @@ def local_or_hub(path: str, what: str, patterns: Sequence[str]) -> Path:
         reason = " ".join(str(error).split())
         reason = reason if len(reason) < 160 else reason[:160].rpartition(" ")[0] + " ..."
         raise InputError(
-            f"{what} {path}: neither a folder here nor a model that the Hugging Face hub could deliver "
+            f"{field} {path}: neither a folder here nor a model that the Hugging Face hub could deliver "
             f"({type(error).__name__}: {reason}); check the name, the network, HF_HUB_OFFLINE and HF_TOKEN"
         ) from None

@@ -1,11 +1,11 @@
-"""Files and folders at addresses such as gs://BUCKET/NAME, through fsspec: downloads to read, uploads of new files.
+"""Downloads and uploads of files and folders at addresses such as gs://BUCKET/NAME, through fsspec.
 
 An object store can neither append to an object nor rename it: an object is complete or absent, and a folder is a common
-prefix of names. Copies lie under $HF_HOME/tljax, by their address, and are made again only if the objects have changed.
+prefix of names. Local copies are under $HF_HOME/tljax, ordered by address, and are renewed only if the objects changed.
 """
 
-# fsspec's own caches do not do (tried with 2026.9): filecache names files by a hash, or by their last part alone, so
-# that two config.json collide and no folder of a model can be opened; a download that fails leaves half a file.
+# The caches of fsspec cannot be used here (tried with 2026.9): filecache names a file by a hash, or by the last part of
+# its path, so that two config.json collide and a model's folder cannot be opened; a failed download leaves half a file.
 
 import contextlib
 import fnmatch
@@ -29,8 +29,8 @@ from tljax.storage.atomic import atomic_path
 STAMPS = ("size", "generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "created")
 EXTRAS = {"gs": "gcs", "gcs": "gcs"}  # scheme -> the extra of tljax that it needs
 CACHE_FULL = "make room, or set HF_HOME to a folder on a larger disk"
-MIN_LOGGED_BYTES = 2**28  # of a copy, from which a line says that it is made
-ALL_FILES = ("**",)  # as patterns: all files, also those in subfolders
+MIN_LOGGED_BYTES = 2**28  # a copy of at least this size is announced in a line
+ALL_FILES = ("**",)  # the patterns that match all files, also those in subfolders
 
 
 def is_remote(path: object) -> bool:
@@ -46,7 +46,7 @@ def cache_folder() -> Path:
 
 
 def cache_path(address: str, kind: str) -> Path:
-    """Returns the path in the cache for something of this `kind` and address."""
+    """Returns the path in the cache that belongs to an address; kind: the subfolder of the cache."""
     scheme, _, rest = address.partition("://")
     return cache_folder() / kind / scheme / rest.strip("/")
 
@@ -55,14 +55,14 @@ def local_path(path: str, field: str, patterns: Sequence[str] = ("*",)) -> Path:
     """Returns `path` itself if it is local, or a local copy of the file or folder at that address.
 
     field: the setting that holds the path, for messages. patterns: the files of a folder that are needed, such as
-    "*.json". Raises InputError if the address has nothing or cannot be read, and if the cache cannot be written; a
-    local path is not checked.
+    "*.json". Raises InputError if the address is empty or cannot be read, or if the cache cannot be written. A local
+    path is not checked.
     """
     return fetch(path, field, patterns) if is_remote(path) else Path(path).expanduser()
 
 
 def fetch(address: str, field: str, patterns: Sequence[str] = ("*",)) -> Path:
-    """Returns a local copy of a file or folder, made again if the content has changed. Its files are complete."""
+    """Returns the local copy of a file or folder, renewed if the content has changed. Each file is complete."""
     target = cache_path(address, "copies")
     with explain_store_errors(address, field):
         objects = list_objects(address, ALL_FILES)
@@ -77,9 +77,9 @@ def fetch(address: str, field: str, patterns: Sequence[str] = ("*",)) -> Path:
 
 
 def list_objects(address: str, patterns: Sequence[str] = ("*",)) -> dict[str, dict[str, Any]]:
-    """Returns {name below the address: {field of STAMPS: value}}; the name of an object at the address itself is "".
+    """Returns {name below the address: {field of STAMPS: value}}; an object at the address itself has the name "".
 
-    Raises the errors of the store's library; call it inside `explain_store_errors`.
+    Raises the errors of the store's library, so call it inside `explain_store_errors`.
     """
     fs, root = _open(address)
     fs.invalidate_cache()
@@ -100,12 +100,12 @@ def _matches(name: str, pattern: str) -> bool:
 def _copy(
     address: str, field: str, wanted: Mapping[str, dict[str, str]], objects: Mapping[str, dict[str, str]], target: Path
 ) -> None:
-    """Makes `target` a copy of the `wanted` ones of all `objects`; a record beside it says what has been copied."""
+    """Makes `target` a copy of the `wanted` among all `objects`; a file beside it records what was copied."""
     record = target.with_name(f".{target.name}.copied")
     copied = json.loads(record.read_text()) if record.is_file() and target.exists() else {}
     if copied.items() >= wanted.items() and copied.keys() <= objects.keys():
         return
-    # Remove what has become a folder or a file, and files whose objects are gone.
+    # Remove a file that has become a folder or the reverse, and files whose objects are gone.
     if target.is_dir() == ("" in wanted):
         copied = {}
         shutil.rmtree(target, ignore_errors=True)
@@ -114,7 +114,7 @@ def _copy(
     for path in target.rglob("*"):
         if path.is_file() and not path.name.startswith(".") and path.relative_to(target).as_posix() not in objects:
             path.unlink()
-    # Copy what is new or has changed. The record is absent meanwhile: a kill leads to a new copy.
+    # Copy what is new or has changed. The record is absent meanwhile, so a kill leads to a complete new copy.
     missing = [name for name, stamp in wanted.items() if copied.get(name) != stamp]
     size = sum(int(wanted[name].get("size", 0)) for name in missing)
     if size >= MIN_LOGGED_BYTES:
@@ -124,7 +124,7 @@ def _copy(
 
 
 def download(address: str, target: Path, patterns: Sequence[str], field: str) -> None:
-    """Copies the objects at an address that match the patterns into a folder; an empty address is no error."""
+    """Copies the objects at an address that match the patterns into a folder. An empty address is no error."""
     with explain_store_errors(address, field):
         names = list_objects(address, patterns)
     _get(address, {name: target / name for name in names}, field)
@@ -158,8 +158,8 @@ def _get(address: str, paths: Mapping[str, Path], field: str) -> None:
 def upload(files: Mapping[str, Path], field: str, *, growing: bool = False) -> None:
     """Writes local files, {address: path}, to their addresses, concurrently; each object is complete or absent.
 
-    growing: the files are small and may grow meanwhile; each is written as it is when it is read. Raises InputError if
-    one cannot be written.
+    growing: the files are small and may grow meanwhile; each is read once and uploaded as it was then. Raises
+    InputError if one cannot be written.
     """
     if not files:
         return
@@ -203,7 +203,7 @@ def explain_store_errors(address: str, field: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    # Every store has its own exceptions, and their libraries pass on those of HTTP and of credentials.
+    # Every store has its own exceptions, and the libraries also raise those of HTTP and of credentials.
     except Exception as error:
         raise InputError(f"{field} {address}: {_explain(address, error)}") from error
 
@@ -233,7 +233,7 @@ def _open(address: str) -> tuple[Any, str]:
     """Returns the file system of an address, and the path in it."""
     from fsspec.core import url_to_fs
 
-    # gcsfs logs a trace of 60 lines for an error that it raises too.
+    # gcsfs logs a trace of 60 lines for errors that it also raises.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     return url_to_fs(address)
 
@@ -242,10 +242,10 @@ def _open(address: str) -> tuple[Any, str]:
 def with_local_paths(config: Any, *, reads: Sequence[str], writes: Sequence[str] = ()) -> Iterator[None]:
     """Replaces addresses in fields of the config by local paths, as long as the body runs.
 
-    reads: fields whose addresses are copied first. writes: fields whose files are written locally, in a folder of their
-    own; at the end process 0 uploads all files of that folder beside the address. Files that end in .partial stay in
-    it: the same command continues from them on this machine. Raises InputError, before the body runs, if an address to
-    read cannot be read, or if one to write exists already.
+    reads: fields whose addresses are copied to this machine first. writes: fields that name output files. Each of them
+    is written into a separate local folder, and at the end process 0 uploads all files of that folder to the parent of
+    the address. Files that end in .partial are not uploaded: the same command continues from them on this machine.
+    Raises InputError, before the body runs, if an address to read cannot be read, or if one to write exists already.
     """
     for field in reads:
         block, name = _block(config, field)
@@ -273,18 +273,18 @@ def _exists(address: str, field: str) -> bool:
 
 
 def _upload_earlier_output(address: str, field: str) -> None:
-    """Uploads the output that an earlier command has made for an address. Raises an InputError that says so."""
+    """Uploads the output of an earlier command whose upload failed. Raises InputError to report that it did so."""
     path = _output_path(address)
     if path.exists() and not any(path.parent.glob("*.partial")):
         _upload_output(address, field)
         raise InputError(
-            f"{field} {address}: an earlier command had made it here and could not upload it, which was done now; "
+            f"{field} {address}: an earlier command wrote it here but could not upload it; it has been uploaded now: "
             "give another name for another output"
         )
 
 
 def _upload_output(address: str, field: str) -> None:
-    """Uploads the output for an address, after the files beside it; an object that exists already is left as it is."""
+    """Uploads the output for an address, after the files beside it. An equal object that exists already is kept."""
     folder, parent = _output_path(address).parent, address.rstrip("/").rpartition("/")[0]
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {f"{parent}/{name}": folder / name for name in names if name[0] != "." and name[-8:] != ".partial"}
@@ -294,7 +294,7 @@ def _upload_output(address: str, field: str) -> None:
             del files[target]
         elif sizes:
             raise InputError(f"{field} {target} is there already; the new files lie in {folder}: copy them by hand")
-    # The object at the address itself comes last: it shows that all is there.
+    # The object at the address itself comes last: its presence shows that the upload is complete.
     last = {target: files.pop(target) for target in list(files) if f"{target}/".startswith(f"{address.rstrip('/')}/")}
     upload(files, field)
     upload(last, field)
@@ -311,6 +311,6 @@ def _block(config: Any, field: str) -> tuple[Any, str]:
 
 
 def _output_path(address: str) -> Path:
-    """Returns the local path at which the output for an address is made, in a folder of its own."""
+    """Returns the local path at which the output for an address is written, in a folder used for nothing else."""
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     return cache_folder() / "made" / key / address.rstrip("/").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The folder of a run: a folder of this machine, or a URI such as gs://BUCKET/RUN with a local working folder."""
+"""The folder of a run: a local folder, or an address such as gs://BUCKET/RUN with a local working folder."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from tljax.core.errors import InputError, explain_disk_errors
 from tljax.distributed import processes
 from tljax.storage import remote
 
-# The small files that a restart needs and that people look at. Checkpoints and exports go to the address at once.
+# The small files that a restart needs and that people read. Checkpoints and exports go to the address directly.
 MIRRORED_FILES = (
     "config.json",
     "begun.json",
@@ -32,15 +32,16 @@ FIELD = "config.out"
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A run's folder, `folder / "metrics.jsonl"` a file in it.
+    """A run's folder; `folder / "metrics.jsonl"` is the local path of a file in it.
 
-    local_dir: folder of this machine, in which files grow and are renamed. uri: where they are stored for good, "" for
-    local_dir itself. With a URI each process has a local_dir of its own, and that of process 0 is uploaded.
+    local_dir: the local folder, in which files grow and are renamed. uri: the address to which they are uploaded, or ""
+    if the run stays in local_dir. With an address, each process has its own local_dir, and only that of process 0 is
+    uploaded.
     """
 
     local_dir: Path
     uri: str = ""
-    _put: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    _uploaded: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     _lock: Any = dataclasses.field(default_factory=threading.Lock, compare=False, repr=False)
 
     def __truediv__(self, name: str) -> Path:
@@ -58,36 +59,37 @@ class RunFolder:
 
     @property
     def path(self) -> Any:
-        """The folder of checkpoints and exports: a Path, or an epath.Path of the URI."""
+        """The folder of checkpoints and exports: a Path, or an epath.Path of the address."""
         return epath.Path(self.uri) if self.uri else self.local_dir
 
     def upload(self) -> None:
-        """Uploads the small files of local_dir that are new or have changed; process 0 alone does it.
+        """Uploads the small files of local_dir that are new or have changed; only process 0 does it.
 
-        A checkpoint is committed only after that, so that what it needs is there. Files may grow meanwhile: a restart
-        cuts off what came after its checkpoint. Raises InputError where the URI cannot be written.
+        A checkpoint is committed only after this upload, so that a restart from it finds the files that it needs. Files
+        may grow meanwhile, because a restart removes the lines that came after its checkpoint. Raises InputError if the
+        address cannot be written.
         """
         if not self.uri or not processes.is_primary():
             return
         with self._lock:
-            found = {}
+            stamps = {}
             for pattern in MIRRORED_FILES:
                 for path in self.local_dir.glob(pattern):
                     if path.is_file() and not path.name.startswith("."):
                         stat = path.stat()
-                        found[path.relative_to(self.local_dir).as_posix()] = (stat.st_size, stat.st_mtime_ns)
-            new = [name for name, stamp in found.items() if self._put.get(name) != stamp]
+                        stamps[path.relative_to(self.local_dir).as_posix()] = (stat.st_size, stat.st_mtime_ns)
+            new = [name for name, stamp in stamps.items() if self._uploaded.get(name) != stamp]
             remote.upload({f"{self.uri}/{name}": self.local_dir / name for name in new}, FIELD, growing=True)
-            self._put.update({name: found[name] for name in new})
+            self._uploaded.update({name: stamps[name] for name in new})
 
     def download(self) -> None:
-        """Replaces the files of local_dir by those at the URI.
+        """Replaces the files of local_dir by those at the address.
 
-        Raises InputError where another process works in local_dir, or the URI cannot be read.
+        Raises InputError if another process has locked local_dir, or if the address cannot be read.
         """
-        with contextlib.ExitStack() as held, explain_disk_errors(self.local_dir, remote.CACHE_FULL):
+        with contextlib.ExitStack() as stack, explain_disk_errors(self.local_dir, remote.CACHE_FULL):
             self.local_dir.mkdir(parents=True, exist_ok=True)
-            held.enter_context(self.lock())
+            stack.enter_context(self.lock())
             for path in self.local_dir.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -97,9 +99,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Locks local_dir for this process. Raises InputError where another process has locked it.
+        """Locks local_dir for this process. Raises InputError if another process has locked it.
 
-        A URI cannot be locked: two machines that train into one would spoil each other's run.
+        An address cannot be locked: two machines that train into the same one would damage each other's run.
         """
         lock = filelock.FileLock(self.local_dir / "lock", timeout=0)
         try:
@@ -114,17 +116,17 @@ class RunFolder:
             lock.release()
 
     def broadcast(self) -> None:
-        """Gives what process 0 has written so far to the other processes, where each has a local_dir of its own."""
+        """Copies the small files of process 0 to the other processes, if each has its own local_dir."""
         if self.uri:
             processes.run_on_primary(self.upload)
             if not processes.is_primary():
                 self.download()
 
 
-def open_run_folder(place: str) -> RunFolder:
-    """Returns the run folder at a path of this machine or at a URI."""
-    if not remote.is_remote(place):
-        return RunFolder(Path(place))
-    address = place.rstrip("/")
+def open_run_folder(path: str) -> RunFolder:
+    """Returns the run folder at a local path or at an address."""
+    if not remote.is_remote(path):
+        return RunFolder(Path(path))
+    address = path.rstrip("/")
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     return RunFolder(remote.cache_folder() / "runs" / key / str(processes.process_index()), address)
