@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from tljax.data.batch_arrays import KEY_TOKEN, NAME_TOKEN, OTHER_TOKEN
-from tljax.data.pkt import classify_tokens, key_offsets, key_weight, token_range, token_weights
+from tljax.data.pkt import (
+    classify_tokens,
+    key_offsets,
+    key_weight,
+    released_called_name,
+    released_listed_name,
+    token_range,
+    token_weights,
+)
 
 PAPER_TOOLS = ["getPaperDetails", "getPapersByKeywords", "finish"]
 
@@ -105,6 +113,37 @@ def test_a_lone_blank_decides_nothing_for_the_paper():
 
 def test_a_lone_blank_is_no_part_of_a_name_after_a_newline():
     assert token_range("x\nget", [(0, 1), (1, 2), (2, 5)], 2, 5, lone_blank=True) == range(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("texts", "num_tokens"),
+    [
+        ([" f", "(", "a", ":"], 1),
+        ([" f", "g", "():"], 2),
+        ([" f", "(:", "ed", "oc", ": string", ")", ":", "(", "b", "("], 7),
+        ([" f", "(_", "x", "():"], 3),
+        ([" f", "_(", "a", "()"], 3),
+        ([" f", " (", "a"], 1),  # the text ends first
+    ],
+)
+def test_the_released_code_ends_a_listed_name_at_a_token_that_is_exactly_a_parenthesis(texts, num_tokens):
+    name = range(1, 3 if texts[1] == "g" else 2)
+    assert released_listed_name(["def", *texts], name) == range(1, 1 + num_tokens)
+
+
+@pytest.mark.parametrize(
+    ("texts", "num_tokens"),
+    [
+        ([" f", "(", "a", '="', "(", '")'], 1),
+        ([" f", "(_", "a", '="', "x", '")'], 1),  # in a reply "(_" ends a name
+        ([" f", "(_", "a", '="', "b", "(", '")'], 5),  # but "(" is looked for first, everywhere
+        ([" f", "(:", "ed", '="', "b", "()", '")'], 5),
+        ([" f", "_(", "a", ")"], 1),
+        ([" f", "(:", "ed", '="', "b", '")'], 1),  # the released code fails here
+    ],
+)
+def test_the_released_code_ends_a_called_name_at_the_first_of_its_marks_that_occurs(texts, num_tokens):
+    assert released_called_name(["Assistant:", *texts], range(1, 2)) == range(1, 1 + num_tokens)
 
 
 def test_weight_counts_other_tokens():

@@ -69,6 +69,37 @@ def test_released_chain_on_real_trajectories(llama2, shared, name):
         assert loss == pytest.approx(row["loss"], abs=1e-5)
 
 
+def listed(name, *parameters):
+    properties = {parameter: {"type": "string", "description": "A."} for parameter in parameters}
+    parameters_schema = {"type": "object", "properties": properties, "required": []}
+    return {"name": name, "description": "Does it.", "parameters": parameters_schema}
+
+
+@pytest.mark.parametrize(
+    ("tools", "call", "paper", "release"),
+    [
+        # The list has [f, (:, ed, oc, ...], the reply [f]: the tool is another one to the released code, with which the
+        # called name shares one token.
+        ([listed("f", ":edoc", "a"), listed("g", "a")], 'f\n{"a": "x"}', [0], [0, 1]),
+        # Both are [get] here: the list of the other tool is [get, (:, ...], a longer name.
+        ([listed("get", "a"), listed("get", ":edoc")], 'get\n{"a": "x"}', [0], [0, 1]),
+        # [get, _(, a, ...] in the list and [get] in the reply, where "_(" ends a name. The paper's name is "get_".
+        ([listed("get_", "a")], 'get_\n{"a": "x"}', [0], [0, 1]),
+        # The list of g is [g, (_, x, ...], but it shares nothing with f.
+        ([listed("f", "a"), listed("g", "_x")], 'f\n{"a": "x"}', [0], [0]),
+    ],
+)
+def test_a_name_that_runs_on_in_the_tool_list_gives_a_key_token_under_release_alone(
+    llama2, tools, call, paper, release
+):
+    system = {"role": "system", "content": json.dumps(tools)}
+    messages = [system, {"role": "user", "content": "q"}, {"role": "assistant", "content": call}]
+    trajectory = trajectory_from_record({"id": "t", "conversations": messages}, "t.json", 1)
+    for rule, key in (("paper", paper), ("release", release)):
+        (step,) = steps(trajectory, llama2, pkt=rule)
+        assert step.tokenized.key_positions == key
+
+
 @pytest.mark.parametrize("dialect", ["mae", "readme"])
 def test_prompt_and_reply_have_the_tokens_that_inference_sees(tokenizer, dialect):
     found = steps(PAPERS, tokenizer, dialect=dialect)

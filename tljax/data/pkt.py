@@ -16,6 +16,11 @@ PKT_RULES = ("paper", "release", "none")
 # Tokens of the Llama 2 vocabulary that the released code takes for the end of an argument. "▁" is a blank.
 _CLOSING = frozenset(("',", "')", ")", ")_", "()", "()_", "▁'')", "▁')", '")', '▁")', '▁"")', '.")', ')")'))
 
+# The tokens at which the released code ends a tool's name: in the prompt's tool list the first of them after the name's
+# beginning, in a reply the first of the tuple that occurs at all.
+_LISTED_NAME_ENDS = ("(", "()", "():")
+_CALLED_NAME_ENDS = ("(", "()", "(_", "_(", "_()", "()_", '("')
+
 
 def token_range(text: str, spans: Sequence[tuple[int, int]], start: int, end: int, *, lone_blank: bool) -> range:
     """Returns the indices of the tokens that cover a character of `text[start:end]`, a tool's name.
@@ -30,6 +35,27 @@ def token_range(text: str, spans: Sequence[tuple[int, int]], start: int, end: in
     if lone_blank and first and spans[first - 1] == (start - 1, start) and text[start - 1] == " ":
         first -= 1
     return range(first, last)
+
+
+def released_listed_name(texts: Sequence[str], name: range) -> range:
+    """Returns the tokens that the released code takes for a name in the tool list, whose own tokens are `name`.
+
+    texts: the tokens of the prompt as text. The name runs on into its parameters where no token is exactly "(", as in
+    "f", "(:", "edoc" for a parameter that is called ":edoc".
+    """
+    end = next((i for i in range(name.start, len(texts)) if texts[i] in _LISTED_NAME_ENDS), name.stop)
+    return range(name.start, end)
+
+
+def released_called_name(texts: Sequence[str], name: range) -> range:
+    """Returns the tokens that the released code takes for the name of the called tool, whose own tokens are `name`.
+
+    texts: the tokens up to the end of the reply as text. The released code stops with an error if none of them ends a
+    name; `name` is returned then.
+    """
+    rest = texts[name.start :]
+    end = next((name.start + rest.index(end) for end in _CALLED_NAME_ENDS if end in rest), name.stop)
+    return range(name.start, end)
 
 
 def key_offsets(called: Sequence[int], others: Iterable[Sequence[int]]) -> tuple[int, ...]:

@@ -13,7 +13,15 @@ from tqdm import tqdm
 
 from tljax.data.batch_arrays import KEY_TOKEN
 from tljax.data.mae import Rule
-from tljax.data.pkt import classify_tokens, key_offsets, key_weight, token_range, token_weights
+from tljax.data.pkt import (
+    classify_tokens,
+    key_offsets,
+    key_weight,
+    released_called_name,
+    released_listed_name,
+    token_range,
+    token_weights,
+)
 from tljax.data.prompt import RenderedTrajectory, ReplySpan, render_trajectory
 from tljax.data.reader import TrajectoryDataset
 from tljax.data.tokenizer import Tokenizer
@@ -161,7 +169,7 @@ def _tokenized_reply(
     rendered: RenderedTrajectory, reply: ReplySpan, encoded: _Encoded, tokenizer: Tokenizer, options: TokenizeOptions
 ) -> TokenizedReply:
     start = encoded.reply_start
-    key = _key_positions(rendered, reply, encoded, tokenizer, lone_blank=options.pkt == "release")
+    key = _key_positions(rendered, reply, encoded, tokenizer, released=options.pkt == "release")
     reply_texts = [rendered.text[a:b] for a, b in encoded.spans[start:]]
     weight = key_weight(options.pkt, options.w_max, key, reply_texts)
     token_classes = classify_tokens(len(reply_texts) + 1, key)
@@ -181,27 +189,44 @@ def _unlisted_tool(rendered: RenderedTrajectory, reply: ReplySpan) -> str:
 
 
 def _key_positions(
-    rendered: RenderedTrajectory, reply: ReplySpan, encoded: _Encoded, tokenizer: Tokenizer, *, lone_blank: bool
+    rendered: RenderedTrajectory, reply: ReplySpan, encoded: _Encoded, tokenizer: Tokenizer, *, released: bool
 ) -> list[int]:
     """Returns the positions of the key tokens, counted from the first reply token, in ascending order.
 
-    The first one is where the tool's name begins. A reply without a call has none.
+    The first one is where the tool's name begins. A reply without a call has none. released: True if names have the
+    tokens that the released code gives them.
     """
     text, name, ids, spans = rendered.text, reply.name, encoded.ids, encoded.spans
     if name is None:
         return []
-    called = token_range(text, spans, *name, lone_blank=lone_blank)
-
-    # The tokens of the other tools' names.
+    called = token_range(text, spans, *name, lone_blank=released)
     others = [span for span in rendered.tool_names if text[slice(*span)] != text[slice(*name)]]
-    if text[name[0] - 1] == " ":
-        names = [[ids[i] for i in token_range(text, spans, *span, lone_blank=lone_blank)] for span in others]
-    else:
+
+    # The tokens of the called tool's name and of the other tools' names.
+    if text[name[0] - 1] != " ":
         names = [_tokens_instead(text, name, text[slice(*span)], tokenizer) for span in others]
+    elif released:
+        called, names = _released_names(rendered, called, encoded)
+    else:
+        names = [[ids[i] for i in token_range(text, spans, *span, lone_blank=False)] for span in others]
 
     # A branch after the name lies behind the last token if the reply ends with the name.
     offsets = key_offsets([ids[i] for i in called], names)
     return [called.start + offset - encoded.reply_start for offset in offsets if called.start + offset < len(ids)]
+
+
+def _released_names(rendered: RenderedTrajectory, called: range, encoded: _Encoded) -> tuple[range, list[list[int]]]:
+    """Returns what the released code takes for the called tool's name and for the names of the others.
+
+    It compares names by their tokens. So the called tool itself is one of the others if its name runs on in the tool
+    list alone.
+    """
+    texts = [rendered.text[a:b] for a, b in encoded.spans]
+    called = released_called_name(texts, called)
+    own = [encoded.ids[i] for i in called]
+    ranges = (token_range(rendered.text, encoded.spans, *span, lone_blank=True) for span in rendered.tool_names)
+    names = [[encoded.ids[i] for i in released_listed_name(texts, name)] for name in ranges]
+    return called, [name for name in names if name != own]
 
 
 def _tokens_instead(text: str, name: tuple[int, int], other_name: str, tokenizer: Tokenizer) -> list[int]:
