@@ -12,7 +12,7 @@ import pytest
 
 from tljax.core.errors import InputError
 from tljax.data import reader
-from tljax.data.formats.read import trajectory_from_record
+from tljax.data.formats.read import read_record, trajectory_from_record
 from tljax.data.reader import open_trajectories
 from tljax.data.records import read_records
 from tljax.data.trajectory import Turn
@@ -192,9 +192,7 @@ def test_second_start_reads_nothing_and_content_decides(write, cache, tmp_path, 
     path = write("rows.jsonl", lines(GOOD))
     first = open_trajectories(path, "refuse", cache)
     read = []
-    monkeypatch.setattr(
-        reader, "trajectory_from_record", lambda *given: read.append(1) or trajectory_from_record(*given)
-    )
+    monkeypatch.setattr(reader, "read_record", lambda *given: read.append(1) or read_record(*given))
     again = open_trajectories(path, "refuse", cache)
     assert not read and again.fingerprint == first.fingerprint and list(again.trajectories()) == [first[0]]
     copy = shutil.copy2(path, tmp_path / "copy.jsonl")

@@ -94,6 +94,7 @@ def run(config: Any) -> None:
             resolve_source_file(config.data.source, config.toolbox, config.data.cache),
             config.data.on_bad_row,
             config.data.cache or None,
+            config.data.format,
         )
         note = check_rule(rule, rows)
         counts, index, blocked = read_feedback(config, rows, rule, folder)
@@ -313,6 +314,7 @@ def _facts(config: Any, rows: TrajectoryDataset, counts: FeedbackCounts) -> list
         f"data: {config.data.source}, {counts.trajectories:,} trajectories with {counts.steps:,} assistant steps, of "
         f"which {counts.calls:,} make a call"
     ]
+    lines += rows.format_lines()
     if rows.skipped:
         lines += [f"rows skipped: {len(rows.skipped):,}", *format_first_errors(rows.skipped)]
     return [*lines, *counts.missing_tables()]

@@ -3,6 +3,7 @@
 records.py         a JSON, JSONL or Parquet file, or a data set's name -> records
 reader.py          records -> trajectories in an Arrow file
 formats/           a record, in one of the formats that people have -> Trajectory
+format_report.py   the formats of the rows of each file -> lines of a summary
 trajectory.py      Trajectory: tools and turns
 mae.py             trajectory -> a decision for each step, with the reason if it is blocked
 mae_default.py     feedback of a tool -> the error that the default rule finds in it

@@ -5,10 +5,17 @@ from typing import Any
 
 from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
+from tljax.data.formats.read import FORMAT_NAMES
 from tljax.data.pkt import PKT_RULES
 from tljax.data.reader import ON_BAD_ROW
 
-ALLOWED = {"pkt": PKT_RULES, "dialect": DIALECTS, "rows": ("trajectory", "step"), "on_bad_row": ON_BAD_ROW}
+ALLOWED = {
+    "format": FORMAT_NAMES,
+    "pkt": PKT_RULES,
+    "dialect": DIALECTS,
+    "rows": ("trajectory", "step"),
+    "on_bad_row": ON_BAD_ROW,
+}
 
 
 def check_data(data: Any) -> None:

@@ -42,7 +42,7 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     InputError for a bad source or rule, and if no step is left to train on.
     """
     # All rows, read from the cache if it has them.
-    source = open_trajectories(file, data.on_bad_row, data.cache or None)
+    source = open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     rule = load_rule(data.mae)
     note = check_rule(rule, source)
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
@@ -111,6 +111,7 @@ def _summary(
         f"rows:  {len(train):,} to train on with {sum(train['length']):,} tokens, "
         f"{len(rest) if rest is not None else 0:,} held out; longest {max(rows['length']):,} tokens",
     ]
+    lines += source.format_lines()
     if source.skipped:
         lines += [f"rows skipped: {len(source.skipped):,}", *format_first_errors(source.skipped)]
     unlisted = Counter(name for names in rows["unlisted"] for name in names)

@@ -39,6 +39,7 @@ class DataSummary:
     skipped: list[str] = field(default_factory=list)
     unlisted: Counter[str] = field(default_factory=Counter)  # called tools that the prompt does not list
     rule_note: str = ""  # a note on the rule of data.mae
+    formats: list[str] = field(default_factory=list)  # lines on the formats of the files
 
     def add(self, step: Step) -> None:
         """Counts one step."""
@@ -86,7 +87,7 @@ class DataSummary:
             f"{_percent(self.key_tokens, self.reply_tokens)} of the reply tokens",
             f"rows skipped  {len(self.skipped):,}",
         ]
-        lines += format_first_errors(self.skipped)
+        lines += [*format_first_errors(self.skipped), *self.formats]
         if self.rule_note:
             lines.append(f"note          {self.rule_note}")
         if self.unlisted:
@@ -113,10 +114,12 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSu
             "leave it at 0 here"
         )
     rule = load_rule(data.mae)
-    source = open_trajectories(file, data.on_bad_row, data.cache or None)
+    source = open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     options = TokenizeOptions.from_config(data)
     steps_of_all = tokenize_trajectories(source, rule, tokenizer, options, "preparing")
-    summary = DataSummary(data.max_tokens, skipped=source.skipped, rule_note=check_rule(rule, source))
+    summary = DataSummary(
+        data.max_tokens, skipped=source.skipped, rule_note=check_rule(rule, source), formats=source.format_lines()
+    )
 
     with explain_disk_errors(f"config.out={target}", "nothing was left there"):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from tljax.core.errors import InputError
 from tljax.data import reader, records
 from tljax.data.arrow import build_dataset
 from tljax.data.examples import code_hash, format_counts
+from tljax.data.formats.read import AUTO
 from tljax.data.mae import Rule, check_rule, load_rule
 from tljax.data.rows import held_out_trajectories
 from tljax.data.steps import TokenizeOptions, format_unlisted_tools, tokenize_steps
@@ -128,7 +129,7 @@ def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_p
     Raises InputError for a bad source or rule, and if no prompt is left to train on.
     """
     file = os.path.expanduser(file)
-    build = _build_from_pairs if _holds_pairs(file) else _build_from_trajectories
+    build = _build_from_pairs if data.format == AUTO and _holds_pairs(file) else _build_from_trajectories
     source = build(data, file, tokenizer)
     rows = source.rows
 
@@ -156,12 +157,14 @@ def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_p
 class _Source:
     """The rows of a source before the limits of prompts.
 
-    skipped: the errors of malformed rows; rule_note: a note on the rule of data.mae, or ""
+    skipped: the errors of malformed rows; formats: lines on the formats of the files; rule_note: a note on the rule of
+    data.mae, or ""
     """
 
     rows: datasets.Dataset
     num_trajectories: int
     skipped: list[str]
+    formats: list[str]
     rule_note: str = ""
 
 
@@ -182,6 +185,7 @@ def _summary(name: str, source: _Source, dropped: dict[int, str], train: PromptT
         lines.append(f"  row {row['row']} (id {json.loads(row['id'])!r}), step {row['step']}: {dropped[i]}")
     if len(dropped) > SHOWN:
         lines.append(f"  and {len(dropped) - SHOWN:,} more")
+    lines += source.formats
     if skipped:
         lines += [f"rows skipped: {len(skipped):,}", *reader.format_first_errors(skipped)]
     if source.rule_note:
@@ -202,7 +206,7 @@ def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
 
 
 def _build_from_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> _Source:
-    source = reader.open_trajectories(file, data.on_bad_row, data.cache or None)
+    source = reader.open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     rule = load_rule(data.mae)
     note = check_rule(rule, source)
 
@@ -213,7 +217,8 @@ def _build_from_trajectories(data: Any, file: str, tokenizer: Tokenizer) -> _Sou
                 yield row | {"trajectory": number}
 
     facts = {name: data[name] for name in ("mae", "dialect", "max_tokens")} | {"source": source.fingerprint}
-    return _Source(_build(generate, data, facts, tokenizer), len(source), source.skipped, note)
+    rows = _build(generate, data, facts, tokenizer)
+    return _Source(rows, len(source), source.skipped, source.format_lines(), note)
 
 
 def _rows_of_trajectory(
@@ -259,7 +264,8 @@ def _build_from_pairs(data: Any, file: str, tokenizer: Tokenizer) -> _Source:
         reader.raise_first_error(errors)
     if len(errors) == len(rows):
         raise InputError(f"file {file}: none of its {len(rows)} rows is usable; the first: {errors[0]}")
-    return _Source(rows, 1 + int(_column(rows, "trajectory").max()), errors)
+    formats = ["formats:", f"  {os.path.basename(file)}: instruction and output, {len(rows) - len(errors):,} rows"]
+    return _Source(rows, 1 + int(_column(rows, "trajectory").max()), errors, formats)
 
 
 def _holds_pairs(file: str) -> bool:

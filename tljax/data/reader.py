@@ -19,14 +19,16 @@ from tljax.calls.tool import Call, Tool
 from tljax.core import json_fields
 from tljax.core.errors import InputError
 from tljax.data.arrow import build_dataset
-from tljax.data.formats.read import trajectory_from_record
+from tljax.data.format_report import FormatRows, format_groups, group_by_format
+from tljax.data.formats.read import AUTO, FORMAT_NAMES, read_record
 from tljax.data.records import read_records, source_hash
 from tljax.data.trajectory import Trajectory, Turn
 
 ON_BAD_ROW = ("refuse", "skip")
 SHOWN = 20  # the number of skipped rows that a summary lists
 FEATURES = datasets.Features(
-    {"row": datasets.Value("int64")} | {name: datasets.Value("string") for name in ("id", "json", "error")}
+    {"row": datasets.Value("int64")}
+    | {name: datasets.Value("string") for name in ("id", "json", "error", "file", "format")}
 )
 
 
@@ -35,12 +37,13 @@ class TrajectoryDataset:
     """Trajectories on disk, which are read one at a time; `len` counts the usable rows.
 
     file: the source; fingerprint: a hash of its content and of the code that reads it; skipped: the errors of the
-    malformed rows
+    malformed rows; formats: the formats in which the rows were read
     """
 
     file: str
     fingerprint: str
     skipped: list[str]
+    formats: list[FormatRows]
     _table: datasets.Dataset
     _usable: np.ndarray
 
@@ -48,11 +51,18 @@ class TrajectoryDataset:
         return len(self._usable)
 
     def __getitem__(self, index: int) -> Trajectory:
-        return _decode(self._table[int(self._usable[index])]["json"])
+        return self._decode_row(int(self._usable[index]))
 
     def trajectories(self) -> Iterator[Trajectory]:
         """Returns an iterator over the usable trajectories in source order."""
         return (self[i] for i in range(len(self)))
+
+    def format_lines(self) -> list[str]:
+        """Returns lines for people: the formats of each file, with a sample row of each."""
+        return format_groups(self.formats, (self._decode_row(group.first) for group in self.formats))
+
+    def _decode_row(self, index: int) -> Trajectory:
+        return _decode(self._table[index]["json"])
 
 
 def format_first_errors(errors: list[str]) -> list[str]:
@@ -61,20 +71,24 @@ def format_first_errors(errors: list[str]) -> list[str]:
     return [*(f"  {error}" for error in errors[:SHOWN]), *([f"  and {more:,} more"] * (more > 0))]
 
 
-def open_trajectories(source: str, on_bad_row: str, cache_dir: str | None = None) -> TrajectoryDataset:
+def open_trajectories(
+    source: str, on_bad_row: str, cache_dir: str | None = None, data_format: str = AUTO
+) -> TrajectoryDataset:
     """Returns the trajectories of a file, of a folder with a dataset, or of a dataset on the Hugging Face hub.
 
     on_bad_row: "refuse" raises the InputError of the first malformed row, "skip" lists it in `skipped`. cache_dir: the
     folder for the Arrow file, None for the cache of `datasets`; a second call with the same content only opens it.
+    data_format: the name of the format of all rows, AUTO for that whose shape each row has.
     """
     source = os.path.expanduser(source)
     if on_bad_row not in ON_BAD_ROW:
         raise InputError(f"data.on_bad_row is {on_bad_row!r}; allowed: {', '.join(ON_BAD_ROW)}")
-    content = source_hash(source)
+    check_format_name(data_format)
+    content = source_hash(source) + ("" if data_format == AUTO else f"\n{data_format}")
     fingerprint = hashlib.sha256(f"{content}\n{_code_hash()}".encode()).hexdigest()[:32]
     # The stored errors name the file, so a copy under another name is read again.
     key = hashlib.sha256(f"{fingerprint}\n{source}".encode()).hexdigest()[:32]
-    table = build_dataset(_records, FEATURES, key, cache_dir or "", source=source)
+    table = build_dataset(_records, FEATURES, key, cache_dir or "", source=source, data_format=data_format)
     errors = table.data.column("error").to_pylist()
     bad = [error for error in errors if error]
     if on_bad_row == "refuse":
@@ -82,7 +96,15 @@ def open_trajectories(source: str, on_bad_row: str, cache_dir: str | None = None
     if len(bad) == len(errors):
         raise InputError(f"file {source}: none of its {len(errors)} rows is usable; the first: {bad[0]}")
     usable = np.asarray([i for i, error in enumerate(errors) if not error], dtype=np.int64)
-    return TrajectoryDataset(source, fingerprint, bad, table, usable)
+    columns = (table.data.column(name).to_pylist() for name in ("file", "format", "row"))
+    formats = group_by_format(zip(*columns, strict=True))
+    return TrajectoryDataset(source, fingerprint, bad, formats, table, usable)
+
+
+def check_format_name(data_format: str) -> None:
+    """Raises InputError for a name that is not that of a format."""
+    if data_format not in FORMAT_NAMES:
+        raise InputError(f"config.data.format is {data_format!r}; allowed: {', '.join(FORMAT_NAMES)}")
 
 
 def _code_hash() -> str:
@@ -100,18 +122,20 @@ def raise_first_error(errors: list[str]) -> None:
         raise InputError(f'{errors[0]}{more}; data.on_bad_row="skip" leaves malformed rows out')
 
 
-def _records(source: str) -> Iterator[dict[str, Any]]:
+def _records(source: str, data_format: str) -> Iterator[dict[str, Any]]:
     """Yields the rows of the Arrow file: a trajectory as JSON, or the error of a malformed row."""
+    name = os.path.basename(source.rstrip("/"))
     for number, row in read_records(source):
         try:
             if isinstance(row, InputError):
                 raise row
-            trajectory = trajectory_from_record(row, source, number)
+            form, trajectory = read_record(row, f"file {source}, row {number}", number, data_format)
             encoded = _encode(trajectory, source)
-            yield {"id": str(trajectory.id), "row": number, "json": encoded, "error": ""}
+            fields = {"id": str(trajectory.id), "json": encoded, "error": "", "format": form}
         except InputError as error:
             message = str(error).replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
-            yield {"id": "", "row": number, "json": "", "error": message}
+            fields = {"id": "", "json": "", "error": message, "format": ""}
+        yield {"row": number, "file": name} | fields
 
 
 def _encode(trajectory: Trajectory, source: str) -> str:

@@ -35,7 +35,7 @@ def read(record: dict[str, Any], location: str) -> Conversation:
     field = f"{location}, field {MESSAGES}"
     tools = () if record.get("tools") is None else parse_tools(record["tools"], f"{location}, field tools")
     located = []
-    for i, message in enumerate(parse_messages(record[MESSAGES], field)):
+    for i, message in enumerate(parse_messages(record.get(MESSAGES), field)):
         located += [(part, f"{field}[{i}]") for part in _messages(message, f"{field}[{i}]")]
     system, turns = read_messages(located)
     leading = _text(record.get("system") or "", f"{location}, field system")

@@ -61,7 +61,7 @@ def read(record: dict[str, Any], location: str) -> Conversation:
     """
     name = the_field(record, MESSAGES_FIELDS, location) or MESSAGES
     field = f"{location}, field {name}"
-    messages = parse_messages(record[name], field)
+    messages = parse_messages(record.get(name), field)
     tools_field = the_field(record, TOOLS_FIELDS, location)
     tools = () if tools_field is None else parse_tools(record[tools_field], f"{location}, field {tools_field}")
     system, turns = read_messages([(message, f"{field}[{i}]") for i, message in enumerate(messages)])

@@ -9,25 +9,55 @@ from tljax.core.json_fields import join_names, json_type_name
 from tljax.data.formats import anthropic, openai, sharegpt, tl_training, xlam
 from tljax.data.trajectory import Trajectory
 
-# The first format that matches a record reads it; a record of none is expected to be of the last.
-FORMATS = (xlam, sharegpt, anthropic, openai, tl_training)
-_SCHEMAS = " or ".join(form.SCHEMA for form in reversed(FORMATS))
+# Name -> format. The first format that matches a record reads it.
+FORMATS = {
+    "xlam": xlam,
+    "sharegpt": sharegpt,
+    "anthropic": anthropic,
+    "openai": openai,
+    "tl_training": tl_training,
+}
+AUTO = "auto"  # the value of data.format that lets the shape of each record decide
+FORMAT_NAMES = (AUTO, *reversed(FORMATS))
+_SCHEMAS = " or ".join(form.SCHEMA for form in reversed(FORMATS.values()))
 
 
-def trajectory_from_record(record: Any, file: str, number: int) -> Trajectory:
+def trajectory_from_record(record: Any, file: str, number: int, data_format: str = AUTO) -> Trajectory:
     """Returns the trajectory of a record; `number` counts the rows of `file` from 1.
 
-    Raises InputError in one line: file, row, field, what is wrong, what is allowed.
+    data_format: the name of the format, AUTO for the one whose shape the record has. Raises InputError in one line:
+    file, row, field, what is wrong, what is allowed.
     """
-    location = f"file {file}, row {number}"
+    return read_record(record, f"file {file}, row {number}", number, data_format)[1]
+
+
+def read_record(record: Any, location: str, number: int, data_format: str = AUTO) -> tuple[str, Trajectory]:
+    """Returns the name of the format that a record was read in, and its trajectory.
+
+    location: the file and row of the record; number: the id of a record without one; data_format: as above. Raises
+    InputError for a malformed record.
+    """
     if not isinstance(record, dict):
-        raise InputError(f"{location}: is {json_type_name(record)}, not an object; a row is {_SCHEMAS}")
-    form = next((form for form in FORMATS if form.matches(record)), None)
-    if form is None:
+        schemas = _SCHEMAS if data_format == AUTO else FORMATS[data_format].SCHEMA
+        raise InputError(f"{location}: is {json_type_name(record)}, not an object; a row is {schemas}")
+    by_shape = next((name for name, form in FORMATS.items() if form.matches(record)), None)
+    name = by_shape if data_format == AUTO else data_format
+    if name is None:
         raise InputError(
-            f"{location}, field {FORMATS[-1].MESSAGES}: is missing (fields here: {join_names(record)}); "
+            f"{location}, field {tl_training.MESSAGES}: is missing (fields here: {join_names(record)}); "
             f"a row is {_SCHEMAS}"
         )
+    try:
+        return name, _read(record, name, location, number)
+    except InputError as error:
+        if by_shape in (name, None):
+            raise
+        raise InputError(f"{error} (data.format={data_format}, but the row has the shape of {by_shape})") from None
+
+
+def _read(record: dict[str, Any], name: str, location: str, number: int) -> Trajectory:
+    """Returns the trajectory of a record in the format of this name."""
+    form = FORMATS[name]
     conversation = form.read(record, location)
     if all(turn.role != "assistant" for turn in conversation.turns):
         raise InputError(

@@ -50,7 +50,7 @@ def matches(record: dict[str, Any]) -> bool:
 def read(record: dict[str, Any], location: str) -> Conversation:
     """Returns the conversation of a record; `location` is its file and row. Raises InputError for a malformed one."""
     name = the_field(record, MESSAGES_FIELDS, location) or MESSAGES
-    entries = parse_messages(record[name], f"{location}, field {name}")
+    entries = parse_messages(record.get(name), f"{location}, field {name}")
 
     # The system text and the tools.
     system = expect_type(record.get("system") or "", str, f"{location}, field system")

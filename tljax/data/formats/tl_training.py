@@ -29,7 +29,7 @@ def matches(record: dict[str, Any]) -> bool:
 def read(record: dict[str, Any], location: str) -> Conversation:
     """Returns the conversation of a record; `location` is its file and row. Raises InputError for a malformed one."""
     field = f"{location}, field {MESSAGES}"
-    messages = parse_messages(record[MESSAGES], field)
+    messages = parse_messages(record.get(MESSAGES), field)
     if parse_role(messages[0], f"{field}[0]") != "system":
         raise InputError(
             f"{field}[0].role: is {messages[0]['role']!r}, not 'system'; "

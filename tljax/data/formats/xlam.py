@@ -22,10 +22,10 @@ def matches(record: dict[str, Any]) -> bool:
 
 def read(record: dict[str, Any], location: str) -> Conversation:
     """Returns the conversation of a record; `location` is its file and row. Raises InputError for a malformed one."""
-    query = expect_type(record["query"], str, f"{location}, field query")
+    query = expect_type(record.get("query"), str, f"{location}, field query")
     tools = () if record.get("tools") is None else parse_tools(record["tools"], f"{location}, field tools")
     field = f"{location}, field {MESSAGES}"
-    answers = record[MESSAGES]
+    answers = record.get(MESSAGES)
     if isinstance(answers, str):
         answers = parse_json(answers, field)
     calls = [parse_call(entry, f"{field}[{k}]") for k, entry in enumerate(expect_type(answers, list, field))]
