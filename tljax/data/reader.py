@@ -146,7 +146,10 @@ def _encode(trajectory: Trajectory, source: str) -> str:
         "row": trajectory.row,
         "system": trajectory.system,
         "tools": [[t.name, t.description, t.properties, t.required] for t in trajectory.tools],
-        "turns": [[t.role, t.text, t.call and [t.call.name, t.call.arguments], t.learned] for t in trajectory.turns],
+        "turns": [
+            [t.role, t.text, t.call and [t.call.name, t.call.arguments], t.learned, t.parallel]
+            for t in trajectory.turns
+        ],
     }
     try:
         encoded = json.dumps(fields, ensure_ascii=False)
@@ -163,6 +166,7 @@ def _decode(encoded: str) -> Trajectory:
     fields = json.loads(encoded)
     tools = tuple(Tool(name, text, properties, tuple(must)) for name, text, properties, must in fields["tools"])
     turns = tuple(
-        Turn(role, text, Call(*call) if call else None, learned) for role, text, call, learned in fields["turns"]
+        Turn(role, text, Call(*call) if call else None, learned, parallel)
+        for role, text, call, learned, parallel in fields["turns"]
     )
     return Trajectory(fields["id"], tools, turns, fields["system"], fields["row"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tljax.calls.tool import Call, Tool
 
@@ -15,12 +15,14 @@ class Turn:
     text: the text before the call, or the whole message where there is no call
     call: the call of an assistant turn, which makes at most one
     learned: False if the record says that this assistant turn is not to be learned; it stays as context
+    parallel: True if the call belongs to the same message of the record as the call of the assistant turn before it
     """
 
     role: str
     text: str = ""
     call: Call | None = None
     learned: bool = True
+    parallel: bool = field(default=False, compare=False)  # turns of the same content are equal
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def read_messages(located: list[tuple[Any, str]]) -> tuple[str, tuple[Turn, ...]
         for j, k in zip(range(start, i), pair_feedback(calls, ids, messages[start:i]), strict=True):
             feedback[k].append(Turn("function", _text(messages[j], locations[j])))
         for k, call in enumerate(calls):
-            turns.append(Turn("assistant", text if k == 0 else "", call, learned))
+            turns.append(Turn("assistant", text if k == 0 else "", call, learned, parallel=k > 0))
             turns.extend(feedback[k])
     return system, tuple(turns)
 

@@ -29,4 +29,5 @@ def read(record: dict[str, Any], location: str) -> Conversation:
     if isinstance(answers, str):
         answers = parse_json(answers, field)
     calls = [parse_call(entry, f"{field}[{k}]") for k, entry in enumerate(expect_type(answers, list, field))]
-    return Conversation(tools, (Turn("user", query), *(Turn("assistant", call=call) for call in calls)))
+    turns = (Turn("assistant", call=call, parallel=k > 0) for k, call in enumerate(calls))
+    return Conversation(tools, (Turn("user", query), *turns))
