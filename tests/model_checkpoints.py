@@ -26,6 +26,9 @@ LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=64,
 )
+YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=32)
+FACTORS = [1.0, 1.25, 2.0, 4.5]
+LONGROPE = dict(rope_type="longrope", rope_theta=1e4, short_factor=FACTORS, long_factor=FACTORS, factor=1.0)
 # name -> (class prefix in transformers, fields that differ from BASE)
 CASES = {
     "mha": ("Llama", dict(rope_parameters=dict(rope_type="default", rope_theta=1e4))),
@@ -34,7 +37,14 @@ CASES = {
     "mqa": ("Llama", dict(num_key_value_heads=1)),
     "llama3": ("Llama", dict(num_key_value_heads=2, head_dim=16, rope_parameters=LLAMA3)),
     "linear": ("Llama", dict(rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0))),
+    "yarn": ("Qwen2", dict(num_key_value_heads=2, rope_parameters=YARN)),
+    "factors": ("Llama", dict(rope_parameters=LONGROPE | dict(attention_factor=1.0))),
     "tied": ("Llama", dict(tie_word_embeddings=True)),
+    "gguf": ("Llama", dict(vocab_size=320, num_key_value_heads=2, hidden_size=64)),
+    "gguf_tied": ("Llama", dict(vocab_size=320, tie_word_embeddings=True)),
+    "gguf_qwen2": ("Qwen2", dict(vocab_size=320, num_key_value_heads=2)),
+    "gguf_yarn": ("Qwen2", dict(vocab_size=320, num_key_value_heads=2, rope_parameters=YARN)),
+    "gguf_llama3": ("Llama", dict(vocab_size=320, num_key_value_heads=2, head_dim=16, rope_parameters=LLAMA3)),
     "qwen2": ("Qwen2", dict(num_key_value_heads=2)),
     "mistral": ("Mistral", dict(num_key_value_heads=2, sliding_window=None)),
 }

@@ -1,6 +1,7 @@
 """Rotary position embeddings as Hugging Face's Llama computes them, with the scalings that Llama checkpoints use."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,22 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """A change of the frequencies that theta gives: `kind` is "linear", or "llama3" as in Llama 3.1."""
+    """A change of the frequencies that theta gives.
+
+    kind: "linear"; "llama3" as in Llama 3.1; "yarn" (arXiv 2309.00071) as in Qwen 2.5; or "factors", by which the
+    frequencies are divided one by one. attention_factor: cosine and sine are multiplied by it (yarn alone).
+    """
 
     kind: str
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 1.0
     original_max_tokens: int = 0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+    truncate: bool = True
+    factors: tuple[float, ...] = ()
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> np.ndarray:
@@ -30,21 +40,45 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -
     factor = np.float32(scaling.factor)
     if scaling.kind == "linear":
         return frequencies / factor
-    # Llama 3.1 slows long waves by the factor, keeps short waves, and blends those between.
-    turns = np.float32(scaling.original_max_tokens) * frequencies / np.float32(2 * np.pi)
-    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
-    unscaled = np.clip((turns - low) / (high - low), 0, 1)
+    if scaling.kind == "factors":
+        return frequencies / np.asarray(scaling.factors, np.float32)
+    if scaling.kind == "yarn":
+        unscaled = _yarn_unscaled(head_dim, theta, scaling)
+    else:
+        # Llama 3.1 slows long waves by the factor, keeps short waves, and blends those between.
+        turns = np.float32(scaling.original_max_tokens) * frequencies / np.float32(2 * np.pi)
+        low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
+        unscaled = np.clip((turns - low) / (high - low), 0, 1)
     return (1 - unscaled) * frequencies / factor + unscaled * frequencies
+
+
+def _yarn_unscaled(head_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
+    """Returns the part of each frequency that yarn keeps, float32 [H / 2]: a ramp between two numbers of turns."""
+
+    def dimension(turns: float) -> float:
+        return head_dim * math.log(scaling.original_max_tokens / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    width = high - low if high != low else 0.001
+    ramp = (np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(width)
+    return 1 - np.clip(ramp, 0, 1)
 
 
 def rope_angles(
     positions: jax.Array, head_dim: int, theta: float, scaling: RopeScaling | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns cos and sin of the rotary angles, float32 [B, T, 1, H / 2] each, of positions int32 [B, T]."""
+    """Returns cos and sin of the rotary angles, float32 [B, T, 1, H / 2] each, of positions int32 [B, T].
+
+    Where the scaling has an attention factor, both are multiplied by it, and so queries times keys by its square.
+    """
     # Positions in float32: bfloat16 would round 257 to 256.
     frequencies = rope_frequencies(head_dim, theta, scaling)
     angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies[None, None, None]
-    return jnp.cos(angles), jnp.sin(angles)
+    factor = jnp.float32(1.0 if scaling is None else scaling.attention_factor)
+    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
 def apply_rope(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:

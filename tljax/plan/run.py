@@ -11,6 +11,7 @@ from tljax.distributed.log import log
 from tljax.distributed.mesh import make_mesh
 from tljax.model import llama
 from tljax.model.attention import choose_implementation
+from tljax.model.hf.gguf_file import is_gguf
 from tljax.plan.measure import Plan, measure
 from tljax.plan.report import format_plan
 from tljax.plan.rows import divide_rows
@@ -79,12 +80,12 @@ def check(config: Any) -> None:
 
 
 def open_shape(model: Any) -> tuple[str, llama.LlamaConfig]:
-    """Returns the name and the shape of the model: that of the local folder model.path, or else that of model.preset.
+    """Returns the name and the shape of the model: that of the local model.path, or else that of model.preset.
 
     Raises InputError for a folder that holds no model.
     """
     path = str(BASE_FOLDER) if model.path == "quickstart" else resolve_model_path(model.path)
-    if path and path != model_source.SCRATCH and Path(path).expanduser().is_dir():
+    if path and path != model_source.SCRATCH and (is_gguf(path) or Path(path).expanduser().is_dir()):
         return path, model_source.open_model(path, "").config
     if model.preset == "tiny":
         raise InputError(

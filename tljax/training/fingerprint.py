@@ -24,7 +24,9 @@ def fingerprint(model: ModelSource) -> str:
     assert model.folder is not None
     folder = model.adapter or model.folder
     root, sizes = folder, {}
-    if model.checkpoint is None:
+    if model.gguf:
+        root, sizes = model.gguf[0].parent, {path.name: path.stat().st_size for path in model.gguf}
+    elif model.checkpoint is None:
         sizes = {path.name: path.stat().st_size for path in root.iterdir() if path.suffix in WEIGHT_SUFFIXES}
     else:
         run, step = model.checkpoint

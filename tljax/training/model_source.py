@@ -1,4 +1,4 @@
-"""Opens a model and loads its weights, from a Hugging Face folder, a run's folder, a hub id, or from scratch.
+"""Opens a model and loads its weights: from a Hugging Face folder, a run's folder, a hub id, a GGUF file, or scratch.
 
 A folder may also hold an adapter, which a run or `peft` has written. The adapter names its base: the model that it was
 trained on.
@@ -17,6 +17,7 @@ from tljax.distributed import processes
 from tljax.model import llama, lora
 from tljax.model.hf import adapter as hf_adapter
 from tljax.model.hf import config as hf_config
+from tljax.model.hf import gguf_file, gguf_folder
 from tljax.model.hf import load as hf_load
 from tljax.storage.hub import local_or_hub
 from tljax.storage.remote import explain_store_errors, fetch, is_remote
@@ -47,6 +48,7 @@ class ModelSource:
     adapter: Path | None = None  # the folder of adapter_config.json
     base: "ModelSource | None" = None  # the model that the adapter was trained on
     tensors: Mapping[str, hf_load.StoredTensor] | None = None
+    gguf: tuple[Path, ...] = ()  # the GGUF files of the weights; then `folder` is one of the cache
 
 
 def open_model(path: str, preset: str, field: str = "config.model.path") -> ModelSource:
@@ -62,6 +64,18 @@ def open_model(path: str, preset: str, field: str = "config.model.path") -> Mode
         )
     if path == SCRATCH:
         return ModelSource(SCRATCH, llama.preset(preset), None, None, None, "float32")
+    if gguf_file.is_gguf(path):
+        gguf = gguf_folder.open_gguf_model(path, field)
+        return ModelSource(
+            path if is_remote(path) else str(gguf.paths[0].absolute()),
+            gguf.config,
+            gguf.folder,
+            None,
+            gguf.hf_config,
+            gguf.dtype,
+            tensors=gguf.tensors,
+            gguf=gguf.paths,
+        )
     run, checkpoint = as_path(path), None
     with explain_store_errors(path, field):
         is_run = (run / "checkpoints").is_dir()
@@ -73,6 +87,9 @@ def open_model(path: str, preset: str, field: str = "config.model.path") -> Mode
         name = path if is_remote(path) or not run.is_dir() else str(folder.absolute())
     if hf_adapter.is_adapter(folder):
         return _open_adapter(name, folder, checkpoint)
+    gguf_files = sorted(folder.glob(f"*{gguf_file.SUFFIX}"))
+    if gguf_files and not (folder / "config.json").is_file():
+        raise InputError(f"{field} {path}: holds a GGUF file and no config.json; give the file, {gguf_files[0]}")
     raw_config = hf_config.read_json(folder / "config.json")
     config = hf_config.parse_config(raw_config, str(folder / "config.json"))
     if checkpoint is None:
@@ -96,7 +113,9 @@ def model_files(run: Any) -> Path:
 def check_trained(path: str) -> None:
     """Raises InputError if `path`, the value of config.model.path, does not name a trained model."""
     if path in ("", SCRATCH):
-        raise InputError(f"config.model.path is {path!r}; give a model's folder, a run, a hub id, or 'base'")
+        raise InputError(
+            f"config.model.path is {path!r}; give a model's folder, a run, a hub id, a GGUF file, 'smollm2' or 'base'"
+        )
 
 
 def _open_adapter(name: str, folder: Path, checkpoint: tuple[Path, int] | None) -> ModelSource:

@@ -1,5 +1,7 @@
 """config.json: every field is read, and what would change the result and is not supported is refused by name."""
 
+import math
+
 import pytest
 
 from tljax.core.errors import InputError
@@ -46,6 +48,10 @@ def test_config_fields_that_change_nothing_are_read_over(small_config):
     assert parse(small_config | harmless) == plain
     linear = parse(small_config | {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 1e6})
     assert (linear.rope_theta, linear.rope_scaling) == (1e6, llama.RopeScaling(kind="linear", factor=2.0))
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    scaling = parse(small_config | {"rope_scaling": yarn}).rope_scaling
+    assert scaling is not None and (scaling.beta_fast, scaling.beta_slow, scaling.truncate) == (32.0, 1.0, True)
+    assert scaling.attention_factor == pytest.approx(0.1 * math.log(4) + 1)
     by_type = {name: value for name, value in small_config.items() if name != "architectures"}
     assert parse(by_type) == plain
 

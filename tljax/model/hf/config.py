@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.model.llama import LlamaConfig, RopeScaling
+from tljax.model.hf.rope_config import read_rope, rope_fields
+from tljax.model.llama import LlamaConfig
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
@@ -23,12 +24,6 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "auto_map": (),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
-}
-
-_ROPE_FIELDS = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -68,38 +63,6 @@ def _architecture(config: dict[str, Any], where: str) -> str:
     return names[0]
 
 
-def _rope(config: dict[str, Any], where: str) -> tuple[float, RopeScaling | None]:
-    """Returns theta and scaling.
-
-    transformers 5 writes them as `rope_parameters`, older versions as `rope_theta` and `rope_scaling`.
-    """
-    field = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
-    rope = config.get(field) or {}
-    if not isinstance(rope, dict):
-        raise InputError(f"{where}: {field} is {rope!r}; it must be an object or null")
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in _ROPE_FIELDS:
-        raise InputError(f"{where}: {field} has the type {kind!r}; supported are {', '.join(_ROPE_FIELDS)}")
-    # Hugging Face's own default for the Llama 2 configs that were written before the field existed.
-    theta = rope.get("rope_theta") or _number(config, "rope_theta", where, float, default=10000.0)
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE_FIELDS["llama3"]}
-    unknown = sorted(set(rope) - known)
-    if unknown or rope.get("partial_rotary_factor", 1) != 1:
-        names = ", ".join(unknown) or "partial_rotary_factor"
-        raise InputError(f"{where}: {field} sets {names}, which would change the result and is not supported")
-    if kind == "default":
-        return float(theta), None
-    inside = f"{where}: {field}"
-    factors = {name: _number(rope, name, inside, float) for name in _ROPE_FIELDS[kind]}
-    return float(theta), RopeScaling(
-        kind=kind,
-        factor=factors["factor"],
-        low_freq_factor=factors.get("low_freq_factor", 1.0),
-        high_freq_factor=factors.get("high_freq_factor", 1.0),
-        original_max_tokens=int(factors.get("original_max_position_embeddings", 0)),
-    )
-
-
 def _sliding_window(config: dict[str, Any], architecture: str, where: str) -> int | None:
     if architecture == "LlamaForCausalLM":
         return None
@@ -132,7 +95,7 @@ def parse_config(config: dict[str, Any], where: str) -> LlamaConfig:
             f"{where}: num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}, "
             f"and head_dim {head_dim} must be even"
         )
-    theta, scaling = _rope(config, where)
+    theta, scaling = read_rope(config, where)
     return LlamaConfig(
         num_layers=_number(config, "num_hidden_layers", where),
         d_model=d_model,
@@ -169,16 +132,6 @@ def to_hf_config(c: LlamaConfig, dtype: str, source: dict[str, Any] | None) -> d
             raise ValueError("source_config describes another model than the one to export")
         kept = {name: value for name, value in source.items() if name not in ("dtype", "torch_dtype")}
         return kept | {"dtype" if "dtype" in source else "torch_dtype": dtype}
-    scaling = None
-    if c.rope_scaling is not None:
-        values = (
-            c.rope_scaling.factor,
-            c.rope_scaling.low_freq_factor,
-            c.rope_scaling.high_freq_factor,
-            c.rope_scaling.original_max_tokens,
-        )
-        fields = _ROPE_FIELDS[c.rope_scaling.kind]
-        scaling = {"rope_type": c.rope_scaling.kind, **dict(zip(fields, values, strict=False))}
     config = {
         "architectures": [c.architecture],
         "model_type": next(kind for kind, name in ARCHITECTURES.items() if name == c.architecture),
@@ -193,7 +146,7 @@ def to_hf_config(c: LlamaConfig, dtype: str, source: dict[str, Any] | None) -> d
         "max_position_embeddings": c.max_positions,
         "rms_norm_eps": c.norm_eps,
         "rope_theta": c.rope_theta,
-        "rope_scaling": scaling,
+        "rope_scaling": rope_fields(c.rope_scaling, c.max_positions),
         "tie_word_embeddings": c.tie_embeddings,
         "torch_dtype": dtype,
     }
