@@ -21,16 +21,16 @@ ERRORS = (
     ("capacity", r"RESOURCE_POOL_EXHAUSTED|currently unavailable in the"),
     ("quota", r"[Qq]uota\b.*(exceeded|exhausted)|QUOTA_EXCEEDED|RESOURCE_EXHAUSTED"),
     # These come before login: without a network gcloud cannot renew a token, and asks for a login.
-    ("passing", r"Max retries exceeded|[Nn]ame ?[Rr]esolution|Failed to resolve|unreachable|No route to host"),
-    ("passing", r"Connection ?(aborted|Error|reset|refused)|TransportError|SSLError"),
-    ("passing", r"\b50[0234]:? (Internal|Server|Bad|Service|Gateway)|Service [Uu]navailable"),
+    ("transient", r"Max retries exceeded|[Nn]ame ?[Rr]esolution|Failed to resolve|unreachable|No route to host"),
+    ("transient", r"Connection ?(aborted|Error|reset|refused)|TransportError|SSLError"),
+    ("transient", r"\b50[0234]:? (Internal|Server|Bad|Service|Gateway)|Service [Uu]navailable"),
     ("login", r"gcloud auth login|active account|[Rr]eauthenticat|invalid_grant"),
     ("project", r"core/project\] is|required property \[project|SERVICE_DISABLED|has not been used in project"),
     ("permission", r"PERMISSION_DENIED|does not have permission|LOCATION_POLICY_VIOLATED|[Ff]orbidden"),
     ("exists", r"ALREADY_EXISTS|already exists"),
     ("type", r"zonal accelerator configurations|accelerator.*not.*(found|available)|INVALID_ARGUMENT"),
     ("absent", r"NOT_FOUND|was not found|not found"),
-    ("passing", r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|[Tt]imed? ?out|try again"),
+    ("transient", r"UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|[Tt]imed? ?out|try again"),
 )
 ADVICE = {
     "quota": "ask for more (IAM & Admin > Quotas, TPU API), or another zone or spot; suspended requests count too: "
@@ -40,13 +40,13 @@ ADVICE = {
     "permission": "your account needs the role TPU Admin in the project, and the project the zone",
     "type": "which zones have which types: gcloud compute tpus accelerator-types list --zone=ZONE",
 }
-PASSING = ("rate", "capacity", "passing")  # the kinds of error that end without our doing
+TRANSIENT = ("rate", "capacity", "transient")  # the kinds of error that pass by themselves
 SSH_FAILED = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished gcloud process. code: its exit code, or 124 after a time-out. out: all output if it was streamed."""
+    """A finished gcloud process. code: its exit code, or 124 after a time-out. out: stdout, and stderr if streamed."""
 
     code: int
     out: str = ""
@@ -84,7 +84,7 @@ class Gcloud:
         return [f"--project={self.params.project}"] if self.params.project else []
 
     def call(self, *words: str, stream: bool = False, seconds: float | None = 600) -> Result:
-        # --quiet asks no questions, and makes a first ssh key without a passphrase.
+        # With --quiet gcloud asks no questions, and creates a missing ssh key without a passphrase.
         argv = ["gcloud", *words, "--quiet"]
         if self.dry_run:
             print(shlex.join(argv), flush=True)
@@ -102,7 +102,7 @@ class Gcloud:
         return Result(done.returncode, done.stdout, done.stderr)
 
     def ssh(self, *command: str, worker: str = "all", stream: bool = False) -> Result:
-        """Runs a command on one worker, or on all at once."""
+        """Runs a command on one worker, or on all workers at once."""
         words = ["tpu-vm", "ssh", self.params.name, f"--worker={worker}", f"--command={shlex.join(command)}"]
         return self.tpu(*words, *self.inside(), stream=stream)
 
@@ -141,8 +141,8 @@ def error_kind(text: str) -> str:
 
 
 def is_transient(result: Result) -> bool:
-    """Returns True for an error that ends without our doing, so that another try can succeed."""
-    return result.code == 124 or (result.code != 0 and error_kind(result.err) in PASSING)
+    """Returns True for an error that passes by itself, so that another try can succeed."""
+    return result.code == 124 or (result.code != 0 and error_kind(result.err) in TRANSIENT)
 
 
 def error_line(result: Result) -> str:

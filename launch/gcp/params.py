@@ -1,6 +1,6 @@
-"""The parameters of launch/gcp/tpu.py, from tpu.toml, then a file of the user's, then the command line.
+"""The parameters of launch/gcp/tpu.py: from tpu.toml, then from a file of the user, then from the command line.
 
-Later ones replace earlier ones.
+Later values replace earlier ones.
 """
 
 import re
@@ -34,7 +34,7 @@ class Failure(Exception):
 
 
 class TransientFailure(Failure):
-    """Google, or the network, does not answer for now; another try may succeed."""
+    """A failure of Google or of the network that may pass; another try may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Params:
 
     @property
     def store(self) -> str:
-        """The storage that outlives the slice, as worker.sh names it."""
+        """The storage that remains when the slice is deleted, under its name in worker.sh."""
         return f"gs://{self.bucket}" if self.bucket else "disk" if self.disk else "none"
 
     @property
@@ -122,13 +122,13 @@ def parse_flag(text: str, example: Any) -> Any:
     return text
 
 
-def check_type(place: str, key: str, value: Any, values: Mapping[str, Any]) -> Any:
+def check_type(location: str, key: str, value: Any, values: Mapping[str, Any]) -> Any:
     if key not in values:
-        raise Failure(2, f"{place}: there is no such parameter; allowed: {', '.join(values)}")
+        raise Failure(2, f"{location}: there is no such parameter; allowed: {', '.join(values)}")
     wanted = type(values[key])
     if type(value) is not wanted or (wanted is list and not all(isinstance(part, str) for part in value)):
         kinds = {str: "a text", bool: "true or false", int: "a whole number from 0", list: "a list of texts"}
-        raise Failure(2, f"{place} is {value!r}; it must be {kinds[wanted]}")
+        raise Failure(2, f"{location} is {value!r}; it must be {kinds[wanted]}")
     return value
 
 

@@ -45,7 +45,7 @@ KNOWN = (
 
 
 def pack(params: Params, target: Path) -> None:
-    """Writes a tar file of the repository, the files that `copy` names and the variables that `env` names."""
+    """Writes a tar file with the repository, the files named in `copy` and the variables named in `env`."""
     with tarfile.open(target, "w") as archive:
         for name in SHIPPED:
             archive.add(REPO / name, f"{FOLDER}/{name}", filter=without_caches)
@@ -62,7 +62,7 @@ def pack(params: Params, target: Path) -> None:
         long = [name for name in params.env if "\n" in os.environ[name]]
         if long:
             raise Failure(2, f"env names {', '.join(long)}, of several lines; copy it as a file and name that instead")
-        # Variables travel in a file, since every user of a machine can read command lines.
+        # The variables are sent in a file, since every user of a machine can read command lines.
         secrets = target.with_name("run-env")
         secrets.touch(mode=0o600)
         secrets.write_text("".join(f"{name}={os.environ[name]}\n" for name in params.env), encoding="utf-8")
@@ -122,7 +122,7 @@ def run(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
     going = [w for w, reply in replies.items() if "already" in reply and w not in started]
     busy = [w for w, reply in replies.items() if reply["state"] == "busy"]
     if started:
-        # Workers that were started wait for the others, and hold their TPUs meanwhile.
+        # The workers that were started wait for the others, and keep their TPUs in use.
         gcloud.ssh("bash", WORKER, "stop", "20", "again", worker=",".join(map(str, started)))
         log(
             f"stopped again on worker {join_numbers(started)}: on a part of its workers a run only waits for the others"
@@ -197,7 +197,7 @@ def failure_status(workers: list[int], replies: dict[int, dict[str, str]], out: 
     code = int(replies[workers[0]].get("code") or 1)
     text = f"it failed with code {code} on worker {join_numbers(workers)}"
     known = next((meaning for pattern, meaning in KNOWN if re.search(pattern, out)), "")
-    # Codes from 128 mean a signal, such as the abort of libtpu when another worker is gone; lower ones are the run's.
+    # Codes from 128 are signals, such as the abort of libtpu when another worker is gone; the run returns lower ones.
     return "crashed" if code >= 128 else "failed", f"{text}: {known}" if known else text
 
 
@@ -275,15 +275,15 @@ def worker_error(result: Result) -> str:
     return errors[0] if errors else error_line(result)
 
 
-def unreachable(result: Result, params: Params, what: str) -> Failure:
+def unreachable(result: Result, params: Params, problem: str) -> Failure:
     if error_kind(result.err) in ("login", "project", "permission"):
-        return refusal(result, what)
+        return refusal(result, problem)
     hint = ""
     if result.code == SSH_FAILED or "connect" in result.err:
         hint = "; a worker that stays away is best replaced: launch/gcp/tpu.py delete, then create"
         if "ssh-add" in result.err:
             hint += "; where all do, the key may be missing: ssh-add ~/.ssh/google_compute_engine"
-    return Failure(5, f"{what}: {worker_error(result)}{hint}")
+    return Failure(5, f"{problem}: {worker_error(result)}{hint}")
 
 
 def count_workers(workers: int) -> str:

@@ -6,12 +6,12 @@ import sys
 import time
 from dataclasses import dataclass
 
-from gcloud import PASSING, Gcloud, Result, error_kind, error_line, is_transient, log, refusal
+from gcloud import TRANSIENT, Gcloud, Result, error_kind, error_line, is_transient, log, refusal
 from params import Failure, Params, TransientFailure
 
-# States of a node or of a queued resource in which nothing is left to use; the name is free once it is deleted.
+# States of a node or of a queued resource that can no longer be used; its name is free once it is deleted.
 GONE = ("PREEMPTED", "TERMINATED", "FAILED", "SUSPENDED")
-# States before there is a VM on which a run could have been.
+# States before there is a VM, so that no run can have started.
 COMING = ("ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "CREATING")
 
 
@@ -116,12 +116,12 @@ def advance(gcloud: Gcloud, found: Slice | None, hours: int) -> str:
 def withdraw_request(gcloud: Gcloud, found: Slice | None) -> Failure:
     """Withdraws the request, which could still be granted and billed, and returns the Failure to raise."""
     params = gcloud.params
-    where = "nothing is left behind"
+    remains = "nothing is left behind"
     if found is not None and found.state not in COMING and not found.gone:
-        where = f"{params.name} is left as it is, {found.state}, and may cost until launch/gcp/tpu.py delete"
+        remains = f"{params.name} is left as it is, {found.state}, and may cost until launch/gcp/tpu.py delete"
     else:
         delete_slice(gcloud)
-    message = f"no capacity for {params.type} in {params.zone} within {params.wait_hours} hours; {where}"
+    message = f"no capacity for {params.type} in {params.zone} within {params.wait_hours} hours; {remains}"
     return Failure(4, f"{message}; try another zone, spot, or a longer wait_hours")
 
 
@@ -143,7 +143,7 @@ def send_request(gcloud: Gcloud, hours: int) -> Result:
     params = gcloud.params
     flags = [f"--accelerator-type={params.type}"]
     if params.queued:
-        # A request without an end could be granted, and billed, after this command was killed.
+        # A request without a time limit could be granted, and billed, after this command was killed.
         queue = [f"--node-id={params.name}", f"--runtime-version={params.image}"]
         words = ["queued-resources", "create", params.name, *queue, f"--valid-until-duration={hours}h"]
     else:
@@ -166,13 +166,13 @@ def delete_remains(gcloud: Gcloud, found: Slice) -> None:
     why = f" ({found.detail})" if found.detail else ""
     log(f"{gcloud.params.name} is {found.state}{why}: deleted, to ask anew")
     delete_slice(gcloud)
-    if found.state == "FAILED" and error_kind(found.detail) not in (*PASSING, "other"):
+    if found.state == "FAILED" and error_kind(found.detail) not in (*TRANSIENT, "other"):
         raise refusal(Result(1, "", found.detail), f"{gcloud.params.type} in {gcloud.params.zone} was refused")
 
 
 def delete_slice(gcloud: Gcloud) -> None:
     name = gcloud.params.name
-    # The request is first, as its node is deleted with it. Then come nodes that were created directly or remain.
+    # Delete the request first, which deletes its node too; then a node that was created directly, or remains.
     for words in (["queued-resources", "delete", name, "--force"], ["tpu-vm", "delete", name]):
         result = gcloud.tpu_with_retries(*words, seconds=1800)
         if result.code != 0 and error_kind(result.err) != "absent":
@@ -208,8 +208,8 @@ def ready_slice(gcloud: Gcloud, params: Params) -> Slice:
     if found is None:
         raise Failure(5, f"there is no slice {params.name} in {params.zone}; launch/gcp/tpu.py create")
     if found.gone:
-        what = "was preempted" if found.state in ("PREEMPTED", "SUSPENDED") else f"is {found.state}"
-        raise Failure(5, f"{params.name} {what}; launch/gcp/tpu.py create replaces it, watch goes on with its run too")
+        state = "was preempted" if found.state in ("PREEMPTED", "SUSPENDED") else f"is {found.state}"
+        raise Failure(5, f"{params.name} {state}; launch/gcp/tpu.py create replaces it, watch goes on with its run too")
     if not found.ready:
         raise Failure(5, f"{params.name} is {found.state}; launch/gcp/tpu.py create waits for it")
     return found

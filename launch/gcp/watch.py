@@ -8,8 +8,8 @@ from gcloud import Gcloud, log
 from params import Failure, Params, TransientFailure
 from slices import create, find_slice
 
-SILENT_LOOKS = 10  # the checks in a row in which a worker may not answer; a new VM needs some
-ENDING_LOOKS = 10  # the checks in which some workers may still run after others have ended; they end by themselves
+MAX_SILENT_CHECKS = 10  # checks in a row without an answer of a worker; a new VM needs some
+MAX_ENDING_CHECKS = 10  # checks in a row in which some workers still run after others ended; they end by themselves
 
 
 def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
@@ -22,9 +22,9 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
         runs.run_status(gcloud, found)
         return
     crashes = silent = ending = 0
-    # Look at the slice and its run again and again, and do what is needed.
+    # Check the slice and its run again and again, and do what is needed.
     seen = False  # True once a run could be lost with the slice
-    before = ""
+    last_message = ""
     answered = time.monotonic()
     while True:
         try:
@@ -33,9 +33,9 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
         except TransientFailure as failure:  # The run goes on meanwhile, and so do the costs.
             if time.monotonic() - answered > 3600 * params.wait_hours:
                 raise
-            if str(failure) != before:
+            if str(failure) != last_message:
                 log(f"{failure}; looks again")
-            before = str(failure)
+            last_message = str(failure)
             gcloud.wait(params.poll_seconds)
             continue
         if found is None or not found.ready:
@@ -46,11 +46,11 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
             continue
         try:
             verdict, text = runs.run_status(gcloud, found)
-            if text != before:
+            if text != last_message:
                 log(text)
-            before = text
+            last_message = text
             ending = ending + 1 if verdict == "ending" else 0
-            verdict = "part" if ending > ENDING_LOOKS else verdict
+            verdict = "part" if ending > MAX_ENDING_CHECKS else verdict
             crashes += verdict == "crashed"
             if verdict == "done":
                 return
@@ -67,7 +67,7 @@ def watch(gcloud: Gcloud, params: Params, command: Sequence[str]) -> None:
             verdict, text = "silent", str(failure)
             log(text)
         silent = silent + 1 if verdict == "silent" else 0
-        if silent > SILENT_LOOKS:
+        if silent > MAX_SILENT_CHECKS:
             raise Failure(5, f"{text}; launch/gcp/tpu.py delete, then watch, replaces the slice")
         gcloud.wait(params.poll_seconds)
 

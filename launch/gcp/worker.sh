@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# One worker's part of launch/gcp/tpu.py, which runs it over ssh on every VM of a slice, in the copied repository:
-#   worker.sh install EXTRAS STORE          Python, tljax and what it needs; the store mounted
-#   worker.sh start STORE SCRIPT ARG ...    python SCRIPT ARG ... in the background; its output goes to the log
-#   worker.sh status                        what became of it, and who holds the TPU
-#   worker.sh stop SECONDS [again]          SIGTERM, which saves; SIGKILL after so many seconds; `again` if it is not the
-#                                           user who stops it, but tpu.py, which will start it again
-#   worker.sh logs LINES                    follows the log to the run's end
-#   worker.sh list FOLDER                   what lies in it
-# STORE is what outlives the VM, mounted at ~/tljax-store: "none", "disk" (the VM's second disk) or a bucket's gs:// name.
-# Answers are lines "tljax worker=N state=..."; "tljax worker=N says: ..." is for people.
-# Exit codes: 0 done; 1 failed, in one line; 3 a run is going; 4 another process holds the TPU.
+# The part of launch/gcp/tpu.py for one worker. It is called over ssh on every VM of a slice, in the copied repository:
+#   worker.sh install EXTRAS STORE          installs Python, tljax and its dependencies, and mounts the store
+#   worker.sh start STORE SCRIPT ARG ...    starts python SCRIPT ARG ... in the background; its output goes to the log
+#   worker.sh status                        prints the state of the run, and the processes that use the TPU
+#   worker.sh stop SECONDS [again]          sends SIGTERM, so that the run saves, and SIGKILL after so many seconds;
+#                                           `again`: tpu.py stops the run, not the user, and will start it again
+#   worker.sh logs LINES                    follows the log to the end of the run
+#   worker.sh list FOLDER                   lists the files of a folder
+# STORE is the storage that remains when the VM is gone, mounted at ~/tljax-store: "none", "disk" (the VM's second disk) or
+# a bucket's gs:// name.
+# Answers to tpu.py are lines "tljax worker=N state=..."; lines "tljax worker=N says: ..." are for people.
+# Exit codes: 0 done; 1 failed, in one line; 3 a run is going; 4 another process uses the TPU.
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -43,7 +44,7 @@ make_venv() {
     python3 -m uv venv --quiet --seed --python 3.12 "$venv"
 }
 
-install_gcsfuse() { # as Google documents it for Ubuntu
+install_gcsfuse() { # by Google's instructions for Ubuntu
     local key=/usr/share/keyrings/cloud.google.asc
     curl -sf https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee "$key" >/dev/null
     echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -c -s) main" |
@@ -52,7 +53,7 @@ install_gcsfuse() { # as Google documents it for Ubuntu
     sudo apt-get -qq -o DPkg::Lock::Timeout=300 install -y gcsfuse >/dev/null
 }
 
-other_disks() { # all but the one that the VM booted from
+other_disks() { # prints all disks but the boot disk
     local boot
     boot=$(lsblk -npo PKNAME "$(findmnt -no SOURCE /)" | head -n 1)
     lsblk -dnpo NAME,TYPE | awk -v boot="$boot" '$2 == "disk" && $1 != boot { print $1 }'
@@ -68,7 +69,7 @@ mount_store() {
         device=$(other_disks)
         [ "$(wc -w <<<"$device")" -eq 1 ] || fail "besides the boot disk there should be one disk: ${device:-none is there}"
         sudo blkid "$device" >/dev/null || found=$?
-        # 2 means that nothing at all was found on it; a disk with anything on it is never formatted.
+        # blkid returns 2 if it finds nothing on the disk. A disk with anything on it is never formatted.
         if [ "$found" -eq 2 ]; then
             says "formats the new disk $device"
             sudo mkfs.ext4 -q "$device"
@@ -77,7 +78,7 @@ mount_store() {
         sudo chown "$(id -u):$(id -g)" "$store"
     else
         command -v gcsfuse >/dev/null || install_gcsfuse
-        # A checkpoint is written under another name and renamed, as a folder.
+        # The limit is for checkpoints, which are folders that are renamed when they are complete.
         gcsfuse --implicit-dirs --rename-dir-limit=1000000 "${1#gs://}" "$store" >/dev/null
     fi
     mountpoint -q "$store" || fail "$1 could not be mounted at $store"
@@ -94,13 +95,13 @@ install() {
 
 pid() { cat "$run/pid" 2>/dev/null || true; }
 
-alive() { # the pid of a run that ended may be another process's by now
+alive() { # looks at the command too: the pid of a run that ended may belong to another process now
     local at
     at=$(pid)
     [ -n "$at" ] && grep -qs worker.sh "/proc/$at/cmdline"
 }
 
-holders() { # processes that have the TPU's device files open, which is how libtpu itself finds them
+holders() { # prints the processes that have the TPU's device files open; libtpu finds them in the same way
     sudo -n lsof -w -t /dev/accel[0-9]* /dev/vfio/[0-9]* 2>/dev/null | sort -un | paste -sd, - || true
 }
 
@@ -113,7 +114,7 @@ free_tpu() {
         answer "state=busy held=$held"
         exit 4
     fi
-    for file in "$lock" "${lock%file}_$(id -u)" "$HOME/.libtpu_lockfile"; do # the places that libtpu tries in turn
+    for file in "$lock" "${lock%file}_$(id -u)" "$HOME/.libtpu_lockfile"; do # the paths that libtpu tries one after the other
         if [ -e "$file" ]; then
             owner=$(stat -c %U "$file")
             says "$file is a stale lock of libtpu: a process of $owner left it, and no process has the TPU; removed"
@@ -134,7 +135,7 @@ start() {
     mkdir -p "$run"
     rm -f "$run/exit" "$run/stopped"
     echo "--- $(date -u +%FT%TZ) python $*" >>"$run/log"
-    # Of a session of its own, so that it outlives the ssh connection and can be signalled as a whole.
+    # In a new session, so that it survives the end of the ssh connection and one signal reaches all its processes.
     setsid bash "${BASH_SOURCE[0]}" supervise "$@" >>"$run/log" 2>&1 </dev/null &
     echo $! >"$run/pid"
     answer "state=running pid=$!"
@@ -168,7 +169,7 @@ status() {
         state=lost
     fi
     case $state in interrupted | failed | lost) if [ -f "$run/stopped" ]; then state=stopped; fi ;; esac
-    if [ "$state" = interrupted ]; then # by whom: a signal, or another worker that is gone
+    if [ "$state" = interrupted ]; then # the last line tells by what: a signal, or another worker that is gone
         tail -n 1 "$run/log" | while IFS= read -r line; do says "$line"; done
     elif [ "$state" = failed ] || [ "$state" = lost ]; then
         tail -n 12 "$run/log" | while IFS= read -r line; do says "$line"; done

@@ -204,8 +204,9 @@ def test_the_jobset_starts_a_run_that_saves_and_resumes(repo):
     chips = int.__mul__(*map(int, topology.split("x")))
     assert container["resources"]["limits"]["google.com/tpu"] * job["parallelism"] == chips
     # The same command for xpk, in the comment.
-    spoken = " ".join(line.lstrip("# ").rstrip("\\") for line in text.splitlines() if line.startswith("#"))
-    *flags, command = shlex.split(spoken[spoken.index("xpk workload") :].split("  One host")[0])
+    paragraph = next(part for part in text.split("\n#\n") if "xpk workload" in part)
+    lines = paragraph[paragraph.index("xpk workload") :].splitlines()
+    *flags, command = shlex.split(" ".join(line.lstrip("# ").rstrip("\\") for line in lines))
     bucket = [word.replace("/store/", "gs://BUCKET/") for word in words]  # xpk mounts no claim
     assert command.removeprefix("--command=exec ").split() == bucket
     # xpk ends a workload for good at any other code.

@@ -1,4 +1,4 @@
-"""The classes of tokens, and the arrays of rows and batches: where their names and dtypes stand. Imports no jax."""
+"""The classes of tokens, and the names and dtypes of the arrays of rows and batches. Imports no jax."""
 
 import numpy as np
 

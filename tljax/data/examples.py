@@ -1,4 +1,4 @@
-"""A config's `data` block -> rows to train on and held-out rows, which are built once and memory-mapped after that."""
+"""A config's `data` block -> training and held-out rows, which are built once and then read by memory mapping."""
 
 import hashlib
 import sys
@@ -38,10 +38,10 @@ class Examples:
 def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Examples:
     """Returns the rows that the `data` block of a config describes.
 
-    file: data.source, or the file that stands in for it; seed: decides which trajectories are held out. Raises
+    file: data.source, or the local file that replaces it; seed: decides which trajectories are held out. Raises
     InputError for a bad source or rule, and if no step is left to train on.
     """
-    # All rows, read from the cache if it has them.
+    # All rows, from the cache if it has them.
     source = open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     rule = load_rule(data.mae)
     note = check_rule(rule, source)
@@ -55,7 +55,7 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
         data.cache,
     )
 
-    # Trajectories are held out whole. A row without tokens only carries the reasons of blocked steps.
+    # Hold out complete trajectories. A row without tokens only carries the reasons of blocked steps.
     blocked = Counter(reason.partition(":")[0] for reasons in rows["blocked"] for reason in reasons)
     has_tokens = np.asarray(rows["length"]) > 0
     held_out = np.isin(np.asarray(rows["trajectory"]), held_out_trajectories(len(source), data.eval_fraction, seed))

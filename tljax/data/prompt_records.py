@@ -13,14 +13,14 @@ from tljax.data.records import read_records
 from tljax.data.trajectory import Conversation
 
 SCHEMAS = 'either {"id", "prompt"} or {"id", "tools", "messages"} (OpenAI)'
-REPLIED_TO = tuple(name for name, role in ROLES.items() if role in ("user", "function"))  # the assistant follows these
+REPLIED_TO = tuple(name for name, role in ROLES.items() if role in ("user", "function"))  # roles before a reply
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRecord:
     """A prompt, and the identity of its record.
 
-    id: the record's own id, or `row` where it has none
+    id: the record's own id, or `row` if it has none
     row: the number of the record in its file, from 1
     """
 
@@ -32,7 +32,7 @@ class PromptRecord:
 def read_prompt_records(file: str, dialect: str) -> Iterator[PromptRecord]:
     """Yields the prompts of a JSONL file or a JSON array, one at a time.
 
-    Raises InputError, naming file, row and field, for the first malformed row and for an id that occurs twice.
+    Raises InputError that names file, row and field for the first malformed row, and for an id that occurs twice.
     """
     file = check_input_file(file, SCHEMAS)
     rows: dict[str | int, int] = {}
@@ -45,9 +45,9 @@ def read_prompt_records(file: str, dialect: str) -> Iterator[PromptRecord]:
 
 
 def prompt_from_record(record: Any, file: str, number: int, dialect: str) -> PromptRecord:
-    """Returns the prompt of a record of either schema; `number` counts the rows of `file` from 1.
+    """Returns the prompt of a record of either schema; number: the row of the record in `file`, from 1.
 
-    Raises InputError in one line: file, row, field, what is wrong, what is allowed.
+    Raises InputError if the record is malformed.
     """
     location = f"file {file}, row {number}"
     if not isinstance(record, dict):
@@ -65,10 +65,10 @@ def prompt_from_record(record: Any, file: str, number: int, dialect: str) -> Pro
 
 
 def unanswered_conversation(record: dict[str, Any], location: str) -> Conversation:
-    """Returns the record's tools and messages, which end with the message that the assistant is to reply to.
+    """Returns the record's tools and messages; the last message is the one that the assistant will reply to.
 
-    `location` is the record's file and row. Raises InputError where the last message is the assistant's, and for
-    malformed messages.
+    location: the record's file and row, for messages of errors. Raises InputError if the last message is the
+    assistant's, and for malformed messages.
     """
     messages = record["messages"]
     field = f"{location}, field messages"
@@ -84,7 +84,7 @@ def unanswered_conversation(record: dict[str, Any], location: str) -> Conversati
 
 
 def check_input_file(file: str, schemas: str) -> str:
-    """Returns the path with "~" expanded. Raises InputError where the file is missing or empty."""
+    """Returns the path with "~" expanded. Raises InputError if the file is missing or empty."""
     file = os.path.expanduser(file)
     if not os.path.isfile(file):
         problem = "is a folder" if os.path.isdir(file) else "does not exist"
@@ -95,7 +95,7 @@ def check_input_file(file: str, schemas: str) -> str:
 
 
 def require_one_of(record: dict[str, Any], fields: tuple[str, str], location: str, schemas: str) -> str:
-    """Returns the one of two fields that the record has. Raises InputError where it has both or neither."""
+    """Returns the one of two fields that the record has. Raises InputError if it has both or neither."""
     present = [field for field in fields if record.get(field) is not None]
     if len(present) != 1:
         problem = "{} and {} are both there" if present else "neither {} nor {} is there"
@@ -121,7 +121,7 @@ def check_text(text: str, location: str) -> None:
 
 
 def record_id(record: dict[str, Any], file: str, number: int) -> str | int:
-    """Returns the record's id, or `number` where it has none. Raises InputError unless it is a string or an integer."""
+    """Returns the record's id, or `number` if it has none. Raises InputError unless it is a string or an integer."""
     identity = record.get("id")
     if identity is None or identity == "":
         identity = number
@@ -132,7 +132,7 @@ def record_id(record: dict[str, Any], file: str, number: int) -> str | int:
 
 
 def check_unique_id(identity: str | int, rows: dict[str | int, int], file: str, number: int) -> None:
-    """Adds the id and its row number to `rows`. Raises InputError where an earlier row has the same id."""
+    """Adds the id and its row number to `rows`. Raises InputError if an earlier row has the same id."""
     if identity in rows:
         raise InputError(
             f"file {file}, row {number}, field id: {identity!r} is that of row {rows[identity]} too (a row without "

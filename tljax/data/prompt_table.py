@@ -1,6 +1,6 @@
-"""A config's `data` block -> prompts with their golden calls, which are built once and memory-mapped after that.
+"""A config's `data` block -> prompts with golden calls, which are built once and then read by memory mapping.
 
-The source holds trajectories, of which every kept step is a prompt, or the rows of a released irm_data.json.
+The source has either trajectories, whose kept steps are the prompts, or the rows of a released irm_data.json.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class Prompt:
 
 
 class PromptTable:
-    """Prompts on disk, which are read one at a time in source order. lengths: int32 [N], the tokens of each."""
+    """Prompts on disk, read one at a time in source order. lengths: int32 [N], the number of tokens of each."""
 
     def __init__(self, rows: datasets.Dataset, indices: np.ndarray) -> None:
         self.lengths = _column(rows, "length")[indices]
@@ -118,12 +118,12 @@ class PromptDataset:
 def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_prompt_tokens: int) -> PromptDataset:
     """Returns the prompts that the `data` block of a config describes.
 
-    `file` is data.source, or the file that stands in for it. It holds trajectories, of which every step that data.mae
-    keeps is a prompt, or rows {"instruction", "output"}: a rendered prompt that ends with "Assistant:", and its golden
-    call. A prompt is dropped if its golden reply makes no call or one that cannot be read, since no reply could be
-    correct then, and if it is longer than max_prompt_tokens.
+    file: data.source, or the local file that replaces it. It has either trajectories, and every step that data.mae
+    keeps is a prompt; or rows {"instruction", "output"}: a rendered prompt that ends with "Assistant:", and its golden
+    call. A prompt is dropped if it is longer than max_prompt_tokens, or if its golden reply makes no call or one that
+    cannot be read, since no reply could be correct then.
 
-    Trajectories are held out whole; SFT holds out the same ones for the same seed and data.eval_fraction. Rows
+    Trajectories are held out completely; SFT holds out the same ones for the same seed and data.eval_fraction. Rows
     {"instruction", "output"} belong to one trajectory if their texts agree up to the first reply.
 
     Raises InputError for a bad source or rule, and if no prompt is left to train on.
@@ -133,7 +133,7 @@ def load_prompts(data: Any, file: str, tokenizer: Tokenizer, *, seed: int, max_p
     source = build(data, file, tokenizer)
     rows = source.rows
 
-    # Trajectories are held out whole, and prompts that are too long are dropped. A row without a prompt has length 0.
+    # Hold out complete trajectories, and drop prompts that are too long. A row without a prompt has length 0.
     lengths = _column(rows, "length")
     fits = (lengths > 0) & (lengths <= max_prompt_tokens)
     numbers = held_out_trajectories(source.num_trajectories, data.eval_fraction, seed)
@@ -201,7 +201,7 @@ def _kind(reason: str) -> str:
 
 
 def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
-    """Returns a column of a dataset without selection. Item by item it would take a thousand times as long."""
+    """Returns a column of a dataset without selection; reading it item by item would take a thousand times as long."""
     return rows.data.column(name).to_numpy()
 
 
@@ -226,7 +226,7 @@ def _rows_of_trajectory(
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for each step, without the number of the trajectory."""
     tools = as_tool_list(trajectory.tools)
-    # The weights of tokens play no part here.
+    # Prompts do not need the weights of tokens.
     options = dataclasses.replace(TokenizeOptions.from_config(data), pkt="none")
     steps = tokenize_steps(trajectory, rule, tokenizer, options)
     turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
@@ -330,7 +330,7 @@ def _prompt(text: str, tokens: Sequence[int] | np.ndarray, golden: str, tools: T
 
 @lru_cache(maxsize=1024)
 def _tools_from_json(listed: str) -> ToolList:
-    # One object for equal content, since the reward caches what it knows of a list by the object's identity.
+    # Returns one object for equal content, since the reward caches the parsed tools by the identity of the list.
     return as_tool_list(
         [Tool(name, text, properties, tuple(must)) for name, text, properties, must in json.loads(listed)]
     )

@@ -1,10 +1,10 @@
-"""IRM reward -> rollout -> advantages -> PPO step; GRPO and RLOO behind the same pieces.
+"""IRM reward -> rollout -> advantages -> PPO step; GRPO and RLOO use the same functions.
 
 check.py            checks configs/ppo.py before any device work
 irm.py              a reply and its golden call -> reward and kind of error
 reward.py           replies of a batch -> rewards, by IRM's rules or a user's function
-reward_workers.py   a user's function in processes of its own, with a time limit
-state.py            PPOState, RolloutBatch, Experience: the arrays that the functions below pass on
+reward_workers.py   a user's function in child processes, with a time limit
+state.py            PPOState, RolloutBatch, Experience: the arrays that the files below pass to each other
 models.py           trained and frozen weights -> actor, critic and reference
 rollout.py          the prompts of an update; replies and rewards -> RolloutBatch
 gae.py              token rewards, generalized advantage estimation, whitening

@@ -14,7 +14,7 @@ from tljax.rl.models import PPOModels
 
 @dataclass(frozen=True, slots=True)
 class PPOMemory:
-    """Bytes on one device: the state of each model, by name, and the work space of a rollout and of an update.
+    """The bytes on one device: the state of each model, by name, and the work space of a rollout and of an update.
 
     A rollout and an update never run at the same time.
     """

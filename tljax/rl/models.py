@@ -41,7 +41,7 @@ class PPOModels:
         return [("actor", count, 0), *critic, ("reference", 0, count)]
 
     def frozen(self, model: model_source.ModelSource, dtype: str, actor: llama.Params | None = None) -> llama.Params:
-        """Returns the weights that never change, in `dtype`: the adapters' trunk, or the reference's weights.
+        """Returns the weights that never change, in `dtype`: the trunk of the adapters, or the reference's weights.
 
         actor: the initial weights of the actor, float32, if they are in memory; they are loaded otherwise. The
         reference is rounded from them in the way the forward pass rounds them, so that the actor's KL to the reference

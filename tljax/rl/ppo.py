@@ -33,19 +33,19 @@ class UpdateOptions:
     sample: SampleOptions  # the distribution that replies were drawn from and are scored under
     epochs: int  # passes over one rollout
     minibatches: int  # updates of one pass
-    accumulate: int  # parts a minibatch is computed in
+    accumulate: int  # parts in which a minibatch is computed
     clip: float
     value_clip: float
     entropy_coef: float
-    critic_warmup: int  # first rollouts, from which the critic alone learns
-    kl_target: float  # 0: kl_coef stays; else the KL of a reply, in nats, that an adaptive kl_coef steers to
-    kl_horizon: float  # replies in which an adaptive kl_coef may change about e-fold, at a full clipped error of 1
+    critic_warmup: int  # number of first rollouts from which only the critic learns
+    kl_target: float  # the KL of a reply, in nats, that an adaptive kl_coef aims at; 0: kl_coef is fixed
+    kl_horizon: float  # replies within which an adaptive kl_coef changes by a factor of at most e^0.2
     remat: str
     loss_chunk: int
 
     @classmethod
     def from_config(cls, config: Any, sample: SampleOptions) -> "UpdateOptions":
-        """Returns the options of configs/ppo.py; sample: those that the replies are drawn with."""
+        """Returns the options of configs/ppo.py; sample: the options by which the replies are drawn."""
         return cls(
             advantage=AdvantageOptions.from_config(config),
             sample=sample,
@@ -64,7 +64,7 @@ class UpdateOptions:
 
 
 def reply_hidden(params: llama.Params, c: llama.LlamaConfig, batch: RolloutBatch, options: UpdateOptions) -> jax.Array:
-    """Returns the hidden states [B, M, D] from which each reply token is predicted; off the mask they mean nothing."""
+    """Returns the hidden states [B, M, D] from which each reply token is predicted; undefined off the mask."""
     (B, T), M = batch.tokens.shape, batch.replies.shape[1]
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T), out_sharding=spec("batch", None))
     ends = batch.starts + batch.mask.sum(axis=1, dtype=jnp.int32)
@@ -85,10 +85,10 @@ def reply_hidden(params: llama.Params, c: llama.LlamaConfig, batch: RolloutBatch
 def reply_logprobs(
     params: llama.Params, c: llama.LlamaConfig, batch: RolloutBatch, options: UpdateOptions
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns log-probabilities of the reply tokens and the entropy where each was drawn: float32 [B, M] both.
+    """Returns the log-probability of each reply token, and the entropy of the distribution before it: float32 [B, M].
 
-    The log-probabilities are those of the sampling distribution, the entropy is the model's own at temperature 1, in
-    nats. Off the mask both mean nothing.
+    The log-probabilities are those of the sampling distribution; the entropy is that of the model at temperature 1, in
+    nats. Off the mask both are undefined.
     """
 
     def score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -108,7 +108,7 @@ def reply_logprobs(
 def make_experience(
     models: PPOModels, options: UpdateOptions
 ) -> Callable[[PPOState, llama.Params, RolloutBatch], tuple[Experience, Metrics]]:
-    """Returns the jitted function (state, frozen, batch) -> Experience and metrics, which scores sampled replies."""
+    """Returns the jitted function (state, frozen, batch) -> (Experience, metrics), which scores sampled replies."""
     c = models.config
 
     def experience(state: PPOState, frozen: llama.Params, batch: RolloutBatch) -> tuple[Experience, Metrics]:
@@ -158,7 +158,7 @@ def make_experience(
 def make_update(
     models: PPOModels, tx: optax.GradientTransformation, critic_tx: optax.GradientTransformation, options: UpdateOptions
 ) -> Callable[[PPOState, llama.Params, Experience, jax.Array], tuple[PPOState, Metrics]]:
-    """Returns the jitted update (state, frozen, experience, key) -> new state and metrics; `state` is donated.
+    """Returns the jitted update (state, frozen, experience, key) -> (new state, metrics); `state` is donated.
 
     Every epoch shuffles the rows anew and makes one optimizer step per minibatch. Losses are means over the reply
     tokens of the whole minibatch, so neither `accumulate` nor the devices change them. Metrics are those means,

@@ -1,4 +1,4 @@
-"""Rewards of a batch of replies: the IRM rules in this process, a user's function in processes with a time limit."""
+"""Rewards of a batch of replies, by the IRM rules or by a user's function in child processes with a time limit."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from tljax.rl.reward_workers import ALLOWED, FIELD, RewardWorkers
 
 
 class RewardFunction:
-    """Gives rewards to replies as config.reward says. Close it after use, or use it in a `with`.
+    """Computes the rewards of replies by the rule of config.reward. Close it after use, or use it in a `with`.
 
     rule: "table" or "release" (`irm.reward`), or module:function with `fn(prediction, golden, tools) -> float | Reward`
     and tools as flat JSON. Each of the `workers` processes imports the function, and each call has `timeout` seconds.

@@ -140,7 +140,7 @@ def _check_signature(function: Callable[..., Any], path: str) -> None:
 
 
 def read_answer(result: Any) -> Answer | str:
-    """Returns the answer that a user's function returned, or as text what is wrong with it."""
+    """Returns the result of a user's function as an Answer, or a text that describes its error."""
     kind = detail = ""
     value = result
     if isinstance(result, Reward):

@@ -28,9 +28,10 @@ class Rollout:
 
 
 def prompt_indices(step: int, *, count: int, prompts: int, group: int, seed: int) -> list[int]:
-    """Returns the prompts of update `step`, from 0, each `group` times in a row; a pure function of its arguments.
+    """Returns the indices of the prompts of update `step`, counted from 0, each `group` times in a row.
 
-    Every epoch goes through all `count` prompts in an order of its own; an update may span two epochs.
+    Every epoch goes through all `count` prompts in another order, and an update may span two epochs. The result is a
+    pure function of the arguments.
     """
     positions = range(step * prompts, (step + 1) * prompts)
     epochs = {position // count for position in positions}
@@ -43,8 +44,9 @@ def pad_rollout(
 ) -> RolloutBatch:
     """Returns the rollout as arrays; every device of the current mesh holds all of them.
 
-    prompts: of each reply. rewards: of each reply, as the update takes them. Replies get room for `max_new_tokens`, so
-    that only the width of the rows, `padded_length` of the longest, decides which program is compiled.
+    prompts, rewards: one for each reply; the rewards are those that the update uses. Replies are padded to
+    `max_new_tokens`, so that only the width of the rows, the `padded_length` of the longest, decides which program is
+    compiled.
     """
     replies = [reply.all_tokens for reply in rollout.replies]
     texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]

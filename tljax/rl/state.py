@@ -1,4 +1,4 @@
-"""The arrays of PPO: the state of a run, a batch of replies, and the experience that an update learns from."""
+"""The arrays of PPO: the state of a run, a batch of replies, and the experience from which an update learns."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ class RolloutBatch:
 
 @struct.dataclass
 class Experience:
-    """A batch with what the models gave its replies when they were sampled; all others are float32 [B, M]."""
+    """A batch, and the results of the models at the time of sampling; all arrays but `batch` are float32 [B, M]."""
 
     batch: RolloutBatch
     logprobs: jax.Array

@@ -28,7 +28,7 @@ from tljax.training import model_source
 
 @dataclasses.dataclass(frozen=True)
 class PPOContext:
-    """The parts of a run that stay the same from the first update to the last; total: number of updates."""
+    """The parts of a run that stay the same from the first update to the last. total: the number of updates."""
 
     config: Any
     models: PPOModels

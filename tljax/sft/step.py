@@ -27,7 +27,7 @@ class StepOptions:
     """The fields of a config that shape the compiled program. A static pytree: a plain argument of jit."""
 
     max_targets: int  # the largest number of weighted positions in a packed row (Batches.max_targets)
-    loss_chunk: int  # positions of a row that pass the head together on a device, so that logits are [B, loss_chunk, V]
+    loss_chunk: int  # positions of a row that a device takes through the head at a time: logits are [B, loss_chunk, V]
     compute_dtype: str
     remat: str
     attention: str
@@ -47,7 +47,7 @@ class StepOptions:
 
 
 def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: StepOptions) -> Batch:
-    """Returns the log-probabilities of the targets at weighted positions; no logits exist elsewhere.
+    """Returns the log-probabilities of the targets at weighted positions; no other logits are computed.
 
     batch: tokens, targets, positions, segments int32 [B, T], loss_weights float32 [B, T], token_classes int8
     [B, T]. Returns logprobs, loss_weights float32 [B, M], hits bool [B, M] (the target is the most likely token),
@@ -114,7 +114,7 @@ def score_sums(scores: Batch, segments: jax.Array) -> Sums:
 
 
 def mean_metrics(sums: Sums) -> dict[str, jax.Array]:
-    """Returns the metrics for people, from sums over the global batch; a count of 0 gives 0."""
+    """Returns the metrics of a step, from sums over the global batch; the mean over no tokens is 0."""
 
     def ratio(total: str, count: str) -> jax.Array:
         return sums[total] / jnp.maximum(sums[count], 1.0)
@@ -139,8 +139,8 @@ def make_sft_step(
     None otherwise.
 
     The batch has a leading axis for gradient accumulation, arrays [A, B, T]. The gradients of the sum of step losses
-    are summed over A and divided once by the number of steps in the global batch, so neither A nor the devices change
-    the mean.
+    are summed over A and divided once by the number of steps in the global batch, so that neither A nor the number of
+    devices changes the mean.
     """
 
     def step(

@@ -129,10 +129,10 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Returns the step of lowest selection loss, the newest of equals, or None if no checkpoint has one."""
-        found = {step: self._selection_loss_of(step) for step in self.steps()}
-        finite = (step for step in found if math.isfinite(found[step]))
-        return min(finite, key=lambda step: (found[step], -step), default=None)
+        """Returns the step of lowest selection loss (the newest of equal ones), or None if no checkpoint has one."""
+        losses = {step: self._selection_loss_of(step) for step in self.steps()}
+        finite = (step for step in losses if math.isfinite(losses[step]))
+        return min(finite, key=lambda step: (losses[step], -step), default=None)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """Returns the metadata that save() was called with."""
@@ -158,9 +158,10 @@ class Checkpoints:
 
     def _replaced(self, keep: int, keep_best: int) -> list[int]:
         """Returns the steps of checkpoints that newer or better ones replace."""
-        found = {step: self._selection_loss_of(step) for step in self.steps()}
-        finite = sorted((step for step in found if math.isfinite(found[step])), key=lambda step: (found[step], -step))
-        return [step for step in sorted(found)[:-keep] if step not in finite[:keep_best]]
+        losses = {step: self._selection_loss_of(step) for step in self.steps()}
+        finite = (step for step in losses if math.isfinite(losses[step]))
+        best = sorted(finite, key=lambda step: (losses[step], -step))[:keep_best]
+        return [step for step in sorted(losses)[:-keep] if step not in best]
 
     def _selection_loss_of(self, step: int) -> float:
         try:

@@ -45,10 +45,10 @@ def make_schedule(optim: Any, total_steps: int) -> optax.Schedule:
 def make_optimizer(optim: Any, total_steps: int) -> optax.GradientTransformation:
     """Returns global-norm clipping, then AdamW with decoupled weight decay (Loshchilov & Hutter 2019).
 
-    Moments are float32.
+    The moments are float32.
 
-    optim.clip_norm 0 switches clipping off. optim.decay_norms False keeps norm scales and biases out of the decay, as
-    the Hugging Face Trainer does on its own; the released run hands its optimizer to DeepSpeed, which decays them all.
+    With optim.clip_norm 0 nothing is clipped. With optim.decay_norms False norm scales and biases do not decay, as in
+    the Hugging Face Trainer; the released run gives its optimizer to DeepSpeed, which decays all weights.
 
     Raises InputError for a value out of range.
     """
@@ -70,9 +70,9 @@ def make_optimizer(optim: Any, total_steps: int) -> optax.GradientTransformation
 
 
 def decay_mask(params: Any) -> Any:
-    """Returns True for each weight that decays: all but norm scales and biases, as the last part of the name says.
+    """Returns True for each weight that decays: for all but norm scales and biases, which their names tell.
 
-    Shapes do not tell them apart: the norm scales of L stacked layers are a matrix [L, D].
+    Shapes cannot tell: the norm scales of L stacked layers are a matrix [L, D].
     """
 
     def decays(path, _):

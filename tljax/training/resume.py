@@ -1,4 +1,4 @@
-"""A run's folder: its path or address, the checks before a run writes into it, and those of a restart."""
+"""The folder of a run: its path or address, the checks before the run writes into it, and the checks of a restart."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ FACTS_FILE = "begun.json"
 FIRST_FACTS = {
     "rows": ("training rows", "data.source, the tokenizer, a rule or tljax"),
     "updates": ("numbers of updates", "data.source, a rule or tljax"),
-    "model": ("weights", "what lies at model.path"),
+    "model": ("weights", "the model at model.path"),
 }
 # A restart may change these too, if they do not decide which checkpoint is the best.
 SCORE_FIELDS = ("eval.sets", "eval.queries", "eval.new_tokens")
@@ -36,12 +36,12 @@ RESUME = ("never", "auto")
 # The names of the files of a run.
 RUN_FILES = {"config.json", "model", "lock", "checkpoints", "events", "metrics.jsonl", "samples.jsonl", "hf"}
 RUN_FILES |= {"adapter", FACTS_FILE, "rollouts", "scores", "wandb", "wandb_id"}
-# The names of files that a killed process left half written; older versions used those after the first.
+# The names of files that a killed process left incomplete; the names after the first are those of older versions.
 TEMPORARY_FILES = re.compile(r"\.[\w.]+\.(tmp|partial-\d+)|metrics\.jsonl\.tmp|samples\.jsonl\.tmp")
 
 
 def choose_run_folder(out: str, name: str, resume: str) -> RunFolder:
-    """Returns the folder that a run will use, the same on all its processes. Only an address gets a local folder now.
+    """Returns the folder that a run will use, the same on all its processes. Only for an address is a folder made now.
 
     out: the folder, or an address such as gs://BUCKET/RUN; "" for runs/NAME, or for the first of runs/NAME-2,
     runs/NAME-3, ... that does not exist; with resume "auto", for the last one that exists. Raises InputError for a

@@ -36,8 +36,8 @@ def abstract_state(abstract_params: Any, tx: optax.GradientTransformation) -> Tr
     abstract_params: arrays or ShapeDtypeStructs, each with its NamedSharding. Moments take the sharding of their
     param, all other leaves are replicated over the params' mesh.
 
-    jax.eval_shape alone would not do: its shardings name an abstract mesh inside jax.set_mesh, and are None outside
-    (jax 0.12) and for step counts (always), and Orbax then restores by the saved layout.
+    jax.eval_shape alone is not enough: its shardings name an abstract mesh inside jax.set_mesh, and are None outside
+    (jax 0.12) and for step counts (always), so that Orbax would restore the saved layout.
     """
     params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), abstract_params)
     mesh = jax.tree.leaves(params)[0].sharding.mesh

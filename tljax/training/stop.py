@@ -30,7 +30,7 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        # Python delivers signals to the main thread alone, and lets no other set handlers.
+        # Python delivers signals only to the main thread, and lets no other thread set handlers.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in EXIT_CODES}
         return self
@@ -42,8 +42,8 @@ class StopRequest:
         """Returns the signal that stops the run after update `step`, or None. Call it after every update.
 
         All processes get the same answer, at most two updates after the signal: the exchange between processes is
-        read one update late, so that the devices never wait for it. devices_idle: reads it at once, since no device
-        would wait. unit: the name of a step in progress reports.
+        read one update late, so that the devices never wait for it. devices_idle: True if no device would wait, so that
+        the exchange is read at once. unit: the name of a step in progress reports.
         """
         if not processes.is_multiprocess():
             return self.signal
