@@ -33,7 +33,8 @@ def data_block() -> ConfigDict:
     data.source = (
         "toolbox"  # toolbox | invented (both are generated), a JSON or JSONL file, or the name of a HF dataset
     )
-    # Format of the rows: auto (by the shape of each row) | tl_training | openai | anthropic | sharegpt | xlam
+    # Format of the rows: auto (the shape of each row decides) | tl_training | openai | responses | anthropic |
+    # sharegpt | toolbench | glaive | xlam | seal_tools
     data.format = "auto"
     data.tokenizer = ""  # folder or hub id; "" is the model's tokenizer, or the toolbox's if there is no model
     # default | release | release_no_filter | none | ["regex", ...] | FILE.txt | FILE.jsonl (verdicts) | module:function

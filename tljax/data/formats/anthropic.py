@@ -18,6 +18,7 @@ from tljax.data.trajectory import Conversation
 
 SCHEMA = '{"tools", "messages": [{"content": [{"type": "tool_use"}]}]} (Anthropic)'
 MESSAGES = "messages"
+SHAPE = ("system", "messages", "messages[].role", "messages[].content")
 BLOCKS = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
 _KEYS = frozenset(("role", "content", "id", "type", "model", "usage", "stop_reason", "stop_sequence", *WEIGHTS))
 

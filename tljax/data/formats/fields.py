@@ -46,7 +46,8 @@ def parse_texts(parts: list[Any], types: Collection[str], location: str) -> list
         part = expect_type(part, dict, f"{location}[{k}]")
         if part.get("type", "text") not in types:
             raise InputError(f"{location}[{k}].type: is {shorten(part['type'])}; allowed: text, the only modality")
-        texts.append(expect_type(part.get("text"), str, f"{location}[{k}].text"))
+        field = "refusal" if part.get("type") == "refusal" else "text"
+        texts.append(expect_type(part.get(field), str, f"{location}[{k}].{field}"))
     return texts
 
 
@@ -55,6 +56,12 @@ def parse_tools(tools: Any, location: str) -> tuple[Tool, ...]:
     if isinstance(tools, str):
         tools = parse_json(tools, location)
     return tuple(tool_from_json(tool, f"{location}[{i}]") for i, tool in enumerate(expect_type(tools, list, location)))
+
+
+def tells_tools_first(messages: list[Any]) -> bool:
+    """Returns True if the first message is a JSON list, as TL-Training's list of tools."""
+    first = messages[0] if messages else None
+    return isinstance(first, dict) and str(first.get("content")).lstrip().startswith("[")
 
 
 # The spellings of a call's arguments: OpenAI's, Llama's, Anthropic's, LangChain's.

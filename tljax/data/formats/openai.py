@@ -23,12 +23,14 @@ from tljax.data.formats.fields import (
     parse_texts,
     parse_tools,
     parse_weight,
+    tells_tools_first,
 )
 from tljax.data.formats.pairing import pair_feedback
 from tljax.data.trajectory import Conversation, Turn
 
 SCHEMA = '{"tools", "messages"} (OpenAI)'
 MESSAGES = "messages"
+SHAPE = ("messages", "messages[].role", "messages[].content")
 # The spellings of the field that holds the messages, and of the one that holds the tools.
 MESSAGES_FIELDS = (MESSAGES, "conversations", "conversation")
 TOOLS_FIELDS = ("tools", "functions")
@@ -46,9 +48,9 @@ def matches(record: dict[str, Any]) -> bool:
     if record.get(MESSAGES) is not None:
         return True
     messages = next((record[field] for field in MESSAGES_FIELDS if isinstance(record.get(field), list)), [])
+    if tells_tools_first(messages):
+        return False
     messages = [message for message in messages if isinstance(message, dict)]
-    if messages and str(messages[0].get("content")).lstrip().startswith("["):
-        return False  # TL-Training's list of tools
     tools = any(record.get(field) is not None for field in TOOLS_FIELDS)
     named = {"tool_calls", "function_call", "tool_call_id"}
     return any("role" in m for m in messages) and (tools or any(not named.isdisjoint(m) for m in messages))
@@ -138,5 +140,5 @@ def _content(message: dict[str, Any], location: str) -> str:
     if message.get("role") in ("tool", "function") and isinstance(content, dict | list) and not has_texts:
         return json.dumps(content, ensure_ascii=False)
     if isinstance(content, list):
-        return "".join(parse_texts(content, ("text", "input_text", "output_text"), f"{location}.content"))
+        return "".join(parse_texts(content, ("text", "input_text", "output_text", "refusal"), f"{location}.content"))
     return expect_type(content, str, f"{location}.content")

@@ -5,13 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.core.json_fields import join_names, json_type_name
-from tljax.data.formats import anthropic, openai, sharegpt, tl_training, xlam
+from tljax.core.json_fields import join_names, json_type_name, parse_json
+from tljax.data.formats import (
+    anthropic,
+    api_log,
+    glaive,
+    openai,
+    responses,
+    seal_tools,
+    sharegpt,
+    tl_training,
+    toolbench,
+    xlam,
+)
+from tljax.data.formats.nearest import has_known_messages, nearest_format
 from tljax.data.trajectory import Trajectory
 
 # Name -> format. The first format that matches a record reads it.
 FORMATS = {
     "xlam": xlam,
+    "seal_tools": seal_tools,
+    "glaive": glaive,
+    "responses": responses,
+    "toolbench": toolbench,
     "sharegpt": sharegpt,
     "anthropic": anthropic,
     "openai": openai,
@@ -19,6 +35,8 @@ FORMATS = {
 }
 AUTO = "auto"  # the value of data.format that lets the shape of each record decide
 FORMAT_NAMES = (AUTO, *reversed(FORMATS))
+# Nearest to a record of no format is, of equally near ones, the most common format.
+_SHAPES = {name: FORMATS[name].SHAPE for name in ("openai", "sharegpt", *FORMATS)}
 _SCHEMAS = " or ".join(form.SCHEMA for form in reversed(FORMATS.values()))
 
 
@@ -40,19 +58,47 @@ def read_record(record: Any, location: str, number: int, data_format: str = AUTO
     if not isinstance(record, dict):
         schemas = _SCHEMAS if data_format == AUTO else FORMATS[data_format].SCHEMA
         raise InputError(f"{location}: is {json_type_name(record)}, not an object; a row is {schemas}")
-    by_shape = next((name for name, form in FORMATS.items() if form.matches(record)), None)
+    record = api_log.unwrap(_parsed_messages(record, location), location)
+    by_shape = _format_of(record)
     name = by_shape if data_format == AUTO else data_format
     if name is None:
-        raise InputError(
-            f"{location}, field {tl_training.MESSAGES}: is missing (fields here: {join_names(record)}); "
-            f"a row is {_SCHEMAS}"
-        )
+        raise InputError(_unknown_shape(record, location))
     try:
         return name, _read(record, name, location, number)
     except InputError as error:
         if by_shape in (name, None):
             raise
         raise InputError(f"{error} (data.format={data_format}, but the row has the shape of {by_shape})") from None
+
+
+def _parsed_messages(record: dict[str, Any], location: str) -> dict[str, Any]:
+    """Returns the record with the list of its messages where it has the JSON text of one."""
+    for field in openai.MESSAGES_FIELDS:
+        if isinstance(record.get(field), str) and record[field].lstrip().startswith("["):
+            record = {**record, field: parse_json(record[field], f"{location}, field {field}")}
+    return record
+
+
+def _format_of(record: dict[str, Any]) -> str | None:
+    """Returns the name of the format whose shape a record has; None if it has that of none."""
+    name = next((name for name, form in FORMATS.items() if form.matches(record)), None)
+    if name in ("openai", "tl_training"):
+        messages = next((record[field] for field in openai.MESSAGES_FIELDS if record.get(field) is not None), None)
+        return name if has_known_messages(messages) else None
+    return name
+
+
+def _unknown_shape(record: dict[str, Any], location: str) -> str:
+    """Returns the error of a record of no known format."""
+    fields = f"(fields here: {join_names(record)})"
+    nearest = nearest_format(record, _SHAPES)
+    if nearest is None:
+        return f"{location}, field {tl_training.MESSAGES}: is missing {fields}; a row is {_SCHEMAS}"
+    name, difference = nearest
+    return (
+        f"{location}: has the shape of no known format {fields}; nearest is {name}, {FORMATS[name].SCHEMA}, but "
+        f"{difference}; rename the fields or take the row out"
+    )
 
 
 def _read(record: dict[str, Any], name: str, location: str, number: int) -> Trajectory:

@@ -19,6 +19,7 @@ from tljax.data.trajectory import Conversation, Turn
 
 SCHEMA = '{"id", "conversations"} (TL-Training)'
 MESSAGES = "conversations"
+SHAPE = ("conversations", "conversations[].role", "conversations[].content")
 
 
 def matches(record: dict[str, Any]) -> bool:

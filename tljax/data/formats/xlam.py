@@ -13,6 +13,7 @@ from tljax.data.trajectory import Conversation, Turn
 
 SCHEMA = '{"query", "tools", "answers"} (xLAM)'
 MESSAGES = "answers"
+SHAPE = ("query", "tools", "answers")
 
 
 def matches(record: dict[str, Any]) -> bool:

@@ -1,0 +1,121 @@
+"""The format of ToolBench, on which ToolLLaMA was trained: calls as texts "Action: ... Action Input: ...".
+
+{"id": ..., "conversations": [
+  {"from": "system", "value": "... you have access to the following APIs: [<Python list of tools>]"},
+  {"from": "user", "value": ...},
+  {"from": "assistant", "value": "Thought: ...\\nAction: <tool name>\\nAction Input: <JSON object>"},
+  {"from": "function", "value": ...}, ...]}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+from tljax.core.errors import InputError
+from tljax.core.json_fields import expect_type, refuse_unknown, shorten, the_field
+from tljax.data.formats.fields import WEIGHTS, parse_call, parse_messages, parse_role, parse_tools, tells_tools_first
+from tljax.data.formats.openai import MESSAGES_FIELDS, TOOLS_FIELDS, read_messages
+from tljax.data.formats.sharegpt import ROLES, keys_of
+from tljax.data.formats.texts import find_tools, parse_value
+from tljax.data.trajectory import Conversation
+
+SCHEMA = '{"conversations": [{"from", "value": "Thought: ... Action: ... Action Input: ..."}]} (ToolBench)'
+MESSAGES = "conversations"
+SHAPE = ("conversations", "conversations[].from", "conversations[].value")
+_KEYS = frozenset(("from", "value", "role", "content", "id", "name", "tool_call_id", *WEIGHTS))
+_ACTION = re.compile(r"^[ \t]*Action:[ \t]*(.*?)[ \t]*\n\s*Action Input:", re.MULTILINE)
+_THOUGHT = re.compile(r"^[ \t]*Thought:[ \t]*", re.MULTILINE)
+_NEXT = re.compile(r"^[ \t]*(?:Thought|Action|Observation):", re.MULTILINE)
+
+
+def matches(record: dict[str, Any]) -> bool:
+    """Returns True if an assistant's text holds an action, and no message has calls in a field of its own."""
+    messages = next((record[field] for field in MESSAGES_FIELDS if isinstance(record.get(field), list)), [])
+    found = False
+    if tells_tools_first(messages):
+        return False
+    for message in messages:
+        if not isinstance(message, dict) or message.get("tool_calls") or message.get("function_call"):
+            return False
+        role, text = (message.get(key) for key in keys_of(message))
+        found = found or (role in ("assistant", "gpt") and isinstance(text, str) and "Action Input:" in text)
+    return found
+
+
+def read(record: dict[str, Any], location: str) -> Conversation:
+    """Returns the conversation of a record; `location` is its file and row. Raises InputError for a malformed one."""
+    name = the_field(record, MESSAGES_FIELDS, location) or MESSAGES
+    field = f"{location}, field {name}"
+    system = expect_type(record.get("system") or "", str, f"{location}, field system")
+    messages: list[tuple[dict[str, Any], str]] = []
+    for i, entry in enumerate(parse_messages(record.get(name), field)):
+        message = _message(entry, f"{field}[{i}]")
+        if i == 0 and message["role"] == "system":
+            system = "\n\n".join(filter(None, (system, message["content"])))
+        else:
+            messages.append((message, f"{field}[{i}]"))
+
+    # A column of tools has precedence over the list in the system text.
+    listed, rest = _split_tools(system)
+    tools_field = the_field(record, TOOLS_FIELDS, location)
+    if tools_field is not None:
+        tools = parse_tools(record[tools_field], f"{location}, field {tools_field}")
+    else:
+        tools = parse_tools(listed, f"{location}, the APIs of the system message")
+    return Conversation(tools, read_messages(messages)[1], rest)
+
+
+@lru_cache(maxsize=64)
+def _split_tools(system: str) -> tuple[list[Any], str]:
+    """Returns the list of tools in a system text, and the text without it."""
+    found = find_tools(system)
+    if found is None:
+        return [], system.strip()
+    tools, start, end = found
+    return tools, "\n".join(filter(None, (system[:start].strip(), system[end:].strip())))
+
+
+def _message(entry: Any, location: str) -> dict[str, Any]:
+    """Returns a message as OpenAI would write it."""
+    entry = expect_type(entry, dict, location)
+    refuse_unknown(entry, _KEYS, location, "a message's text is read from value or content")
+    role_key, text_key = keys_of(entry)
+    role = parse_role(entry, location, role_key, ROLES)
+    text = expect_type(entry.get(text_key), str, f"{location}.{text_key}").strip()
+    message: dict[str, Any] = {"role": role, "content": text}
+    message |= {key: entry[key] for key in ("name", "tool_call_id", *WEIGHTS) if entry.get(key) is not None}
+    return message | _reply(text, f"{location}.{text_key}") if role == "assistant" else message
+
+
+def _reply(text: str, location: str) -> dict[str, Any]:
+    """Returns the thoughts and the calls of an assistant's text."""
+    texts, calls, position = [], [], 0
+    for action in _ACTION.finditer(text):
+        texts.append(text[position : action.start()])
+        following = _NEXT.search(text, action.end())
+        position = following.start() if following else len(text)
+        arguments = _arguments(text[action.end() : position].strip(), location)
+        call = parse_call({"name": action[1], "arguments": arguments}, location)
+        calls.append({"name": call.name, "arguments": call.arguments})
+    if not calls and "Action Input:" in text:
+        raise InputError(
+            f"{location}: {shorten(text)} has an Action Input without an Action before it; allowed: "
+            '"Action: name\\nAction Input: <JSON object>"; fix it or remove the row'
+        )
+    texts.append(text[position:])
+    content = "\n".join(filter(None, (_THOUGHT.sub("", part).strip() for part in texts)))
+    return {"content": content} | ({"tool_calls": calls} if calls else {})
+
+
+def _arguments(text: str, location: str) -> dict[str, Any]:
+    """Returns the arguments of an action. Raises InputError for a text that is no object."""
+    try:
+        value = json.loads(text or "{}", strict=False)
+    except (ValueError, RecursionError):
+        value = parse_value(text)[0]
+    if not isinstance(value, dict):
+        raise InputError(f"{location}: the Action Input {shorten(text)} is not a JSON object; fix it or remove the row")
+    return value
