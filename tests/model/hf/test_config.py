@@ -71,5 +71,34 @@ def test_sliding_windows_bound_the_rows(small_config):
     assert parse(qwen | {"use_sliding_window": True}).max_tokens == 32
 
 
+@pytest.mark.parametrize(
+    ("fields", "max_tokens"),
+    [
+        (dict(max_window_layers=0), 32),
+        (dict(max_window_layers=1), 32),
+        # Qwen 2 applies the window from layer max_window_layers on, and this model has two layers.
+        (dict(max_window_layers=2), 64),
+        (dict(max_window_layers=28), 64),
+        (dict(layer_types=["full_attention"] * 2), 64),
+        (dict(layer_types=["full_attention"] * 2, max_window_layers=0), 64),
+        (dict(layer_types=["full_attention", "sliding_attention"], max_window_layers=2), 32),
+        (dict(max_window_layers=0, sliding_window=None), 64),
+    ],
+)
+def test_a_qwen_window_that_no_layer_has_bounds_nothing(small_config, fields, max_tokens):
+    qwen = small_config | dict(architectures=["Qwen2ForCausalLM"], num_key_value_heads=2, sliding_window=32)
+    assert parse(qwen | {"use_sliding_window": True} | fields).max_tokens == max_tokens
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("layer_types", ["full_attention"]), ("layer_types", ["full_attention", "chunked"]), ("max_window_layers", -1)],
+)
+def test_layers_of_an_unknown_kind_are_refused(small_config, field, value):
+    qwen = small_config | dict(architectures=["Qwen2ForCausalLM"], num_key_value_heads=2, use_sliding_window=True)
+    with pytest.raises(InputError, match=rf"^in/config.json: {field} is .*must be"):
+        parse(qwen | {field: value})
+
+
 def parse(config):
     return parse_config(config, "in/config.json")

@@ -63,10 +63,29 @@ def _architecture(config: dict[str, Any], where: str) -> str:
     return names[0]
 
 
+def _has_window_layers(config: dict[str, Any], where: str) -> bool:
+    """Returns True if a layer of a Qwen 2 model attends to a window; the first max_window_layers attend to all tokens.
+
+    transformers 5 writes the kind of every layer as `layer_types`, which counts before max_window_layers.
+    """
+    if not config.get("use_sliding_window"):
+        return False
+    layers, kinds = _number(config, "num_hidden_layers", where), config.get("layer_types")
+    if kinds is not None:
+        allowed = ("full_attention", "sliding_attention")
+        if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in allowed for kind in kinds):
+            raise InputError(f"{where}: layer_types is {kinds!r:.80}; it must be a list of {layers} of {allowed}")
+        return "sliding_attention" in kinds
+    full = config.get("max_window_layers")
+    if full is not None and (isinstance(full, bool) or not isinstance(full, int) or full < 0):
+        raise InputError(f"{where}: max_window_layers is {full!r}; it must be a whole number from 0")
+    return full is None or full < layers
+
+
 def _sliding_window(config: dict[str, Any], architecture: str, where: str) -> int | None:
     if architecture == "LlamaForCausalLM":
         return None
-    if architecture == "Qwen2ForCausalLM" and not config.get("use_sliding_window"):
+    if architecture == "Qwen2ForCausalLM" and not _has_window_layers(config, where):
         return None
     # An absent field means Hugging Face's default of 4096; null means no window.
     window = config.get("sliding_window", 4096)
@@ -154,4 +173,5 @@ def to_hf_config(c: LlamaConfig, dtype: str, source: dict[str, Any] | None) -> d
         config["sliding_window"] = c.sliding_window
     if c.architecture == "Qwen2ForCausalLM":
         config |= {"use_sliding_window": c.sliding_window is not None, "sliding_window": c.sliding_window}
+        config["max_window_layers"] = 0  # the number of first layers without a window
     return config
