@@ -264,6 +264,7 @@ def test_two_adapters_on_one_weight_add_up():
 def test_options_are_checked():
     assert lora.make_lora_options(4, 8, "down, q") == lora.LoraOptions(rank=4, alpha=8.0, targets=("q", "down"))
     assert lora.make_lora_options(4, 8, ("up",)).scale == 2
+    assert lora.make_lora_options(4, 8, ("up",), rslora=True).scale == 4  # 8 / sqrt(4)
     for arguments, told in (
         ((0, 8, "q"), r"^config.lora.rank is 0; allowed is 1 or more$"),
         ((4, -1.0, "q"), r"^config.lora.alpha is -1.0; allowed is a number above 0$"),

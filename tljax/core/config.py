@@ -71,6 +71,7 @@ def lora_block(rank: int) -> ConfigDict:
     lora = ConfigDict()
     lora.rank = rank  # inner dimension of the adapters; 0 trains the weights themselves
     lora.alpha = 16.0  # the adapter's output is multiplied by alpha / rank
+    lora.rslora = False  # True multiplies it by alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732)
     lora.targets = (
         "q,k,v,o,gate,up,down"  # weights with an adapter; with fewer of them LoRA scores lower (QLoRA, figure 2)
     )

@@ -1,4 +1,6 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021): y = x W + (x A) B alpha / rank over frozen W, with A [in, R], B [R, out].
+"""Low-rank adapters (LoRA, Hu et al. 2021): y = x W + (x A) B scale over frozen W, with A [in, R], B [R, out].
+
+The scale is alpha / rank, or alpha / sqrt(rank) for rsLoRA (Kalajdzievski 2023, arXiv 2312.03732).
 
 An adapter is a flat tree {"q_a": A, "q_b": B, ...} of the halves, stacked over the layers, in float32. `attach_adapter`
 puts them beside the weights, where `llama.project` applies them; so several models can share one copy of the weights.
@@ -27,11 +29,12 @@ class LoraOptions:
     rank: int
     alpha: float
     targets: tuple[str, ...]  # of llama.MATRICES, in that order
+    rslora: bool = False
 
     @property
     def scale(self) -> float:
-        """The factor alpha / rank of the adapter's product."""
-        return self.alpha / self.rank
+        """The factor of the adapter's product."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @classmethod
     def from_config(cls, lora: Any) -> "LoraOptions | None":
@@ -39,10 +42,12 @@ class LoraOptions:
 
         Raises InputError as make_lora_options does.
         """
-        return make_lora_options(lora.rank, lora.alpha, lora.targets) if lora.rank else None
+        return make_lora_options(lora.rank, lora.alpha, lora.targets, rslora=lora.rslora) if lora.rank else None
 
 
-def make_lora_options(rank: int, alpha: float, targets: str | Iterable[str], where: str = "config.lora") -> LoraOptions:
+def make_lora_options(
+    rank: int, alpha: float, targets: str | Iterable[str], where: str = "config.lora", *, rslora: bool = False
+) -> LoraOptions:
     """Returns checked options. targets: names of llama.MATRICES, as a list or a string with commas.
 
     Raises InputError for a value that is not allowed; the message begins with `where` and the field.
@@ -56,7 +61,8 @@ def make_lora_options(rank: int, alpha: float, targets: str | Iterable[str], whe
     if unknown or not names:
         problem = f"names {unknown[0]!r}" if unknown else "is empty"
         raise InputError(f"{where}.targets {problem}; allowed are {', '.join(MATRICES)}, one or several")
-    return LoraOptions(rank=rank, alpha=float(alpha), targets=tuple(name for name in MATRICES if name in names))
+    ordered = tuple(name for name in MATRICES if name in names)
+    return LoraOptions(rank=rank, alpha=float(alpha), targets=ordered, rslora=rslora)
 
 
 def adapter_table(c: LlamaConfig, options: LoraOptions) -> dict[str, Param]:
@@ -108,7 +114,7 @@ def init_adapter(key: jax.Array, c: LlamaConfig, options: LoraOptions) -> Adapte
 
 
 def attach_adapter(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
-    """Returns `params` with the adapter beside its weights, and B multiplied by alpha / rank. Works outside jit too.
+    """Returns `params` with the adapter beside its weights, and B multiplied by the scale. Works outside jit too.
 
     If `params` has an adapter already, the effects of both add up: the two are concatenated along the rank.
     """
@@ -133,7 +139,7 @@ def combine_with_trunk(params: Any, trunk: Params | None, options: LoraOptions |
 
 
 def merge_adapter(params: Params, adapter: Adapter, options: LoraOptions) -> Params:
-    """Returns `params`, which hold no adapter, with W + A B alpha / rank for W: summed in float32, in the dtype of W.
+    """Returns `params`, which hold no adapter, with W + A B scale for W: summed in float32, in the dtype of W.
 
     It computes layer by layer, so that the sums of all layers in float32 never exist at once.
     """
