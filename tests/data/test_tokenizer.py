@@ -125,6 +125,28 @@ def test_where_the_end_token_is_named(byte_level_folder, tmp_path, file, content
     assert (loaded.pad_id, loaded.bos_id) == (loaded.eos_id, None)
 
 
+@pytest.mark.parametrize(
+    ("named", "generation", "config", "ends"),
+    [
+        ("<|im_end|>", [1, 198, 28], None, (1, 198, 28)),
+        ("<|im_end|>", [198, 1], 198, (198, 1)),
+        ("<|im_end|>", [198, 28], None, (1, 198, 28)),
+        ("<|im_end|>", None, [198, 1], (198, 1)),
+        ("<|im_end|>", 0, None, (1, 0)),
+        ("<|im_end|>", 1, 0, (1,)),
+        (None, [198, 1], None, (198, 1)),
+        ("<|im_end|>", None, None, (1,)),
+    ],
+)
+def test_every_token_of_a_list_ends_a_reply(byte_level_folder, tmp_path, named, generation, config, ends):
+    """Training's own end token is among them: the one that the tokenizer names, or else the first of the list."""
+    copy_of(byte_level_folder, tmp_path, **({"eos_token": named} if named else {}))
+    for name, value in (("generation_config.json", generation), ("config.json", config)):
+        (tmp_path / name).write_text(json.dumps({} if value is None else {"eos_token_id": value}))
+    loaded = load_tokenizer(str(tmp_path))
+    assert (loaded.eos_id, loaded.eos_ids) == (1 if named else ends[0], ends)
+
+
 def test_fingerprint_follows_content_not_place(byte_level, byte_level_folder, tmp_path):
     names = json.loads((byte_level_folder / "tokenizer_config.json").read_text())
     assert load_tokenizer(str(copy_of(byte_level_folder, tmp_path, **names))).fingerprint == byte_level.fingerprint
@@ -145,6 +167,8 @@ def test_fingerprint_follows_content_not_place(byte_level, byte_level_folder, tm
         ({"tokenizer.json": None}, "names no end token"),
         ({"tokenizer.json": None, "tokenizer_config.json": '{"eos_token": "<eos>"}'}, "field eos_token: '<eos>'"),
         ({"tokenizer.json": None, "config.json": '{"eos_token_id": 99999}'}, "field eos_token_id: 99999"),
+        ({"tokenizer.json": None, "generation_config.json": '{"eos_token_id": [1, "</s>"]}'}, "eos_token_id: '</s>'"),
+        ({"tokenizer.json": None, "generation_config.json": '{"eos_token_id": [1, 99999]}'}, "eos_token_id: 99999"),
     ],
 )
 def test_refused_folders(byte_level_folder, tmp_path, files, words):

@@ -62,7 +62,7 @@ def run(config: Any) -> None:
     check_prompt_lengths(requests, tokenizer, limits)
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
-        options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
+        options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_ids)
         fields = deciding_fields(config)
         with (
             InMemoryDialogues()

@@ -167,7 +167,7 @@ def analyse_model(
     tokens, replies, left_out, count = TokenCounts(), ReplyCounts(), Counter[str](), 0
     total = min(config.limit or len(index), len(index))
     log(f"asking {config.model.path} {total:,} of {len(index):,} steps that data.mae keeps and that make a call")
-    options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
+    options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_ids)
     params = model_source.load_with_adapter(model, config.model.compute_dtype, seed=0) if total else {}
     with (
         CsvFile(folder / "tokens.csv", TOKENS) as token_file,

@@ -9,15 +9,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
 from tljax.core.errors import InputError
 from tljax.storage.hub import local_or_hub
-
-TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-ID_FILES = ("generation_config.json", "config.json")
+from tljax.storage.token_files import ID_FILES, TEXT_FILES, named_token, read_end_ids, read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +22,7 @@ class Tokenizer:
     """A tokenizer for plain text: text that spells a special token, such as `</s>`, becomes ordinary tokens.
 
     bos_id: the token that `encode` prepends, None if it prepends nothing
+    eos_id: the end token of training; eos_ids: all tokens that end a reply, in the order of the model's files
     pad_id: fills rows. It is often a token with another meaning (CodeLLaMA: the unknown token), so never derive a mask
         from ids.
     vocab_size: the largest id plus 1
@@ -33,6 +31,7 @@ class Tokenizer:
     folder: str
     bos_id: int | None
     eos_id: int
+    eos_ids: tuple[int, ...]
     pad_id: int
     vocab_size: int
     fingerprint: str
@@ -72,13 +71,14 @@ class Tokenizer:
         return [self.backend.id_to_token(int(i)) or f"<{i}>" for i in ids]
 
 
-def load_tokenizer(path: str) -> Tokenizer:
+def load_tokenizer(path: str, model_folder: Path | None = None) -> Tokenizer:
     """Returns the tokenizer in a folder, or of a model on the Hugging Face hub.
 
+    model_folder: the folder of the model's config.json, if it is another one; its files may name more end tokens.
     Raises InputError if tokenizer.json is missing or broken, if no file names the end token, or if the hub does not
     have the model.
     """
-    folder = local_or_hub(path, "tokenizer", ["tokenizer.json", "tokenizer.model", *TOKEN_FILES, *ID_FILES])
+    folder = local_or_hub(path, "tokenizer", ["tokenizer.json", "tokenizer.model", *TEXT_FILES, *ID_FILES])
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise InputError(_missing(folder))
@@ -94,12 +94,14 @@ def load_tokenizer(path: str) -> Tokenizer:
     # Some post-processors remove the leading blank from a token's range. They also prepend BOS, which `bos` replaces.
     backend.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]
     backend.encode_special_tokens = True
-    eos = _eos_id(backend, folder)
+    eos, eos_ids = read_end_ids(backend, folder, model_folder)
     unk = _named_id(backend, folder, "unk_token")
     pad = _named_id(backend, folder, "pad_token")
     pad = next(i for i in (pad, unk, eos) if i is not None)
-    digest = hashlib.sha256(content + json.dumps([bos, eos, pad]).encode()).hexdigest()
-    return Tokenizer(str(folder), bos, eos, pad, max(backend.get_vocab().values()) + 1, digest, backend)
+    named = [bos, eos, pad, *(sorted(eos_ids) if len(eos_ids) > 1 else ())]
+    digest = hashlib.sha256(content + json.dumps(named).encode()).hexdigest()
+    size = max(backend.get_vocab().values()) + 1
+    return Tokenizer(str(folder), bos, eos, eos_ids, pad, size, digest, backend)
 
 
 def _missing(folder: Path) -> str:
@@ -111,43 +113,6 @@ def _missing(folder: Path) -> str:
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file}: is not JSON ({error}); copy it again from the model it belongs to") from None
-    return value if isinstance(value, dict) else {}
-
-
-def _named_id(backend: tokenizers.Tokenizer, folder: Path, field: str) -> int | None:
-    """Returns the id of the token in a field of TOKEN_FILES, which is a string or {"content": string}."""
-    for name in TOKEN_FILES:
-        token = _read_json(folder / name).get(field)
-        token = token.get("content") if isinstance(token, dict) else token
-        if token is not None:
-            token_id = backend.token_to_id(str(token))
-            if token_id is None:
-                raise InputError(f"{folder / name}, field {field}: {token!r} is not in tokenizer.json's vocabulary")
-            return token_id
-    return None
-
-
-def _eos_id(backend: tokenizers.Tokenizer, folder: Path) -> int:
-    eos = _named_id(backend, folder, "eos_token")
-    if eos is not None:
-        return eos
-    for name in ID_FILES:
-        value = _read_json(folder / name).get("eos_token_id")
-        value = value[0] if isinstance(value, list) and value else value
-        if isinstance(value, int):
-            if backend.id_to_token(value) is None:
-                raise InputError(f"{folder / name}, field eos_token_id: {value} is not in tokenizer.json's vocabulary")
-            return value
-    raise InputError(f"tokenizer {folder}: names no end token; set eos_token in its tokenizer_config.json")
-
-
 def _bos_id(backend: tokenizers.Tokenizer, folder: Path) -> int | None:
     """Returns the token that the post-processor prepends, or else bos_token if add_bos_token is true.
 
@@ -157,5 +122,10 @@ def _bos_id(backend: tokenizers.Tokenizer, folder: Path) -> int | None:
     processed = backend.encode("a").ids
     if processed[:1] != plain[:1]:
         return processed[0]
-    add = _read_json(folder / "tokenizer_config.json").get("add_bos_token")
+    add = read_object(folder / "tokenizer_config.json").get("add_bos_token")
     return _named_id(backend, folder, "bos_token") if add is True else None
+
+
+def _named_id(backend: tokenizers.Tokenizer, folder: Path, field: str) -> int | None:
+    named = named_token(backend, folder, field)
+    return None if named is None else named[1]

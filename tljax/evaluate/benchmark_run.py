@@ -113,7 +113,7 @@ def generate_missing_replies(
     if tokenized.skipped:
         heading = f"not asked, over the model's {model.config.max_tokens:,} tokens with the reply, and scored as errors"
         log("\n".join([f"{heading}: {len(tokenized.skipped):,}", *format_first_errors(tokenized.skipped)]))
-    options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
+    options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_ids)
     sampling = ConfigDict({"samples": 1, "seed": 0, "rows": config.rows})
     write_missing_replies(sampling, model, tokenizer, tokenized, options, partial)
     no_reply = {"completion": None, "tokens": [], "ended": False}

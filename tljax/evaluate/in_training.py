@@ -137,7 +137,7 @@ def score_eval_sets(
     if not sets:
         return {}
     config = context.config
-    options = SampleOptions.greedy(config.model, config.eval.new_tokens, context.tokenizer.eos_id)
+    options = SampleOptions.greedy(config.model, config.eval.new_tokens, context.tokenizer.eos_ids)
     start = time.perf_counter()
     replies = scored_replies.score_replies(params, c, context.tokenizer, sets, options, config.eval.rows)
     seconds = time.perf_counter() - start

@@ -46,7 +46,7 @@ def run_toolbox(config: Any) -> None:
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_initialized()
         check_rows(config.rows, "rows")
-        options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_id)
+        options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_ids)
         params = model_source.load_with_adapter(model, config.model.compute_dtype, seed=0)
         start = time.perf_counter()
         replies = scored_replies.score_replies(params, model.config, tokenizer, sets, options, config.rows)

@@ -12,5 +12,5 @@ def open_model_and_tokenizer(path: str, tokenizer: str) -> tuple[model_source.Mo
     `load_tokenizer` do, and for a tokenizer that does not fit the model.
     """
     model = model_source.open_model(resolve_model_path(path), "")
-    loaded = load_tokenizer(tokenizer or str(model.folder))
+    loaded = load_tokenizer(tokenizer or str(model.folder), model.config_folder)
     return model_source.fit_to_vocabulary(model, "", loaded.vocab_size, loaded.folder), loaded

@@ -113,7 +113,7 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
 
 def _checked_options(config: Any, c: llama.LlamaConfig, tokenizer: Tokenizer) -> SampleOptions:
     """Returns the options of config.sample. Raises InputError for a value that is not allowed."""
-    options = SampleOptions.from_config(config.model, config.sample, tokenizer.eos_id)
+    options = SampleOptions.from_config(config.model, config.sample, tokenizer.eos_ids)
     try:
         check_sample_options(options, c.vocab_size)
     except InputError as error:

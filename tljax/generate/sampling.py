@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,36 +27,42 @@ class SampleOptions:
     attention: str  # for the prompt, one of attention.IMPLEMENTATIONS; single tokens attend to the cache in one way
 
     @classmethod
-    def from_config(cls, model: Any, sampling: Any, eos_id: int) -> "SampleOptions":
+    def from_config(cls, model: Any, sampling: Any, eos_id: int | Sequence[int]) -> "SampleOptions":
         """Returns the options of a config.
 
         model: the block with compute_dtype and attention. sampling: the block with max_new_tokens, temperature, top_k
-        and top_p (config.sample or config.rollout). eos_id: the end token, which also stands behind the end.
+        and top_p (config.sample or config.rollout). eos_id: the end token, or all end tokens.
         """
+        eos_ids = _as_tuple(eos_id)
         return cls(
             max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
-            eos_ids=(eos_id,),
-            pad_id=eos_id,
+            eos_ids=eos_ids,
+            pad_id=eos_ids[0],
             compute_dtype=model.compute_dtype,
             attention=model.attention,
         )
 
     @classmethod
-    def greedy(cls, model: Any, max_new_tokens: int, eos_id: int) -> "SampleOptions":
+    def greedy(cls, model: Any, max_new_tokens: int, eos_id: int | Sequence[int]) -> "SampleOptions":
         """Returns the options of greedy decoding; `model` and `eos_id` as in from_config."""
+        eos_ids = _as_tuple(eos_id)
         return cls(
             max_new_tokens=max_new_tokens,
             temperature=0.0,
             top_k=0,
             top_p=1.0,
-            eos_ids=(eos_id,),
-            pad_id=eos_id,
+            eos_ids=eos_ids,
+            pad_id=eos_ids[0],
             compute_dtype=model.compute_dtype,
             attention=model.attention,
         )
+
+
+def _as_tuple(eos_id: int | Sequence[int]) -> tuple[int, ...]:
+    return (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
 
 
 def check_sample_options(options: SampleOptions, vocab_size: int) -> None:

@@ -63,7 +63,7 @@ def run(config: Any) -> None:
         log(memory.format_memory(config, models, prompts.longest))
         total = total_updates(config, len(prompts.train))
         check_total(config, total)
-        sample = SampleOptions.from_config(config.model, config.rollout, tokenizer.eos_id)
+        sample = SampleOptions.from_config(config.model, config.rollout, tokenizer.eos_ids)
         check_sample_options(sample, model.config.vocab_size)
 
         # The run.

@@ -47,7 +47,7 @@ def run(config: Any) -> None:
     folder = resume.choose_run_folder(config.out, config.name, config.resume)
     resume.check_same_config(folder, config)
     model = model_source.open_model(resolve_model_path(config.model.path), config.model.preset)
-    tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE_FOLDER))
+    tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE_FOLDER), model.config_folder)
     model = model_source.fit_to_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
 
     with jax.set_mesh(make_mesh(**config.mesh)):

@@ -45,7 +45,8 @@ def save_model_files(
     shutil.rmtree(target, ignore_errors=True)
     with explain_disk_errors(target), atomic_folder(target) as partial:
         config = hf_config.to_hf_config(model.config, model.dtype, model.hf_config)
-        hf_export.write_config_and_tokenizer(partial, config, Path(tokenizer_folder), chat_template)
+        folder = model.config_folder
+        hf_export.write_config_and_tokenizer(partial, config, Path(tokenizer_folder), chat_template, folder)
         if options is not None:
             write_json(partial / hf_adapter.CONFIG_FILE, hf_adapter.adapter_config(options, model.config, model.name))
 

@@ -17,6 +17,7 @@ from tljax.distributed import processes
 from tljax.model import llama, lora
 from tljax.model.hf import adapter as hf_adapter
 from tljax.model.hf import config as hf_config
+from tljax.model.hf import files as hf_files
 from tljax.model.hf import gguf_file, gguf_folder
 from tljax.model.hf import load as hf_load
 from tljax.storage.hub import local_or_hub
@@ -47,8 +48,13 @@ class ModelSource:
     dtype: str
     adapter: Path | None = None  # the folder of adapter_config.json
     base: "ModelSource | None" = None  # the model that the adapter was trained on
-    tensors: Mapping[str, hf_load.StoredTensor] | None = None
+    tensors: Mapping[str, hf_files.StoredTensor] | None = None
     gguf: tuple[Path, ...] = ()  # the GGUF files of the weights; then `folder` is one of the cache
+
+    @property
+    def config_folder(self) -> Path | None:
+        """The folder of config.json and generation_config.json: for an adapter that of its base."""
+        return self.folder if self.base is None else self.base.config_folder
 
 
 def open_model(path: str, preset: str, field: str = "config.model.path") -> ModelSource:
@@ -172,7 +178,7 @@ def fit_to_vocabulary(model: ModelSource, preset: str, words: int, tokenizer: st
 def load_params(model: ModelSource, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:
     """Returns the weights on the current mesh in `dtype`; an adapter is folded into them.
 
-    Raises InputError that names the first tensor which does not fit.
+    Raises InputError that names the first tensor which does not fit, and those that hold NaN or infinity.
     """
     if model.base is not None:
         params, (adapter, options) = load_params(model.base, dtype, seed), load_adapter(model)
@@ -180,9 +186,11 @@ def load_params(model: ModelSource, dtype: jax.typing.DTypeLike, seed: int) -> l
     if model.checkpoint is not None:
         run, step = model.checkpoint
         with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-            return checkpoints.restore_params(step, llama.abstract_params(model.config, dtype))
+            params = checkpoints.restore_params(step, llama.abstract_params(model.config, dtype))
+        hf_load.check_finite(params, llama.params_table(model.config), f"{run}/checkpoints/{step}")
+        return params
     if model.tensors is not None:
-        return hf_load.load_tensors(model.tensors, model.config, dtype)
+        return hf_load.load_tensors(model.tensors, model.config, dtype, model.name)
     return jax.jit(llama.init_params, static_argnums=2)(jax.random.key(seed), model.config, dtype)
 
 
@@ -194,7 +202,9 @@ def load_adapter(model: ModelSource) -> tuple[lora.Adapter, lora.LoraOptions]:
     options, _ = hf_adapter.read_adapter_config(model.adapter)
     run, step = model.checkpoint
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.restore_params(step, lora.abstract_adapter(model.config, options)), options
+        adapter = checkpoints.restore_params(step, lora.abstract_adapter(model.config, options))
+    hf_load.check_finite(adapter, lora.adapter_table(model.config, options), f"{run}/checkpoints/{step}")
+    return adapter, options
 
 
 def load_with_adapter(model: ModelSource, dtype: jax.typing.DTypeLike, seed: int) -> llama.Params:

@@ -2,6 +2,7 @@
 
 config.py          config.json <-> LlamaConfig
 rope_config.py     the rotary fields of config.json <-> theta and RopeScaling
+files.py           a checkpoint folder -> its tensors by name, without their data
 load.py            a checkpoint folder -> parameters on the mesh
 export.py          parameters -> a checkpoint folder with its tokenizer
 adapter.py         an adapter folder of the `peft` library <-> adapter and LoraOptions

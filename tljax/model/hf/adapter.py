@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from tljax.core.errors import InputError
 from tljax.model.hf import export as hf_export
+from tljax.model.hf import files as hf_files
 from tljax.model.hf import load as hf_load
 from tljax.model.hf.config import read_json
 from tljax.model.llama import LlamaConfig, check_mesh, params_table
@@ -17,11 +18,11 @@ from tljax.storage.atomic import format_json
 CONFIG_FILE = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
-# Fields that never change the result. Any other field that is set is refused by name.
+# Fields that are read below or never change the result. Any other field that is set is refused by name.
 _FREE = frozenset(
     "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha "
     "lora_dropout target_modules exclude_modules bias init_lora_weights layers_pattern megatron_core "
-    "qalora_group_size loftq_config eva_config ensure_weight_tying".split()
+    "qalora_group_size loftq_config eva_config ensure_weight_tying use_rslora".split()
 )
 # The ways to initialize an adapter that leave the base weights as they are; pissa and olora change them.
 _STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -53,7 +54,7 @@ def adapter_config(options: LoraOptions, c: LlamaConfig, base_model: str) -> dic
         "layers_pattern": None,
         "rank_pattern": {},
         "alpha_pattern": {},
-        "use_rslora": False,
+        "use_rslora": options.rslora,
         "use_dora": False,
     }
 
@@ -113,7 +114,8 @@ def read_adapter_config(folder: str | Path) -> tuple[LoraOptions, str]:
             raise InputError(f"{path}: {field} is {value!r}; it must be a number above 0")
     assert isinstance(rank, int) and isinstance(alpha, int | float)
     targets = _targets(config.get("target_modules"), Path(folder), path)
-    return make_lora_options(rank, alpha, targets, str(path)), str(config.get("base_model_name_or_path") or "")
+    options = make_lora_options(rank, alpha, targets, str(path), rslora=bool(config.get("use_rslora")))
+    return options, str(config.get("base_model_name_or_path") or "")
 
 
 def _targets(modules: Any, folder: Path, path: Path) -> list[str]:
@@ -131,20 +133,21 @@ def _targets(modules: Any, folder: Path, path: Path) -> list[str]:
     return sorted({known[name] for name in last.values()})
 
 
-def _stored(folder: Path) -> dict[str, hf_load.StoredTensor]:
+def _stored(folder: Path) -> dict[str, hf_files.StoredTensor]:
     for name in _WEIGHTS:
         if (folder / name).is_file():
-            return (hf_load.open_safetensors if name.endswith(".safetensors") else hf_load.open_torch)(folder / name)
+            return (hf_files.open_safetensors if name.endswith(".safetensors") else hf_files.open_torch)(folder / name)
     raise InputError(f"{folder}: holds neither {' nor '.join(_WEIGHTS)}; give the folder of a peft adapter")
 
 
-def check_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Mapping[str, hf_load.StoredTensor], LoraOptions]:
+def check_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Mapping[str, hf_files.StoredTensor], LoraOptions]:
     """Returns the tensors of an adapter's folder, without their data, and its options.
 
     Raises InputError as read_adapter_config does, and for tensors that do not fit the options or the model.
     """
     options, _ = read_adapter_config(folder)
     stored = _stored(Path(folder))
+    _check_layers(stored, c, options, folder)
     hf_load.check_tensors(
         stored,
         adapter_table(c, options),
@@ -154,8 +157,28 @@ def check_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Mapping[str, hf_l
     return stored, options
 
 
+def _check_layers(
+    stored: Mapping[str, hf_files.StoredTensor], c: LlamaConfig, options: LoraOptions, folder: str | Path
+) -> None:
+    """Raises InputError if a weight has an adapter in some layers only, as a pattern in target_modules can ask for."""
+    for name in options.targets:
+        module = params_table(c)["layers"][name].hf_name.removesuffix(".weight")
+        prefixes = [f"base_model.model.{module.format(layer)}.lora_" for layer in range(c.num_layers)]
+        adapted = [i for i, prefix in enumerate(prefixes) if any(key.startswith(prefix) for key in stored)]
+        if 0 < len(adapted) < c.num_layers:
+            layers = hf_files.shorten(map(str, adapted))
+            raise InputError(
+                f"{folder}: target_modules adapts {module.rpartition('.')[2]} in {len(adapted)} of {c.num_layers} "
+                f"layers only ({layers}), and an adapter must be on all layers; train it with a target_modules that "
+                "fits every layer, or merge it into its base with peft's merge_and_unload()"
+            )
+
+
 def load_adapter(folder: str | Path, c: LlamaConfig) -> tuple[Adapter, LoraOptions]:
     """Returns an adapter in float32 on the current mesh, and its options. Raises InputError as check_adapter does."""
     stored, options = check_adapter(folder, c)
     check_mesh(c)
-    return hf_load.load_table(stored, adapter_table(c, options), jnp.float32), options
+    table = adapter_table(c, options)
+    adapter = hf_load.load_table(stored, table, jnp.float32)
+    hf_load.check_finite(adapter, table, str(folder))
+    return adapter, options

@@ -21,6 +21,7 @@ from tljax.model.llama import LlamaConfig, Param, Params, is_param, params_table
 from tljax.storage import remote
 from tljax.storage.atomic import atomic_folder, format_json
 from tljax.storage.remote import ALL_FILES, explain_store_errors, is_remote, list_objects
+from tljax.storage.token_files import CONFIG_FILE, GENERATION_FILE, ID_FILES, end_ids, named_token
 
 _SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -127,39 +128,57 @@ def write_weights(
         (folder / f"{stem}.safetensors.index.json").write_text(format_json(index), encoding="utf-8")
 
 
-def _special_ids(tokenizer_folder: Path, tokenizer_config: dict[str, Any]) -> dict[str, int]:
-    """Returns bos_token_id, eos_token_id and pad_token_id, as far as the tokenizer has such tokens."""
-    tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
-    ids = {}
-    for kind in ("bos_token", "eos_token", "pad_token"):
-        token = tokenizer_config.get(kind)
-        token = token.get("content") if isinstance(token, dict) else token
-        number = None if token is None else tokenizer.token_to_id(token)
-        if number is not None:
-            ids[f"{kind}_id"] = number
-    return ids
-
-
 def write_config_and_tokenizer(
-    folder: Path, config: dict[str, Any], tokenizer_folder: Path, dialect_template: str
+    folder: Path,
+    config: dict[str, Any],
+    tokenizer_folder: Path,
+    dialect_template: str,
+    model_folder: Path | None = None,
 ) -> None:
-    """Writes config.json, generation_config.json, and the tokenizer with the dialect's chat template."""
-    ids = write_tokenizer(folder, tokenizer_folder, dialect_template)
-    (folder / "config.json").write_text(format_json(ids | config), encoding="utf-8")
-    generation_config = _read_if_present(tokenizer_folder / "generation_config.json") | ids
-    (folder / "generation_config.json").write_text(format_json(generation_config), encoding="utf-8")
+    """Writes config.json, generation_config.json, and the tokenizer with the dialect's chat template.
+
+    Both files name all tokens that end a reply: training's own, and those of the model's files. model_folder: the
+    folder of the model's generation_config.json, if it is not that of the tokenizer.
+    """
+    ids: dict[str, Any] = {**write_tokenizer(folder, tokenizer_folder, dialect_template)}
+    files = [source / GENERATION_FILE for source in (model_folder or tokenizer_folder, tokenizer_folder)]
+    generation_config = next((read_json(file) for file in files if file.is_file()), {})
+    ends = end_ids(ids.get("eos_token_id"), generation_config, config)
+    if ends:
+        ids["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+        config = config | {"eos_token_id": ids["eos_token_id"]}
+    (folder / CONFIG_FILE).write_text(format_json(ids | config), encoding="utf-8")
+    (folder / GENERATION_FILE).write_text(format_json(generation_config | ids), encoding="utf-8")
 
 
 def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str) -> dict[str, int]:
-    """Writes the tokenizer's files with the dialect's chat template. Returns the ids of its special tokens."""
+    """Writes the tokenizer's files with the dialect's chat template. Returns the ids of its special tokens.
+
+    The returned names are bos_token_id, eos_token_id and pad_token_id, as far as there are such tokens.
+    """
+    vocabulary = tokenizers.Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     tokenizer_config = _read_if_present(tokenizer_folder / "tokenizer_config.json")
     for name in _TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file():
             (folder / name).write_bytes((tokenizer_folder / name).read_bytes())
+    ids = {}
+    for field in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        named = named_token(vocabulary, tokenizer_folder, field)
+        if named is None:
+            continue
+        # Some tokenizers name it in special_tokens_map.json alone, which transformers 5 does not read if
+        # tokenizer_config.json has an added_tokens_decoder.
+        if tokenizer_config.get(field) is None:
+            tokenizer_config[field] = named[0]
+        if field != "unk_token":
+            ids[f"{field}_id"] = named[1]
+    ends = end_ids(ids.get("eos_token_id"), *(_read_if_present(tokenizer_folder / name) for name in ID_FILES))
+    if "eos_token_id" not in ids and ends:
+        ids["eos_token_id"], tokenizer_config["eos_token"] = ends[0], vocabulary.id_to_token(ends[0])
     with_template = tokenizer_config | {"chat_template": dialect_template}
     (folder / "tokenizer_config.json").write_text(format_json(with_template), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(dialect_template, encoding="utf-8")
-    return _special_ids(tokenizer_folder, tokenizer_config)
+    return ids
 
 
 def _read_if_present(path: Path) -> dict[str, Any]:

@@ -1,152 +1,20 @@
 """Reads Hugging Face checkpoints into parameters on the mesh: a process reads only the slices that its devices hold.
 
-Tensors are read one at a time, so host memory holds at most one of them beside its slices. Reading safetensors files
-does not need torch. `export.py` writes checkpoints, `config.py` reads and writes config.json.
+Tensors are read one at a time, so host memory holds at most one of them beside its slices. `files.py` opens the files,
+`export.py` writes checkpoints, `config.py` reads and writes config.json.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import spec
-from tljax.model.hf.config import read_json
+from tljax.model.hf.files import Index, StoredTensor, open_checkpoint, shorten
 from tljax.model.llama import LlamaConfig, Param, Params, abstract_param, check_mesh, is_param, params_table
-
-# The dtypes that are supported, by their safetensors names.
-_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
-
-# Buffers in old checkpoints, which config.json determines.
-_BUFFERS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
-
-Index = tuple[slice, ...]
-
-
-class StoredTensor(NamedTuple):
-    """A tensor in a checkpoint's file. `read` returns a slice of it, one `slice` per axis, read from the file anew."""
-
-    file: str
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    read: Callable[[Index], np.ndarray]
-
-
-def _shorten(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Returns the tensors of a safetensors file by name; reads only its header.
-
-    Raises InputError for a header that does not fit the file or itself, as the library checks it: offsets that overlap
-    or leave gaps, a length that does not fit shape and dtype, a file that is cut short.
-    """
-    stored = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():
-                view = file.get_slice(name)
-                if view.get_dtype() not in _DTYPES:
-                    raise InputError(f"{path}: tensor {name} is {view.get_dtype()}; supported are {', '.join(_DTYPES)}")
-
-                # The file is opened for each slice: while it is open its pages count as this process's memory.
-                def read(index: Index, name: str = name) -> np.ndarray:
-                    with safe_open(path, framework="numpy") as file:
-                        return file.get_slice(name)[index]
-
-                stored[name] = StoredTensor(path.name, _DTYPES[view.get_dtype()], tuple(view.get_shape()), read)
-    except SafetensorError as error:
-        raise InputError(
-            f"{path}: is not a valid safetensors file ({error}); it may be cut short or a Git LFS pointer: fetch it "
-            "again"
-        ) from None
-    return stored
-
-
-def open_torch(path: Path) -> dict[str, StoredTensor]:
-    """Returns the tensors of a torch checkpoint by name; torch maps the file and reads their data later."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            f"{path}: is a torch checkpoint, and torch is not installed; `pip install torch`, or use a checkpoint "
-            "in safetensors"
-        ) from None
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        line = str(error).strip().splitlines()[0]
-        raise InputError(f"{path}: torch cannot read it ({line}); use a checkpoint in safetensors") from None
-    dtypes = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    stored = {}
-    for name, tensor in tensors.items():
-        if tensor.dtype not in dtypes:
-            raise InputError(f"{path}: tensor {name} is {tensor.dtype}; supported are {', '.join(_DTYPES)}")
-        dtype = _DTYPES[dtypes[tensor.dtype]]
-
-        # torch's numpy() refuses bfloat16, so the bits travel as integers.
-        def read(index: Index, tensor=tensor, dtype=dtype) -> np.ndarray:
-            integers = torch.int32 if dtype.itemsize == 4 else torch.int16
-            return tensor.detach().contiguous().view(integers).numpy()[index].view(dtype)
-
-        stored[name] = StoredTensor(path.name, dtype, tuple(tensor.shape), read)
-    return stored
-
-
-def _files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """Returns the checkpoint's files, and its index {tensor: file}, which is empty where there is one file.
-
-    Looks for safetensors before torch files and for a single file before an index, in the order of transformers.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder; give a Hugging Face checkpoint folder")
-    for single in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{single}.index.json"
-        if (folder / single).is_file():
-            return [folder / single], {}
-        if index.is_file():
-            weight_map = read_json(index).get("weight_map")
-            if not isinstance(weight_map, dict) or not weight_map:
-                raise InputError(f"{index}: has no weight_map; fetch the file again")
-            files = [folder / name for name in sorted(set(weight_map.values()))]
-            absent = [file.name for file in files if not file.is_file()]
-            if absent:
-                raise InputError(f"{folder}: {_shorten(absent)} named by {index.name} is absent; fetch the files again")
-            return files, weight_map
-    raise InputError(
-        f"{folder}: holds neither model.safetensors nor model.safetensors.index.json (nor pytorch_model.bin); "
-        "give a Hugging Face checkpoint folder"
-    )
-
-
-def open_checkpoint(folder: str | Path) -> dict[str, StoredTensor]:
-    """Returns every tensor of a checkpoint folder by name, without its data; leaves out known buffers.
-
-    Raises InputError for a file that cannot be read, a tensor that is in two files, and a tensor that is not in the
-    file that the index names.
-    """
-    files, weight_map = _files(Path(folder))
-    stored: dict[str, StoredTensor] = {}
-    for file in files:
-        for name, tensor in (open_safetensors if file.suffix == ".safetensors" else open_torch)(file).items():
-            if name in stored:
-                raise InputError(
-                    f"{folder}: tensor {name} is both in {stored[name].file} and in {tensor.file}; keep one"
-                )
-            stored[name] = tensor
-    absent = [
-        f"{name} in {file}" for name, file in weight_map.items() if name not in stored or stored[name].file != file
-    ]
-    if absent:
-        raise InputError(f"{folder}: the index promises {_shorten(absent)}, which is absent; fetch the files again")
-    return {name: tensor for name, tensor in stored.items() if not _BUFFERS.search(name)}
 
 
 def checkpoint_dtype(folder: str | Path) -> str:
@@ -197,7 +65,7 @@ def check_tensors(stored: Mapping[str, StoredTensor], table: dict[str, Any], whe
         "unexpected": sorted(set(stored) - set(shapes)),
         "of wrong shape": wrong,
     }
-    problems = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in mismatches.items() if names]
+    problems = [f"{len(names)} {kind}: {shorten(names)}" for kind, names in mismatches.items() if names]
     if problems:
         raise InputError(f"{where}: {'; '.join(problems)}; {remedy}")
 
@@ -255,18 +123,23 @@ def _read_weight(stored: StoredTensor, p: Param, shape: tuple[int, ...], shardin
 def load_params(folder: str | Path, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
     """Returns the parameters of a checkpoint folder in `dtype`, on the current mesh.
 
-    Raises InputError as check_checkpoint and check_mesh do, before it reads any data.
+    Raises InputError as check_checkpoint and check_mesh do, before it reads any data, and as check_finite does.
     """
-    return load_tensors(check_checkpoint(folder, c), c, dtype)
+    return load_tensors(check_checkpoint(folder, c), c, dtype, str(folder))
 
 
-def load_tensors(stored: Mapping[str, StoredTensor], c: LlamaConfig, dtype: jax.typing.DTypeLike) -> Params:
+def load_tensors(
+    stored: Mapping[str, StoredTensor], c: LlamaConfig, dtype: jax.typing.DTypeLike, where: str = "the checkpoint"
+) -> Params:
     """Returns the parameters in `dtype` on the current mesh, from tensors that check_checkpoint has returned.
 
-    Raises InputError as check_mesh does, before it reads any data.
+    where: names the checkpoint in errors. Raises InputError as check_mesh does, before it reads any data, and as
+    check_finite does.
     """
     check_mesh(c)
-    return load_table(stored, params_table(c), dtype)
+    params = load_table(stored, params_table(c), dtype)
+    check_finite(params, params_table(c), where)
+    return params
 
 
 def load_table(
@@ -289,3 +162,22 @@ def load_table(
         return stack
 
     return jax.tree.map(load, table, is_leaf=is_param)
+
+
+def check_finite(params: dict[str, Any], table: dict[str, Any], where: str) -> None:
+    """Raises InputError with the names of the weights on the current mesh that hold NaN or infinity.
+
+    table: the rows of the weights, for their names. where: the file or folder of the weights, for the message.
+    """
+    every_layer = jax.jit(lambda x: jax.numpy.isfinite(x).all(axis=tuple(range(1, x.ndim))))
+    every_weight = jax.jit(lambda x: jax.numpy.isfinite(x).all())
+    rows = [
+        (p, (every_layer if p.stacked else every_weight)(x))
+        for p, x in zip(jax.tree.leaves(table, is_leaf=is_param), jax.tree.leaves(params), strict=True)
+    ]
+    names = [p.hf_name.format(i) for p, finite in rows for i in np.flatnonzero(~np.atleast_1d(np.asarray(finite)))]
+    if names:
+        raise InputError(
+            f"{where}: {shorten(names)} {'hold' if len(names) > 1 else 'holds'} NaN or infinity, and no reply would "
+            "mean anything; fetch the weights again, or give an earlier checkpoint of the training that made them"
+        )
