@@ -43,3 +43,18 @@ def test_checkpoints_of_a_run_have_different_fingerprints(tmp_path):
     assert len({fingerprint(model), fingerprint(other), fingerprint(open_model(BASE_FOLDER, ""))}) == 3
     shutil.copytree(tmp_path / "checkpoints" / "2", Path(tmp_path / "moved" / "checkpoints" / "2"))
     assert fingerprint(dataclasses.replace(model, checkpoint=(tmp_path / "moved", 2))) == fingerprint(model)
+
+
+def test_weights_in_a_subfolder_count(tmp_path):
+    shutil.copytree(BASE_FOLDER, tmp_path / "copy")
+    weights = tmp_path / "copy" / "parts" / "model.safetensors"
+    weights.parent.mkdir()
+    (tmp_path / "copy" / "model.safetensors").rename(weights)
+    names = open_model(BASE_FOLDER, "").tensors or {}
+    index = {"weight_map": dict.fromkeys(names, "parts/model.safetensors")}
+    (tmp_path / "copy" / "model.safetensors.index.json").write_text(json.dumps(index))
+    model = open_model(str(tmp_path / "copy"), "")
+    before = fingerprint(model)
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert fingerprint(model) != before

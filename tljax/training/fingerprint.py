@@ -27,7 +27,10 @@ def fingerprint(model: ModelSource) -> str:
     if model.gguf:
         root, sizes = model.gguf[0].parent, {path.name: path.stat().st_size for path in model.gguf}
     elif model.checkpoint is None:
-        sizes = {path.name: path.stat().st_size for path in root.iterdir() if path.suffix in WEIGHT_SUFFIXES}
+        names = {path.name for path in root.iterdir() if path.suffix in WEIGHT_SUFFIXES}
+        # An index may name files in subfolders.
+        names |= {tensor.file for tensor in (model.tensors or {}).values()}
+        sizes = {name: (root / name).stat().st_size for name in names}
     else:
         run, step = model.checkpoint
         root = run / "checkpoints" / str(step)

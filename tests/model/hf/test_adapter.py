@@ -1,5 +1,6 @@
 """Adapters to and from the `peft` library, which is the oracle, and every way in which one may not fit."""
 
+import dataclasses
 import json
 import shutil
 
@@ -50,38 +51,44 @@ def make_adapter(c, options=OPTIONS):
     }
 
 
-@pytest.mark.parametrize("name", ["gqa", pytest.param("qwen2", marks=pytest.mark.extended)])
-def test_peft_computes_the_logits_of_our_export(name, peft, torch, checkpoints, torch_logits, tmp_path, one_device):
+@pytest.mark.parametrize(
+    ("name", "rslora"), [("gqa", False), ("gqa", True), pytest.param("qwen2", False, marks=pytest.mark.extended)]
+)
+def test_peft_computes_the_logits_of_our_export(
+    name, rslora, peft, torch, checkpoints, torch_logits, tmp_path, one_device
+):
     folder, model = checkpoints(name)
-    c = hf_config.read_config(folder)
+    c, options = hf_config.read_config(folder), dataclasses.replace(OPTIONS, rslora=rslora)
     params, adapter = hf_load.load_params(folder, c, jnp.float32), make_adapter(c)
-    hf_adapter.export_adapter(tmp_path / "adapter", adapter, c, OPTIONS, str(folder))
+    hf_adapter.export_adapter(tmp_path / "adapter", adapter, c, options, str(folder))
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
     assert not [key for key in theirs.state_dict() if "lora" in key and "k_proj" in key]
     wanted = torch_logits(theirs, TOKENS)
     assert np.abs(wanted - torch_logits(model, TOKENS)).max() > 1
-    for ours in (lora.attach_adapter(params, adapter, OPTIONS), lora.merge_adapter(params, adapter, OPTIONS)):
+    for ours in (lora.attach_adapter(params, adapter, options), lora.merge_adapter(params, adapter, options)):
         np.testing.assert_allclose(logits_of(ours, c), wanted, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "targets",
+    ("targets", "rslora"),
     [
-        ["q_proj", "k_proj", "up_proj"],
+        (["q_proj", "k_proj", "up_proj"], False),
+        (["v_proj", "gate_proj"], True),
         *(
-            pytest.param(target, marks=pytest.mark.extended)
+            pytest.param(target, False, marks=pytest.mark.extended)
             for target in ("all-linear", r".*\.layers\.\d+\.mlp\.down_proj")
         ),
     ],
 )
 def test_an_adapter_that_peft_wrote_gives_its_logits(
-    targets, peft, torch, checkpoints, torch_logits, tmp_path, one_device
+    targets, rslora, peft, torch, checkpoints, torch_logits, tmp_path, one_device
 ):
     folder, _ = checkpoints("gqa")
     model = peft.AutoPeftModelForCausalLM  # the base is loaded anew: peft changes the model it is given
     from transformers import AutoModelForCausalLM
 
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    options = dict(r=4, lora_alpha=6, init_lora_weights=False, task_type="CAUSAL_LM", use_rslora=rslora)
+    config = peft.LoraConfig(target_modules=targets, **options)
     torch.manual_seed(1)
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config).eval()
     model.save_pretrained(tmp_path)
@@ -142,7 +149,6 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 LAST = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"
 SPOILED = {
     "dora": (change_config(use_dora=True), ["use_dora is True", "not supported"]),
-    "rslora": (change_config(use_rslora=True), ["use_rslora is True"]),
     "bias": (change_config(bias="all"), ["bias is 'all'"]),
     "modules": (change_config(modules_to_save=["lm_head"]), ["modules_to_save is ['lm_head']"]),
     "ranks": (change_config(rank_pattern={"q_proj": 8}), ["rank_pattern"]),
@@ -156,6 +162,10 @@ SPOILED = {
     "lost base": (change_config(base_model_name_or_path="/nowhere"), ["base_model_name_or_path", "/nowhere"]),
     "other rank": (change_config(r=4), ["20 of wrong shape", "(is [3, 24], must be [4, 24])"]),
     "fewer targets": (change_config(target_modules=["q_proj"]), ["16 unexpected", "down_proj"]),
+    "some layers": (
+        change_tensors(lambda t: [t.pop(key) for key in list(t) if "layers.0.mlp.gate_proj" in key]),
+        ["target_modules adapts gate_proj in 1 of 2 layers only (1)", "must be on all layers"],
+    ),
     "missing": (change_tensors(lambda t: t.pop(LAST)), ["1 missing: " + LAST]),
     "extra": (change_tensors(lambda t: t.update({"lm_head.lora_A.weight": t[FIRST]})), ["1 unexpected: lm_head"]),
     "shape": (change_tensors(lambda t: t.update({FIRST: t[FIRST][:, :8]})), [FIRST, "is [3, 8], must be [3, 16]"]),
@@ -173,6 +183,13 @@ def test_what_does_not_fit_is_told_in_one_line(case, small):
         model_source.open_model(str(folder), "")
     line = str(error.value)
     assert "\n" not in line and str(folder) in line and all(word in line for word in told), line
+
+
+def test_an_adapter_that_is_not_finite_is_refused(small):
+    folder, c = small
+    change_tensors(lambda tensors: tensors[LAST].fill(np.nan))(folder)
+    with pytest.raises(InputError, match=rf"^{folder}: {LAST} holds NaN or infinity"):
+        hf_adapter.load_adapter(folder, c)
 
 
 def test_an_adapter_of_another_model_is_refused(small, small_config, write_checkpoint, tmp_path):

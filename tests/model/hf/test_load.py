@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import sys
 import tracemalloc
 
 import jax
@@ -73,6 +72,25 @@ def test_logits_are_the_same_on_every_mesh(name, shape, torch, checkpoints, torc
     np.testing.assert_allclose(ours, torch_logits(model, TOKENS), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("layers", [dict(max_window_layers=3), dict(layer_types=["full_attention"] * 3)])
+def test_qwen_reads_past_a_window_that_no_layer_has(layers, torch, checkpoints, tmp_path, one_device, torch_logits):
+    from transformers import AutoModelForCausalLM
+
+    folder, model = checkpoints("qwen2")
+    config = json.loads((folder / "config.json").read_text())
+    window = dict(use_sliding_window=True, sliding_window=8)
+    for name in ("layer_types", "max_window_layers"):
+        config.pop(name, None)
+    (tmp_path / "config.json").write_text(json.dumps(config | window | layers))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    c = hf_config.read_config(tmp_path)
+    llama.check_length(c, TOKENS.shape[1])
+    theirs = torch_logits(AutoModelForCausalLM.from_pretrained(tmp_path), TOKENS[:2])
+    np.testing.assert_array_equal(theirs, torch_logits(model, TOKENS[:2]))
+    ours = our_logits(hf_load.load_params(tmp_path, c, jnp.float32), c, TOKENS[:2])
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+
+
 def test_bfloat16_checkpoint_computes_as_torch_does(torch, checkpoints, tmp_path, one_device, torch_logits):
     folder, model = checkpoints("gqa")
     half = copy.deepcopy(model).to(torch.bfloat16)
@@ -120,6 +138,36 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
     assert re.search(wanted, refused(write_checkpoint(tmp_path / "in", config, {"model.safetensors": tensors})))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", np.nan),
+        ("model.layers.0.input_layernorm.weight", np.inf),
+        ("model.embed_tokens.weight", -np.inf),
+        ("lm_head.weight", np.nan),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_by_name(
+    name, value, tmp_path, one_device, small_tensors, write_checkpoint, refused
+):
+    tensors = small_tensors()
+    tensors[name].flat[-1] = value
+    folder = write_checkpoint(tmp_path, files={"model.safetensors": tensors})
+    assert f"{folder}: {name} holds NaN or infinity" in refused(folder)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_several_weights_that_are_not_finite_are_counted(
+    count, tmp_path, one_device, small_tensors, write_checkpoint, refused
+):
+    tensors = small_tensors()
+    names = sorted(name for name in tensors if "layers.1" in name)[:count]
+    for name in names:
+        tensors[name].flat[0] = np.nan
+    line = refused(write_checkpoint(tmp_path, files={"model.safetensors": tensors}))
+    assert sum(name in line for name in names) == min(count, 3) and ("and 2 more hold NaN" in line) == (count == 5)
+
+
 def test_a_tied_head_that_repeats_the_embedding_loads(
     tmp_path, one_device, small_config, small_tensors, write_checkpoint
 ):
@@ -127,86 +175,6 @@ def test_a_tied_head_that_repeats_the_embedding_loads(
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     folder = write_checkpoint(tmp_path, small_config | {"tie_word_embeddings": True}, {"model.safetensors": tensors})
     assert "lm_head" not in hf_load.load_params(folder, hf_config.read_config(folder), jnp.float32)
-
-
-def test_broken_folders_are_refused(tmp_path, one_device, small_tensors, write_checkpoint, refused):
-    tensors = small_tensors()
-    names = sorted(tensors)
-    a, b = ({name: tensors[name] for name in part} for part in (names[:12], names[12:]))
-    index = {name: "a.safetensors" if name in a else "b.safetensors" for name in tensors}
-
-    folder = write_checkpoint(
-        tmp_path / "twice", files={"a.safetensors": a, "b.safetensors": b | {names[0]: a[names[0]]}}, index=index
-    )
-    assert f"tensor {names[0]} is both in a.safetensors and in b.safetensors" in refused(folder)
-    folder = write_checkpoint(
-        tmp_path / "lost", files={"a.safetensors": a, "b.safetensors": b}, index=index | {"x": "a.safetensors"}
-    )
-    assert "index promises x in a.safetensors, which is absent" in refused(folder)
-    folder = write_checkpoint(tmp_path / "absent", files={"a.safetensors": a}, index=index)
-    assert "b.safetensors named by model.safetensors.index.json is absent" in refused(folder)
-    folder = write_checkpoint(tmp_path / "none", files={})
-    assert "holds neither model.safetensors nor model.safetensors.index.json" in refused(folder)
-
-    folder = write_checkpoint(tmp_path / "cut")
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-10])
-    assert "cut short" in refused(folder)
-    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
-    assert "Git LFS pointer" in refused(folder)
-    with pytest.raises(InputError, match="is not a folder"):
-        hf_load.open_checkpoint(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"config.json: cannot be read"):
-        hf_config.read_config(tmp_path / "nowhere")
-    (folder / "config.json").write_text("{,}")
-    with pytest.raises(InputError, match=r"config.json: is not JSON"):
-        hf_config.read_config(folder)
-
-
-def entry(start, end, shape, dtype="F32"):
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-
-
-@pytest.mark.parametrize(
-    "header, size, message",
-    [
-        ({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, 12, "invalid offset for tensor `b`"),
-        ({"a": entry(0, 8, [2]), "b": entry(12, 20, [2])}, 20, "invalid offset for tensor `b`"),
-        ({"a": entry(0, 8, [3])}, 8, "invalid shape, data type, or offset"),
-        ({"a": entry(0, 8, [2])}, 12, "file not fully covered"),
-        ({"a": entry(0, 8, [2])}, 4, "file not fully covered"),
-        ({"a": entry(0, 8, [2], "X32")}, 8, "unknown variant `X32`"),
-        ({"a": {"dtype": "F32", "shape": [2]}}, 8, "missing field `data_offsets`"),
-        ([], 0, "invalid"),
-    ],
-    ids=["overlap", "gap", "length", "long", "short", "dtype", "no_offsets", "no_object"],
-)
-def test_a_file_whose_header_is_wrong_is_refused_by_name(header, size, message, tmp_path):
-    text = json.dumps(header).encode()
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
-    with pytest.raises(InputError) as error:
-        hf_load.open_checkpoint(tmp_path)
-    assert str(error.value).startswith(f"{file}: is not a valid safetensors file (")
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_torch_files_are_read_or_refused_with_the_remedy(
-    tmp_path, one_device, monkeypatch, small_tensors, write_checkpoint, refused
-):
-    folder = write_checkpoint(tmp_path, files={})
-    (folder / "pytorch_model.bin").write_bytes(b"x")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert "pip install torch" in refused(folder)
-    monkeypatch.undo()
-    torch = pytest.importorskip("torch", reason="reading .bin needs torch, installed on Python 3.11 alone")
-    assert "torch cannot read it" in refused(folder)
-    tensors = {name: torch.tensor(x.astype(np.float32)).to(torch.bfloat16) for name, x in small_tensors().items()}
-    torch.save(tensors, folder / "pytorch_model.bin")
-    params = hf_load.load_params(folder, hf_config.read_config(folder), jnp.float32)
-    wanted = small_tensors()["model.layers.1.mlp.up_proj.weight"].astype(np.float32).T
-    np.testing.assert_array_equal(np.asarray(params["layers"]["up"])[1], wanted)
-    assert hf_load.checkpoint_dtype(folder) == "bfloat16"
 
 
 @pytest.mark.extended
