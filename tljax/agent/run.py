@@ -1,6 +1,7 @@
 """The multi-turn command: a model's dialogues with tools that run, written as they end, scored and printed."""
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import time
@@ -41,6 +42,17 @@ DECIDING = ("dialect", "new_tokens", "max_turns", "max_tokens", "max_repeats", "
 DAY = 86_400  # seconds
 
 
+@dataclasses.dataclass(frozen=True)
+class DialogueContext:
+    """The parts of a run that are the same for all dialogues."""
+
+    config: Any
+    model: model_source.ModelSource
+    tokenizer: Tokenizer
+    options: SampleOptions
+    limits: DialogueLimits
+
+
 def run(config: Any) -> None:
     """Generates the dialogues of `config` (configs/evaluate.py, turns = "multi") and prints their scores.
 
@@ -63,13 +75,14 @@ def run(config: Any) -> None:
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
         options = SampleOptions.greedy(config.model, config.new_tokens, tokenizer.eos_ids)
+        context = DialogueContext(config, model, tokenizer, options, limits)
         fields = deciding_fields(config)
         with (
             InMemoryDialogues()
             if out is None
-            else open_dialogue_files(out, fields, content_hashes(config, requests, model, tokenizer)) as files
+            else open_dialogue_files(out, fields, content_hashes(context, requests)) as files
         ):
-            generate_dialogues(config, requests, model, tokenizer, options, limits, files)
+            generate_dialogues(context, requests, files)
             sets = dialogue_report.rows_by_set(files.rows())
             notes = [dialogue_report.NOTE, *([dialogue_report.MOCK] if uses_mock(config) else [])]
             facts = {"model": config.model.path, "data": config.data, "tools": config.tools, "made_with": fields}
@@ -142,34 +155,29 @@ def deciding_fields(config: Any) -> dict[str, Any]:
     return {name: config[name] for name in DECIDING} | {"model.compute_dtype": config.model.compute_dtype}
 
 
-def content_hashes(
-    config: Any, requests: Sequence[DialogueRequest], model: model_source.ModelSource, tokenizer: Tokenizer
-) -> dict[str, str]:
+def content_hashes(context: DialogueContext, requests: Sequence[DialogueRequest]) -> dict[str, str]:
     """Returns hashes of the inputs on which dialogues depend: model, tokenizer, data, and the file of tools."""
     digest = hashlib.sha256()
     for request in requests:
         digest.update(repr((request.set, request.id, request.opening.prompt)).encode())
-    content = {"model": fingerprint(model), "tokenizer": tokenizer.fingerprint, "content of data": digest.hexdigest()}
-    if config.tools:
-        content["content of tools"] = hashlib.sha256(Path(config.tools).expanduser().read_bytes()).hexdigest()
+    content = {"model": fingerprint(context.model), "tokenizer": context.tokenizer.fingerprint}
+    content["content of data"] = digest.hexdigest()
+    if context.config.tools:
+        content["content of tools"] = hashlib.sha256(Path(context.config.tools).expanduser().read_bytes()).hexdigest()
     return content
 
 
 def generate_dialogues(
-    config: Any,
-    requests: Sequence[DialogueRequest],
-    model: model_source.ModelSource,
-    tokenizer: Tokenizer,
-    options: SampleOptions,
-    limits: DialogueLimits,
-    files: DialogueFiles | InMemoryDialogues,
+    context: DialogueContext, requests: Sequence[DialogueRequest], files: DialogueFiles | InMemoryDialogues
 ) -> None:
     """Generates the dialogues that `files` lacks on the current mesh, and adds them as they end.
 
     Raises SystemExit with the signal's exit code if a signal asked to stop.
     """
+    config, model, limits = context.config, context.model, context.limits
+    # The dialogues that are missing, the longest first: prompts of similar length share a round, and memory runs out in
+    # the first round or never.
     todo = [(number, request.opening) for number, request in enumerate(requests) if number not in files]
-    # Longest first: prompts of similar length share a round, and memory runs out in the first round or never.
     todo.sort(key=lambda item: -len(item[1].prompt))
     log(f"dialogues: {len(requests):,}, with up to {limits.turns} replies and {limits.tokens:,} tokens")
     if len(todo) < len(requests):
@@ -179,11 +187,11 @@ def generate_dialogues(
     # No more rows than dialogues. Finished ones count too, so that a resumed run compiles the same shapes.
     shards = batch_shard_count()
     rows = min(config.rows, -(-len(requests) // shards) * shards)
-    params = model_source.load_with_adapter(model, jnp.dtype(options.compute_dtype), seed=0)
+    params = model_source.load_with_adapter(model, jnp.dtype(context.options.compute_dtype), seed=0)
     begin, replies = time.perf_counter(), 0
     with StopRequest() as stop, Progress(len(requests), len(files), "dialogue", "dialogues") as progress:
-        policy = greedy_policy(params, model.config, options, rows, progress)
-        rounds = run_dialogues(todo, policy, tokenizer, limits, rows=rows, calls_at_once=config.tool_calls)
+        policy = greedy_policy(params, model.config, context.options, rows, progress)
+        rounds = run_dialogues(todo, policy, context.tokenizer, limits, rows=rows, calls_at_once=config.tool_calls)
         with contextlib.closing(rounds):
             for ended in rounds:
                 files.append(
