@@ -1,9 +1,11 @@
-"""The config that scores a model on tools it was not trained on, from the toolbox or from the files of benchmarks.
+"""The config that scores a model on tools it was not trained on: of the toolbox, of benchmarks, or of your own rows.
 
 python launch/evaluate.py --config configs/evaluate.py --config.model.path=runs/sft-tiny
 python launch/evaluate.py --config configs/evaluate.py --config.model.path=HF_DIR \
     --config.data=RoTBench/Data --config.out=report.json
 python launch/evaluate.py --config configs/evaluate.py --config.predictions=F.jsonl --config.data=RoTBench/Data
+python launch/evaluate.py --config configs/evaluate.py --config.model.path=HF_DIR --config.data=mine.jsonl \
+    --config.out=report.json
 """
 
 from ml_collections import ConfigDict
@@ -14,8 +16,8 @@ from tljax.core.config import mesh_block, processes_block
 def get_config() -> ConfigDict:
     config = ConfigDict()
     # "toolbox" means its splits `composition` (new tools of known words) and `domain` (new tools of new words). Other
-    # values are a file of RoTBench, ToolAlpaca, BFCL v3 or ToolEyes as in its repository, or a folder of such files,
-    # each of which is a set.
+    # values are a file of RoTBench, ToolAlpaca, BFCL v3 or ToolEyes as in its repository, a file of rows in any format
+    # that training reads, or a folder of such files, each of which is a set.
     config.data = "toolbox"
     config.queries = 1000  # the number of queries of each split of the toolbox, the same for every model
     config.dialect = "mae"  # the text of tools and calls: mae | readme | full, as in training
@@ -27,7 +29,15 @@ def get_config() -> ConfigDict:
     # run continues.
     config.out = ""
 
-    # The next fields are for benchmarks.
+    # The next fields are for your own rows. Every message of the assistant whose calls `mae` keeps is a query, and its
+    # calls are the golden list. `index` numbers the messages of the assistant through the file, from 0: it counts those
+    # too that are not scored, because they are blocked or make no call, so it is the same under every rule.
+    config.format = "auto"  # auto (by the shape of each row), or the name of a format as in data.format of training
+    config.mae = "default"  # which messages are queries: a rule as in data.mae of training; none keeps all with a call
+    config.on_bad_row = "refuse"  # refuse | skip: leave malformed rows out and list them
+    config.cache = ""  # a folder for the rows as they were read; "" means the cache of `datasets`
+
+    # The next fields are for benchmarks and your own rows.
     config.predictions = ""  # a JSONL file {"index", "prediction", "set"} that is scored instead of a model
     config.noise = ""  # also scores each set under noise in names: slight, medium, heavy and union, with commas
     config.noise_seed = 0

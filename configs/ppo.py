@@ -105,8 +105,8 @@ def get_config(arg: str = "") -> ConfigDict:
     eval = config.eval = ConfigDict()
     eval.every = 50  # the updates between evaluations; 0: before and after, and with checkpoints if keep_best > 0
     # The sets whose queries are answered greedily, and scored by TS, PI, CF and the mean reward. They are separated by
-    # commas: held_out (prompts held out), toolbox (its two held-out splits), and files or folders of benchmarks. ""
-    # answers none.
+    # commas: held_out (prompts held out), toolbox (its two held-out splits), and files or folders of benchmarks or of
+    # rows that training reads, of which data.mae chooses the queries. "" answers none.
     eval.sets = "held_out"
     eval.queries = 256  # the maximum number of queries of each set
     eval.new_tokens = 128  # the maximum number of tokens of a reply

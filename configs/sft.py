@@ -72,7 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
     eval.samples = 8  # the number of held-out replies that each evaluation writes to samples.jsonl, token by token
     # The sets whose queries are answered greedily before training and at every evaluation, and scored by TS, PI and CF.
     # They are separated by commas: held_out (rows held out), toolbox (its two held-out splits), and files or folders of
-    # benchmarks. "" answers none.
+    # benchmarks or of rows that training reads, of which data.mae chooses the queries. "" answers none.
     eval.sets = ""
     eval.queries = 256  # the maximum number of queries of each set
     eval.new_tokens = 128  # the maximum number of tokens of a reply

@@ -12,8 +12,9 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.evaluate import report, scored_replies
-from tljax.evaluate.benchmarks.discover import read_sets
-from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, example_prompt
+from tljax.evaluate.benchmarks.discover import discover_sets
+from tljax.evaluate.benchmarks.sets import UNKNOWN, Example, Query, example_prompt, format_notes
+from tljax.evaluate.benchmarks.training_rows import TrainingRowOptions
 from tljax.evaluate.score import METRICS
 from tljax.evaluate.scored_replies import ScoredReply
 from tljax.evaluate.toolbox_queries import held_out_sets, random_tool_ts_of
@@ -80,14 +81,18 @@ def _check_best(config: Any, sets: EvalSets) -> None:
 
 
 def _benchmark_sets(name: str, config: Any) -> EvalSets:
-    """The queries of the benchmark file or folder that eval.sets names, by set."""
+    """The queries of the file or folder that eval.sets names, by set."""
     path = local_path(name, "config.eval.sets", ALL_FILES)
     if not path.exists():
         raise InputError(
             f"config.eval.sets names {name!r}; allowed, separated by commas: {HELD_OUT_ROWS} (rows that "
-            f"data.eval_fraction holds out), {TOOLBOX}, a file or a folder of benchmarks"
+            f"data.eval_fraction holds out), {TOOLBOX}, a file or a folder of benchmarks or training rows"
         )
-    benchmark_sets = read_sets(path, "config.eval.sets")
+    benchmark_sets = discover_sets(
+        path, "config.eval.sets", training_rows=lambda: TrainingRowOptions.from_data(config.data)
+    ).sets
+    for line in format_notes(benchmark_sets):
+        log(line)
     # A joined set contains the rows of its parts, so the parts are left out.
     parts = {name for eval_set in benchmark_sets for name, _ in eval_set.parts}
     sets: EvalSets = {}

@@ -4,7 +4,8 @@ sets            the common form of a row (Example) and of a file (EvalSet); read
 rotbench        files of RoTBench and ToolEyes -> EvalSet
 toolalpaca      files of ToolAlpaca -> EvalSet
 bfcl            files of the Berkeley function-calling leaderboard -> EvalSet
-discover        a path -> the sets of all benchmark files below it
+training_rows   files of training rows, in any format -> EvalSet
+discover        a path -> the sets of all files below it
 noisy           a set -> its versions under RoTBench's name noise
 predictions     a JSONL file of predictions -> replies by set and row
 results         replies -> SetScores -> the report as JSON; differences from another report

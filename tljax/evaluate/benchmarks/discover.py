@@ -1,6 +1,7 @@
-"""A path -> the sets of the benchmark files at it: RoTBench, ToolAlpaca, BFCL and ToolEyes.
+"""A path -> the sets of the files at it: RoTBench, ToolAlpaca, BFCL, ToolEyes, and training rows where allowed.
 
-A benchmark is recognized by the content of its file. Files and folders have the layout of their repositories.
+A benchmark is recognized by the content of its file. Files and folders have the layout of their repositories. A file of
+no benchmark is read as training rows if some of its first rows are such rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tljax.core.errors import InputError
 from tljax.data.records import read_records
 from tljax.evaluate.benchmarks import bfcl, rotbench, toolalpaca
 from tljax.evaluate.benchmarks.sets import EvalSet, check_characters, read_json_rows
+from tljax.evaluate.benchmarks.training_rows import TrainingRowOptions, read_training_rows, why_no_training_rows
 
 READERS = (
     (rotbench.is_rotbench, rotbench.read_rotbench),
@@ -23,7 +25,15 @@ READERS = (
     (bfcl.is_bfcl, bfcl.read_bfcl),
 )
 ALLOWED = "a file of RoTBench, ToolAlpaca, BFCL or ToolEyes as its repository has it, or a folder of them"
+ALLOWED_ROWS = "a file of training rows, " + ALLOWED
 EXEC_SET = "bfcl_exec"
+# The endings of files that may be sets, and the files that tell a folder of `datasets`.
+_TEXT_ENDINGS = (".json", ".jsonl")
+_ROW_ENDINGS = (*_TEXT_ENDINGS, ".ndjson", ".gz", ".parquet")
+_DATASET_FILES = ("state.json", "dataset_dict.json")
+
+# Returns the options for reading training rows; called for files that hold such rows.
+TrainingRows = Callable[[], TrainingRowOptions]
 
 
 class DiscoveredSets(NamedTuple):
@@ -38,34 +48,38 @@ def read_sets(path: str | Path, field: str = "config.data") -> list[EvalSet]:
     return discover_sets(path, field).sets
 
 
-def discover_sets(path: str | Path, field: str = "config.data") -> DiscoveredSets:
-    """Reads the benchmark file at a path, or all files below a folder, in the order of their paths.
+def discover_sets(
+    path: str | Path, field: str = "config.data", training_rows: TrainingRows | None = None
+) -> DiscoveredSets:
+    """Reads the file at a path, or all files below a folder, in the order of their paths.
 
     A set is named after its file, with the folder in front if two files have the same name. The four executable files
     of BFCL also form the set "bfcl_exec", with all their rows in the order of `bfcl.EXEC_CATEGORIES`. field: the
-    config field that names the path. Raises InputError, which names file, row and field, for a file that cannot be
-    read, and if there is no set.
+    config field that names the path. training_rows: None if only benchmarks are allowed. Raises InputError, which names
+    file, row and field, for a file that cannot be read, and if there is no set.
     """
     path = Path(path).expanduser()
+    allowed = ALLOWED if training_rows is None else ALLOWED_ROWS
     if not path.exists():
-        raise InputError(f"{field} {path}: there is no such file or folder; allowed: {ALLOWED}, or 'toolbox'")
-    if path.is_file():
-        outcome = _read(path.stem, path)
+        raise InputError(f"{field} {path}: there is no such file or folder; allowed: {allowed}, or 'toolbox'")
+    if path.is_file() or (training_rows is not None and _is_dataset(path)):
+        outcome = _read(_stem(path), path, training_rows)
         if isinstance(outcome, str):
-            raise InputError(f"file {path}: {outcome}; allowed: {ALLOWED}")
+            raise InputError(f"file {path}: {outcome}; allowed: {allowed}")
         return DiscoveredSets([outcome], [])
-    files = sorted(file for end in ("json", "jsonl") for file in path.rglob(f"*.{end}") if _may_be_set(file, path))
-    count = Counter(file.stem for file in files)
+    files = _files_below(path, training_rows is not None)
+    count = Counter(map(_stem, files))
     sets, unread = [], []
     for file in files:
-        name = file.stem if count[file.stem] == 1 else file.relative_to(path).with_suffix("").as_posix()
-        outcome = _read(name, file)
+        stem = _stem(file)
+        name = stem if count[stem] == 1 else (file.relative_to(path).parent / stem).as_posix()
+        outcome = _read(name, file, training_rows)
         if isinstance(outcome, str):
             unread.append(f"file {file}: {outcome}")
         else:
             sets.append(outcome)
     if not sets:
-        raise InputError(f"{field} {path}: {unread[0] if unread else 'holds no .json file'}; allowed: {ALLOWED}")
+        raise InputError(f"{field} {path}: {unread[0] if unread else 'holds no .json file'}; allowed: {allowed}")
     return DiscoveredSets(sets + _executable(sets), unread)
 
 
@@ -83,14 +97,50 @@ def is_benchmark(path: str | Path) -> bool:
     return find_reader(first) is not None or rotbench.is_tooleyes_raw(first)
 
 
-def _may_be_set(file: Path, folder: Path) -> bool:
-    """Returns False for files of answers and for files in hidden folders."""
-    parts = file.relative_to(folder).parts
-    return file.is_file() and "possible_answer" not in parts and not any(part.startswith(".") for part in parts)
+def _files_below(folder: Path, with_training_rows: bool) -> list[Path]:
+    """Returns the files below a folder that may be sets, without answers and hidden folders, in order.
+
+    Files of training rows may be compressed, or a folder of `datasets`, whose own files are left out then.
+    """
+    endings = _ROW_ENDINGS if with_training_rows else _TEXT_ENDINGS
+    visible = []
+    for file in folder.rglob("*"):
+        parts = file.relative_to(folder).parts
+        if "possible_answer" not in parts and not any(part.startswith(".") for part in parts):
+            visible.append(file)
+    stored = {file for file in visible if with_training_rows and _is_dataset(file)}
+    files = [file for file in visible if file.suffix in endings and file.is_file() and not stored & {*file.parents}]
+    return sorted([*files, *(path for path in stored if not stored & {*path.parents})])
 
 
-def _read(name: str, file: Path) -> EvalSet | str:
+def _is_dataset(path: Path) -> bool:
+    """Returns True if a path is a folder that `datasets` saved."""
+    return any((path / name).is_file() for name in _DATASET_FILES)
+
+
+def _stem(path: Path) -> str:
+    """Returns the name of a file or folder without its endings."""
+    return path.name if path.is_dir() else Path(path.name.removesuffix(".gz")).stem
+
+
+def _holds_training_rows(file: Path, training_rows: TrainingRows) -> bool:
+    """Returns True if the first row of a file is not that of a benchmark, and one of the first is a training row."""
+    try:
+        first = next((row for _, row in read_records(str(file)) if isinstance(row, dict)), None)
+    except InputError:
+        return False
+    if find_reader(first) is not None or rotbench.is_tooleyes_raw(first):
+        return False
+    return why_no_training_rows(file, training_rows()) is None
+
+
+def _read(name: str, file: Path, training_rows: TrainingRows | None) -> EvalSet | str:
     """Returns the set in a file, or the reason why the file is not a set."""
+    if training_rows is not None:
+        if _holds_training_rows(file, training_rows):
+            return read_training_rows(name, file, training_rows())
+        if file.suffix not in (*_TEXT_ENDINGS, ".ndjson"):
+            return f"holds no training rows ({why_no_training_rows(file, training_rows())})"
     rows = read_json_rows(file)
     first = rows[0] if isinstance(rows, list) and rows else None
     reader = find_reader(first)
@@ -104,7 +154,10 @@ def _read(name: str, file: Path) -> EvalSet | str:
     if rotbench.is_tooleyes_raw(first):
         return "ToolEyes' raw file has no tool lists; give scenario_data_zero_processed.json"
     if isinstance(first, dict):
-        return f"is not a known benchmark (fields of its first row: {', '.join(first)[:100] or 'none'})"
+        reason = f"is not a known benchmark (fields of its first row: {', '.join(first)[:100] or 'none'})"
+        if training_rows is None:
+            return reason
+        return f"{reason}, and holds no training rows ({why_no_training_rows(file, training_rows())})"
     return "holds no list of rows"
 
 

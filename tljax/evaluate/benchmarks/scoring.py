@@ -21,8 +21,9 @@ from tljax.evaluate.benchmarks.results import (
     score_set,
 )
 from tljax.evaluate.benchmarks.robustness import plot_drops, robustness_groups, unpaired
-from tljax.evaluate.benchmarks.sets import EvalSet
+from tljax.evaluate.benchmarks.sets import EvalSet, format_notes
 from tljax.evaluate.benchmarks.tables import difference_table, result_table, robustness_table
+from tljax.evaluate.benchmarks.training_rows import TrainingRowOptions
 from tljax.storage.atomic import write_json
 from tljax.storage.resumable import check_new_output, claim_output
 
@@ -90,10 +91,13 @@ def check_no_tools(config: Any) -> None:
 
 
 def load_sets(config: Any) -> list[EvalSet]:
-    """Returns the sets of config.data and their noisy versions; prints which files of a folder are not sets."""
-    sets, unread = discover_sets(config.data)
-    for line in unread:
-        print(f"not read: {line}")
+    """Returns the sets of config.data and their noisy versions.
+
+    Prints which files of a folder are not sets, and the notes on sets of training rows.
+    """
+    sets, unread = discover_sets(config.data, training_rows=lambda: TrainingRowOptions.from_config(config))
+    for line in [*(f"not read: {line}" for line in unread), *format_notes(sets)]:
+        print(line)
     return add_noisy_sets(sets, parse_levels(config.noise), config.noise_seed)
 
 

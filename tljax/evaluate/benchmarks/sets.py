@@ -39,7 +39,7 @@ class Example:
 
 
 class Skipped(NamedTuple):
-    """A row that is left out of the scores because its golden answer is broken.
+    """A row that is left out of the scores, for the most part because its golden answer is broken.
 
     example: the row without its golden answer, which is enough for a dialogue; None if it cannot be read.
     """
@@ -52,10 +52,10 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The rows of one file, in its order; `skipped` holds those whose golden answer is broken.
+    """The rows of one file, in its order; `skipped` holds those that are not scored, such as ones with a broken answer.
 
     remarks: notes on unusual rows that are scored as released. parts: for a set that joins several files, the names
-    of their sets and their numbers of rows, in order.
+    of their sets and their numbers of rows, in order. notes: lines on how the file was read.
     """
 
     name: str
@@ -65,6 +65,7 @@ class EvalSet:
     remarks: tuple[str, ...] = ()
     parts: tuple[tuple[str, int], ...] = ()
     file: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -177,6 +178,11 @@ def golden_call_remarks(index: int, golden: tuple[Call, ...], tools: tuple[Tool,
         elif undocumented:
             remarks.append(f"row {index}: golden {call.name} takes {', '.join(undocumented)}, which is not documented")
     return list(dict.fromkeys(remarks))
+
+
+def format_notes(sets: Sequence[EvalSet]) -> list[str]:
+    """Returns lines for people: the notes on how the files of sets were read."""
+    return [f"set {eval_set.name}: {note}" for eval_set in sets for note in eval_set.notes]
 
 
 def format_indices(indices: Sequence[int], max_listed: int = 5) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from tljax.data.examples import format_counts
 from tljax.evaluate.benchmarks.published import published_figures
 from tljax.evaluate.benchmarks.results import OFFICIAL, ScoreDifference, SetScores, policies_of
 from tljax.evaluate.benchmarks.robustness import RobustnessGroup
 from tljax.evaluate.benchmarks.sets import ANY_CALL, GOLDEN, NO_CALL, format_indices
+from tljax.evaluate.benchmarks.training_rows import TRAINING_ROWS
 from tljax.evaluate.report import format_interval, score_cells, score_headings
 from tljax.evaluate.score import METRICS, random_tool_ts, summarize, wilson_share
 
@@ -95,7 +98,10 @@ def _policy_line(result: SetScores, policy: str, label: str) -> str:
 def _notes(result: SetScores) -> list[str]:
     """Notes on rows that are left out, too long for the model, or unusual."""
     eval_set, notes = result.set, []
-    if eval_set.skipped:
+    if eval_set.skipped and eval_set.benchmark == TRAINING_ROWS:
+        reasons = Counter(row.reason.partition(":")[0] for row in eval_set.skipped)
+        notes.append(f"  not scored, {len(eval_set.skipped):,} messages: {format_counts(reasons)}")
+    elif eval_set.skipped:
         rows = format_indices([row.index for row in eval_set.skipped], max_listed=12)
         notes.append(f"  left out, {len(eval_set.skipped)} rows with a broken golden answer: {rows}")
     if result.num_too_long:
@@ -104,5 +110,6 @@ def _notes(result: SetScores) -> list[str]:
         )
     if eval_set.remarks:
         more = f" and {len(eval_set.remarks) - 2} more" if len(eval_set.remarks) > 2 else ""
-        notes.append(f"  scored as released: {'; '.join(eval_set.remarks[:2])}{more}")
+        given = "given" if eval_set.benchmark == TRAINING_ROWS else "released"
+        notes.append(f"  scored as {given}: {'; '.join(eval_set.remarks[:2])}{more}")
     return notes
