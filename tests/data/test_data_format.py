@@ -119,7 +119,7 @@ def test_rows_of_pairs_are_told_and_a_name_excludes_them(write, block):
     path = write("irm.jsonl", {"instruction": text, "output": "f(x=1)"})
     tokenizer = load_tokenizer(BASE_FOLDER)
     summary = load_prompts(block, path, tokenizer, seed=0, max_prompt_tokens=1000).summary
-    assert "formats:\n  irm.jsonl: instruction and output, 1 rows" in summary
+    assert "formats:\n  irm.jsonl: instruction and output, 1 row" in summary
     block.format = "openai"
     with pytest.raises(InputError, match="row 1, field messages: is null or missing, not a list"):
         load_prompts(block, path, tokenizer, seed=0, max_prompt_tokens=1000)

@@ -263,6 +263,26 @@ def test_legacy_functions_are_the_tools():
     assert trajectory.tools == (tool_from_json(TOOL, "t"),) and trajectory.turns[1].call == Call("f", {})
 
 
+@pytest.mark.parametrize("tools", ["", " ", "[]", None])
+def test_a_column_of_tools_may_be_empty(tools):
+    messages = [GO, {"role": "assistant", "content": "k"}]
+    assert trajectory_from_record({"tools": tools, "messages": messages}, "f", 1).tools == ()
+
+
+@pytest.mark.parametrize("field, value", [("weight", 0), ("loss", False)])
+def test_a_message_of_tl_training_may_have_weight_0(field, value):
+    row = raw(("assistant", 'f\n{"x": 1}'), ("assistant", "ok"))
+    row["conversations"][1][field] = value
+    assert [turn.learned for turn in trajectory_from_record(row, "f", 1).turns] == [False, True]
+
+
+def test_content_beside_the_text_of_a_message_is_refused():
+    row = raw(("assistant", "ok"))
+    row["conversations"][1]["tool_calls"] = [CALL]
+    with pytest.raises(InputError, match=r"conversations\[1\].tool_calls: is no known field, but has content"):
+        trajectory_from_record(row, "f", 1)
+
+
 def test_openai_messages_are_read_under_conversations():
     messages = [GO, {"role": "assistant", "tool_calls": [call("f", {"x": 1}, "c")]}]
     expected = (Turn("user", "go"), Turn("assistant", call=Call("f", {"x": 1})))
@@ -272,7 +292,7 @@ def test_openai_messages_are_read_under_conversations():
     assert trajectory_from_record(raw(("assistant", 'f\n{"x": 1}'), tools=[TOOL]), "f", 1).turns == expected[1:]
 
 
-@pytest.mark.parametrize("field, value", [("weight", 0), ("loss_mask", 0), ("train", False)])
+@pytest.mark.parametrize("field, value", [("weight", 0), ("loss_mask", 0), ("train", False), ("loss", False)])
 def test_a_message_of_weight_0_is_context_and_not_learned(field, value):
     calls = [call("f", {}, "p"), call("f", {}, "q")]
     first, second = {"role": "assistant", "tool_calls": calls, field: value}, {"role": "assistant", "content": "good"}

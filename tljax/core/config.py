@@ -31,7 +31,7 @@ def data_block() -> ConfigDict:
     """Returns the `data` block, the same in every config: the way from raw trajectories to weighted tokens."""
     data = ConfigDict()
     data.source = (
-        "toolbox"  # toolbox | invented (both are generated), a JSON or JSONL file, or the name of a HF dataset
+        "toolbox"  # toolbox | invented (both are generated), a file or a folder of them, or the name of a HF dataset
     )
     # Format of the rows: auto (the shape of each row decides) | tl_training | openai | responses | anthropic |
     # sharegpt | toolbench | glaive | xlam | seal_tools

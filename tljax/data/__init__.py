@@ -1,6 +1,8 @@
 """Files -> trajectories -> MAE -> text -> tokens -> PKT weights -> rows -> batches.
 
-records.py         a JSON, JSONL or Parquet file, or a data set's name -> records
+source_files.py    a file, a folder or a data set's name -> the files with its rows
+records.py         a JSON or JSONL file, or another one by its first bytes -> records
+tables.py          a Parquet or Arrow file, or a data set -> records
 reader.py          records -> trajectories in an Arrow file
 formats/           a record, in one of the formats that people have -> Trajectory
 format_report.py   the formats of the rows of each file -> lines of a summary

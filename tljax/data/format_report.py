@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tljax.calls.render import render_call
 from tljax.core.json_fields import shorten
+from tljax.data.source_files import format_passed_over, list_files
 from tljax.data.trajectory import Trajectory
 
 SHOWN = 20  # the number of lines that a report has at most
@@ -58,19 +59,29 @@ def format_groups(groups: list[FormatRows], samples: Iterable[Trajectory]) -> li
     for group, sample in zip(groups[:SHOWN], samples, strict=False):
         numbers = ", ".join(map(str, group.rows)) + ", ..." * (group.count > len(group.rows))
         named = f" ({numbers})" if files.count(group.file) > 1 else ""
-        lines.append(f"  {group.file}: {group.format}, {group.count:,} rows{named}; {_format_sample(sample)}")
+        rows = "1 row" if group.count == 1 else f"{group.count:,} rows"
+        text = _format_sample(group.rows[0], sample)
+        lines.append(f"  {group.file}: {group.format}, {rows}{named}; {text}")
     more = len(groups) - SHOWN
     return lines + [f"  and {more:,} more"] * (more > 0)
 
 
-def _format_sample(trajectory: Trajectory) -> str:
-    """Returns the row, the id, the roles and the first call of a trajectory."""
+def format_pairs(source: str, count: int) -> list[str]:
+    """Returns lines for people on a source with `count` rows {"instruction", "output"}."""
+    found = list_files(source)
+    names = ", ".join(file.name for file in found.files[:SHOWN_ROWS]) + ", ..." * (len(found.files) > SHOWN_ROWS)
+    rows = "1 row" if count == 1 else f"{count:,} rows"
+    return ["formats:", f"  {names}: instruction and output, {rows}", *format_passed_over(found.passed_over)]
+
+
+def _format_sample(row: int, trajectory: Trajectory) -> str:
+    """Returns the row in its file, the id, the roles and the first call of a trajectory."""
     turns = trajectory.turns
     roles = ", ".join(turn.role for turn in turns[:SHOWN_ROLES])
     roles += f", ... ({len(turns):,} messages)" * (len(turns) > SHOWN_ROLES)
     call = next((turn.call for turn in turns if turn.call is not None), None)
     text = "no call" if call is None else f"first call {_cut(render_call(call, 'mae'))}"
-    return f"row {trajectory.row} (id {shorten(trajectory.id)}): {roles}; {text}"
+    return f"row {row} (id {shorten(trajectory.id)}): {roles}; {text}"
 
 
 def _cut(text: str) -> str:

@@ -26,6 +26,7 @@ from tljax.core.errors import InputError
 from tljax.data import reader, records
 from tljax.data.arrow import build_dataset
 from tljax.data.examples import code_hash, format_counts
+from tljax.data.format_report import format_pairs
 from tljax.data.formats.read import AUTO
 from tljax.data.mae import Rule, check_rule, load_rule
 from tljax.data.rows import held_out_trajectories
@@ -264,7 +265,7 @@ def _build_from_pairs(data: Any, file: str, tokenizer: Tokenizer) -> _Source:
         reader.raise_first_error(errors)
     if len(errors) == len(rows):
         raise InputError(f"file {file}: none of its {len(rows)} rows is usable; the first: {errors[0]}")
-    formats = ["formats:", f"  {os.path.basename(file)}: instruction and output, {len(rows) - len(errors):,} rows"]
+    formats = format_pairs(file, len(rows) - len(errors))
     return _Source(rows, 1 + int(_column(rows, "trajectory").max()), errors, formats)
 
 

@@ -21,10 +21,12 @@ from tljax.core.errors import InputError
 from tljax.data.arrow import build_dataset
 from tljax.data.format_report import FormatRows, format_groups, group_by_format
 from tljax.data.formats.read import AUTO, FORMAT_NAMES, read_record
-from tljax.data.records import read_records, source_hash
+from tljax.data.records import OneObjectError, read_file, source_hash
+from tljax.data.source_files import SourceFile, format_passed_over, list_files
 from tljax.data.trajectory import Trajectory, Turn
 
 ON_BAD_ROW = ("refuse", "skip")
+NO_ROW = "one JSON object that is no row"
 SHOWN = 20  # the number of skipped rows that a summary lists
 FEATURES = datasets.Features(
     {"row": datasets.Value("int64")}
@@ -37,13 +39,15 @@ class TrajectoryDataset:
     """Trajectories on disk, which are read one at a time; `len` counts the usable rows.
 
     file: the source; fingerprint: a hash of its content and of the code that reads it; skipped: the errors of the
-    malformed rows; formats: the formats in which the rows were read
+    malformed rows; formats: the formats in which the rows were read; passed_over: the files of a folder that were not
+    read, each with the reason
     """
 
     file: str
     fingerprint: str
     skipped: list[str]
     formats: list[FormatRows]
+    passed_over: list[tuple[str, str]]
     _table: datasets.Dataset
     _usable: np.ndarray
 
@@ -58,8 +62,9 @@ class TrajectoryDataset:
         return (self[i] for i in range(len(self)))
 
     def format_lines(self) -> list[str]:
-        """Returns lines for people: the formats of each file, with a sample row of each."""
-        return format_groups(self.formats, (self._decode_row(group.first) for group in self.formats))
+        """Returns lines for people: the formats of each file with a sample row of each, and the files passed over."""
+        samples = (self._decode_row(group.first) for group in self.formats)
+        return [*format_groups(self.formats, samples), *format_passed_over(self.passed_over)]
 
     def _decode_row(self, index: int) -> Trajectory:
         return _decode(self._table[index]["json"])
@@ -74,7 +79,7 @@ def format_first_errors(errors: list[str]) -> list[str]:
 def open_trajectories(
     source: str, on_bad_row: str, cache_dir: str | None = None, data_format: str = AUTO
 ) -> TrajectoryDataset:
-    """Returns the trajectories of a file, of a folder with a dataset, or of a dataset on the Hugging Face hub.
+    """Returns the trajectories of a file, of the files of a folder, or of a dataset on the Hugging Face hub.
 
     on_bad_row: "refuse" raises the InputError of the first malformed row, "skip" lists it in `skipped`. cache_dir: the
     folder for the Arrow file, None for the cache of `datasets`; a second call with the same content only opens it.
@@ -90,15 +95,19 @@ def open_trajectories(
     key = hashlib.sha256(f"{fingerprint}\n{source}".encode()).hexdigest()[:32]
     table = build_dataset(_records, FEATURES, key, cache_dir or "", source=source, data_format=data_format)
     errors = table.data.column("error").to_pylist()
+    formats = table.data.column("format").to_pylist()
+    files, numbers = (table.data.column(name).to_pylist() for name in ("file", "row"))
     bad = [error for error in errors if error]
     if on_bad_row == "refuse":
         raise_first_error(bad)
-    if len(bad) == len(errors):
-        raise InputError(f"file {source}: none of its {len(errors)} rows is usable; the first: {bad[0]}")
-    usable = np.asarray([i for i, error in enumerate(errors) if not error], dtype=np.int64)
-    columns = (table.data.column(name).to_pylist() for name in ("file", "format", "row"))
-    formats = group_by_format(zip(*columns, strict=True))
-    return TrajectoryDataset(source, fingerprint, bad, formats, table, usable)
+    usable = np.asarray([i for i, name in enumerate(formats) if name], dtype=np.int64)
+    if not len(usable):
+        first = f"is usable; the first: {bad[0]}" if bad else "has the shape of a row"
+        raise InputError(f"file {source}: none of its {len(errors)} rows {first}")
+    groups = group_by_format(zip(files, formats, numbers, strict=True))
+    passed_over = list_files(source).passed_over
+    passed_over += [(file, NO_ROW) for file, number in zip(files, numbers, strict=True) if not number]
+    return TrajectoryDataset(source, fingerprint, bad, groups, passed_over, table, usable)
 
 
 def check_format_name(data_format: str) -> None:
@@ -110,7 +119,8 @@ def check_format_name(data_format: str) -> None:
 def _code_hash() -> str:
     """Returns a hash of the code that turns a file into trajectories, so that those of another version are not read."""
     data = Path(__file__).parent
-    files = [data / "reader.py", data / "records.py", data / "trajectory.py", *sorted((data / "formats").glob("*.py"))]
+    modules = ("reader", "records", "source_files", "tables", "trajectory")
+    files = [*(data / f"{module}.py" for module in modules), *sorted((data / "formats").glob("*.py"))]
     files += [*sorted(Path(inspect.getfile(tool)).parent.glob("*.py")), Path(inspect.getfile(json_fields))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -123,24 +133,42 @@ def raise_first_error(errors: list[str]) -> None:
 
 
 def _records(source: str, data_format: str) -> Iterator[dict[str, Any]]:
-    """Yields the rows of the Arrow file: a trajectory as JSON, or the error of a malformed row."""
-    name = os.path.basename(source.rstrip("/"))
-    for number, row in read_records(source):
+    """Yields the rows of the Arrow file: a trajectory as JSON, or the error of a malformed row.
+
+    A file of a folder that holds no row but one JSON object has one row without either, of number 0.
+    """
+    files = list_files(source).files
+    before = 0  # rows of earlier files
+    for file in files:
+        number = 0
         try:
-            if isinstance(row, InputError):
-                raise row
-            form, trajectory = read_record(row, f"file {source}, row {number}", number, data_format)
-            encoded = _encode(trajectory, source)
-            fields = {"id": str(trajectory.id), "json": encoded, "error": "", "format": form}
-        except InputError as error:
-            message = str(error).replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
-            fields = {"id": "", "json": "", "error": message, "format": ""}
-        yield {"row": number, "file": name} | fields
+            for number, record in read_file(file.path):
+                yield _row(record, file, number, before + number, data_format)
+        except OneObjectError:
+            if len(files) == 1:
+                raise
+            yield {"row": 0, "file": file.name} | dict.fromkeys(("id", "json", "error", "format"), "")
+        before += number
 
 
-def _encode(trajectory: Trajectory, source: str) -> str:
+def _row(record: Any, file: SourceFile, number: int, total: int, data_format: str) -> dict[str, Any]:
+    """Returns a row of the Arrow file. number: counts the rows of its file; total: those of the source, which is the
+    id of a record without one."""
+    location = f"file {file.path}, row {number}"
+    row = {"row": number, "file": file.name}
+    try:
+        if isinstance(record, InputError):
+            raise record
+        name, trajectory = read_record(record, location, total, data_format)
+        encoded = _encode(trajectory, location)
+        return row | {"id": str(trajectory.id), "json": encoded, "error": "", "format": name}
+    except InputError as error:
+        message = str(error).replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
+        return row | {"id": "", "json": "", "error": message, "format": ""}
+
+
+def _encode(trajectory: Trajectory, location: str) -> str:
     """Returns a trajectory as JSON. Raises InputError for text that is not valid Unicode, and for too deep nesting."""
-    location = f"file {source}, row {trajectory.row}"
     fields = {
         "id": trajectory.id,
         "row": trajectory.row,

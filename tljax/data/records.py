@@ -1,4 +1,4 @@
-"""A JSON, JSONL or Parquet file, or the name of a dataset -> numbered records."""
+"""A file with rows, a folder of such files, or the name of a dataset -> numbered records."""
 
 from __future__ import annotations
 
@@ -6,69 +6,77 @@ import gzip
 import hashlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import datasets
 import ijson
-import pyarrow
-import pyarrow.parquet
 
 from tljax.core.errors import InputError
-from tljax.data.arrow import without_progress_bars
+from tljax.data.formats.read import has_known_shape
+from tljax.data.source_files import list_files
+from tljax.data.tables import ARROW, PARQUET, load_dataset, read_arrow, read_dataset, read_parquet
 
-_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-_FILE_SUFFIX = re.compile(r"\.(json|jsonl|ndjson|txt|gz|zip|xz|bz2|zst|csv|parquet)$", re.IGNORECASE)
 _GZIP = b"\x1f\x8b"
-_PARQUET = b"PAR1"
 _COMPRESSED = (b"PK\x03\x04", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd")
 _BOM = b"\xef\xbb\xbf"
-_ALLOWED = "allowed: a JSON array of rows, or JSONL in UTF-8, or Parquet"
+_ALLOWED = "allowed: a JSON array of rows, or JSONL in UTF-8, or Parquet or Arrow"
+
+
+class OneObjectError(InputError):
+    """A .json file holds one object, which is neither a row nor a wrapper around rows."""
 
 
 def source_hash(source: str) -> str:
-    """Returns a hash of the content of a file or a dataset."""
-    return _hash_file(source) if os.path.isfile(source) else _load_dataset(source)._fingerprint
+    """Returns a hash of the content of the files of a source, or of a dataset."""
+    files = list_files(source).files
+    if len(files) == 1:
+        return _hash(files[0].path)
+    return hashlib.sha256("".join(f"{file.name}\n{_hash(file.path)}\n" for file in files).encode()).hexdigest()
 
 
 def read_records(source: str) -> Iterator[tuple[int, Any | InputError]]:
-    """Yields (number from 1, record) one at a time; for a broken line of JSONL the record is an InputError.
+    """Yields (number from 1, record) one at a time, over all files of a source.
 
-    Raises InputError if nothing more can be read: the source does not exist, has no rows, or is a JSON array that is
-    broken in the middle.
+    A file of a folder that holds one object, which is no row, is passed over. Raises InputError as read_file does.
     """
-    if not os.path.isfile(source):
-        rows: Iterator[tuple[int, Any]] = enumerate(map(_without_nulls, _load_dataset(source)), start=1)
-    else:
-        rows = _read_file(source)
+    files = list_files(source).files
     number = 0
-    for number, row in rows:
+    for file in files:
+        try:
+            for _, row in read_file(file.path):
+                number += 1
+                yield number, row
+        except OneObjectError:
+            if len(files) == 1:
+                raise
+
+
+def read_file(path: str) -> Iterator[tuple[int, Any | InputError]]:
+    """Yields (number from 1, record) of one file, one at a time.
+
+    The record of a broken line of JSONL is an InputError. Raises InputError if nothing more can be read: the file does
+    not exist, has no rows, or is a JSON array that is broken in the middle.
+    """
+    number = 0
+    for number, row in _read_file(path) if os.path.isfile(path) else read_dataset(path):
         yield number, row
     if number == 0:
-        raise InputError(f"file {source}: holds no rows; a source needs at least one trajectory")
-
-
-def _without_nulls(value: Any) -> Any:
-    """Returns a value of an Arrow table without the fields of objects that are null.
-
-    Every object of a column has the fields of all of them there, so f(a="x") beside g(b="y") is f(a="x", b=null).
-    """
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        raise InputError(f"file {path}: holds no rows; a source needs at least one trajectory")
 
 
 def _read_file(source: str) -> Iterator[tuple[int, Any]]:
-    """Yields the numbered records of a JSON array, a JSONL or a Parquet file; the first bytes decide which it is."""
+    """Yields the numbered records of a JSON, JSONL, Parquet or Arrow file; the first bytes decide which it is."""
     location, name = f"file {source}", Path(source)
     try:
         with open(source, "rb") as file:
             head = file.read(8)
-        if head.startswith(_PARQUET):
-            yield from _read_parquet(source, location)
+        if head.startswith(PARQUET):
+            yield from read_parquet(source)
+            return
+        if head.startswith(ARROW):
+            yield from read_arrow(source, head)
             return
         zipped = head.startswith(_GZIP)
         with gzip.open(source, "rb") if zipped else open(source, "rb") as file:
@@ -85,25 +93,13 @@ def _read_file(source: str) -> Iterator[tuple[int, Any]]:
                 yield from _read_array(file, skip, location)
             elif first == b"{":
                 suffix = Path(name.stem).suffix if zipped and name.suffix.lower() == ".gz" else name.suffix
-                yield from _read_lines(file, location, suffix.lower() == ".json")
+                yield from _read_lines(file, skip, location, suffix.lower() == ".json")
             elif first:
                 raise InputError(f"{location}: begins with {first.decode('latin-1')!r}; {_ALLOWED}")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{location}: is a damaged gzip file ({error}); get it again") from None
     except OSError as error:
         raise InputError(f"{location}: cannot be read ({error.strerror}); check the path and its permissions") from None
-
-
-def _read_parquet(source: str, location: str) -> Iterator[tuple[int, Any]]:
-    """Yields the numbered rows of a Parquet file."""
-    try:
-        with pyarrow.parquet.ParquetFile(source) as file:
-            batches = file.iter_batches(batch_size=256)
-            rows = (row for batch in batches for row in batch.to_pylist())
-            yield from enumerate(map(_without_nulls, rows), start=1)
-    except pyarrow.ArrowException as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{location}: is a damaged Parquet file ({reason}); get it again") from None
 
 
 def _first_character(file: BinaryIO | gzip.GzipFile) -> bytes:
@@ -141,8 +137,14 @@ def _read_array(file: BinaryIO | gzip.GzipFile, skip: int, location: str) -> Ite
         ) from None
 
 
-def _read_lines(file: BinaryIO | gzip.GzipFile, location: str, json_suffix: bool) -> Iterator[tuple[int, Any]]:
-    """Yields the numbered lines of a JSONL file. `json_suffix`: True if the file's name ends with .json."""
+def _read_lines(
+    file: BinaryIO | gzip.GzipFile, skip: int, location: str, json_suffix: bool
+) -> Iterator[tuple[int, Any]]:
+    """Yields the numbered lines of a JSONL file that begins after `skip` bytes.
+
+    json_suffix: True if the file's name ends with .json. Such a file with one object, on one line or many, has one row
+    if the object has the shape of a row. Else it is most likely a wrapper around the rows.
+    """
     number, first_row = 0, None
     for line in file:
         if not line.strip():
@@ -150,17 +152,20 @@ def _read_lines(file: BinaryIO | gzip.GzipFile, location: str, json_suffix: bool
         number += 1
         row = _parse_line(line, f"{location}, row {number}")
         if number == 1:
-            # One object in a .json file, on one line or many, is most likely a wrapper around the rows.
             first_row = row
             continue
         if number == 2:
             if isinstance(first_row, InputError) and isinstance(row, InputError) and json_suffix:
-                raise InputError(_ONE_OBJECT.format(location=location))
+                file.seek(skip)
+                first_row, number = _parse_line(file.read(), f"{location}, row 1"), 1
+                break
             yield 1, first_row
         yield number, row
     if number == 1:
-        if json_suffix:
-            raise InputError(_ONE_OBJECT.format(location=location))
+        if json_suffix and not has_known_shape(first_row):
+            values = first_row.values() if isinstance(first_row, dict) else [[{}]]
+            wraps_rows = any(isinstance(value, list) and value and isinstance(value[0], dict) for value in values)
+            raise (InputError if wraps_rows else OneObjectError)(_ONE_OBJECT.format(location=location))
         yield 1, first_row
 
 
@@ -182,27 +187,9 @@ def _parse_line(line: bytes, location: str) -> Any:
         return InputError(f"{location}: is not JSON ({error}); mend it or take the row out")
 
 
-def _load_dataset(source: str) -> datasets.Dataset:
-    """Returns the dataset in a folder, or of a hub name; `name:split` names another split than "train"."""
-    folder = os.path.isdir(source)
-    if not folder and (_NAME.fullmatch(source) is None or _FILE_SUFFIX.search(source)):
-        raise InputError(f"file {source}: does not exist; give an existing file, a folder with a dataset or a hub name")
-    name, _, split = (source, "", "") if folder else source.partition(":")
-    try:
-        if folder and os.path.isfile(os.path.join(source, "state.json")):
-            return datasets.Dataset.load_from_disk(source)
-        return without_progress_bars(lambda: datasets.load_dataset(name, split=split or "train"))
-    # Each failure of the hub and of files has its own exception; each means that the source cannot be read.
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        kind = "folder" if folder else "dataset"
-        raise InputError(
-            f"{kind} {source}: cannot be loaded ({reason}); give an existing file, a folder with a dataset or a hub "
-            "name, with name:split for another split than train"
-        ) from None
-
-
-def _hash_file(source: str) -> str:
+def _hash(source: str) -> str:
+    if not os.path.isfile(source):
+        return load_dataset(source)._fingerprint
     try:
         with open(source, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,15 @@ from tljax.data.trajectory import Conversation
 SCHEMA = '{"tools", "messages": [{"content": [{"type": "tool_use"}]}]} (Anthropic)'
 MESSAGES = "messages"
 SHAPE = ("system", "messages", "messages[].role", "messages[].content")
-BLOCKS = ("text", "thinking", "redacted_thinking", "tool_use", "tool_result")
+# Type of a block -> its fields; the data of redacted thinking is encrypted.
+BLOCKS = {
+    "text": ("type", "text", "citations", "cache_control"),
+    "thinking": ("type", "thinking", "signature"),
+    "redacted_thinking": ("type", "data"),
+    "tool_use": ("type", "id", "name", "input", "caller", "cache_control"),
+    "tool_result": ("type", "tool_use_id", "content", "is_error", "cache_control"),
+}
+OWN_BLOCKS = tuple(BLOCKS)[1:]
 _KEYS = frozenset(("role", "content", "id", "type", "model", "usage", "stop_reason", "stop_sequence", *WEIGHTS))
 
 
@@ -28,7 +36,7 @@ def matches(record: dict[str, Any]) -> bool:
     messages = record.get(MESSAGES)
     contents = (m.get("content") for m in messages if isinstance(m, dict)) if isinstance(messages, list) else ()
     blocks = (block for content in contents if isinstance(content, list) for block in content)
-    return any(isinstance(block, dict) and block.get("type") in BLOCKS[1:] for block in blocks)
+    return any(isinstance(block, dict) and block.get("type") in OWN_BLOCKS for block in blocks)
 
 
 def read(record: dict[str, Any], location: str) -> Conversation:
@@ -55,8 +63,9 @@ def _messages(message: Any, location: str) -> list[dict[str, Any]]:
         block_location = f"{location}.content[{k}]"
         block = expect_type(block, dict, block_location)
         kind = block.get("type")
-        if kind not in BLOCKS:
+        if not isinstance(kind, str) or kind not in BLOCKS:
             raise InputError(f"{block_location}.type: is {shorten(kind)}; allowed: {', '.join(BLOCKS)}")
+        refuse_unknown(block, BLOCKS[kind], block_location, f"a block of type {kind} has no such field")
         if kind == "text":
             texts.append(expect_type(block.get("text"), str, f"{block_location}.text"))
         elif kind == "thinking":

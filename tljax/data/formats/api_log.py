@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from tljax.core.errors import InputError
-from tljax.core.json_fields import join_names
+from tljax.core.json_fields import join_names, refuse_unknown
 
 _REQUESTS = ("request", "input", "body")
 _RESPONSES = ("response", "output", "completion")
 _SHARED = ("tools", "functions", "system", "instructions", "previous_response_id")
 # Keys of a message that is a whole response, beside those of the message.
 _ENVELOPE = ("usage", "stop_reason", "stop_sequence", "type", "model")
+_CHOICE = ("index", "message", "finish_reason", "logprobs", "content_filter_results")
 
 
 def unwrap(record: dict[str, Any], location: str) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def _reply(response: dict[str, Any], location: str) -> dict[str, Any] | None:
         if len(choices) > 1:
             raise InputError(f"{location}, field response.choices: has {len(choices)} replies; keep the one to learn")
         response = choices[0] if isinstance(choices[0], dict) else {}
+        refuse_unknown(response, _CHOICE, f"{location}, field response.choices[0]", "a reply is read from message")
     reply = response.get("message", response)
     if not isinstance(reply, dict) or reply.get("role") is None:
         return None

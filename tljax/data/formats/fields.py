@@ -39,6 +39,9 @@ def parse_role(message: Any, location: str, field: str = "role", roles: Mapping[
     return roles[role]
 
 
+_PART_KEYS = ("type", "text", "refusal", "annotations", "citations", "cache_control", "logprobs", "id")
+
+
 def parse_texts(parts: list[Any], types: Collection[str], location: str) -> list[str]:
     """Returns the texts of a list of content parts. Raises InputError for a part of another type than `types`."""
     texts = []
@@ -46,15 +49,16 @@ def parse_texts(parts: list[Any], types: Collection[str], location: str) -> list
         part = expect_type(part, dict, f"{location}[{k}]")
         if part.get("type", "text") not in types:
             raise InputError(f"{location}[{k}].type: is {shorten(part['type'])}; allowed: text, the only modality")
+        refuse_unknown(part, _PART_KEYS, f"{location}[{k}]", "a part's text is read from text")
         field = "refusal" if part.get("type") == "refusal" else "text"
         texts.append(expect_type(part.get(field), str, f"{location}[{k}].{field}"))
     return texts
 
 
 def parse_tools(tools: Any, location: str) -> tuple[Tool, ...]:
-    """Returns the tools of a list, or of the JSON text of a list. Raises InputError for anything else."""
+    """Returns the tools of a list, of the JSON text of a list, or of a blank text. Raises InputError for others."""
     if isinstance(tools, str):
-        tools = parse_json(tools, location)
+        tools = parse_json(tools, location) if tools.strip() else []
     return tuple(tool_from_json(tool, f"{location}[{i}]") for i, tool in enumerate(expect_type(tools, list, location)))
 
 
@@ -86,8 +90,8 @@ def parse_call(entry: Any, location: str) -> Call:
     return Call(name, parse_arguments(entry.get(field), f"{location}.{field}"))
 
 
-# An assistant message with 0 or false in one of them stays context: OpenAI's fine-tuning, verl and axolotl.
-WEIGHTS = ("weight", "loss_mask", "train")
+# An assistant message with 0 or false in one of them stays context: OpenAI's fine-tuning, verl, axolotl and ms-swift.
+WEIGHTS = ("weight", "loss_mask", "train", "loss")
 
 
 def parse_weight(message: dict[str, Any], location: str) -> bool:

@@ -71,6 +71,14 @@ def read_record(record: Any, location: str, number: int, data_format: str = AUTO
         raise InputError(f"{error} (data.format={data_format}, but the row has the shape of {by_shape})") from None
 
 
+def has_known_shape(record: Any) -> bool:
+    """Returns True for an object that has the shape of a format."""
+    try:
+        return isinstance(record, dict) and _format_of(api_log.unwrap(_parsed_messages(record, ""), "")) is not None
+    except InputError:
+        return True  # a malformed entry of a log
+
+
 def _parsed_messages(record: dict[str, Any], location: str) -> dict[str, Any]:
     """Returns the record with the list of its messages where it has the JSON text of one."""
     for field in openai.MESSAGES_FIELDS:

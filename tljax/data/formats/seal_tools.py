@@ -43,7 +43,8 @@ def read(record: dict[str, Any], location: str) -> Conversation:
     if record.get(MESSAGES) is None and record.get(_CONVERSATIONS) is not None:
         return _read_texts(record, location)
     query = expect_type(record.get("query"), str, f"{location}, field query")
-    tools = parse_tools([_tool(tool) for tool in get_or_default(record, "tools", [])], f"{location}, field tools")
+    listed = expect_type(get_or_default(record, "tools", []), list, f"{location}, field tools")
+    tools = parse_tools([_tool(tool) for tool in listed], f"{location}, field tools")
     field = f"{location}, field {MESSAGES}"
     calls = _calls(record.get(MESSAGES), field)
     return Conversation(tools, (Turn("user", query), *calls))
@@ -56,6 +57,7 @@ def _read_texts(record: dict[str, Any], location: str) -> Conversation:
     values = []
     for i, message in enumerate(messages):
         value = expect_type(message, dict, f"{field}[{i}]").get("value")
+        refuse_unknown(message, ("from", "value", "id"), f"{field}[{i}]", "a message's text is read from value")
         values.append(expect_type(value, str, f"{field}[{i}].value"))
     if [message.get("from") for message in messages] != ["human", "gpt"]:
         raise InputError(f"{field}: is not one message of human and one of gpt; a row is {SCHEMA}")
@@ -92,7 +94,6 @@ def _calls(entries: Any, location: str) -> list[Turn]:
         entry = expect_type(entry, dict, field)
         refuse_unknown(entry, ("api", "parameters", "responses"), field, "a call is read from api and parameters")
         name = check_not_blank(expect_type(entry.get("api"), str, f"{field}.api"), f"{field}.api")
-        turns.append(
-            Turn("assistant", call=Call(name, parse_arguments(entry.get("parameters"), f"{field}.parameters")))
-        )
+        arguments = parse_arguments(entry.get("parameters"), f"{field}.parameters")
+        turns.append(Turn("assistant", call=Call(name, arguments), parallel=k > 0))
     return turns

@@ -39,10 +39,11 @@ ROLES = {
     **dict.fromkeys(("observation", "tool", "function", "function_response", "tool_response", "ipython"), "tool"),
 }
 _KEYS = frozenset(("from", "value", "role", "content", "id", "name", "tool_call_id", *WEIGHTS))
+_READ_KEYS = "a message's text is read from value or content"
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _RESPONSE = re.compile(r"<tool_response>(.*?)(?:</tool_response>|\Z)", re.DOTALL)
 _TOOLS = re.compile(r"<tools>(.*?)</tools>", re.DOTALL)
-_CALLS_IN_TEXT = re.compile(r"\s*\[[A-Za-z_][\w.]*\(.*\)\]\s*\Z|.*(?:<tool_call>|<functioncall>)", re.DOTALL)
+_CALLS_IN_TEXT = re.compile(r"\s*\[[^\[\]()\n]+\(.*\)\]\s*\Z|.*(?:<tool_call>|<functioncall>)", re.DOTALL)
 _CALL_FIELDS = ("tool_calls", "function_call", "tool_call_id")
 
 
@@ -72,6 +73,7 @@ def read(record: dict[str, Any], location: str) -> Conversation:
     system = expect_type(record.get("system") or "", str, f"{location}, field system")
     role_key, text_key = keys_of(entries[0]) if isinstance(entries[0], dict) else ("from", "value")
     if isinstance(entries[0], dict) and entries[0].get(role_key) == "system":
+        refuse_unknown(entries[0], _KEYS, f"{location}, field {name}[0]", _READ_KEYS)
         text = expect_type(entries[0].get(text_key), str, f"{location}, field {name}[0].{text_key}")
         system, entries = "\n\n".join(filter(None, (system, text))), [None, *entries[1:]]
     if any(isinstance(e, dict) and glaive.CALL in str(e.get(keys_of(e)[1])) for e in entries):
@@ -145,7 +147,7 @@ def _split_results(messages: list[tuple[dict[str, Any], str]]) -> list[tuple[dic
 def _messages(entry: Any, tools: tuple[Tool, ...], location: str) -> list[dict[str, Any]]:
     """Returns the OpenAI messages that an entry stands for; several results in one entry become several messages."""
     entry = expect_type(entry, dict, location)
-    refuse_unknown(entry, _KEYS, location, "a message's text is read from value or content")
+    refuse_unknown(entry, _KEYS, location, _READ_KEYS)
     role_key, text_key = keys_of(entry)
     role, value = parse_role(entry, location, role_key, ROLES), entry.get(text_key)
     shared = {key: entry[key] for key in ("name", "tool_call_id", *WEIGHTS) if entry.get(key) is not None}

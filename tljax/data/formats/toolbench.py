@@ -5,6 +5,9 @@
   {"from": "user", "value": ...},
   {"from": "assistant", "value": "Thought: ...\\nAction: <tool name>\\nAction Input: <JSON object>"},
   {"from": "function", "value": ...}, ...]}
+
+Its raw answers have OpenAI's messages: {"answer_generation": {"function": [<tools>], "train_messages": [[...], ...]}},
+in which each list of messages continues the one before.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 
 from tljax.core.errors import InputError
 from tljax.core.json_fields import expect_type, refuse_unknown, shorten, the_field
+from tljax.data.formats import openai
 from tljax.data.formats.fields import WEIGHTS, parse_call, parse_messages, parse_role, parse_tools, tells_tools_first
 from tljax.data.formats.openai import MESSAGES_FIELDS, TOOLS_FIELDS, read_messages
 from tljax.data.formats.sharegpt import ROLES, keys_of
@@ -25,6 +29,7 @@ from tljax.data.trajectory import Conversation
 SCHEMA = '{"conversations": [{"from", "value": "Thought: ... Action: ... Action Input: ..."}]} (ToolBench)'
 MESSAGES = "conversations"
 SHAPE = ("conversations", "conversations[].from", "conversations[].value")
+_ANSWER = "answer_generation"
 _KEYS = frozenset(("from", "value", "role", "content", "id", "name", "tool_call_id", *WEIGHTS))
 _ACTION = re.compile(r"^[ \t]*Action:[ \t]*(.*?)[ \t]*\n\s*Action Input:", re.MULTILINE)
 _THOUGHT = re.compile(r"^[ \t]*Thought:[ \t]*", re.MULTILINE)
@@ -33,6 +38,8 @@ _NEXT = re.compile(r"^[ \t]*(?:Thought|Action|Observation):", re.MULTILINE)
 
 def matches(record: dict[str, Any]) -> bool:
     """Returns True if an assistant's text holds an action, and no message has calls in a field of its own."""
+    if isinstance(record.get(_ANSWER), dict):
+        return True
     messages = next((record[field] for field in MESSAGES_FIELDS if isinstance(record.get(field), list)), [])
     found = False
     if tells_tools_first(messages):
@@ -47,6 +54,8 @@ def matches(record: dict[str, Any]) -> bool:
 
 def read(record: dict[str, Any], location: str) -> Conversation:
     """Returns the conversation of a record; `location` is its file and row. Raises InputError for a malformed one."""
+    if isinstance(record.get(_ANSWER), dict):
+        return _read_answer(record[_ANSWER], f"{location}, field {_ANSWER}")
     name = the_field(record, MESSAGES_FIELDS, location) or MESSAGES
     field = f"{location}, field {name}"
     system = expect_type(record.get("system") or "", str, f"{location}, field system")
@@ -66,6 +75,20 @@ def read(record: dict[str, Any], location: str) -> Conversation:
     else:
         tools = parse_tools(listed, f"{location}, the APIs of the system message")
     return Conversation(tools, read_messages(messages)[1], rest)
+
+
+def _read_answer(answer: dict[str, Any], location: str) -> Conversation:
+    """Returns the conversation of a raw answer. Raises InputError if its lists of messages are no one conversation."""
+    lists = expect_type(answer.get("train_messages"), list, f"{location}.train_messages")
+    lists = [expect_type(part, list, f"{location}.train_messages[{i}]") for i, part in enumerate(lists)]
+    longest = max(lists, key=len, default=[])
+    for i, part in enumerate(lists):
+        if longest[: len(part)] != part:
+            raise InputError(
+                f"{location}.train_messages[{i}]: does not begin the longest list of messages; keep one conversation, "
+                "or take the row out"
+            )
+    return openai.read({"messages": longest, "tools": answer.get("function")}, location)
 
 
 @lru_cache(maxsize=64)
