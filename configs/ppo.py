@@ -64,7 +64,9 @@ def get_config(arg: str = "") -> ConfigDict:
     reward.clip = 5.0  # limits rewards to -clip ... clip (released value); 0 does not limit them
     reward.timeout = 10.0  # the maximum of seconds for one call of your own function
     reward.workers = 4  # the number of processes in which your own function runs
-    reward.no_end = 0.0  # is added to the reward of a reply that did not end within max_new_tokens
+    # Is added to the reward of a reply that did not end within max_new_tokens, in training alone: the metric `reward`
+    # and the samples contain it, `eval_reward` does not.
+    reward.no_end = 0.0
 
     kl = config.kl = ConfigDict()
     kl.coef = 0.3  # the coefficient of the KL to the reference (released run: 0.4)

@@ -2,15 +2,20 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from tljax.calls.compare import as_tool_list
 from tljax.data.prompt_table import Prompt
 from tljax.distributed.mesh import make_mesh
 from tljax.generate.batches import Reply
+from tljax.rl import train_iteration
 from tljax.rl.irm import Reward
 from tljax.rl.rollout import (
     Rollout,
@@ -19,6 +24,7 @@ from tljax.rl.rollout import (
     prompt_indices,
     read_rollout,
     sampled_logprobs,
+    with_no_end,
     write_rollout,
 )
 
@@ -70,6 +76,36 @@ def test_rows_hold_prompt_reply_and_end():
     for row, (start, mask) in enumerate(zip(rows.starts, rows.mask, strict=True)):
         assert rows.tokens[row, start : start + mask.sum()].tolist() == rows.replies[row][mask].tolist()
     assert rows.rewards.dtype == np.float32 and rows.rewards.tolist() == [-0.25, -2, 1]
+
+
+def test_a_reply_without_an_end_is_worth_less_by_no_end():
+    rollout = with_no_end(Rollout([0, 1, 2], REPLIES, TEXTS, REWARDS), -0.5)
+    assert [(r.value, r.kind) for r in rollout.rewards] == [(-0.25, "content"), (-2.5, "format"), (1.0, "correct")]
+
+
+def test_metrics_and_result_of_an_iteration_show_the_rewards_that_are_learned_from(monkeypatch):
+    stored = Rollout([0, 1, 2], REPLIES, TEXTS, REWARDS)
+    learned = []
+
+    def experience(state, frozen, batch):
+        learned.extend(np.asarray(batch.rewards).tolist())
+        return SimpleNamespace(logprobs=jnp.zeros(batch.mask.shape, jnp.float32)), {}
+
+    monkeypatch.setattr(train_iteration, "sample", lambda *_: (stored, {}))
+    block = {"prompts": 3, "group": 1, "rows": 3, "round_to": 4, "max_new_tokens": 6}
+    context: Any = SimpleNamespace(
+        config=ConfigDict({"seed": 0, "rollout": block, "reward": {"no_end": -0.5}}),
+        prompts=SimpleNamespace(train=PROMPTS),
+        models=SimpleNamespace(actor=lambda *_: None),
+    )
+    programs: Any = SimpleNamespace(
+        options=SimpleNamespace(sample=None), experience=experience, update=lambda state, *_: (state, {}), widths=set()
+    )
+    state: Any = SimpleNamespace(actor=SimpleNamespace(params=None))
+    with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        _, _, rollout, metrics = train_iteration.train_iteration(context, programs, {}, state, 0)
+    assert learned == [reward.value for reward in rollout.rewards] == [-0.25, -2.5, 1.0]
+    assert metrics["reward"] == pytest.approx(-1.75 / 3)
 
 
 def test_sampled_logprobs_lie_under_their_tokens():

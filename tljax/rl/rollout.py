@@ -39,6 +39,18 @@ def prompt_indices(step: int, *, count: int, prompts: int, group: int, seed: int
     return [int(orders[k // count][k % count]) for k in positions for _ in range(group)]
 
 
+def with_no_end(rollout: Rollout, no_end: float) -> Rollout:
+    """Returns the rollout with the rewards that the update learns from.
+
+    `no_end` is added to the reward of every reply that did not end within the maximum number of tokens.
+    """
+    rewards = [
+        reward if reply.ended else dataclasses.replace(reward, value=reward.value + no_end)
+        for reply, reward in zip(rollout.replies, rollout.rewards, strict=True)
+    ]
+    return dataclasses.replace(rollout, rewards=rewards)
+
+
 def pad_rollout(
     prompts: Sequence[Prompt], rollout: Rollout, rewards: Sequence[float], round_to: int, max_new_tokens: int
 ) -> RolloutBatch:

@@ -20,7 +20,15 @@ from tljax.rl.held_out import reward_metrics
 from tljax.rl.models import PPOModels
 from tljax.rl.ppo import UpdateOptions
 from tljax.rl.reward import RewardFunction
-from tljax.rl.rollout import Rollout, pad_rollout, prompt_indices, read_rollout, sampled_logprobs, write_rollout
+from tljax.rl.rollout import (
+    Rollout,
+    pad_rollout,
+    prompt_indices,
+    read_rollout,
+    sampled_logprobs,
+    with_no_end,
+    write_rollout,
+)
 from tljax.rl.state import PPOState, RolloutBatch
 from tljax.storage.run_folder import RunFolder
 from tljax.training import model_source
@@ -69,10 +77,9 @@ def train_iteration(
     prompts = [context.prompts.train[index] for index in indices]
     actor = context.models.actor(frozen, state.actor.params)
     rollout, seconds = sample(context, actor, n, indices, prompts, programs.options.sample)
-    rewards = [
-        reward.value + (0.0 if reply.ended else context.config.reward.no_end)
-        for reward, reply in zip(rollout.rewards, rollout.replies, strict=True)
-    ]
+    # Metrics and samples show the rewards that are learned from; the stored rollout holds those of the rule.
+    rollout = with_no_end(rollout, context.config.reward.no_end)
+    rewards = [reward.value for reward in rollout.rewards]
     begin = time.perf_counter()
     batch = pad_rollout(prompts, rollout, rewards, rollout_block.round_to, rollout_block.max_new_tokens)
     programs.widths.update(_widths(context, prompts, batch))
