@@ -23,6 +23,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.prompts = ""  # a JSONL file or a JSON array; a row without an id gets its number, from 1
     config.out = ""  # a new JSONL file in the order of the prompts; the same command continues after a stop
+    # True reads text in `prompt` that spells a special token, such as <|im_start|>, as that token, as a chat template
+    # means it; the text of `messages` never is, as in training.
+    config.special_tokens = False
     config.dialect = "mae"  # the text of tools and messages: mae | readme | full, as in training
     config.tokenizer = ""  # a folder or a hub id; "" means that of the model
     config.samples = 1  # the number of replies to each prompt

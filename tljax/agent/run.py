@@ -19,7 +19,7 @@ from tljax.agent.loop import DialogueLimits, Policy, has_room_for_reply, run_dia
 from tljax.agent.scores import dialogue_row
 from tljax.calls.render import DIALECTS
 from tljax.core.config import check_choice, check_range
-from tljax.core.errors import InputError, explain_out_of_memory
+from tljax.core.errors import InputError, explain_out_of_memory, locate_errors
 from tljax.data.reader import format_first_errors
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
@@ -133,7 +133,10 @@ def uses_mock(config: Any) -> bool:
 
 def check_prompt_lengths(requests: Sequence[DialogueRequest], tokenizer: Tokenizer, limits: DialogueLimits) -> None:
     """Prints which prompts leave no room for a first reply. Raises InputError if none leaves room."""
-    lengths = [len(tokenizer.encode(request.opening.prompt)[0]) for request in requests]
+    lengths = []
+    for request in requests:
+        with locate_errors(f"set {request.set}, {request.id}"):
+            lengths.append(len(tokenizer.encode(request.opening.prompt)[0]))
     long = [
         f"set {request.set}, {request.id}: {length:,} tokens"
         for request, length in zip(requests, lengths, strict=True)

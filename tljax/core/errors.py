@@ -15,6 +15,15 @@ class InputError(ValueError):
 
 
 @contextlib.contextmanager
+def locate_errors(location: str) -> Iterator[None]:
+    """Puts `location`, such as a file and a row, in front of the message of an InputError of the body."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{location}: {error}") from None
+
+
+@contextlib.contextmanager
 def explain_out_of_memory(remedy: str) -> Iterator[None]:
     """Raises InputError("the device is out of memory" and `remedy`) if the body needs more memory than a device has."""
     try:

@@ -22,11 +22,13 @@ class PromptRecord:
 
     id: the record's own id, or `row` if it has none
     row: the number of the record in its file, from 1
+    rendered: True if the prompt was rendered from messages, False if it is the text of the field `prompt`
     """
 
     id: str | int
     row: int
     prompt: str
+    rendered: bool
 
 
 def read_prompt_records(file: str, dialect: str) -> Iterator[PromptRecord]:
@@ -61,7 +63,7 @@ def prompt_from_record(record: Any, file: str, number: int, dialect: str) -> Pro
         prompt = record["prompt"]
         check_nonempty(prompt, f"{location}, field prompt", "the text that the model is to continue")
     check_text(prompt, f"{location}, field {field}")
-    return PromptRecord(identity, number, prompt)
+    return PromptRecord(identity, number, prompt, rendered=field == "messages")
 
 
 def unanswered_conversation(record: dict[str, Any], location: str) -> Conversation:

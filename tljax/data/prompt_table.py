@@ -22,7 +22,7 @@ from tljax.calls.compare import Comparison, ToolList, as_tool_list
 from tljax.calls.parse_tools import parse_tools
 from tljax.calls.render import render_call
 from tljax.calls.tool import Tool
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, locate_errors
 from tljax.data import reader, records
 from tljax.data.arrow import build_dataset
 from tljax.data.examples import code_hash, format_counts
@@ -299,10 +299,8 @@ def _row_of_pair(pair: Any, location: str, number: int, tokenizer: Tokenizer) ->
     row = _empty_row(number, identity, text.count(f"\n{PROMPT_END}") or 1)
     if reason := _unreadable(golden, tools):
         return row | {"dropped": reason}, text
-    try:
+    with locate_errors(location):
         ids, spans = tokenizer.encode(f"{text} {golden}")
-    except InputError as error:
-        raise InputError(f"{location}: {error}") from None
     start = bisect_left(spans, len(text), key=lambda span: span[0])
     if spans[start - 1][1] > len(text):
         return row | {"blocked": f'reply start inside a token: the tokenizer joins "{PROMPT_END}" to it'}, text

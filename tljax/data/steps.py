@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from tljax.core.errors import locate_errors
 from tljax.data.batch_arrays import KEY_TOKEN
 from tljax.data.mae import Rule
 from tljax.data.pkt import (
@@ -100,7 +101,9 @@ def tokenize_trajectories(
 ) -> Iterator[list[Step]]:
     """Yields the steps of one trajectory after another. A terminal shows a progress bar with `label`."""
     for trajectory in tqdm(dataset.trajectories(), total=len(dataset), desc=label, unit="row", disable=None):
-        yield tokenize_steps(trajectory, rule, tokenizer, options)
+        with locate_errors(f"file {dataset.file}, row {trajectory.row}"):
+            steps = tokenize_steps(trajectory, rule, tokenizer, options)
+        yield steps
 
 
 def tokenize_steps(trajectory: Trajectory, rule: Rule, tokenizer: Tokenizer, options: TokenizeOptions) -> list[Step]:

@@ -4,6 +4,8 @@ The `tokenizers` library reads tokenizer.json. The configuration files beside it
 a text.
 """
 
+import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -21,11 +23,14 @@ from tljax.storage.token_files import ID_FILES, TEXT_FILES, named_token, read_en
 class Tokenizer:
     """A tokenizer for plain text: text that spells a special token, such as `</s>`, becomes ordinary tokens.
 
+    `reading_special_tokens` returns the exception.
+
     bos_id: the token that `encode` prepends, None if it prepends nothing
     eos_id: the end token of training; eos_ids: all tokens that end a reply, in the order of the model's files
     pad_id: fills rows. It is often a token with another meaning (CodeLLaMA: the unknown token), so never derive a mask
         from ids.
     vocab_size: the largest id plus 1
+    lacking: the ids for which the model has no row in its embedding; see `fit_to_rows`
     """
 
     folder: str
@@ -36,20 +41,87 @@ class Tokenizer:
     vocab_size: int
     fingerprint: str
     backend: tokenizers.Tokenizer
+    lacking: frozenset[int] = frozenset()
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns token ids and the half-open range of characters that each covers; BOS covers (0, 0).
 
         A blank before a word belongs to the range of the token that contains it. If several tokens encode the bytes of
-        one character, each covers it. Raises InputError for text that is not valid Unicode.
+        one character, each covers it. Raises InputError for text that is not valid Unicode,
+        or that needs a token without a row.
         """
         try:
             encoding = self.backend.encode(text, add_special_tokens=False)
         except TypeError:
             raise InputError(f"text is not valid Unicode (a lone surrogate): {text[:60]!r}; mend the row") from None
-        if self.bos_id is None:
+        if self.lacking:
+            self._check_rows(encoding.ids)
+        if self.bos_id is None or (self.reads_special_tokens and encoding.ids[:1] == [self.bos_id]):
             return encoding.ids, encoding.offsets
         return [self.bos_id, *encoding.ids], [(0, 0), *encoding.offsets]
+
+    @property
+    def reads_special_tokens(self) -> bool:
+        """True if text that spells a special token becomes that token."""
+        return not self.backend.encode_special_tokens
+
+    def reading_special_tokens(self) -> "Tokenizer":
+        """Returns this tokenizer for prompts in which text that spells a special token is meant as that token.
+
+        A prompt that begins with BOS gets no second one. Chat templates write such prompts; text for training, and text
+        of users and tools, must not be read so.
+        """
+        backend = copy.deepcopy(self.backend)
+        backend.encode_special_tokens = False
+        return dataclasses.replace(self, backend=backend)
+
+    def special_tokens(self) -> list[str]:
+        """Returns the texts of the special tokens."""
+        return [token.content for token in self.backend.get_added_tokens_decoder().values() if token.special]
+
+    def fit_to_rows(self, rows: int) -> "Tokenizer":
+        """Returns this tokenizer for a model whose embedding has `rows` rows.
+
+        Some models were published with added tokens that have no row. A text that needs such a token is refused by
+        `encode`; padding is the end token then, if it was one of them. A tokenizer with other tokens behind the rows is
+        returned as it is: it belongs to another model. Raises InputError if BOS or the end token has no row.
+        """
+        vocabulary = self.backend.get_vocab(with_added_tokens=False)
+        lacking = {i for i in self.backend.get_added_tokens_decoder() if i >= rows}
+        if not lacking or max(vocabulary.values(), default=0) >= rows:
+            return self
+        for field, token in (("end token", self.eos_id), ("first token", self.bos_id)):
+            if token in lacking:
+                raise InputError(
+                    f"tokenizer {self.folder}: the model has {rows:,} rows in its embedding, and none for the {field} "
+                    f"{self.pieces([token])[0]} (id {token}); give the tokenizer that belongs to the model"
+                )
+        return dataclasses.replace(
+            self,
+            eos_ids=tuple(i for i in self.eos_ids if i not in lacking),
+            pad_id=self.eos_id if self.pad_id in lacking else self.pad_id,
+            vocab_size=rows,
+            fingerprint=hashlib.sha256(f"{self.fingerprint} {rows}".encode()).hexdigest(),
+            lacking=frozenset(lacking),
+        )
+
+    def format_lacking(self) -> str:
+        """Returns a note on the tokens in `lacking`, which must not be empty."""
+        names = [self.backend.get_added_tokens_decoder()[token].content for token in sorted(self.lacking)]
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        return (
+            f"note:  the tokenizer has added tokens for which the model has no row in its embedding: "
+            f"{', '.join(names[:3])}{more}; a text that needs one is refused"
+        )
+
+    def _check_rows(self, ids: Sequence[int]) -> None:
+        token = next((i for i in ids if i in self.lacking), None)
+        if token is not None:
+            name = self.backend.get_added_tokens_decoder()[token].content
+            raise InputError(
+                f"the text holds {name!r}, a token (id {token}) for which the model has no row in "
+                "its embedding; take it out of the text, or give a model that has it"
+            )
 
     def encode_continuation(self, text: str) -> list[int]:
         """Returns the token ids of a text that follows other text and begins with a blank or a newline.

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, locate_errors
 from tljax.data.reader import format_first_errors
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
@@ -98,7 +98,8 @@ def generate_missing_replies(
     """Adds to `partial` the replies it lacks, in batches; a prompt that is too long for the model gets a null reply."""
     tokenized, too_long = TokenizedPrompts([], [], [], []), []
     for position, ((eval_set, example), prompt) in enumerate(zip(rows, prompts, strict=True)):
-        ids = array("i", tokenizer.encode(prompt)[0])
+        with locate_errors(f"set {eval_set.name}, row {example.index}"):
+            ids = array("i", tokenizer.encode(prompt)[0])
         if len(ids) + config.new_tokens > model.config.max_tokens:
             tokenized.skipped.append(f"set {eval_set.name}, row {example.index}: a prompt of {len(ids):,} tokens")
             too_long.append(position)

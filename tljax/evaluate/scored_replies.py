@@ -10,7 +10,7 @@ import jax
 
 from tljax.calls.render import render_call
 from tljax.calls.tool import Call
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, locate_errors
 from tljax.data.tokenizer import Tokenizer
 from tljax.evaluate.benchmarks.results import PROMPT_TOO_LONG, score_example
 from tljax.evaluate.benchmarks.sets import Query
@@ -43,7 +43,10 @@ def score_replies(
     Raises InputError if no prompt leaves room.
     """
     queries = [query for members in sets.values() for query in members]
-    prompts = [tokenizer.encode(query.prompt)[0] for query in queries]
+    prompts = []
+    for query in queries:
+        with locate_errors(f"query {query.example.id}"):
+            prompts.append(tokenizer.encode(query.prompt)[0])
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + options.max_new_tokens <= c.max_tokens]
     if not fits:
         raise InputError(

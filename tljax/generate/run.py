@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from tljax.calls.render import DIALECTS
 from tljax.core.config import MAX_INT32, check_choice, check_range
-from tljax.core.errors import InputError, explain_out_of_memory
+from tljax.core.errors import InputError, explain_out_of_memory, locate_errors
 from tljax.data.prompt_records import read_prompt_records
 from tljax.data.reader import format_first_errors
 from tljax.data.tokenizer import Tokenizer
@@ -124,7 +124,7 @@ def _checked_options(config: Any, c: llama.LlamaConfig, tokenizer: Tokenizer) ->
 def resume_fields(config: Any) -> dict[str, Any]:
     """Returns the fields that replies depend on, by dotted name; a resumed run may change all others."""
     fields = {f"sample.{name}": value for name, value in config.sample.items()}
-    fields |= {name: config[name] for name in ("dialect", "samples", "seed")}
+    fields |= {name: config[name] for name in ("dialect", "samples", "seed", "special_tokens")}
     return fields | {"model.compute_dtype": config.model.compute_dtype}
 
 
@@ -135,10 +135,16 @@ def read_prompts(config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Token
     rows are too long.
     """
     prompts, new = TokenizedPrompts([], [], [], []), config.sample.max_new_tokens
+    reader = tokenizer.reading_special_tokens() if config.special_tokens else tokenizer
+    special = [] if config.special_tokens else tokenizer.special_tokens()
+    spelled: list[str] = []  # special tokens that are read as text, one for each prompt that spells one
     hidden = not has_terminal()
     for query in tqdm(read_prompt_records(str(file), config.dialect), desc="tokenizing", unit="row", disable=hidden):
         # 4 bytes a token, where a list of 100,000 long prompts would take gigabytes.
-        ids = array("i", tokenizer.encode(query.prompt)[0])
+        with locate_errors(f"file {file}, row {query.row}"):
+            ids = array("i", (tokenizer if query.rendered else reader).encode(query.prompt)[0])
+        if not query.rendered:
+            spelled += [token for token in special if token in query.prompt][:1]
         if len(ids) + new > c.max_tokens:
             prompts.skipped.append(
                 f"file {file}, row {query.row} (id {query.id!r}): {len(ids):,} tokens with "
@@ -158,6 +164,11 @@ def read_prompts(config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Token
     check_range("samples", config.samples, 1, MAX_INT32 // prompts.rows[-1])
     lengths = [len(ids) for ids in prompts.tokens]
     log(f"prompts: {len(lengths):,} rows with {sum(lengths):,} tokens, the longest {max(lengths):,}")
+    if spelled:
+        log(
+            f"note: {len(spelled):,} prompts spell special tokens, such as {spelled[0]}, which are read as text; "
+            "--config.special_tokens=true reads them as tokens"
+        )
     if prompts.skipped:
         log("\n".join([f"rows skipped: {len(prompts.skipped):,}", *format_first_errors(prompts.skipped)]))
     return prompts

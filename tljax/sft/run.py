@@ -48,6 +48,10 @@ def run(config: Any) -> None:
     resume.check_same_config(folder, config)
     model = model_source.open_model(resolve_model_path(config.model.path), config.model.preset)
     tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE_FOLDER), model.config_folder)
+    if model.folder is not None:
+        tokenizer = tokenizer.fit_to_rows(model.config.vocab_size)
+    if tokenizer.lacking:
+        log(tokenizer.format_lacking())
     model = model_source.fit_to_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
 
     with jax.set_mesh(make_mesh(**config.mesh)):
