@@ -10,5 +10,6 @@ checkpoint: TrainState and metadata -> checkpoints in the run's folder, and back
 checkpoint_handlers: arrays and metadata -> the files of one checkpoint; errors -> a callback.
 metrics: a step's metrics -> metrics.jsonl, TensorBoard, Weights & Biases, and progress lines.
 mfu: tokens per second -> model FLOPs utilization.
+export_gguf: a run or any model -> a GGUF file.
 export: a run's checkpoint -> a Hugging Face folder, or an adapter in the format of `peft`.
 """

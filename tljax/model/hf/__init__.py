@@ -11,5 +11,7 @@ gguf_config.py     metadata -> LlamaConfig
 gguf_weights.py    tensors of a GGUF file -> tensors with the names and the layout of Hugging Face
 pre_tokenizers.py  llama.cpp's names of pre-tokenizers <-> those of tokenizer.json
 gguf_tokenizer.py  metadata -> the files of a tokenizer
+gguf_vocabulary.py the files of a tokenizer -> the tokenizer in the metadata of a GGUF file
+gguf_export.py     parameters and tokenizer -> a GGUF file
 gguf_folder.py     a GGUF file -> a folder of config and tokenizer in the cache, and the tensors
 """

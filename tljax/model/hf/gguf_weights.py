@@ -23,7 +23,7 @@ NAMES = {
 }
 # llama.cpp's converter reorders the rows of queries and keys in the architectures of Llama and Mistral alone.
 PERMUTED_ARCHITECTURES = ("llama", "mistral")
-_PERMUTED = ("q", "k", "q_bias", "k_bias")
+PERMUTED = ("q", "k", "q_bias", "k_bias")
 _DTYPES = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -53,7 +53,7 @@ def gguf_tensors(file: GGUFFile, c: LlamaConfig) -> dict[str, StoredTensor]:
     for (path, p), gguf_param in zip(ours, theirs, strict=True):
         for layer in range(p.shape[0] if p.stacked else 1):
             tensor = stored[gguf_param.hf_name.format(layer)]
-            if permuted and path[-1].key in _PERMUTED:
+            if permuted and path[-1].key in PERMUTED:
                 tensor = _unpermuted(tensor, c.head_dim)
             renamed[p.hf_name.format(layer)] = tensor
     return renamed
