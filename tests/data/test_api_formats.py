@@ -84,7 +84,13 @@ def test_the_message_before_a_call_is_its_text_and_others_are_turns_of_their_own
     assert turns[1:] == (Turn("assistant", "One."), called(1, "Two."), Turn("assistant", "Three."))
 
 
+def test_a_call_of_weight_0_is_not_learned():
+    row = {"input": "q", "output": [{**call(1, "x"), "weight": 0}, message("Two.")]}
+    assert [turn.learned for turn in read(row).turns] == [True, False, True]
+
+
 BAD = {
+    "thoughts alone": ({"input": "q", "output": [thought("Hm.")]}, "output[0]: is reasoning without a reply"),
     "a tool of OpenAI's": ({"input": "q", "tools": [{"type": "web_search"}]}, "field tools[0].type: is 'web_search'"),
     "its call": (
         {"input": "q", "output": [call(1, "x"), {"type": "web_search_call"}]},

@@ -81,7 +81,8 @@ def test_a_mix_of_files_is_read_in_sorted_order(folder, opened):
         "passed over (hidden): .cache, .gitattributes",
     ]
     assert report[11:] == [
-        "  passed over (no data): README.md, dataset_info.json",
+        "  passed over (no JSON, JSONL, Parquet or Arrow file): README.md",
+        "  passed over (describes a data set): dataset_info.json",
         "  passed over (one JSON object that is no row): settings.json",
     ]
 
@@ -103,6 +104,7 @@ def test_errors_name_the_file_and_the_row_in_it(folder, opened):
         ("b.jsonl", "", "holds no rows"),
         ("b.parquet", "PAR1 and no more", "is a damaged Parquet file"),
         ("b.arrow", "ARROW1 and no more", "is a damaged Arrow file"),
+        ("b.parquet", "version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         ("b.json", json.dumps({"data": [row("b")], "x": 1}), "holds one JSON object"),
     ],
 )

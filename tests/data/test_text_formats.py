@@ -138,6 +138,19 @@ def test_the_tools_of_toolbench_may_be_a_column():
     assert read({"tools": [BOOK, STOP], "conversations": conversation}, "toolbench").tools == TOOLS
 
 
+def test_observations_within_a_text_are_feedback():
+    stop = "Thought: Enough.\nAction: stop\nAction Input: {}"
+    text = f"{THOUGHT}\nObservation: 1\n2\n{stop}\nObservation: ok\nThought: Bye."
+    conversation = [{"from": "user", "value": "q"}, {"from": "assistant", "value": text}]
+    assert read({"tools": [BOOK, STOP], "conversations": conversation}, "toolbench").turns[1:] == (
+        Turn("assistant", "I book.", BOOKED.call),
+        Turn("function", "1\n2"),
+        Turn("assistant", "Enough.", STOPPED.call),
+        Turn("function", "ok"),
+        Turn("assistant", "Bye."),
+    )
+
+
 SEAL_TOOL = {
     "api_name": "book",
     "api_description": BOOK["description"],

@@ -9,6 +9,8 @@ from tljax.core.errors import InputError
 MAX_REFERENCES = 1000  # of one parameter: definitions that point to each other several times grow exponentially
 MAX_DEPTH = 100
 BLOCKS = ("$defs", "definitions")
+# Keys of a schema that may hold a reference.
+_KEYS = frozenset(("$ref", "items", "additionalProperties", "anyOf", "oneOf", "allOf", "properties"))
 
 
 def resolve_references(schema: dict[str, Any], definitions: dict[str, Any], location: str) -> dict[str, Any]:
@@ -19,6 +21,8 @@ def resolve_references(schema: dict[str, Any], definitions: dict[str, Any], loca
     anything else. Raises InputError for a schema with more than MAX_REFERENCES of them, and
     for one that nests more than MAX_DEPTH deep.
     """
+    if _KEYS.isdisjoint(schema):
+        return schema
     count = 0
 
     def resolve(schema: Any, inside: tuple[str, ...], depth: int) -> Any:

@@ -94,20 +94,24 @@ def open_trajectories(
     # The stored errors name the file, so a copy under another name is read again.
     key = hashlib.sha256(f"{fingerprint}\n{source}".encode()).hexdigest()[:32]
     table = build_dataset(_records, FEATURES, key, cache_dir or "", source=source, data_format=data_format)
-    errors = table.data.column("error").to_pylist()
-    formats = table.data.column("format").to_pylist()
-    files, numbers = (table.data.column(name).to_pylist() for name in ("file", "row"))
-    bad = [error for error in errors if error]
+    # Which rows are usable, and in which format; read batch by batch, since there may be millions.
+    bad = [error for (error,) in _columns(table, "error") if error]
     if on_bad_row == "refuse":
         raise_first_error(bad)
-    usable = np.asarray([i for i, name in enumerate(formats) if name], dtype=np.int64)
+    usable = np.asarray([i for i, (name,) in enumerate(_columns(table, "format")) if name], dtype=np.int64)
     if not len(usable):
         first = f"is usable; the first: {bad[0]}" if bad else "has the shape of a row"
-        raise InputError(f"file {source}: none of its {len(errors)} rows {first}")
-    groups = group_by_format(zip(files, formats, numbers, strict=True))
+        raise InputError(f"file {source}: none of its {len(table)} rows {first}")
     passed_over = list_files(source).passed_over
-    passed_over += [(file, NO_ROW) for file, number in zip(files, numbers, strict=True) if not number]
+    passed_over += [(file, NO_ROW) for file, number in _columns(table, "file", "row") if not number]
+    groups = group_by_format(_columns(table, "file", "format", "row"))
     return TrajectoryDataset(source, fingerprint, bad, groups, passed_over, table, usable)
+
+
+def _columns(table: datasets.Dataset, *names: str) -> Iterator[Any]:
+    """Yields the values of columns of every row."""
+    for batch in table.data.to_batches():
+        yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
 
 def check_format_name(data_format: str) -> None:

@@ -20,6 +20,7 @@ from tljax.data.tables import ARROW, PARQUET, load_dataset, read_arrow, read_dat
 
 _GZIP = b"\x1f\x8b"
 _COMPRESSED = (b"PK\x03\x04", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd")
+_POINTER = b"version "  # the first 8 bytes
 _BOM = b"\xef\xbb\xbf"
 _ALLOWED = "allowed: a JSON array of rows, or JSONL in UTF-8, or Parquet or Arrow"
 
@@ -78,6 +79,8 @@ def _read_file(source: str) -> Iterator[tuple[int, Any]]:
         if head.startswith(ARROW):
             yield from read_arrow(source, head)
             return
+        if head == _POINTER:
+            raise InputError(f"{location}: is a pointer of Git LFS, not the file; get it by `git lfs pull`")
         zipped = head.startswith(_GZIP)
         with gzip.open(source, "rb") if zipped else open(source, "rb") as file:
             head = file.read(8)

@@ -95,10 +95,12 @@ def _search(folder: Path, root: Path, found: SourceFiles) -> None:
                 found.files.append(SourceFile(str(path), name))
             else:
                 _search(path, root, found)
-        elif DATA_SUFFIX.search(path.name) and path.name not in DESCRIPTIONS:
+        elif path.name in DESCRIPTIONS:
+            found.passed_over.append((name, "describes a data set"))
+        elif DATA_SUFFIX.search(path.name):
             found.files.append(SourceFile(str(path), name))
         else:
-            found.passed_over.append((name, "no data"))
+            found.passed_over.append((name, "no JSON, JSONL, Parquet or Arrow file"))
 
 
 def _keep(found: SourceFiles, keeps: Callable[[SourceFile], bool], reason: str) -> None:

@@ -27,7 +27,7 @@ SAMPLE = "sample"
 _ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 END = "<|endoftext|>"
 CALL = "<functioncall>"
-_SYSTEM = re.compile(r"\s*SYSTEM:[ \t]*")
+_SYSTEM = re.compile(r"\A\s*SYSTEM:[ \t]*")
 _MARKER = re.compile(r"(?:\A\s*|\n[^\S\n]*|<\|endoftext\|>\s*)(USER|ASSISTANT|FUNCTION RESPONSE):")
 # Where three line ends part the messages, a line within a message may begin with "USER:" or "ASSISTANT:".
 _PARTED_MARKER = re.compile(
@@ -128,13 +128,18 @@ def _entry(text: str, location: str) -> tuple[Any, str]:
         for close in _CLOSE.finditer(text, opening.end()):
             name, arguments = opening[1] or close[1], text[opening.end() : close.start()]
             for spelled in (arguments, arguments.replace("\\'", "'")):
-                try:
-                    return {"name": name and json.loads(name), "arguments": json.loads(spelled, strict=False)}, text[
-                        close.end() :
-                    ]
-                except (ValueError, RecursionError):
-                    continue
+                value = _json_or_none(spelled)
+                if value is not None:
+                    return {"name": _json_or_none(name or ""), "arguments": value}, text[close.end() :]
     raise InputError(
         f'{location}: {shorten(text)} is no call; allowed: {{"name": ..., "arguments": \'<JSON object>\'}}; fix it '
         "or remove the row"
     )
+
+
+def _json_or_none(text: str) -> Any:
+    """Returns the JSON value of a text, whose strings may have line ends; None for a text that is not JSON."""
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None

@@ -26,8 +26,8 @@ ITEMS = ("message", "reasoning", "function_call", "function_call_output")
 _TEXTS = ("text", "input_text", "output_text", "summary_text", "reasoning_text", "refusal")
 _KEYS = {
     "message": frozenset(("type", "role", "content", "id", "status", "phase", *WEIGHTS)),
-    "reasoning": frozenset(("type", "summary", "content", "id", "status", "encrypted_content")),
-    "function_call": frozenset(("type", "name", "id", "call_id", "status", "namespace", *ARGUMENTS)),
+    "reasoning": frozenset(("type", "summary", "content", "id", "status", "encrypted_content", *WEIGHTS)),
+    "function_call": frozenset(("type", "name", "id", "call_id", "status", "namespace", *ARGUMENTS, *WEIGHTS)),
     "function_call_output": frozenset(("type", "call_id", "output", "id", "status")),
 }
 Located = list[tuple[dict[str, Any], str]]
@@ -128,11 +128,13 @@ def _assistant_messages(run: Located) -> Located:
             entries.append({"id": item.get("call_id"), **{k: v for k, v in item.items() if k in ("name", *ARGUMENTS)}})
         else:
             texts.append(_text(item.get("content"), f"{location}.content"))
-            flags |= {key: item[key] for key in WEIGHTS if key in item}
+        flags |= {key: item[key] for key in WEIGHTS if key in item}
         in_calls = bool(calls) and calls[0] <= i < calls[-1]
         before_calls = i + 1 in calls or (kind == "reasoning" and i + 1 < len(run))
         if in_calls or before_calls:
             continue
+        if not texts and not entries:
+            raise InputError(f"{location}: is reasoning without a reply or a call after it; take the row out")
         message: dict[str, Any] = {"role": "assistant", "content": "\n".join(filter(None, texts))} | flags
         message |= {"tool_calls": entries} if entries else {}
         message |= {"reasoning_content": "\n".join(filter(None, thoughts))} if any(thoughts) else {}

@@ -32,6 +32,7 @@ SHAPE = ("conversations", "conversations[].from", "conversations[].value")
 _ANSWER = "answer_generation"
 _KEYS = frozenset(("from", "value", "role", "content", "id", "name", "tool_call_id", *WEIGHTS))
 _ACTION = re.compile(r"^[ \t]*Action:[ \t]*(.*?)[ \t]*\n\s*Action Input:", re.MULTILINE)
+_OBSERVATION = re.compile(r"\s*Observation:(.*?)(?=^[ \t]*Thought:|\Z)", re.MULTILINE | re.DOTALL)
 _THOUGHT = re.compile(r"^[ \t]*Thought:[ \t]*", re.MULTILINE)
 _NEXT = re.compile(r"^[ \t]*(?:Thought|Action|Observation):", re.MULTILINE)
 
@@ -61,11 +62,11 @@ def read(record: dict[str, Any], location: str) -> Conversation:
     system = expect_type(record.get("system") or "", str, f"{location}, field system")
     messages: list[tuple[dict[str, Any], str]] = []
     for i, entry in enumerate(parse_messages(record.get(name), field)):
-        message = _message(entry, f"{field}[{i}]")
-        if i == 0 and message["role"] == "system":
-            system = "\n\n".join(filter(None, (system, message["content"])))
+        parts = _messages(entry, f"{field}[{i}]")
+        if i == 0 and parts[0]["role"] == "system":
+            system = "\n\n".join(filter(None, (system, parts[0]["content"])))
         else:
-            messages.append((message, f"{field}[{i}]"))
+            messages += [(message, f"{field}[{i}]") for message in parts]
 
     # A column of tools has precedence over the list in the system text.
     listed, rest = _split_tools(system)
@@ -101,36 +102,48 @@ def _split_tools(system: str) -> tuple[list[Any], str]:
     return tools, "\n".join(filter(None, (system[:start].strip(), system[end:].strip())))
 
 
-def _message(entry: Any, location: str) -> dict[str, Any]:
-    """Returns a message as OpenAI would write it."""
+def _messages(entry: Any, location: str) -> list[dict[str, Any]]:
+    """Returns the OpenAI messages that an entry stands for."""
     entry = expect_type(entry, dict, location)
     refuse_unknown(entry, _KEYS, location, "a message's text is read from value or content")
     role_key, text_key = keys_of(entry)
     role = parse_role(entry, location, role_key, ROLES)
     text = expect_type(entry.get(text_key), str, f"{location}.{text_key}").strip()
-    message: dict[str, Any] = {"role": role, "content": text}
-    message |= {key: entry[key] for key in ("name", "tool_call_id", *WEIGHTS) if entry.get(key) is not None}
-    return message | _reply(text, f"{location}.{text_key}") if role == "assistant" else message
+    shared = {key: entry[key] for key in ("name", "tool_call_id", *WEIGHTS) if entry.get(key) is not None}
+    if role != "assistant":
+        return [{"role": role, "content": text} | shared]
+    return [message | shared for message in _replies(text, f"{location}.{text_key}")]
 
 
-def _reply(text: str, location: str) -> dict[str, Any]:
-    """Returns the thoughts and the calls of an assistant's text."""
-    texts, calls, position = [], [], 0
+def _replies(text: str, location: str) -> list[dict[str, Any]]:
+    """Returns the messages of an assistant's text: its thoughts and calls, and observations that follow calls in it."""
+    if "Action Input:" in text and _ACTION.search(text) is None:
+        raise InputError(
+            f"{location}: {shorten(text)} has an Action Input without an Action before it; allowed: "
+            '"Action: name\\nAction Input: <JSON object>"; fix it or remove the row'
+        )
+    messages: list[dict[str, Any]] = []
+    thoughts, calls, position = [], [], 0
     for action in _ACTION.finditer(text):
-        texts.append(text[position : action.start()])
+        thoughts.append(text[position : action.start()])
         following = _NEXT.search(text, action.end())
         position = following.start() if following else len(text)
         arguments = _arguments(text[action.end() : position].strip(), location)
         call = parse_call({"name": action[1], "arguments": arguments}, location)
         calls.append({"name": call.name, "arguments": call.arguments})
-    if not calls and "Action Input:" in text:
-        raise InputError(
-            f"{location}: {shorten(text)} has an Action Input without an Action before it; allowed: "
-            '"Action: name\\nAction Input: <JSON object>"; fix it or remove the row'
-        )
-    texts.append(text[position:])
-    content = "\n".join(filter(None, (_THOUGHT.sub("", part).strip() for part in texts)))
-    return {"content": content} | ({"tool_calls": calls} if calls else {})
+        observation = _OBSERVATION.match(text, position)
+        if observation is not None:
+            messages += [_reply(thoughts, calls), {"role": "tool", "content": observation[1].strip()}]
+            thoughts, calls, position = [], [], observation.end()
+    thoughts.append(text[position:])
+    if calls or not messages or text[position:].strip():
+        messages.append(_reply(thoughts, calls))
+    return messages
+
+
+def _reply(thoughts: list[str], calls: list[dict[str, Any]]) -> dict[str, Any]:
+    content = "\n".join(filter(None, (_THOUGHT.sub("", part).strip() for part in thoughts)))
+    return {"role": "assistant", "content": content} | ({"tool_calls": calls} if calls else {})
 
 
 def _arguments(text: str, location: str) -> dict[str, Any]:
