@@ -269,6 +269,17 @@ def test_a_column_of_tools_may_be_empty(tools):
     assert trajectory_from_record({"tools": tools, "messages": messages}, "f", 1).tools == ()
 
 
+def test_lists_of_tools_are_read_alike_in_every_row():
+    """Lists of an earlier row are found again by their text."""
+    messages = [GO, {"role": "assistant", "content": "k"}]
+    for tools in ([TOOL], json.dumps([TOOL]), [TOOL], json.dumps([TOOL], indent=1)):
+        row = {"tools": tools, "messages": messages}
+        assert trajectory_from_record(row, "f", 1).tools == (tool_from_json(TOOL, "t"),)
+    for number in (1, 2):
+        with pytest.raises(InputError, match=rf"^file f, row {number}, field tools\[0\].name: is empty"):
+            trajectory_from_record({"tools": [{"name": ""}], "messages": messages}, "f", number)
+
+
 @pytest.mark.parametrize("field, value", [("weight", 0), ("loss", False)])
 def test_a_message_of_tl_training_may_have_weight_0(field, value):
     row = raw(("assistant", 'f\n{"x": 1}'), ("assistant", "ok"))

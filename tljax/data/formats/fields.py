@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -55,8 +56,26 @@ def parse_texts(parts: list[Any], types: Collection[str], location: str) -> list
     return texts
 
 
+# JSON text of a list of tools -> the tools. Many rows of a file have the same list.
+_PARSED: dict[str, tuple[Tool, ...]] = {}
+_MAX_PARSED = 1024
+
+
 def parse_tools(tools: Any, location: str) -> tuple[Tool, ...]:
     """Returns the tools of a list, of the JSON text of a list, or of a blank text. Raises InputError for others."""
+    try:
+        text = tools if isinstance(tools, str) else json.dumps(tools)
+    except (TypeError, ValueError, RecursionError):
+        return _parse_tools(tools, location)
+    if text not in _PARSED:
+        parsed = _parse_tools(tools, location)
+        if len(_PARSED) >= _MAX_PARSED:
+            _PARSED.clear()
+        _PARSED[text] = parsed
+    return _PARSED[text]
+
+
+def _parse_tools(tools: Any, location: str) -> tuple[Tool, ...]:
     if isinstance(tools, str):
         tools = parse_json(tools, location) if tools.strip() else []
     return tuple(tool_from_json(tool, f"{location}[{i}]") for i, tool in enumerate(expect_type(tools, list, location)))

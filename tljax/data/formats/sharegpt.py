@@ -76,12 +76,10 @@ def read(record: dict[str, Any], location: str) -> Conversation:
         refuse_unknown(entries[0], _KEYS, f"{location}, field {name}[0]", _READ_KEYS)
         text = expect_type(entries[0].get(text_key), str, f"{location}, field {name}[0].{text_key}")
         system, entries = "\n\n".join(filter(None, (system, text))), [None, *entries[1:]]
-    if any(isinstance(e, dict) and glaive.CALL in str(e.get(keys_of(e)[1])) for e in entries):
-        listed, system = glaive.split_tools(system, f"{location}, the tools of the system message")
-    else:
-        listed = []
     tools_field = the_field(record, TOOLS_FIELDS, location)
-    tools, system = _tools(record.get(tools_field or "") or listed or None, system, location)
+    column = record.get(tools_field or "") or None
+    is_glaive = any(isinstance(entry, dict) and glaive.CALL in str(entry.get(text_key)) for entry in entries)
+    tools, system = _tools(column, system, is_glaive, location)
 
     # The messages, as OpenAI would write them.
     messages: list[tuple[dict[str, Any], str]] = []
@@ -93,12 +91,17 @@ def read(record: dict[str, Any], location: str) -> Conversation:
     return Conversation(tools, turns, "\n\n".join(filter(None, (system, leading))))
 
 
-def _tools(column: Any, system: str, location: str) -> tuple[tuple[Tool, ...], str]:
-    """Returns the tools, and the system text without the list of tools in it; a column of tools has precedence."""
+def _tools(column: Any, system: str, is_glaive: bool, location: str) -> tuple[tuple[Tool, ...], str]:
+    """Returns the tools, and the system text without the list of tools in it; a column of tools has precedence.
+
+    is_glaive: True if the system text holds one tool after the other and no list
+    """
     field = f"{location}, the tools of the system message"
     block = _TOOLS.search(system)
     if block is not None:
         listed, rest = _objects(block[1]), _join(system[: block.start()], system[block.end() :])
+    elif is_glaive:
+        listed, rest = glaive.split_tools(system, field)
     elif column is not None:
         return parse_tools(column, f"{location}, field tools"), system
     elif (found := find_tools(system)) is not None:
