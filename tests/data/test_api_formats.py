@@ -1,4 +1,4 @@
-"""OpenAI's Responses API, and logs that wrap a request and its response."""
+"""OpenAI's Responses API, logs that wrap a request and its response, and preferences."""
 
 import pytest
 
@@ -158,3 +158,35 @@ def test_logs_of_apis(case):
     trajectory = read(row, form)
     assert (trajectory.id, trajectory.tools) == (identity, TOOLS)
     assert trajectory.turns == (Turn("user", "go"), called(1))
+
+
+BEFORE = CHAT["messages"]
+PREFERENCES = {
+    "a message": {"messages": BEFORE, "chosen": REPLY, "rejected": {"role": "assistant", "content": "no"}},
+    "a list": {"prompt": BEFORE, "chosen": [REPLY], "rejected": [{"role": "assistant", "content": "no"}]},
+    "the whole conversation": {"prompt": BEFORE, "chosen": [*BEFORE, REPLY]},
+    "no prompt": {"chosen": [*BEFORE, REPLY], "rejected": [*BEFORE, {"role": "assistant", "content": "no"}]},
+    "desired": {"messages": [*BEFORE, REPLY], "label": True},
+}
+
+
+@pytest.mark.parametrize("case", PREFERENCES)
+def test_the_chosen_reply_of_a_preference_is_learned(case):
+    assert read(PREFERENCES[case] | {"tools": CHAT["tools"]}, "openai").turns == (Turn("user", "go"), called(1))
+
+
+def test_the_chosen_reply_may_be_in_sharegpts_keys():
+    row = {"conversations": [{"from": "human", "value": "go"}], "chosen": {"from": "gpt", "value": "ok"}}
+    assert read(row, "sharegpt").turns == (Turn("user", "go"), Turn("assistant", "ok"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("label", False, "field label: is false, which marks an undesired reply"),
+        ("images", ["a.png"], r"field images: is \['a.png'\]; only text is read"),
+    ],
+)
+def test_an_undesired_reply_and_media_are_refused(field, value, text):
+    with pytest.raises(InputError, match=text):
+        read({"messages": [*BEFORE, REPLY], field: value}, "openai")

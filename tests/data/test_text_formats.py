@@ -98,6 +98,7 @@ GLAIVE_CALLS = {
     "a brace in a text": """{"name": "stop", "arguments": '{"a": "'}"}'}""",
     "a line end in a text": """{"name": "stop", "arguments": '{"a": "x\ny"}'}""",
     "Python": "{'name': 'stop', 'arguments': {'a': 'x'}}",
+    "a closing tag": """{"name": "stop", "arguments": {"a": "x"}} </functioncall>""",
 }
 
 
@@ -106,6 +107,19 @@ def test_spellings_of_glaives_calls(case):
     values = {"an escaped quote": "'x'", "a brace in a text": "'}", "a line end in a text": "x\ny"}
     row = {"system": "", "chat": glaive(("USER", "q"), ("ASSISTANT", f"<functioncall> {GLAIVE_CALLS[case]}"))}
     assert read(row, "glaive").turns[1] == Turn("assistant", call=Call("stop", {"a": values.get(case, "x")}))
+
+
+def test_glaives_tools_may_be_a_list_and_its_line_ends_blanks():
+    """As in tables that were saved as CSV."""
+    chat = f"USER: go   ASSISTANT: <functioncall> {SINGLE_QUOTED} <|endoftext|>   FUNCTION RESPONSE: 1   ASSISTANT: k"
+    trajectory = read({"system": f"SYSTEM: Use:\n{json.dumps([BOOK, STOP])}\nAs JSON.", "chat": chat}, "glaive")
+    assert (trajectory.tools, trajectory.system) == (TOOLS, "Use:\nAs JSON.")
+    assert trajectory.turns == (Turn("user", "go"), BOOKED, Turn("function", "1"), Turn("assistant", "k"))
+
+
+def test_glaives_assistant_may_be_called_a():
+    row = {"system": "", "chat": "USER: go\n\nA: <functioncall> {'name': 'stop', 'arguments': {}} <|endoftext|>"}
+    assert read(row, "glaive").turns == (Turn("user", "go"), STOPPED)
 
 
 THOUGHT = "\nThought: I book.\nAction: book\nAction Input: " + json.dumps(ARGUMENTS, indent=2)

@@ -3,6 +3,7 @@
 read.py         record -> Trajectory; FORMATS names the modules below, and the first one that matches a record reads it
 nearest.py      a record of no format -> the nearest one, and what differs
 api_log.py      an entry of a log, which wraps a request and its response -> the record of the conversation
+preferences.py  a row with a chosen reply -> the record of the conversation that ends with it
 tl_training.py  {"id", "conversations"}, as TL-Training releases it
 openai.py       {"tools", "messages"}, as OpenAI's chat API writes it
 responses.py    {"tools", "input", "output"}, as OpenAI's Responses API writes it

@@ -17,22 +17,28 @@ from tljax.core.errors import InputError
 from tljax.core.json_fields import expect_type, shorten
 from tljax.data.formats.fields import parse_call, parse_tools
 from tljax.data.formats.openai import read_messages
-from tljax.data.formats.texts import find_tool, parse_value
+from tljax.data.formats.texts import find_tool, find_tools, parse_value
 from tljax.data.trajectory import Conversation
 
 SCHEMA = '{"system", "chat": "USER: ... ASSISTANT: <functioncall> ..."} (glaive)'
 MESSAGES = "chat"
 SHAPE = ("system", "chat")
 SAMPLE = "sample"
-_ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
+_ROLES = {"USER": "user", "ASSISTANT": "assistant", "A": "assistant", "FUNCTION RESPONSE": "tool"}
 END = "<|endoftext|>"
-CALL = "<functioncall>"
+CALL, _CALL_END = "<functioncall>", "</functioncall>"
 _SYSTEM = re.compile(r"\A\s*SYSTEM:[ \t]*")
-_MARKER = re.compile(r"(?:\A\s*|\n[^\S\n]*|<\|endoftext\|>\s*)(USER|ASSISTANT|FUNCTION RESPONSE):")
-# Where three line ends part the messages, a line within a message may begin with "USER:" or "ASSISTANT:".
-_PARTED_MARKER = re.compile(
-    r"(?:\A\s*|\n[^\S\n]*\n[^\S\n]*\n[^\S\n]*|<\|endoftext\|>\s*)(USER|ASSISTANT|FUNCTION RESPONSE):"
-    r"|\n[^\S\n]*(FUNCTION RESPONSE):"
+_NAMES = "(USER|ASSISTANT|FUNCTION RESPONSE)"
+# Where a message begins, from the strictest rule to the loosest. Where three line ends part the messages, a line within
+# one may begin with "USER:" or "ASSISTANT:". Tables of CSV files have blanks for all line ends.
+_MARKERS = tuple(
+    re.compile(marker)
+    for marker in (
+        rf"(?:\A\s*|\n[^\S\n]*\n[^\S\n]*\n[^\S\n]*|<\|endoftext\|>\s*|\n[^\S\n]*(?=FUNCTION RESPONSE:)){_NAMES}:",
+        rf"(?:\A\s*|\n[^\S\n]*|<\|endoftext\|>\s*){_NAMES}:",
+        r"(?:\A\s*|\n[^\S\n]*|<\|endoftext\|>\s*)(USER|A|FUNCTION RESPONSE):",
+        rf"(?:\A|\s){_NAMES}:",
+    )
 )
 _ARGUMENTS = re.compile(r"""\{\s*(?:"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*)?"arguments"\s*:\s*'""")
 _CLOSE = re.compile(r"""'\s*(?:,\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*)?\}""")
@@ -40,7 +46,7 @@ _CLOSE = re.compile(r"""'\s*(?:,\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*)?\}""")
 
 def matches(record: dict[str, Any]) -> bool:
     """Returns True if the record has a text of messages as "chat" or "sample"."""
-    return any(isinstance(record.get(name), str) and _MARKER.search(record[name]) for name in (MESSAGES, SAMPLE))
+    return any(isinstance(record.get(name), str) and _MARKERS[1].search(record[name]) for name in (MESSAGES, SAMPLE))
 
 
 def read(record: dict[str, Any], location: str) -> Conversation:
@@ -66,20 +72,32 @@ def read(record: dict[str, Any], location: str) -> Conversation:
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
-    """Returns the text before the first message, and the messages as (OpenAI's role, text)."""
-    starts = list((_PARTED_MARKER if "\n\n\n" in text else _MARKER).finditer(text))
+    """Returns the text before the first message, and the messages as (OpenAI's role, text).
+
+    The first rule decides that finds a message of the assistant.
+    """
+    rules = _MARKERS[0 if "\n\n\n" in text else 1 :]
+    for rule in rules:
+        starts = list(rule.finditer(text))
+        if any(_ROLES[match[1]] == "assistant" for match in starts):
+            break
+    else:
+        starts = list(rules[0].finditer(text))
     if not starts:
         return text, []
     ends = [match.start() for match in starts[1:]] + [len(text)]
     messages = [
-        (_ROLES[match[match.lastindex or 0]], text[match.end() : end].strip().removesuffix(END).strip())
+        (_ROLES[match[1]], text[match.end() : end].strip().removesuffix(END).strip())
         for match, end in zip(starts, ends, strict=True)
     ]
     return text[: starts[0].start()], messages
 
 
 def split_tools(system: str, location: str) -> tuple[list[Any], str]:
-    """Returns the tools of a system text, and the text without them."""
+    """Returns the tools of a system text, one after the other or in a list, and the text without them."""
+    if (listed := find_tools(system)) is not None:
+        tools, start, end = listed
+        return tools, "\n".join(filter(None, (system[:start].strip(), system[end:].strip())))
     tools, rest, position = [], [], 0
     while (found := find_tool(system, position)) is not None:
         tool, start, end = found
@@ -108,7 +126,7 @@ def parse_reply(text: str, location: str) -> dict[str, Any]:
         entry, rest = _entry(part.strip(), location)
         call = parse_call(entry, location)
         calls.append({"name": call.name, "arguments": call.arguments})
-        texts.append(rest.replace(END, "").strip())
+        texts.append(rest.replace(END, "").strip().removeprefix(_CALL_END).strip())
     return {"content": "\n".join(filter(None, texts)), "tool_calls": calls}
 
 

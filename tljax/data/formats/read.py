@@ -11,6 +11,7 @@ from tljax.data.formats import (
     api_log,
     glaive,
     openai,
+    preferences,
     responses,
     seal_tools,
     sharegpt,
@@ -58,7 +59,7 @@ def read_record(record: Any, location: str, number: int, data_format: str = AUTO
     if not isinstance(record, dict):
         schemas = _SCHEMAS if data_format == AUTO else FORMATS[data_format].SCHEMA
         raise InputError(f"{location}: is {json_type_name(record)}, not an object; a row is {schemas}")
-    record = api_log.unwrap(_parsed_messages(record, location), location)
+    record = _conversation_record(record, location)
     by_shape = _format_of(record)
     name = by_shape if data_format == AUTO else data_format
     if name is None:
@@ -74,17 +75,20 @@ def read_record(record: Any, location: str, number: int, data_format: str = AUTO
 def has_known_shape(record: Any) -> bool:
     """Returns True for an object that has the shape of a format."""
     try:
-        return isinstance(record, dict) and _format_of(api_log.unwrap(_parsed_messages(record, ""), "")) is not None
+        return isinstance(record, dict) and _format_of(_conversation_record(record, "")) is not None
     except InputError:
         return True  # a malformed entry of a log
 
 
-def _parsed_messages(record: dict[str, Any], location: str) -> dict[str, Any]:
-    """Returns the record with the list of its messages where it has the JSON text of one."""
+def _conversation_record(record: dict[str, Any], location: str) -> dict[str, Any]:
+    """Returns the record of the conversation that an entry of a log or a row of preferences holds.
+
+    Where the record has the JSON text of its messages, the result has the messages.
+    """
     for field in openai.MESSAGES_FIELDS:
         if isinstance(record.get(field), str) and record[field].lstrip().startswith("["):
             record = {**record, field: parse_json(record[field], f"{location}, field {field}")}
-    return record
+    return preferences.with_chosen_reply(api_log.unwrap(record, location), location)
 
 
 def _format_of(record: dict[str, Any]) -> str | None:
