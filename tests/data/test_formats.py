@@ -149,6 +149,14 @@ def test_anthropic_rows():
     assert [decision.kept for decision in load_rule("default")(trajectory)] == [False, True, True]
 
 
+@pytest.mark.parametrize("calls", [f"[{TEXT}]", [json.loads(TEXT)]], ids=["text", "list"])
+def test_a_column_of_calls_may_be_json_text(calls):
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    assert read({"messages": messages}).turns[1] == BOOKED
+    messages[1] = {"role": "assistant", "content": "k", "tool_calls": ""}
+    assert read({"messages": messages}).turns[1] == Turn("assistant", "k")
+
+
 BAD = {
     "a role": (
         sharegpt(("human", "q"), ("robot", "x")),

@@ -272,9 +272,10 @@ def test_a_column_of_tools_may_be_empty(tools):
 def test_lists_of_tools_are_read_alike_in_every_row():
     """Lists of an earlier row are found again by their text."""
     messages = [GO, {"role": "assistant", "content": "k"}]
-    for tools in ([TOOL], json.dumps([TOOL]), [TOOL], json.dumps([TOOL], indent=1)):
-        row = {"tools": tools, "messages": messages}
-        assert trajectory_from_record(row, "f", 1).tools == (tool_from_json(TOOL, "t"),)
+    one = (tool_from_json(TOOL, "t"),)
+    lists = [([TOOL], one), ("[]", ()), (json.dumps([TOOL]), one), ([json.dumps(TOOL)], one), ([TOOL], one), ([], ())]
+    for tools, expected in lists:
+        assert trajectory_from_record({"tools": tools, "messages": messages}, "f", 1).tools == expected
     for number in (1, 2):
         with pytest.raises(InputError, match=rf"^file f, row {number}, field tools\[0\].name: is empty"):
             trajectory_from_record({"tools": [{"name": ""}], "messages": messages}, "f", number)

@@ -78,7 +78,12 @@ def parse_tools(tools: Any, location: str) -> tuple[Tool, ...]:
 def _parse_tools(tools: Any, location: str) -> tuple[Tool, ...]:
     if isinstance(tools, str):
         tools = parse_json(tools, location) if tools.strip() else []
-    return tuple(tool_from_json(tool, f"{location}[{i}]") for i, tool in enumerate(expect_type(tools, list, location)))
+    parsed = []
+    for i, tool in enumerate(expect_type(tools, list, location)):
+        # A column of a table may hold each tool as JSON text.
+        is_text = isinstance(tool, str) and tool.lstrip().startswith("{")
+        parsed.append(tool_from_json(parse_json(tool, f"{location}[{i}]") if is_text else tool, f"{location}[{i}]"))
+    return tuple(parsed)
 
 
 def tells_tools_first(messages: list[Any]) -> bool:

@@ -14,7 +14,7 @@ import json
 from typing import Any
 
 from tljax.calls.tool import Call
-from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, refuse_unknown, the_field
+from tljax.core.json_fields import check_not_blank, expect_type, get_or_default, parse_json, refuse_unknown, the_field
 from tljax.data.formats.fields import (
     WEIGHTS,
     parse_call,
@@ -110,7 +110,10 @@ def _calls(message: dict[str, Any], location: str) -> tuple[list[Call], list[Any
     if message.get("tool_calls") is None and message.get("function_call") is not None:
         entries, fields = [message["function_call"]], [f"{location}.function_call"]
     else:
-        entries = expect_type(get_or_default(message, "tool_calls", []), list, f"{location}.tool_calls")
+        entries = get_or_default(message, "tool_calls", [])
+        if isinstance(entries, str):
+            entries = parse_json(entries, f"{location}.tool_calls") if entries.strip() else []
+        expect_type(entries, list, f"{location}.tool_calls")
         fields = [f"{location}.tool_calls[{k}]" for k in range(len(entries))]
     calls, ids = [], []
     for entry, field in zip(entries, fields, strict=True):
