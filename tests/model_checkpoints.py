@@ -46,6 +46,8 @@ CASES = {
     "gguf_yarn": ("Qwen2", dict(vocab_size=320, num_key_value_heads=2, rope_parameters=YARN)),
     "gguf_llama3": ("Llama", dict(vocab_size=320, num_key_value_heads=2, head_dim=16, rope_parameters=LLAMA3)),
     "qwen2": ("Qwen2", dict(num_key_value_heads=2)),
+    "qwen3": ("Qwen3", dict(num_key_value_heads=2, head_dim=16, tie_word_embeddings=True)),
+    "gguf_qwen3": ("Qwen3", dict(vocab_size=320, num_key_value_heads=2, head_dim=128)),
     "mistral": ("Mistral", dict(num_key_value_heads=2, sliding_window=None)),
 }
 SMALL = dict(

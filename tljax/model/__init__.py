@@ -1,6 +1,7 @@
 """CodeLLaMA as a pytree: one table of weights, and pure functions over it.
 
 hf/           a Hugging Face folder <-> LlamaConfig and parameters
+config.py     LlamaConfig, the shape of a model, and the published sizes
 llama.py      LlamaConfig -> table of weights -> parameters; tokens [B, T] -> hidden states [B, T, D] -> logits
 rope.py       positions [B, T] -> rotary angles; rotated queries and keys
 attention.py  queries, keys, values and segments -> mixed values, by the implementation for the platform

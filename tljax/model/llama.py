@@ -5,7 +5,6 @@ B batch, T query time, S key time, D model, N query heads, K key and value heads
 H head dimension, F feed-forward, V vocabulary, L layers.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,8 +14,11 @@ import jax.numpy as jnp
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import nearest_mesh, spec
 from tljax.model import attention as attention_lib
+from tljax.model.config import LlamaConfig as LlamaConfig
+from tljax.model.config import preset as preset
 from tljax.model.remat import remat_policy
-from tljax.model.rope import RopeScaling, apply_rope, rope_angles
+from tljax.model.rope import RopeScaling as RopeScaling
+from tljax.model.rope import apply_rope, rope_angles
 from tljax.model.sequence import shard_positions
 
 COMPUTE_DTYPES = ("bfloat16", "float32")  # of activations and matrix products
@@ -30,65 +32,6 @@ MATRICES = {
     **{"q": ("D", "NH"), "k": ("D", "KH"), "v": ("D", "KH"), "o": ("NH", "D")},
     **{"gate": ("D", "F"), "up": ("D", "F"), "down": ("F", "D")},
 }
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
-    """The fields of config.json that change the result. A static pytree, so jit takes it as a plain argument."""
-
-    num_layers: int
-    d_model: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    d_ff: int
-    vocab_size: int
-    rope_theta: float
-    rope_scaling: RopeScaling | None
-    norm_eps: float
-    tie_embeddings: bool
-    qkv_bias: bool
-    max_positions: int
-    sliding_window: int | None
-    # The Hugging Face class of the model: "LlamaForCausalLM", "MistralForCausalLM" or "Qwen2ForCausalLM".
-    architecture: str
-
-    @property
-    def max_tokens(self) -> int:
-        """The longest segment that gives the checkpoint's results: attention here has no sliding window."""
-        return min(self.max_positions, self.sliding_window or self.max_positions)
-
-
-def preset(name: str, *, vocab_size: int = 2048) -> LlamaConfig:
-    """Returns a published size of CodeLLaMA, or "tiny", which alone uses `vocab_size`. Raises InputError for others."""
-    sizes = {
-        "tiny": (4, 128, 4, 4, 32, 384, vocab_size),
-        "7b": (32, 4096, 32, 32, 128, 11008, 32016),
-        "13b": (40, 5120, 40, 40, 128, 13824, 32016),
-        "34b": (48, 8192, 64, 8, 128, 22016, 32000),
-        "70b": (80, 8192, 64, 8, 128, 28672, 32016),
-    }
-    if name not in sizes:
-        raise InputError(f"model preset is {name!r}; allowed are {', '.join(sizes)}")
-    layers, d_model, heads, kv_heads, head_dim, d_ff, vocab_size = sizes[name]
-    return LlamaConfig(
-        num_layers=layers,
-        d_model=d_model,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        d_ff=d_ff,
-        vocab_size=vocab_size,
-        rope_theta=1e6,
-        rope_scaling=None,
-        norm_eps=1e-5,
-        tie_embeddings=False,
-        qkv_bias=False,
-        max_positions=16384,
-        sliding_window=None,
-        architecture="LlamaForCausalLM",
-    )
 
 
 class Param(NamedTuple):
@@ -138,6 +81,11 @@ def params_table(c: LlamaConfig) -> dict[str, Any]:
             "q_bias": Param((L, N, H), bias, "zeros", attn + "q_proj.bias", (N * H,), (0, 1)),
             "k_bias": Param((L, K, H), bias, "zeros", attn + "k_proj.bias", (K * H,), (0, 1)),
             "v_bias": Param((L, K, H), bias, "zeros", attn + "v_proj.bias", (K * H,), (0, 1)),
+        }
+    if c.qk_norm:
+        layers |= {
+            "q_norm": Param((L, H), (None, None), "ones", attn + "q_norm.weight", (H,), (0,)),
+            "k_norm": Param((L, H), (None, None), "ones", attn + "k_norm.weight", (H,), (0,)),
         }
     table: dict[str, Any] = {
         "embed": Param((V, D), ("vocab", "embed"), "normal", "model.embed_tokens.weight", (V, D), (0, 1)),
@@ -216,11 +164,11 @@ def init_params(key: jax.Array, c: LlamaConfig, dtype: jax.typing.DTypeLike) -> 
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """Returns x / rms(x) * scale over the last axis of x [B, T, D]: computed in float32, returned in x's dtype."""
+    """Returns x / rms(x) * scale over the last axis of x: computed in float32, returned in x's dtype."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + jnp.float32(eps))
     # Rounded to x's dtype before the scale, as in Hugging Face's Llama.
-    return wide.astype(x.dtype) * scale.astype(x.dtype)[None, None]
+    return wide.astype(x.dtype) * jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1))
 
 
 def layer_axes(table: dict[str, Param], name: str) -> tuple[str | None, ...]:
@@ -256,12 +204,14 @@ def project(x: jax.Array, w: Params, name: str, sharding: jax.P) -> jax.Array:
     return y + jnp.einsum(f"BTR,R{outs}->BT{outs}", low, w[f"{name}_b"], out_sharding=sharding)
 
 
-def project_qkv(x: jax.Array, w: Params, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
+def project_qkv(x: jax.Array, w: Params, c: LlamaConfig, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns rotated queries [B, T, N, H] and keys [B, T, K, H], and values [B, T, K, H], of normed x [B, T, D]."""
     sharding = jax.P(*jax.typeof(x).sharding.spec[:2], *spec("heads", None))
     q, k, v = (project(x, w, name, sharding) for name in ("q", "k", "v"))
     if "q_bias" in w:
         q, k, v = q + w["q_bias"][None, None], k + w["k_bias"][None, None], v + w["v_bias"][None, None]
+    if "q_norm" in w:
+        q, k = rms_norm(q, w["q_norm"], c.norm_eps), rms_norm(k, w["k_norm"], c.norm_eps)
     return apply_rope(q, angles), apply_rope(k, angles), v
 
 
@@ -279,7 +229,7 @@ def block(x: jax.Array, w: Params, c: LlamaConfig, angles: Angles, attend: Atten
     D of x must be sharded like D of the weights. attend(q, k, v) returns [B, T, N, H], with rows sharded like those of
     x, and any extra result (decoding: the layer's cache).
     """
-    mixed, extra = attend(*project_qkv(rms_norm(x, w["attn_norm"], c.norm_eps), w, angles))
+    mixed, extra = attend(*project_qkv(rms_norm(x, w["attn_norm"], c.norm_eps), w, c, angles))
     x = x + project(mixed, w, "o", jax.typeof(x).sharding.spec)
     return x + feed_forward(rms_norm(x, w["mlp_norm"], c.norm_eps), w), extra
 

@@ -55,6 +55,7 @@ def transformers_logits(torch, torch_logits):
         ("gguf_tied", "llama", "Q8_0"),
         ("gguf_qwen2", "qwen2", "BF16"),
         ("gguf_qwen2", "qwen2", "Q5_1"),
+        ("gguf_qwen3", "qwen3", "Q8_0"),
     ],
 )
 def test_logits_equal_those_of_transformers(

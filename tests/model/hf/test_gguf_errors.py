@@ -83,7 +83,7 @@ def test_every_type_that_the_library_dequantizes_is_read(tmp_path):
 def test_an_architecture_that_is_not_supported(checkpoints, tmp_path):
     path = write_model(tmp_path / "model.gguf", checkpoints("gguf_tied")[1], "gemma2")
     assert refused(path) == f"{path}: general.architecture is 'gemma2'; supported are " + ", ".join(
-        ("llama", "mistral", "qwen2")
+        ("llama", "mistral", "qwen2", "qwen3")
     )
 
 

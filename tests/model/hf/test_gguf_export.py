@@ -36,7 +36,7 @@ def exported(checkpoints, tmp_path, one_device):
     """(case, type) -> the path of a GGUF file, written from another GGUF file, whose path comes with it."""
 
     def run(name, kind, source_kind="F16"):
-        architecture = "qwen2" if "Qwen2" in type(checkpoints(name)[1]).__name__ else "llama"
+        architecture = checkpoints(name)[1].config.model_type
         source = write_model(tmp_path / "source.gguf", checkpoints(name)[1], architecture, source_kind)
         assert export_gguf(str(source), tmp_path / "out" / "model.gguf", kind=kind, step=0) is None
         return source, tmp_path / "out" / "model.gguf"
@@ -44,7 +44,9 @@ def exported(checkpoints, tmp_path, one_device):
     return run
 
 
-@pytest.mark.parametrize("name, kind", [("gguf", "f16"), ("gguf_tied", "f16"), ("gguf_qwen2", "f16"), ("gguf", "f32")])
+@pytest.mark.parametrize(
+    "name, kind", [("gguf", "f16"), ("gguf_tied", "f16"), ("gguf_qwen2", "f16"), ("gguf_qwen3", "f32")]
+)
 def test_a_round_trip_changes_nothing(name, kind, exported):
     (before, params), (after, again) = (opened(path) for path in exported(name, kind))
     assert after.config == before.config
@@ -170,7 +172,7 @@ def our_greedy(params, c, prompts, count):
     return replies
 
 
-@pytest.mark.parametrize("name", ["gguf", "gguf_qwen2"])
+@pytest.mark.parametrize("name", ["gguf", "gguf_qwen2", "gguf_qwen3"])
 def test_llama_cpp_generates_the_same_tokens(name, llama_cpp, exported):
     """In float32: a random model's best two tokens lie too close for llama.cpp's float16 products."""
     _, out = exported(name, "f32")

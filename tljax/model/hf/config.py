@@ -11,7 +11,13 @@ from tljax.core.errors import InputError
 from tljax.model.hf.rope_config import read_rope, rope_fields
 from tljax.model.llama import LlamaConfig
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+_QWEN = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 # Fields that change the result, with the only values that this model computes; absent and null are allowed.
 # Fields of other architectures are not listed, as the architecture is refused first. pretraining_tp only reorders sums.
@@ -64,7 +70,7 @@ def _architecture(config: dict[str, Any], where: str) -> str:
 
 
 def _has_window_layers(config: dict[str, Any], where: str) -> bool:
-    """Returns True if a layer of a Qwen 2 model attends to a window; the first max_window_layers attend to all tokens.
+    """Returns True if a layer of a Qwen model attends to a window; the first max_window_layers attend to all tokens.
 
     transformers 5 writes the kind of every layer as `layer_types`, which counts before max_window_layers.
     """
@@ -85,7 +91,7 @@ def _has_window_layers(config: dict[str, Any], where: str) -> bool:
 def _sliding_window(config: dict[str, Any], architecture: str, where: str) -> int | None:
     if architecture == "LlamaForCausalLM":
         return None
-    if architecture == "Qwen2ForCausalLM" and not _has_window_layers(config, where):
+    if architecture in _QWEN and not _has_window_layers(config, where):
         return None
     # An absent field means Hugging Face's default of 4096; null means no window.
     window = config.get("sliding_window", 4096)
@@ -108,7 +114,9 @@ def parse_config(config: dict[str, Any], where: str) -> LlamaConfig:
     # One key head per query head is Llama's default; Mistral's is 8 and Qwen 2's 32, so there the field must be set.
     same = heads if architecture == "LlamaForCausalLM" or "num_key_value_heads" in config else None
     kv_heads = _number(config, "num_key_value_heads", where, default=same)
-    head_dim = _number(config, "head_dim", where, default=None if d_model % heads else d_model // heads)
+    # Qwen 3's default is 128, whatever the width, so there the field must be set.
+    is_free = d_model % heads or architecture == "Qwen3ForCausalLM"
+    head_dim = _number(config, "head_dim", where, default=None if is_free else d_model // heads)
     if heads % kv_heads or head_dim % 2:
         raise InputError(
             f"{where}: num_attention_heads {heads} must be a multiple of num_key_value_heads {kv_heads}, "
@@ -131,6 +139,7 @@ def parse_config(config: dict[str, Any], where: str) -> LlamaConfig:
         max_positions=_number(config, "max_position_embeddings", where),
         sliding_window=_sliding_window(config, architecture, where),
         architecture=architecture,
+        qk_norm=architecture == "Qwen3ForCausalLM",
     )
 
 
@@ -171,7 +180,7 @@ def to_hf_config(c: LlamaConfig, dtype: str, source: dict[str, Any] | None) -> d
     }
     if c.architecture == "MistralForCausalLM":
         config["sliding_window"] = c.sliding_window
-    if c.architecture == "Qwen2ForCausalLM":
+    if c.architecture in _QWEN:
         config |= {"use_sliding_window": c.sliding_window is not None, "sliding_window": c.sliding_window}
         config["max_window_layers"] = 0  # the number of first layers without a window
     return config

@@ -15,6 +15,7 @@ ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
 }
 ROPE_FACTORS = "rope_freqs.weight"  # the tensor of the factors that divide the rotary frequencies
 
@@ -94,6 +95,7 @@ def gguf_config(file: GGUFFile) -> LlamaConfig:
         sliding_window=window,
         # transformers' Llama has no window.
         architecture="MistralForCausalLM" if window and name == "LlamaForCausalLM" else name,
+        qk_norm=name == "Qwen3ForCausalLM",
     )
 
 

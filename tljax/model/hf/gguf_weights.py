@@ -18,6 +18,7 @@ NAMES = {
     **{"embed": "token_embd.weight", "final_norm": "output_norm.weight", "lm_head": "output.weight"},
     **{"attn_norm": "attn_norm.weight", "mlp_norm": "ffn_norm.weight"},
     **{"q": "attn_q.weight", "k": "attn_k.weight", "v": "attn_v.weight", "o": "attn_output.weight"},
+    **{"q_norm": "attn_q_norm.weight", "k_norm": "attn_k_norm.weight"},
     **{"q_bias": "attn_q.bias", "k_bias": "attn_k.bias", "v_bias": "attn_v.bias"},
     **{"gate": "ffn_gate.weight", "up": "ffn_up.weight", "down": "ffn_down.weight"},
 }
