@@ -29,7 +29,7 @@ ON_BAD_ROW = ("refuse", "skip")
 NO_ROW = "one JSON object that is no row"
 SHOWN = 20  # the number of skipped rows that a summary lists
 FEATURES = datasets.Features(
-    {"row": datasets.Value("int64")}
+    {"row": datasets.Value("int64"), "undocumented": datasets.Value("int64")}
     | {name: datasets.Value("string") for name in ("id", "json", "error", "file", "format")}
 )
 
@@ -40,7 +40,7 @@ class TrajectoryDataset:
 
     file: the source; fingerprint: a hash of its content and of the code that reads it; skipped: the errors of the
     malformed rows; formats: the formats in which the rows were read; passed_over: the files of a folder that were not
-    read, each with the reason
+    read, each with the reason; undocumented: a note on calls with arguments to tools without parameters, or ""
     """
 
     file: str
@@ -48,6 +48,7 @@ class TrajectoryDataset:
     skipped: list[str]
     formats: list[FormatRows]
     passed_over: list[tuple[str, str]]
+    undocumented: str
     _table: datasets.Dataset
     _usable: np.ndarray
 
@@ -62,9 +63,13 @@ class TrajectoryDataset:
         return (self[i] for i in range(len(self)))
 
     def format_lines(self) -> list[str]:
-        """Returns lines for people: the formats of each file with a sample row of each, and the files passed over."""
+        """Returns lines for people: the formats of each file with a sample row of each, and the files passed over.
+
+        Calls with arguments to tools without parameters, which may have been spelled in another way, are noted too.
+        """
         samples = (self._decode_row(group.first) for group in self.formats)
-        return [*format_groups(self.formats, samples), *format_passed_over(self.passed_over)]
+        lines = [*format_groups(self.formats, samples), *format_passed_over(self.passed_over)]
+        return lines + [f"  note: {self.undocumented}"] * bool(self.undocumented)
 
     def _decode_row(self, index: int) -> Trajectory:
         return _decode(self._table[index]["json"])
@@ -105,7 +110,22 @@ def open_trajectories(
     passed_over = list_files(source).passed_over
     passed_over += [(file, NO_ROW) for file, number in _columns(table, "file", "row") if not number]
     groups = group_by_format(_columns(table, "file", "format", "row"))
-    return TrajectoryDataset(source, fingerprint, bad, groups, passed_over, table, usable)
+    note = _format_undocumented(table)
+    return TrajectoryDataset(source, fingerprint, bad, groups, passed_over, note, table, usable)
+
+
+def _format_undocumented(table: datasets.Dataset) -> str:
+    """Returns a note on the calls with arguments to tools without parameters, "" if there are none."""
+    counts = table.data.column("undocumented").to_numpy()
+    if not counts.any():
+        return ""
+    first = table[int(np.flatnonzero(counts)[0])]
+    total = int(counts.sum())
+    calls = "1 call gives" if total == 1 else f"{total:,} calls give"
+    return (
+        f"{calls} arguments to a tool that is listed without parameters (first in {first['file']}, row {first['row']}, "
+        f"id {first['id']!r:.60}): the prompt does not document them, and rewards and scores count them as hallucinated"
+    )
 
 
 def _columns(table: datasets.Dataset, *names: str) -> Iterator[Any]:
@@ -151,7 +171,8 @@ def _records(source: str, data_format: str) -> Iterator[dict[str, Any]]:
         except OneObjectError:
             if len(files) == 1:
                 raise
-            yield {"row": 0, "file": file.name} | dict.fromkeys(("id", "json", "error", "format"), "")
+            texts = dict.fromkeys(("id", "json", "error", "format"), "")
+            yield {"row": 0, "file": file.name, "undocumented": 0} | texts
         before += number
 
 
@@ -159,16 +180,25 @@ def _row(record: Any, file: SourceFile, number: int, total: int, data_format: st
     """Returns a row of the Arrow file. number: counts the rows of its file; total: those of the source, which is the
     id of a record without one."""
     location = f"file {file.path}, row {number}"
-    row = {"row": number, "file": file.name}
+    row = {"row": number, "file": file.name, "undocumented": 0}
     try:
         if isinstance(record, InputError):
             raise record
         name, trajectory = read_record(record, location, total, data_format)
         encoded = _encode(trajectory, location)
-        return row | {"id": str(trajectory.id), "json": encoded, "error": "", "format": name}
+        undocumented = _count_undocumented(trajectory)
+        fields = {"id": str(trajectory.id), "json": encoded, "error": "", "format": name}
+        return row | fields | {"undocumented": undocumented}
     except InputError as error:
         message = str(error).replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
         return row | {"id": "", "json": "", "error": message, "format": ""}
+
+
+def _count_undocumented(trajectory: Trajectory) -> int:
+    """Returns the number of calls with arguments to listed tools of which no parameter is documented."""
+    empty = {t.name for t in trajectory.tools} - {t.name for t in trajectory.tools if t.properties}
+    calls = (turn.call for turn in trajectory.turns if turn.call is not None)
+    return sum(call.name in empty and bool(call.arguments) for call in calls)
 
 
 def _encode(trajectory: Trajectory, location: str) -> str:

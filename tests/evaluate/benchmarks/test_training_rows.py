@@ -215,7 +215,7 @@ def test_a_folder_mixes_benchmarks_and_files_of_every_kind(make, file, tmp_path,
     make.json(folder / "package.json", {"name": "x"})
     with gzip.open(folder / "zipped.jsonl.gz", "wt") as lines:
         lines.write(json.dumps(SHORT) + "\n")
-    (folder / "notes.gz").write_bytes(gzip.compress(b"notes"))
+    (folder / "notes.json.gz").write_bytes(gzip.compress(b"notes"))
     rows = {"query": "q", "tools": json.dumps(TOOLS), "answers": json.dumps([{"name": "time", "arguments": {}}])}
     datasets.Dataset.from_list([rows]).save_to_disk(str(folder / "stored"))
     datasets.Dataset.from_list([rows]).to_parquet(str(folder / "table.parquet"))
@@ -224,7 +224,7 @@ def test_a_folder_mixes_benchmarks_and_files_of_every_kind(make, file, tmp_path,
         ("clean", "rotbench"),
         *((name, "training rows") for name in ("mine", "stored", "table", "zipped")),
     ]
-    assert len(found.unread) == 2 and "notes.gz: holds no training rows" in found.unread[0]
+    assert len(found.unread) == 2 and "notes.json.gz: holds no training rows" in found.unread[0]
     assert read(folder / "stored", options()).examples[0].golden[0].name == "time"
 
 

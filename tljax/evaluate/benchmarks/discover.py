@@ -6,6 +6,7 @@ no benchmark is read as training rows if some of its first rows are such rows.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from tljax.core.errors import InputError
 from tljax.data.records import read_records
+from tljax.data.source_files import DATA_SUFFIX, is_arrow_folder
 from tljax.evaluate.benchmarks import bfcl, rotbench, toolalpaca
 from tljax.evaluate.benchmarks.sets import EvalSet, check_characters, read_json_rows
 from tljax.evaluate.benchmarks.training_rows import TrainingRowOptions, read_training_rows, why_no_training_rows
@@ -27,10 +29,7 @@ READERS = (
 ALLOWED = "a file of RoTBench, ToolAlpaca, BFCL or ToolEyes as its repository has it, or a folder of them"
 ALLOWED_ROWS = "a file of training rows, " + ALLOWED
 EXEC_SET = "bfcl_exec"
-# The endings of files that may be sets, and the files that tell a folder of `datasets`.
-_TEXT_ENDINGS = (".json", ".jsonl")
-_ROW_ENDINGS = (*_TEXT_ENDINGS, ".ndjson", ".gz", ".parquet")
-_DATASET_FILES = ("state.json", "dataset_dict.json")
+_BENCHMARK_SUFFIX = re.compile(r"\.jsonl?$")
 
 # Returns the options for reading training rows; called for files that hold such rows.
 TrainingRows = Callable[[], TrainingRowOptions]
@@ -62,7 +61,7 @@ def discover_sets(
     allowed = ALLOWED if training_rows is None else ALLOWED_ROWS
     if not path.exists():
         raise InputError(f"{field} {path}: there is no such file or folder; allowed: {allowed}, or 'toolbox'")
-    if path.is_file() or (training_rows is not None and _is_dataset(path)):
+    if path.is_file() or (training_rows is not None and is_arrow_folder(str(path))):
         outcome = _read(_stem(path), path, training_rows)
         if isinstance(outcome, str):
             raise InputError(f"file {path}: {outcome}; allowed: {allowed}")
@@ -100,22 +99,17 @@ def is_benchmark(path: str | Path) -> bool:
 def _files_below(folder: Path, with_training_rows: bool) -> list[Path]:
     """Returns the files below a folder that may be sets, without answers and hidden folders, in order.
 
-    Files of training rows may be compressed, or a folder of `datasets`, whose own files are left out then.
+    Training rows may be in files of other endings, and in a folder of `datasets`, whose own files are left out then.
     """
-    endings = _ROW_ENDINGS if with_training_rows else _TEXT_ENDINGS
+    suffix = DATA_SUFFIX if with_training_rows else _BENCHMARK_SUFFIX
     visible = []
     for file in folder.rglob("*"):
         parts = file.relative_to(folder).parts
         if "possible_answer" not in parts and not any(part.startswith(".") for part in parts):
             visible.append(file)
-    stored = {file for file in visible if with_training_rows and _is_dataset(file)}
-    files = [file for file in visible if file.suffix in endings and file.is_file() and not stored & {*file.parents}]
-    return sorted([*files, *(path for path in stored if not stored & {*path.parents})])
-
-
-def _is_dataset(path: Path) -> bool:
-    """Returns True if a path is a folder that `datasets` saved."""
-    return any((path / name).is_file() for name in _DATASET_FILES)
+    stored = {file for file in visible if with_training_rows and is_arrow_folder(str(file))}
+    files = [file for file in visible if file.is_file() and suffix.search(file.name) and not stored & {*file.parents}]
+    return sorted([*files, *stored])
 
 
 def _stem(path: Path) -> str:
@@ -139,7 +133,7 @@ def _read(name: str, file: Path, training_rows: TrainingRows | None) -> EvalSet 
     if training_rows is not None:
         if _holds_training_rows(file, training_rows):
             return read_training_rows(name, file, training_rows())
-        if file.suffix not in (*_TEXT_ENDINGS, ".ndjson"):
+        if not _BENCHMARK_SUFFIX.search(file.name):
             return f"holds no training rows ({why_no_training_rows(file, training_rows())})"
     rows = read_json_rows(file)
     first = rows[0] if isinstance(rows, list) and rows else None
