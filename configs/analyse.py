@@ -31,7 +31,9 @@ def get_config() -> ConfigDict:
     config.plots = True  # writes plots as png and pdf; needs matplotlib
 
     model = config.model = ConfigDict()
-    model.path = ""  # a folder (HF, peft, a run's), a hub id, or "base", the small model that ships; "" uses no model
+    model.path = (
+        ""  # a folder (HF, peft, a run's), a GGUF file, a hub id, "smollm2", or "base", which ships; "" uses no model
+    )
     model.compute_dtype = "float32"  # float32 | bfloat16, also of the weights; bfloat16 takes half the memory
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 

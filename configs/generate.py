@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     sample.top_p = 1.0  # samples from the likeliest tokens with probability p together; 1 does not limit them
 
     model = config.model = ConfigDict()
-    model.path = ""  # a folder (HF or a run's), a hub id, or "base", the small model that ships
+    model.path = ""  # a folder (HF or a run's), a GGUF file, a hub id, "smollm2", or "base", which ships
     model.compute_dtype = "float32"  # float32 | bfloat16, also of the weights; bfloat16 takes half the memory
     model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
 

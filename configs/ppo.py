@@ -3,11 +3,12 @@ r"""The config of PPO with IRM rewards, which continues from SFT; GRPO and RLOO 
     python launch/train.py --config configs/ppo.py        # the quickstart's model, trained first if absent
     python launch/train.py --config configs/ppo.py:7b \
         --config.model.path=runs/sft-7b --config.data.source=raw_data.json
+    python launch/train.py --config configs/ppo.py:smollm2,lora   # after configs/sft.py:smollm2, which runs first
 
-The options after the colon are separated by commas. They are a size (tiny, 7b, 13b, 34b, 70b), `lora`, which trains
-adapters on one frozen trunk, `rloo`, which compares the replies to a prompt with each other and has no critic, and
-`release`, which sets the arithmetic of the released run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set
-on the command line: --config.optim.lr=5e-7.
+The options after the colon are separated by commas. They are a size (tiny, smollm2, 7b, 13b, 34b, 70b), `lora`, which
+trains adapters on one frozen trunk, `rloo`, which compares the replies to a prompt with each other and has no critic,
+and `release`, which sets the arithmetic of the released run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be
+set on the command line: --config.optim.lr=5e-7.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ from tljax.core.config import data_block, lora_block, mesh_block, parse_options,
 
 def get_config(arg: str = "") -> ConfigDict:
     size, flags = parse_options(
-        arg, sizes=("tiny", "7b", "13b", "34b", "70b"), flags=("lora", "rloo", "release"), default="tiny"
+        arg, sizes=("tiny", "smollm2", "7b", "13b", "34b", "70b"), flags=("lora", "rloo", "release"), default="tiny"
     )
 
     config = ConfigDict()
@@ -36,7 +37,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     model = config.model = ConfigDict()
     # The SFT model, from which actor, critic and reference start: a run's folder, an HF folder, a hub id, or
-    # "quickstart", which means runs/sft-tiny and trains it first by configs/sft.py if it is absent.
+    # "quickstart", which means runs/sft-tiny and trains it first by configs/sft.py if it is absent; for the size
+    # smollm2 it means runs/sft-smollm2 and configs/sft.py:smollm2.
     model.path = ""
     model.preset = size  # the size that launch/plan.py plans for if model.path is not a local folder
     model.compute_dtype = "bfloat16"  # the dtype of activations, products and frozen weights; trained ones stay float32
@@ -133,10 +135,12 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if size == "tiny":
         config.update_from_flattened_dict(TINY)
+    if size == "smollm2":
+        config.update_from_flattened_dict(SMOLLM2)
     if "rloo" in flags:
         config.update_from_flattened_dict(RLOO | (RLOO_TINY if size == "tiny" else {}))
     if "lora" in flags:
-        config.update_from_flattened_dict(LORA_TINY if size == "tiny" else LORA)
+        config.update_from_flattened_dict({"tiny": LORA_TINY, "smollm2": LORA_SMOLLM2}.get(size, LORA))
     if "release" in flags:
         config.update_from_flattened_dict(RELEASE)
     return config
@@ -168,6 +172,40 @@ TINY = {
     "export.dtype": "float32",
 }
 
+# SmolLM2-135M-Instruct on two CPU cores. None of these values has been measured: they are those of TINY where nothing
+# speaks against it, with the learning rates between those of a million and of 7 billion weights.
+SMOLLM2 = {
+    "model.path": "quickstart",
+    "data.max_tokens": 1024,
+    "toolbox.trajectories": 400,
+    "toolbox.seed": 2,  # generates other trajectories than those of SFT, with the same tools
+    "model.compute_dtype": "float32",
+    "model.remat": "attention",
+    "rollout.prompts": 16,
+    "rollout.rows": 8,
+    "rollout.max_new_tokens": 64,
+    "rollout.max_prompt_tokens": 512,
+    "rollout.temperature": 0.7,
+    "ppo.accumulate": 8,
+    "ppo.whiten": True,
+    "ppo.lam": 1.0,
+    "ppo.updates": 20,
+    "kl.coef": 0.02,
+    "optim.lr": 5e-6,
+    "critic.lr": 2e-5,
+    "critic.warmup": 3,
+    "eval.every": 0,
+    "eval.sets": "held_out,toolbox",
+    "eval.queries": 24,
+    "eval.new_tokens": 64,
+    "eval.rows": 8,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
+    "checkpoint.keep_best": 0,
+    "log.every": 1,
+    "export.dtype": "float32",
+}
+
 # As many replies to fewer prompts. The other replies to the prompt are the baseline of each, which halves the work of
 # an update with a critic.
 RLOO = {"algorithm": "rloo", "rollout.prompts": 16, "rollout.group": 4, "critic.warmup": 0}
@@ -187,6 +225,7 @@ RLOO_TINY = {
 # 80 GB.
 LORA = {"optim.lr": 1e-5, "critic.lr": 1e-5, "rollout.rows": 8, "eval.rows": 8, "ppo.accumulate": 16}
 LORA_TINY = {"lora.rank": 16, "optim.lr": 3e-4, "critic.lr": 3e-3}
+LORA_SMOLLM2 = {"lora.rank": 16, "optim.lr": 5e-5, "critic.lr": 5e-4}  # not measured
 
 # The released run uses 8 GPUs with one prompt each, greedy replies, one update per rollout, and a KL coefficient of
 # 0.4.

@@ -29,13 +29,14 @@ def run_ppo(config: Any) -> None:
         # A mistake in the config must not cost the minutes of SFT first.
         check(config)
         open_eval_sets(config)
-        config.model.path = quickstart()
+        config.model.path = quickstart(config.model.preset)
     run(config)
 
 
-def quickstart() -> str:
+def quickstart(size: str) -> str:
     """Returns the folder of the SFT quickstart. If its model does not exist yet, the quickstart runs first."""
-    config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "sft.py"))["get_config"]()
+    get_config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "sft.py"))["get_config"]
+    config = get_config(size if size == "smollm2" else "tiny")
     config.out = f"runs/{config.name}"
     if processes.run_on_primary((Path(config.out) / "hf").is_dir):
         return config.out

@@ -84,7 +84,9 @@ def open_shape(model: Any) -> tuple[str, llama.LlamaConfig]:
 
     Raises InputError for a folder that holds no model.
     """
-    path = str(BASE_FOLDER) if model.path == "quickstart" else resolve_model_path(model.path)
+    path = resolve_model_path(model.path)
+    if path == "quickstart":
+        path = model.preset if model.preset == "smollm2" else str(BASE_FOLDER)
     if path and path != model_source.SCRATCH and (is_gguf(path) or Path(path).expanduser().is_dir()):
         return path, model_source.open_model(path, "").config
     if model.preset == "tiny":
