@@ -122,6 +122,22 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return 2 if config.args == config.getini("testpaths") and (os.cpu_count() or 1) > 1 else 0
 
 
+@pytest.fixture
+def compiled_programs():
+    """The names of the programs that JAX compiles during a test, such as "jit(generate)", one for each compilation."""
+    from jax import monitoring
+
+    names: list[str] = []
+
+    def listen(event: str, seconds: float, **fields) -> None:
+        if event.endswith("/backend_compile_duration"):
+            names.append(str(fields["fun_name"]))
+
+    monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """A local emulator of Google Cloud Storage with one bucket, as a file system."""
@@ -190,13 +206,14 @@ def quick(repo, tmp_path_factory) -> list[str]:
         f"--config={repo / 'configs' / 'sft.py'}",
         f"--config.data.cache={cache}",
         "--config.toolbox.trajectories=48",
+        "--config.data.max_tokens=512",  # at 896, the longest row, a run would take 1.6 times as long
         "--config.optim.max_steps=6",
         "--config.checkpoint.every=2",
         "--config.eval.every=4",
         "--config.log.every=1",
         "--config.eval.sets=held_out,toolbox",
         "--config.eval.best=held_out_TS",
-        "--config.eval.queries=3",
+        "--config.eval.queries=2",  # of three sets, which makes one batch of eval.rows
         "--config.eval.new_tokens=16",
         "--config.eval.rows=8",
     ]
@@ -215,11 +232,11 @@ def trained(first_trained, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def quick_ppo(repo, first_trained, tmp_path_factory) -> list[str]:
-    """Flags of a PPO run of four updates, eight prompts each, from a model that has seen a few updates of SFT."""
+def ppo_of_base(repo, tmp_path_factory) -> list[str]:
+    """Flags of a PPO run of four updates with eight prompts each, which starts from the base model."""
     return [
         f"--config={repo / 'configs' / 'ppo.py'}",
-        f"--config.model.path={first_trained}",
+        "--config.model.path=base",
         f"--config.data.cache={tmp_path_factory.mktemp('cache')}",
         "--config.toolbox.trajectories=40",
         "--config.rollout.prompts=8",
@@ -237,6 +254,12 @@ def quick_ppo(repo, first_trained, tmp_path_factory) -> list[str]:
         "--config.checkpoint.every=2",
         "--config.log.every=2",
     ]
+
+
+@pytest.fixture(scope="session")
+def quick_ppo(ppo_of_base, first_trained) -> list[str]:
+    """Flags of the same run, which starts from a model after a few updates of SFT."""
+    return [*ppo_of_base, f"--config.model.path={first_trained}"]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""PPO from an SFT run to an exported model, through a kill, and with input that cannot work."""
+"""A PPO run: from an SFT run to an exported model, after a kill, and with bad input."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def lines_of(folder):
 
 
 @pytest.mark.extended
-def test_a_run_leaves_what_it_promises(learned):
+def test_a_run_leaves_all_its_files_and_metrics(learned):
     there = {path.name for path in learned.iterdir()}
     assert {"config.json", "metrics.jsonl", "events", "checkpoints", "samples.jsonl", "scores", "model", "hf"} <= there
     lines = lines_of(learned)
@@ -48,12 +48,12 @@ def test_a_run_leaves_what_it_promises(learned):
         assert line["sampler_gap"] < 1e-3
         assert sum(value for name, value in line.items() if name.startswith("share_")) == pytest.approx(1)
         assert line["kl_k3"] >= -1e-6
-    # Without KL yet; greedily sampled nowhere, so replies differ in length and worth.
+    # Before the first update the actor is the reference.
     assert updates[0]["kl"] == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.extended
-def test_samples_are_worth_what_the_table_says(learned):
+def test_rewards_of_samples_are_values_of_the_table(learned):
     samples = [json.loads(line) for line in (learned / "samples.jsonl").read_text().splitlines()]
     assert [sample["step"] for sample in samples] == [2] * 4 + [4] * 4
     for sample in samples:
@@ -63,8 +63,8 @@ def test_samples_are_worth_what_the_table_says(learned):
 
 
 @pytest.mark.extended
-def test_the_table_of_rewards_is_of_the_scored_answers(learned, capsys, launch, flags):
-    """Run to its end again, which prints the table without another update."""
+def test_the_printed_table_has_the_mean_reward_of_the_scored_replies(learned, capsys, launch, flags):
+    """A restart of the finished run prints the table without another update."""
     before = (learned / "metrics.jsonl").read_bytes()
     assert launch("train", *flags, f"--config.out={learned}", "--config.resume=auto") == 0
     assert (learned / "metrics.jsonl").read_bytes() == before
@@ -83,7 +83,7 @@ def test_the_table_of_rewards_is_of_the_scored_answers(learned, capsys, launch, 
 
 @pytest.mark.extended
 def test_other_queries_on_a_restart_are_refused(learned, launch, flags, capsys):
-    """Which checkpoint is the best would be decided among scores of different queries."""
+    """The best checkpoint would be chosen by scores of different queries."""
     again = [f"--config.out={learned}", "--config.resume=auto", "--config.eval.queries=2"]
     assert launch("train", *flags, *again) == 2
     assert "config.eval.queries is 2, but the run" in capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_another_model_is_refused_before_and_after_the_first_checkpoint(learned,
 
 @pytest.mark.slow
 def test_rows_split_over_devices_give_the_same_metrics(learned, launch, flags, tmp_path):
-    """Replies are sampled alike on every mesh, and scored alike up to the rounding of sums."""
+    """Replies are sampled equally on every mesh, and scored equally up to the rounding of sums."""
     out = tmp_path / "run"
     assert launch("train", *flags, "--config.mesh.sequence=2", f"--config.out={out}") == 0
     for ours, theirs in zip(lines_of(out), lines_of(learned), strict=True):
@@ -126,7 +126,7 @@ def test_the_export_is_the_actor(learned, trained):
 
 @pytest.mark.whole_run
 def test_a_killed_run_gives_the_metrics_of_one_run(learned, launch, repo, flags, tmp_path):
-    """kill -9 when the third rollout is there and its update is not: that rollout is read, not made again."""
+    """After a kill -9 between the third rollout and its update, a restart reads the rollout instead of sampling it."""
     folder = tmp_path / "run"
     command = [sys.executable, str(repo / "launch" / "train.py"), *flags, f"--config.out={folder}"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
@@ -146,11 +146,11 @@ def test_a_killed_run_gives_the_metrics_of_one_run(learned, launch, repo, flags,
 
 
 @pytest.mark.slow
-def test_lora_grpo_trains_an_adapter_alone(launch, flags, trained, tmp_path):
-    """The trunk is that of SFT to the bit; the adapter has moved, and an export folds it."""
+def test_grpo_with_lora_trains_only_an_adapter(launch, flags, trained, tmp_path):
+    """The trunk equals the SFT model bit for bit, the adapter has changed, and the export folds it."""
     folder = tmp_path / "run"
     options = ["algorithm=grpo", "rollout.group=4", "rollout.prompts=2", "lora.rank=2", "ppo.updates=2"]
-    # The bonus has a gradient where all replies of a group are worth the same.
+    # The entropy bonus has a gradient even if all replies of a group have the same reward.
     options += [
         "kl.place=loss",
         "optim.lr=1e-2",
@@ -173,7 +173,7 @@ def test_lora_grpo_trains_an_adapter_alone(launch, flags, trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         (["model.path="], "PPO starts from an SFT model"),
         (["algorithm=grpo"], "rollout.group to 2 or more"),
@@ -191,11 +191,11 @@ def test_lora_grpo_trains_an_adapter_alone(launch, flags, trained, tmp_path):
         (["data.prompt_weight=1.0", "data.mae=none"], "prompt_weight has no meaning"),
     ],
 )
-def test_bad_input_is_told_in_a_line(launch, flags, tmp_path, capsys, changes, told):
+def test_bad_input_is_one_line_and_leaves_no_folder(launch, ppo_of_base, tmp_path, capsys, changes, message):
     overrides = [f"--config.{change}" for change in changes]
-    assert launch("train", *flags, *overrides, f"--config.out={tmp_path / 'run'}") == 2
+    assert launch("train", *ppo_of_base, *overrides, f"--config.out={tmp_path / 'run'}") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and told in error
+    assert error.startswith("error: ") and message in error
     assert not (tmp_path / "run").exists()
 
 
