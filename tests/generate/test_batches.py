@@ -10,7 +10,6 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
 from tljax.generate.batches import Reply, Sampler, batch_by_length, padded_length
-from tljax.generate.decode import generate
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 
@@ -54,15 +53,15 @@ def test_widths_are_four_an_octave_and_waste_a_quarter_at_most():
 
 
 @pytest.mark.extended
-def test_replies_come_in_order_whatever_the_batches_and_the_mesh():
+def test_replies_come_in_order_whatever_the_batches_and_the_mesh(compiled_programs):
     results, compiled = [], []
     for shape, rows, round_to in (((1, 1, 1), 3, 16), ((1, 1, 1), 11, 8), ((2, 2, 2), 4, 16)):
         with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
-            params, before = make_params(), generate._cache_size()
+            params, before = make_params(), compiled_programs.count("jit(generate)")
             sampler = Sampler(params, C, OPTIONS, key=jax.random.key(0), rows=rows, round_to=round_to)
             batches = list(sampler.generate_batches(PROMPTS))
             replies = sampler.generate(PROMPTS)
-            compiled.append(generate._cache_size() - before)
+            compiled.append(compiled_programs.count("jit(generate)") - before)
             assert {i: reply for batch in batches for i, reply in batch.items()} == dict(enumerate(replies))
             assert len(batches) == -(-len(PROMPTS) // rows)
             results.append(replies)

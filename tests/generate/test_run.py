@@ -11,7 +11,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tljax.data.tokenizer import load_tokenizer
 from tljax.evaluate.toolbox_queries import held_out_queries
-from tljax.generate import decode
 from tljax.generate import run as command
 from tljax.generate.batches import ROUND_TO, Reply, padded_length
 from tljax.storage.resumable import ResumableWriter, claim_output
@@ -166,10 +165,9 @@ def test_a_sample_depends_on_seed_and_row_alone(generate, sampled, file, tmp_pat
     assert [row["logprob"] for row in found] == pytest.approx([row["logprob"] for row in wanted[1::2]], abs=1e-4)
 
 
-def test_several_samples_of_a_prompt(generate, greedy, file, tmp_path, capsys):
+def test_several_samples_of_a_prompt(generate, greedy, file, tmp_path, capsys, compiled_programs):
     few = write(tmp_path / "few.jsonl", read(file)[:4])
     flags = (*SAMPLED, f"--config.prompts={few}", "--config.samples=4")
-    compiled = decode.generate._cache_size()
     assert generate(tmp_path / "out.jsonl", *flags) == 0
     rows = read(tmp_path / "out.jsonl")
     ids = [row["id"] for row in read(greedy)[:4]]
@@ -178,8 +176,8 @@ def test_several_samples_of_a_prompt(generate, greedy, file, tmp_path, capsys):
     assert sum(kinds) > len(ids) + 4, kinds
     printed = capsys.readouterr().out
     assert "done: 16 replies" in printed and f"programs compiled: 1, for prompts of up to {WIDTH} tokens" in printed
-    # The same program as for other runs with these options, whatever the number of prompts.
-    assert decode.generate._cache_size() <= compiled + 1
+    # One program, whatever the number of prompts; none if a run with these options has compiled it before.
+    assert compiled_programs.count("jit(generate)") <= 1
 
 
 def stop_after(batches, action, monkeypatch):
