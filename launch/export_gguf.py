@@ -3,6 +3,7 @@
 python launch/export_gguf.py --config configs/export_gguf.py --config.run=runs/sft-smollm2 --config.type=q8_0
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,4 +42,7 @@ def default_target(run: str, kind: str) -> str:
 
 
 if __name__ == "__main__":
+    # The script has one config, so that naming it may be left out.
+    if not any(word == "--config" or word.startswith("--config=") for word in sys.argv):
+        sys.argv.insert(1, f"--config={Path(__file__).parents[1] / 'configs' / 'export_gguf.py'}")
     main(export, about=__doc__ or "", required_fields=("run", "type"))

