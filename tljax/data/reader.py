@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -99,19 +100,24 @@ def open_trajectories(
     # The stored errors name the file, so a copy under another name is read again.
     key = hashlib.sha256(f"{fingerprint}\n{source}".encode()).hexdigest()[:32]
     table = build_dataset(_records, FEATURES, key, cache_dir or "", source=source, data_format=data_format)
-    # Which rows are usable, and in which format; read batch by batch, since there may be millions.
-    bad = [error for (error,) in _columns(table, "error") if error]
+    # Which rows are usable; read batch by batch, since there may be millions.
+    bad, usable, passed_over = [], [], list_files(source).passed_over
+    for i, (error, name, file) in enumerate(_columns(table, "error", "format", "file")):
+        if error:
+            bad.append(error)
+        elif name:
+            usable.append(i)
+        else:
+            passed_over.append((file, NO_ROW))
     if on_bad_row == "refuse":
         raise_first_error(bad)
-    usable = np.asarray([i for i, (name,) in enumerate(_columns(table, "format")) if name], dtype=np.int64)
-    if not len(usable):
+    if not usable:
         first = f"is usable; the first: {bad[0]}" if bad else "has the shape of a row"
         raise InputError(f"file {source}: none of its {len(table)} rows {first}")
-    passed_over = list_files(source).passed_over
-    passed_over += [(file, NO_ROW) for file, number in _columns(table, "file", "row") if not number]
     groups = group_by_format(_columns(table, "file", "format", "row"))
     note = _format_undocumented(table)
-    return TrajectoryDataset(source, fingerprint, bad, groups, passed_over, note, table, usable)
+    indices = np.asarray(usable, np.int64)
+    return TrajectoryDataset(source, fingerprint, bad, groups, passed_over, note, table, indices)
 
 
 def _format_undocumented(table: datasets.Dataset) -> str:
@@ -140,6 +146,7 @@ def check_format_name(data_format: str) -> None:
         raise InputError(f"config.data.format is {data_format!r}; allowed: {', '.join(FORMAT_NAMES)}")
 
 
+@functools.cache
 def _code_hash() -> str:
     """Returns a hash of the code that turns a file into trajectories, so that those of another version are not read."""
     data = Path(__file__).parent

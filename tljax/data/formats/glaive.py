@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import islice
 from typing import Any
 
 from tljax.core.errors import InputError
@@ -42,6 +43,7 @@ _MARKERS = tuple(
 )
 _ARGUMENTS = re.compile(r"""\{\s*(?:"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*)?"arguments"\s*:\s*'""")
 _CLOSE = re.compile(r"""'\s*(?:,\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*)?\}""")
+MAX_CLOSES = 1000  # of one call, how many quotes are tried as the last one
 
 
 def matches(record: dict[str, Any]) -> bool:
@@ -143,7 +145,7 @@ def _entry(text: str, location: str) -> tuple[Any, str]:
                 return value, ""
     else:
         # The first quote that closes JSON is the end: texts inside may hold single quotes too.
-        for close in _CLOSE.finditer(text, opening.end()):
+        for close in islice(_CLOSE.finditer(text, opening.end()), MAX_CLOSES):
             name, arguments = opening[1] or close[1], text[opening.end() : close.start()]
             for spelled in (arguments, arguments.replace("\\'", "'")):
                 value = _json_or_none(spelled)

@@ -97,7 +97,7 @@ def _tools(column: Any, system: str, is_glaive: bool, location: str) -> tuple[tu
     is_glaive: True if the system text holds one tool after the other and no list
     """
     field = f"{location}, the tools of the system message"
-    block = _TOOLS.search(system)
+    block = _TOOLS.search(system) if "</tools>" in system else None
     if block is not None:
         listed, rest = _objects(block[1]), _join(system[: block.start()], system[block.end() :])
     elif is_glaive:

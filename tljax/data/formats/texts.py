@@ -1,14 +1,18 @@
-"""Lists and objects inside texts, as JSON or as Python's literals, and OpenAI messages of what texts hold."""
+"""Lists and objects inside texts, as JSON or as Python's literals."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
-from tljax.calls.literals import parse_literal
+from tljax.calls.literals import MAX_DEPTH, parse_literal
 
+# Of one text, how many brackets are tried as JSON and as Python's literals. Each may close at the end of the text, so
+# that many of them in a long text would take quadratic time.
+MAX_OPENINGS, MAX_LITERALS = 1000, 20
 _LIST = re.compile(r"\[\s*\{")
 _OBJECT = re.compile(r"\{")
 # What decides where a bracket closes: strings with their escapes, and brackets.
@@ -44,12 +48,14 @@ def _find(
     text: str, opening: re.Pattern[str], accepts: Callable[[Any], bool], start: int = 0
 ) -> tuple[Any, int, int] | None:
     """Returns the first value that begins with `opening` and is accepted, with its start and end."""
-    for match in opening.finditer(text, start):
+    num_literals = 0
+    for match in islice(opening.finditer(text, start), MAX_OPENINGS):
         begin = match.start()
         try:
             value, end = json.JSONDecoder().raw_decode(text, begin)
         except (ValueError, RecursionError):
-            end = _closing(text, begin)
+            num_literals += 1
+            end = _closing(text, begin) if num_literals <= MAX_LITERALS else 0
             value = parse_literal(text[begin:end])[0] if end else None
         if accepts(value):
             return value, begin, end
@@ -57,11 +63,13 @@ def _find(
 
 
 def _closing(text: str, begin: int) -> int:
-    """Returns the index after the bracket that closes the one at `begin`, 0 if none does."""
+    """Returns the index after the bracket that closes the one at `begin`, 0 if none does or if they nest too deeply."""
     depth = 0
     for match in _BRACKETS.finditer(text, begin):
         if len(match[0]) == 1:
             depth += 1 if match[0] in "[{" else -1
             if depth == 0:
                 return match.end()
+            if depth > MAX_DEPTH:
+                return 0
     return 0
