@@ -1,6 +1,7 @@
 """Generates replies to any number of prompts of any length, in batches of few shapes for `decode.generate`."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -81,7 +82,8 @@ class Sampler:
 
         prompts: lists of token ids. A sample depends only on the key and on the prompt's row id (by default its index).
         Raises InputError before the first batch for options out of range, rows that do not divide over the mesh, and a
-        prompt that is empty, too long with max_new_tokens for the model, or has a token outside its vocabulary.
+        prompt that is empty, too long with max_new_tokens for the model, or has a token outside its vocabulary. Raises
+        FloatingPointError if the logits of a reply are not finite.
         """
         # All checks, before the first batch.
         check_sample_options(self.options, self.config.vocab_size)
@@ -107,7 +109,19 @@ class Sampler:
             local = process_rows(self.rows)
             prompt_batch = PromptBatch(**global_batch({name: array[local] for name, array in host.items()}))
             generated = generate(self.params, self.config, prompt_batch, self.key, self.options)
-            yield dict(zip(batch, _replies(gather_to_host(generated)), strict=False))
+            replies = dict(zip(batch, _replies(gather_to_host(generated)), strict=False))
+            self._check_finite(replies)
+            yield replies
+
+    def _check_finite(self, replies: dict[int, Reply]) -> None:
+        for i, reply in replies.items():
+            bad = next((t for t, logprob in enumerate(reply.logprobs, start=1) if not math.isfinite(logprob)), None)
+            if bad is not None:
+                raise FloatingPointError(
+                    f"the model's logits at token {bad} of the reply to prompt {i} are not finite, computed in "
+                    f"{self.options.compute_dtype}, and the reply would mean nothing; give other weights, or an "
+                    "earlier checkpoint of the training that made them"
+                )
 
 
 def _check_prompt(c: llama.LlamaConfig, prompt: Sequence[int], index: int, options: SampleOptions) -> None:

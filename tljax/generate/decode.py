@@ -42,7 +42,8 @@ class ReplyBatch:
     """Replies to B prompts, with M = max_new_tokens. The end token counts as part of a reply."""
 
     tokens: jax.Array  # int32 [B, M], pad_id after the end
-    logprobs: jax.Array  # float32 [B, M], under the sampled distribution; 0 after the end
+    # float32 [B, M], under the sampled distribution; 0 after the end, NaN where the logits are not finite
+    logprobs: jax.Array
     lengths: jax.Array  # int32 [B], tokens of the reply
     ended: jax.Array  # bool [B], False where max_new_tokens ran out
 
@@ -180,12 +181,16 @@ def _attend(
 def _sample(
     logits: jax.Array, row_ids: jax.Array, key: jax.Array, step: jax.Array, options: SampleOptions
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns sampled tokens int32 [B] and their log-probabilities float32 [B]; a device samples its rows of logits."""
+    """Returns sampled tokens int32 [B] and their log-probabilities float32 [B]; a device samples its rows of logits.
+
+    Where a row has logits that are not finite, its log-probability is NaN.
+    """
 
     def local(logits, row_ids, key, step):
         keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), step))(row_ids)
         tokens = sample_tokens(logits, keys, options)
-        return tokens, sampled_token_logprobs(logits, tokens, options)
+        finite = jnp.isfinite(logits).all(axis=-1)
+        return tokens, jnp.where(finite, sampled_token_logprobs(logits, tokens, options), jnp.nan)
 
     rows = spec("batch")
     return jax.shard_map(

@@ -157,6 +157,7 @@ def train(context: SFTContext, tx: optax.GradientTransformation) -> None:
                 selection_loss = None
                 if finished or should_run(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
                     metrics = {}
+                    logger.flush()  # names the step of a loss that is not finite, before replies are generated
                     if held_out is not None:
                         evaluate = functools.partial(eval_step, state.params, trunk=trunk)
                         metrics["loss"] = evaluate_loss(context, held_out, evaluate, logger, n + 1)
