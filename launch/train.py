@@ -47,7 +47,7 @@ def quickstart(size: str) -> str:
         run_sft(config)
     except InputError as error:
         problem = f"config.model.path is 'quickstart', but {config.out} cannot be trained to its end"
-        raise InputError(f"{problem}: {error}; or give another config.model.path") from None
+        raise type(error)(f"{problem}: {error}; or give another config.model.path") from None
     return config.out
 
 

@@ -114,6 +114,32 @@ def test_a_damaged_checkpoint_is_one_line_that_names_an_older_one(tmp_path):
         one_line(caught, tmp_path / "2", "cannot be read", "step 1")
 
 
+def test_each_damaged_file_of_the_newest_checkpoint_is_one_line(tmp_path):
+    """A file that is cut or gone leads to the older step, or it is not needed; wide arrays have files of their own."""
+    want = abstract((1, 1, 1), width=512)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, random_state(want, seed=step), {"step": step})
+    saved, lines = bits(random_state(want, seed=2)), {}
+    for file in sorted(path for path in (tmp_path / "2").rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        for damage in (lambda file: file.write_bytes(content[: len(content) // 2]), lambda file: file.unlink()):  # noqa: B023
+            damage(file)
+            try:
+                with Checkpoints(tmp_path, read_only=True) as checkpoints:
+                    assert checkpoints.metadata(2) == {"step": 2}
+                    assert bits(checkpoints.restore(2, want)) == saved
+            except InputError as error:
+                lines.setdefault(file.relative_to(tmp_path).as_posix(), []).append(str(error))
+            file.write_bytes(content)
+    for name, errors in lines.items():
+        for line in errors:
+            assert "\n" not in line and line.startswith(str(tmp_path / "2")) and "cannot be read (" in line
+            assert ("remove this file" if "metrics" in name else "remove it to go on from step 1") in line
+    assert any("/ocdbt.process_0/d/" in name for name in lines)
+    assert {"2/metrics/metrics", "2/metadata/metadata", "2/state/_METADATA"} <= lines.keys()
+
+
 def test_params_alone_in_another_dtype(tmp_path):
     state = random_state(abstract((8, 1, 1)), seed=1)
     with Checkpoints(tmp_path) as checkpoints:

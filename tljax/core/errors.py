@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 MAX_EXCERPT = 80  # characters
+INTERRUPTED = 75  # the exit code of an Interruption: EX_TEMPFAIL of sysexits.h, as in launch/interruptible.py
 
 
 class InputError(ValueError):
@@ -14,13 +15,36 @@ class InputError(ValueError):
     """
 
 
+class StoreUnreachable(InputError):
+    """An object store that does not answer; the same command may succeed later."""
+
+
+class Interruption(InputError):
+    """A run that was interrupted by something outside it, and that the same command continues.
+
+    Launch scripts exit with code 75, by which schedulers know that the command is to be started again.
+    """
+
+
+RESTART = "start the same command again with --config.resume=auto, which continues from the last checkpoint"
+
+
+@contextlib.contextmanager
+def interrupt_if_unreachable() -> Iterator[None]:
+    """Raises Interruption in place of a StoreUnreachable of the body, which is a part of a run that has begun."""
+    try:
+        yield
+    except StoreUnreachable as error:
+        raise Interruption(f"{error}; {RESTART}") from error
+
+
 @contextlib.contextmanager
 def locate_errors(location: str) -> Iterator[None]:
     """Puts `location`, such as a file and a row, in front of the message of an InputError of the body."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{location}: {error}") from None
+        raise type(error)(f"{location}: {error}") from None
 
 
 @contextlib.contextmanager
@@ -45,6 +69,8 @@ def explain_disk_errors(path: object, remedy: str = "make room, then the same co
 
 def exit_code_and_line(error: Exception) -> tuple[int, str] | None:
     """Returns the exit code and the line to print for an error that a user can fix, and None for any other."""
+    if isinstance(error, Interruption):
+        return INTERRUPTED, f"interrupted: {one_line(error)}"
     if isinstance(error, InputError):
         return 2, f"error: {one_line(error)}"
     if isinstance(error, FloatingPointError):

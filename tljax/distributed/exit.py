@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from tljax.core.errors import INTERRUPTED
+
 FAILED = 1
 BAD_INPUT = 2  # the code that core/errors.py gives an InputError
-LOST = 75  # another process is gone, start all again: EX_TEMPFAIL of sysexits.h, as in launch/interruptible.py
+LOST = INTERRUPTED  # another process is gone, start all again
 STUCK = 134  # the code of an abort: schedulers try it again a few times, as a host or its network may be the cause
 
 _exiting = threading.Lock()

@@ -20,10 +20,11 @@ from typing import Any
 
 import filelock
 
-from tljax.core.errors import InputError, explain_disk_errors, one_line
+from tljax.core.errors import InputError, StoreUnreachable, explain_disk_errors, one_line
 from tljax.core.units import format_bytes
 from tljax.distributed import processes
 from tljax.storage.atomic import atomic_path
+from tljax.storage.unreachable import is_unreachable
 
 # The fields of an object's listing that change with its content; each store has its own.
 STAMPS = ("size", "generation", "etag", "ETag", "md5Hash", "mtime", "LastModified", "created")
@@ -205,7 +206,8 @@ def explain_store_errors(address: str, field: str) -> Iterator[None]:
         raise
     # Every store has its own exceptions, and the libraries also raise those of HTTP and of credentials.
     except Exception as error:
-        raise InputError(f"{field} {address}: {_explain(address, error)}") from error
+        kind = StoreUnreachable if is_unreachable(error) else InputError
+        raise kind(f"{field} {address}: {_explain(address, error)}") from error
 
 
 def _explain(address: str, error: Exception) -> str:

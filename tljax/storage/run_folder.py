@@ -12,9 +12,10 @@ from typing import Any
 import filelock
 from etils import epath
 
-from tljax.core.errors import InputError, explain_disk_errors
+from tljax.core.errors import InputError, explain_disk_errors, interrupt_if_unreachable
 from tljax.distributed import processes
 from tljax.storage import remote
+from tljax.storage.unreachable import retry_unreachable
 
 # The small files that a restart needs and that people read. Checkpoints and exports go to the address directly.
 MIRRORED_FILES = (
@@ -67,7 +68,7 @@ class RunFolder:
 
         A checkpoint is committed only after this upload, so that a restart from it finds the files that it needs. Files
         may grow meanwhile, because a restart removes the lines that came after its checkpoint. Raises InputError if the
-        address cannot be written.
+        address cannot be written, and Interruption if the store does not answer for some minutes.
         """
         if not self.uri or not processes.is_primary():
             return
@@ -79,7 +80,9 @@ class RunFolder:
                         stat = path.stat()
                         stamps[path.relative_to(self.local_dir).as_posix()] = (stat.st_size, stat.st_mtime_ns)
             new = [name for name, stamp in stamps.items() if self._uploaded.get(name) != stamp]
-            remote.upload({f"{self.uri}/{name}": self.local_dir / name for name in new}, FIELD, growing=True)
+            files = {f"{self.uri}/{name}": self.local_dir / name for name in new}
+            with interrupt_if_unreachable():
+                retry_unreachable(lambda: remote.upload(files, FIELD, growing=True))
             self._uploaded.update({name: stamps[name] for name in new})
 
     def download(self) -> None:

@@ -7,6 +7,7 @@ state: parameters and optimizer -> TrainState; gradients summed over the parts o
 resume: a run's folder -> the same folder locked for this process, and checked to continue the same run.
 stop: signals -> a request to stop, which all processes see after the same update.
 checkpoint: TrainState and metadata -> checkpoints in the run's folder, and back onto any mesh.
+checkpoint_errors: an error of Orbax, a disk or a store -> its reason, and whether it may pass.
 checkpoint_handlers: arrays and metadata -> the files of one checkpoint; errors -> a callback.
 metrics: a step's metrics -> metrics.jsonl, TensorBoard, Weights & Biases, and progress lines.
 mfu: tokens per second -> model FLOPs utilization.

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,16 +14,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from tljax.core.errors import InputError, one_line
+from tljax.core.errors import RESTART, InputError, Interruption, StoreUnreachable, one_line
 from tljax.distributed import processes
 from tljax.storage.remote import is_remote
+from tljax.training.checkpoint_errors import STORE_REFUSALS, damage, store_failure
 from tljax.training.checkpoint_handlers import MetadataHandler, StateHandler
 
 STATE, METADATA = "state", "metadata"
 SAVE_TIMEOUT = 86_400  # seconds for one save
-# The packages whose exceptions report that an object store refused a request, and the codes of such refusals.
-STORES = ("gcsfs", "google", "aiohttp", "requests")
-STORE_REFUSALS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|NOT_FOUND|DEADLINE_EXCEEDED|ABORTED)\b")
 
 
 class Checkpoints:
@@ -76,10 +73,8 @@ class Checkpoints:
         handlers.add(METADATA, ocp.args.JsonRestore, text)
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=handlers)
-        except OSError as error:
-            raise InputError(
-                f"{self.folder}: cannot be used for checkpoints ({_reason(error)}); give another folder"
-            ) from error
+        except Exception as error:
+            raise self._explain_opening(error) from error
         if not read_only:
             # A process that was killed while Orbax removed a checkpoint may have left a part of it.
             for step in processes.run_on_primary(lambda: self._replaced(keep, keep_best)):
@@ -97,7 +92,8 @@ class Checkpoints:
         metadata: values that JSON can hold. selection_loss: the value that best-checkpoint selection minimizes. A step
         that has a checkpoint already is left as it is.
 
-        Raises InputError if this or the previous save could not be written; older checkpoints remain.
+        Raises InputError if this or the previous save could not be written, and its subclass Interruption if the store
+        did not answer; older checkpoints remain.
         """
         json.dumps(metadata)
         items = ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state), METADATA: ocp.args.JsonSave(metadata)})
@@ -182,20 +178,19 @@ class Checkpoints:
         """Returns `read()`. Raises InputError for damaged files, with the name of an older checkpoint to go on from."""
         try:
             return read()
-        # Orbax, TensorStore and json raise these for damaged files. Other errors, such as too little memory or a
-        # defect, are no damage, and removing files does not help.
         except Exception as error:
-            if is_remote(self.folder) and STORE_REFUSALS.search(str(error)) and "NOT_FOUND" not in str(error):
-                reason = one_line(error)[:200]
-                raise InputError(
-                    f"{self.folder}/{step}: could not be read ({reason}); check the address and the network, then try "
-                    "again"
+            failure = store_failure(error) if is_remote(self.folder) and "NOT_FOUND" not in str(error) else None
+            if failure is not None and (failure.unreachable or STORE_REFUSALS.search(str(error))):
+                kind = StoreUnreachable if failure.unreachable else InputError
+                raise kind(
+                    f"{self.folder}/{step}: could not be read ({failure.reason}); check the address and the network, "
+                    "then try again"
                 ) from error
-            if not isinstance(error, OSError | ValueError | KeyError):
+            reason = damage(error)
+            if reason is None:
                 raise
             earlier = [s for s in self.steps() if s < step]
             remedy = f"remove it to go on from step {earlier[-1]}" if earlier else "there is no earlier one"
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise InputError(f"{self.folder}/{step}: the checkpoint cannot be read ({reason}); {remedy}") from error
 
     def _check_exists(self, step: int) -> None:
@@ -208,7 +203,7 @@ class Checkpoints:
     def _compare(self, step: int, abstract: Any, partial: bool) -> None:
         """Raises InputError for a leaf that differs: Orbax casts dtypes silently, and names no leaf of other shape."""
         self._check_exists(step)
-        saved = _leaves(self._explain_read_errors(step, lambda: self._manager.item_metadata(step)[STATE].tree))
+        saved = self._explain_read_errors(step, lambda: self._saved_leaves(step))
         wanted = _leaves(abstract)
         path = f"{self.folder}/{step}"
         for name in sorted(wanted.keys() | saved.keys()):
@@ -224,8 +219,31 @@ class Checkpoints:
             if leaf.dtype != want.dtype and not partial:
                 raise InputError(f"{path}: {name} is {leaf.dtype}, this run needs {want.dtype}")
 
+    def _saved_leaves(self, step: int) -> dict[str, Any]:
+        metadata = self._manager.item_metadata(step)[STATE]
+        if metadata is None:
+            raise FileNotFoundError(f"the shapes of its arrays are missing in {STATE}/_METADATA")
+        return _leaves(metadata.tree)
+
+    def _explain_opening(self, error: Exception) -> Exception:
+        """Returns an InputError for a folder that cannot be opened, or `error` itself if it is a defect."""
+        # Orbax reads the metrics of all checkpoints at first.
+        for file in self.folder.glob("*/metrics/metrics") if isinstance(error, ValueError) else ():
+            try:
+                json.loads(file.read_text())
+            except ValueError as damaged:
+                return InputError(
+                    f"{file}: cannot be read ({one_line(damaged)[:160]}); remove this file: its checkpoint then counts "
+                    "as one without a value of eval.best"
+                )
+        failure = store_failure(error)
+        if failure is None:
+            return error
+        kind = StoreUnreachable if failure.unreachable else InputError
+        return kind(f"{self.folder}: cannot be used for checkpoints ({failure.reason}); give another folder")
+
     def _explain_write_errors(self, act) -> None:
-        """Runs `act`. Raises InputError if the disk refuses, and then reads the list of checkpoints from it again."""
+        """Runs `act`. Raises InputError if the disk refuses, and Interruption if a store does not answer."""
         try:
             act()
         except Exception as error:
@@ -235,15 +253,25 @@ class Checkpoints:
             raise explained from error
 
     def _write_error(self, error: Exception) -> InputError | None:
-        """Returns an InputError for a file system that refused a write, or None if the error has another cause."""
-        reason = None if isinstance(error, InputError) else _reason(error)
-        if reason is None:
+        """Returns an InputError for a file system that refused a write, or None if the error has another cause.
+
+        After a refusal it reads the list of checkpoints from the disk again.
+        """
+        failure = None if isinstance(error, InputError) else store_failure(error)
+        if failure is None:
             return None
+        if failure.unreachable:
+            # gcsfs has tried 6 times by now, and TensorStore 32 times. A list of checkpoints cannot be read either.
+            return Interruption(
+                f"{self.folder}: a checkpoint could not be written ({failure.reason}), and the earlier ones remain; "
+                f"{RESTART}"
+            )
         self._manager.reload()
         last = self.latest_step()
         good = f"the last good one is of step {last}" if last is not None else "there is no earlier one"
         return InputError(
-            f"{self.folder}: a checkpoint could not be written ({reason}); {good}; make room or give another folder"
+            f"{self.folder}: a checkpoint could not be written ({failure.reason}); {good}; make room or give another "
+            "folder"
         )
 
     def _report_failure(self, error: Exception) -> None:
@@ -263,24 +291,6 @@ def _leaves(tree: Any) -> dict[str, Any]:
         return str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
 
     return {".".join(map(part, path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _reason(error: BaseException) -> str | None:
-    """Returns the reason that the file system gave, or None if the error has another cause."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, jax.errors.JaxRuntimeError):
-            return None  # an error of a device or of another process, whose text has the codes of a store
-        if isinstance(seen, OSError):
-            return seen.strerror or str(seen).splitlines()[0]
-        # TensorStore raises ValueError with the system's error number in its text, or a store's code.
-        match = re.search(r"\[os_error_code='(\d+)'\]|\[OS error (\d+)", str(seen))
-        if match:
-            return os.strerror(int(match[1] or match[2]))
-        if type(seen).__module__.partition(".")[0] in STORES or STORE_REFUSALS.search(str(seen)):
-            return one_line(seen)[:200]
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _silence_orbax() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax.core.config import flatten_fields
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, interrupt_if_unreachable
 from tljax.distributed import processes
 from tljax.storage.atomic import write_json
 from tljax.storage.remote import explain_store_errors, is_remote, remove_objects
@@ -100,7 +100,8 @@ def lock_run_folder(folder: RunFolder, config: Any) -> Iterator[bool]:
     """Creates and locks the folder, and writes config.json; yields True if the run has made updates before.
 
     Raises InputError if another run has locked the folder, if the folder has changed since `choose_run_folder`, if the
-    disk refuses, or if a process of this run does not see the folder.
+    disk refuses, or if a process of this run does not see the folder. Raises Interruption if a store does not answer
+    while the body runs.
     """
     with contextlib.ExitStack() as stack:
         is_restart = processes.run_on_primary(lambda: stack.enter_context(_claim(folder, config)))
@@ -109,7 +110,8 @@ def lock_run_folder(folder: RunFolder, config: Any) -> Iterator[bool]:
                 f"config.out {folder}: this process does not find there what process 0 wrote; give a folder on a file "
                 "system that all processes share, or an address such as gs://BUCKET/RUN"
             )
-        yield is_restart
+        with interrupt_if_unreachable():
+            yield is_restart
 
 
 @contextlib.contextmanager
