@@ -130,6 +130,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     export = config.export = ConfigDict()
     export.at_end = True  # writes OUT/hf at the end of training
+    # The end of a run tells which share of the change this dtype keeps; sets are scored with the weights in it.
     export.dtype = "auto"  # auto (that of model.path) | float32 | bfloat16 | float16
     export.max_shard_bytes = 5_000_000_000
 

@@ -30,7 +30,7 @@ from tljax.rl.samples import write_samples
 from tljax.rl.state import PPOState
 from tljax.rl.train_iteration import PPOContext, Programs, format_widths, train_iteration
 from tljax.toolbox.embedded import resolve_source_file
-from tljax.training import resume
+from tljax.training import exported_change, resume
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.export import export_results, save_model_files
 from tljax.training.fingerprint import fingerprint
@@ -166,9 +166,14 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
             if programs.widths:
                 logger.log_message(format_widths(programs.widths))
         best = checkpoints.best_step()
+    step, params = int(state.actor.step), state.actor.params
+    # The comparison with the first weights needs the memory of the critic and of the moments.
+    del state
+    adapter = context.models.adapter
+    change = exported_change.measure_run(context.model, context.export_dtype, params, frozen, adapter, seed=0)
     # The export loads the weights again to fold an adapter into them; both copies might not fit into the memory.
     del frozen
-    finish(context, int(state.actor.step), state.actor.params, best)
+    finish(context, step, params, best, change)
 
 
 def evaluate(
@@ -178,7 +183,10 @@ def evaluate(
 
     Returns the value that best-checkpoint selection minimizes, None if it is not known.
     """
-    config, actor = context.config, context.models.actor(frozen, state.actor.params)
+    config, params = context.config, state.actor.params
+    # Weights are scored as the export rounds them; an adapter is exported as it is.
+    params = params if context.models.adapter else exported_change.as_exported(params, context.export_dtype)
+    actor = context.models.actor(frozen, params)
     eval_context = in_training.EvalContext(config, context.tokenizer, context.folder, logger)
     replies = in_training.score_eval_sets(eval_context, context.sets, context.model.config, actor, step)
     if not replies:
@@ -216,7 +224,9 @@ def begin(context: PPOContext, txs: tuple[Any, Any], checkpoints: Checkpoints) -
     return state, models.frozen(context.model, dtype)
 
 
-def finish(context: PPOContext, step: int, params: Any, best: int | None) -> None:
+def finish(
+    context: PPOContext, step: int, params: Any, best: int | None, change: exported_change.ExportedChange | None
+) -> None:
     """Exports OUT/hf from the last weights, and logs the scores and the paths of all results."""
     config, folder = context.config, context.folder
     exported = export_results(
@@ -233,6 +243,9 @@ def finish(context: PPOContext, step: int, params: Any, best: int | None) -> Non
         lines.append(
             f"best:  update {best} by eval.best={config.eval.best}; launch/export_hf.py --config.step=-1 exports it"
         )
+    lines += exported_change.format_change(
+        change, adapter=context.models.adapter is not None, scored=bool(context.sets)
+    )
     log("\n".join([*lines, *exported]))
 
 

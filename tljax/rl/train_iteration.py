@@ -32,6 +32,7 @@ from tljax.rl.rollout import (
 from tljax.rl.state import PPOState, RolloutBatch
 from tljax.storage.run_folder import RunFolder
 from tljax.training import model_source
+from tljax.training.exported_change import export_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,11 @@ class PPOContext:
     reward_function: RewardFunction
     folder: RunFolder
     total: int
+
+    @property
+    def export_dtype(self) -> str:
+        """The dtype of the model's export."""
+        return export_dtype(self.model, self.config.export.dtype)
 
 
 class Programs(NamedTuple):

@@ -9,6 +9,7 @@ from tljax.evaluate import in_training
 from tljax.model import lora
 from tljax.storage.run_folder import RunFolder
 from tljax.training import model_source
+from tljax.training.exported_change import export_dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,11 @@ class SFTContext:
     def adapter(self) -> lora.LoraOptions | None:
         """The options of the adapter that is trained; None if all weights are trained."""
         return lora.LoraOptions.from_config(self.config.lora)
+
+    @property
+    def export_dtype(self) -> str:
+        """The dtype of the model's export."""
+        return export_dtype(self.model, self.config.export.dtype)
 
     @property
     def total(self) -> int:

@@ -25,7 +25,7 @@ from tljax.sft.context import SFTContext
 from tljax.sft.held_out import evaluate_loss
 from tljax.sft.step import StepOptions, make_eval_step, make_sft_step
 from tljax.toolbox.embedded import BASE_FOLDER, resolve_model_path, resolve_source_file
-from tljax.training import model_source, resume
+from tljax.training import exported_change, model_source, resume
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.export import export_results, save_model_files
 from tljax.training.fingerprint import fingerprint
@@ -159,8 +159,9 @@ def train(context: SFTContext, tx: optax.GradientTransformation) -> None:
                     metrics = {}
                     logger.flush()  # names the step of a loss that is not finite, before replies are generated
                     if held_out is not None:
-                        evaluate = functools.partial(eval_step, state.params, trunk=trunk)
-                        metrics["loss"] = evaluate_loss(context, held_out, evaluate, logger, n + 1)
+                        metrics["loss"] = evaluate_loss(
+                            context, held_out, functools.partial(eval_step, state.params, trunk=trunk), logger, n + 1
+                        )
                     replies = score_eval_sets(context, state.params, trunk, logger, n + 1)
                     selection_loss = in_training.selection_loss(config, metrics, replies)
 
@@ -173,7 +174,14 @@ def train(context: SFTContext, tx: optax.GradientTransformation) -> None:
                     exit_after_stop(stopped_by, n + 1, total, folder, logger.log_message)
             checkpoints.wait()
         best = checkpoints.best_step()
-    finish(context, state, best)
+    step, params = int(state.step), state.params
+    # The comparison with the first weights and the export need the memory of the moments and of the trunk.
+    del state
+    change = exported_change.measure_run(
+        context.model, context.export_dtype, params, trunk, context.adapter, config.seed
+    )
+    del trunk
+    finish(context, step, params, best, change)
 
 
 def begin(
@@ -201,6 +209,8 @@ def score_eval_sets(
     context: SFTContext, params: Any, trunk: llama.Params | None, logger: MetricsLogger, step: int
 ) -> dict[str, list[ScoredReply]]:
     """Generates replies to the sets of eval.sets, logs their scores and returns the replies by set."""
+    # Weights are scored as the export rounds them; an adapter is exported as it is.
+    params = params if context.adapter else exported_change.as_exported(params, context.export_dtype)
     weights = lora.combine_with_trunk(params, trunk, context.adapter)
     eval_context = in_training.EvalContext(context.config, context.tokenizer, context.folder, logger)
     replies = in_training.score_eval_sets(eval_context, context.sets, context.model.config, weights, step)
@@ -209,9 +219,11 @@ def score_eval_sets(
     return replies
 
 
-def finish(context: SFTContext, state: TrainState, best: int | None) -> None:
+def finish(
+    context: SFTContext, step: int, params: Any, best: int | None, change: exported_change.ExportedChange | None
+) -> None:
     """Exports OUT/hf from the last weights, and logs the scores and the paths of all results."""
-    config, folder, step = context.config, context.folder, int(state.step)
+    config, folder = context.config, context.folder
     lines = [f"done:  checkpoints and metrics in {folder}"]
     if table := processes.run_on_primary(lambda: in_training.score_report(context.sets, folder, step)):
         lines.insert(0, table)
@@ -219,9 +231,10 @@ def finish(context: SFTContext, state: TrainState, best: int | None) -> None:
         lines.append(
             f"best: step {best} by eval.best={config.eval.best}; launch/export_hf.py with --config.step=-1 exports it"
         )
+    lines += exported_change.format_change(change, adapter=context.adapter is not None, scored=bool(context.sets))
     lines += export_results(
         folder,
-        state.params,
+        params,
         adapter=context.adapter is not None,
         model=config.export.at_end,
         dtype=config.export.dtype,

@@ -11,6 +11,7 @@ checkpoint_errors: an error of Orbax, a disk or a store -> its reason, and wheth
 checkpoint_handlers: arrays and metadata -> the files of one checkpoint; errors -> a callback.
 metrics: a step's metrics -> metrics.jsonl, TensorBoard, Weights & Biases, and progress lines.
 mfu: tokens per second -> model FLOPs utilization.
+exported_change: the weights before and after training -> the share of their change that the export keeps.
 export_gguf: a run or any model -> a GGUF file.
 export: a run's checkpoint -> a Hugging Face folder, or an adapter in the format of `peft`.
 """
