@@ -25,7 +25,8 @@ def get_config(arg: str = "") -> ConfigDict:
     # that training reads, or a folder of such files, each of which is a set.
     config.data = "toolbox"
     config.queries = 1000  # the number of queries of each split of the toolbox, the same for every model
-    config.dialect = "mae"  # the text of tools and calls: mae | readme | full, as in training
+    config.dialect = "mae"  # the text of tools and calls: mae | readme | full | template, as in training
+    config.chat_template = ""  # for the dialect template: FILE.jinja | hermes; "" is the tokenizer's own template
     config.tokenizer = ""  # a folder or a hub id; "" means that of the model
     config.new_tokens = 128  # the maximum number of tokens of a reply
     config.rows = 64  # the number of queries that are answered at a time, over all devices

@@ -26,7 +26,8 @@ def get_config() -> ConfigDict:
     # True reads text in `prompt` that spells a special token, such as <|im_start|>, as that token, as a chat template
     # means it; the text of `messages` never is, as in training.
     config.special_tokens = False
-    config.dialect = "mae"  # the text of tools and messages: mae | readme | full, as in training
+    config.dialect = "mae"  # the text of tools and messages: mae | readme | full | template, as in training
+    config.chat_template = ""  # for the dialect template: FILE.jinja | hermes; "" is the tokenizer's own template
     config.tokenizer = ""  # a folder or a hub id; "" means that of the model
     config.samples = 1  # the number of replies to each prompt
     config.rows = 64  # the number of replies that are generated at a time, over all devices

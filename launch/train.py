@@ -28,7 +28,7 @@ def run_ppo(config: Any) -> None:
     if config.model.path == "quickstart":
         # A mistake in the config must not cost the minutes of SFT first.
         check(config)
-        open_eval_sets(config)
+        open_eval_sets(config, "mae")
         config.model.path = quickstart(config.model.preset)
     run(config)
 

@@ -11,7 +11,7 @@ from tljax.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, r
 from tljax.agent.loop import Opening
 from tljax.calls.compare import ToolList, as_tool_list
 from tljax.core.errors import InputError
-from tljax.data.prompt import render_prompt
+from tljax.data.prompt import Dialect, render_prompt
 from tljax.data.prompt_records import (
     check_input_file,
     check_nonempty,
@@ -47,7 +47,7 @@ class DialogueRequest:
     task: Task | None = None
 
 
-def toolbox_requests(n: int, dialect: str) -> list[DialogueRequest]:
+def toolbox_requests(n: int, dialect: Dialect) -> list[DialogueRequest]:
     """Returns `n` tasks of each held-out split, the same for every model. Their tools run, one state per dialogue."""
     requests = []
     for split in HELD_OUT_SPLITS:
@@ -55,12 +55,12 @@ def toolbox_requests(n: int, dialect: str) -> list[DialogueRequest]:
             task = make_task(QUERY_SEED, split, index)
             tools = as_tool_list([tool_by_name(name).schema for name in task.tools])
             prompt = render_prompt(tools.tools, [Turn("user", task.query)], dialect)
-            opening = Opening(prompt, tools, FINISH.name, functools.partial(ToolboxExecutor, task.tools))
+            opening = Opening(prompt, tools, FINISH.name, functools.partial(ToolboxExecutor, task.tools), dialect)
             requests.append(DialogueRequest(split, f"toolbox-{split}-{QUERY_SEED}-{index}", task.query, opening, task))
     return requests
 
 
-def benchmark_requests(path: str, dialect: str, finish: str) -> list[DialogueRequest]:
+def benchmark_requests(path: str, dialect: Dialect, finish: str) -> list[DialogueRequest]:
     """Returns the rows of a benchmark's files, also those with a broken golden answer; a mock answers their calls.
 
     Prints which files and rows are left out. finish: the tool that ends a dialogue if the row names none; see
@@ -95,17 +95,17 @@ def _examples(eval_set: EvalSet) -> list[Example]:
     return sorted([*eval_set.examples, *without_golden], key=lambda example: example.index)
 
 
-def _benchmark_request(name: str, example: Example, dialect: str, finish: str) -> DialogueRequest:
+def _benchmark_request(name: str, example: Example, dialect: Dialect, finish: str) -> DialogueRequest:
     tools, ends = add_finish_tool(
         as_tool_list(example.tools), example.finish or finish, f"set {name}, row {example.index}"
     )
     prompt = render_prompt(tools.tools, example.turns, dialect, example.system)
-    opening = Opening(prompt, tools, ends, functools.partial(MockExecutor, tools))
+    opening = Opening(prompt, tools, ends, functools.partial(MockExecutor, tools), dialect)
     query = next((turn.text for turn in example.turns if turn.role == "user"), "")
     return DialogueRequest(name, example.id, query, opening)
 
 
-def query_requests(file: str, dialect: str, finish: str, tools_file: str, seconds: float) -> list[DialogueRequest]:
+def query_requests(file: str, dialect: Dialect, finish: str, tools_file: str, seconds: float) -> list[DialogueRequest]:
     """Returns the rows of a JSONL file or a JSON array: {"id", "query"} or {"id", "messages"}.
 
     tools_file: the Python file whose functions are the tools, with a limit of `seconds` for each call. If it is "",
@@ -146,7 +146,8 @@ def query_requests(file: str, dialect: str, finish: str, tools_file: str, second
         else:
             open_tools = functools.partial(FileExecutor, tools_file, seconds, tools, file_functions, ends)
         query = next((turn.text for turn in reversed(conversation.turns) if turn.role == "user"), "")
-        requests.append(DialogueRequest(Path(file).stem, identity, query, Opening(prompt, tools, ends, open_tools)))
+        opening = Opening(prompt, tools, ends, open_tools, dialect)
+        requests.append(DialogueRequest(Path(file).stem, identity, query, opening))
     return requests
 
 

@@ -15,7 +15,7 @@ from tljax.agent.executors import Executor, documentation_error
 from tljax.calls.compare import Comparison, ToolList, values_equal
 from tljax.calls.parse import ParsedText
 from tljax.calls.tool import Call
-from tljax.data.prompt import render_feedback
+from tljax.data.prompt import Dialect, render_feedback
 from tljax.data.tokenizer import Tokenizer
 from tljax.toolbox.execute import Result, escape_surrogates, json_text
 
@@ -43,13 +43,14 @@ class Opening:
 
     prompt: the text up to the first "Assistant:", inclusive. tools: the tools that the prompt lists. finish: the tool
     that ends the dialogue; if None, a reply without a call ends it and is the answer. open_tools: returns an executor
-    for the calls of one dialogue, with its own state.
+    for the calls of one dialogue, with its own state. dialect: that of the prompt, in which feedback is written.
     """
 
     prompt: str
     tools: ToolList
     finish: str | None
     open_tools: Callable[[], Executor]
+    dialect: Dialect = "mae"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ def _add_reply(dialogue: Dialogue, reply: SampledReply, tokenizer: Tokenizer, li
     elif len(dialogue.exchanges) >= limits.turns:
         dialogue.end(TURN_LIMIT, f"no {opening.finish or 'answer'} in {limits.turns} replies")
     else:
-        dialogue.tokens += tokenizer.encode_continuation(render_feedback(result.value))
+        dialogue.tokens += tokenizer.encode_continuation(render_feedback(result.value, opening.dialect))
 
 
 def _format_error(parsed: ParsedText, reply: SampledReply, limits: DialogueLimits) -> str:

@@ -17,9 +17,10 @@ from tljax.agent.dialogues import DialogueRequest, benchmark_requests, query_req
 from tljax.agent.files import DialogueFiles, InMemoryDialogues, check_new_files, open_dialogue_files
 from tljax.agent.loop import DialogueLimits, Policy, has_room_for_reply, run_dialogues
 from tljax.agent.scores import dialogue_row
-from tljax.calls.render import DIALECTS
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError, explain_out_of_memory, locate_errors
+from tljax.data.dialect import DIALECT_NAMES, open_dialect
+from tljax.data.prompt import Dialect
 from tljax.data.reader import format_first_errors
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
@@ -66,8 +67,9 @@ def run(config: Any) -> None:
     if out is not None:
         check_new_files(out)
     model_source.check_trained(config.model.path)
-    requests = read_requests(config)
     model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
+    dialect, tokenizer = open_dialect(config.dialect, config.chat_template, tokenizer, "chat_template")
+    requests = read_requests(config, dialect)
     llama.check_length(model.config, config.new_tokens + 1, "config.new_tokens and a prompt")
     longest = min(config.max_tokens or model.config.max_tokens, model.config.max_tokens)
     limits = DialogueLimits(config.max_turns, longest, config.new_tokens, config.max_repeats)
@@ -95,7 +97,7 @@ def check(config: Any) -> None:
     for field in ("predictions", "noise", "compare", "bfcl_out"):
         if config[field]:
             raise InputError(f"config.{field} is {config[field]!r}, which is for config.turns=single; leave it empty")
-    check_choice("dialect", config.dialect, DIALECTS)
+    check_choice("dialect", config.dialect, DIALECT_NAMES)
     check_choice("model.compute_dtype", config.model.compute_dtype, llama.COMPUTE_DTYPES)
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)
     for field in ("queries", "new_tokens", "rows", "max_turns", "tool_calls"):
@@ -117,14 +119,14 @@ def check(config: Any) -> None:
         )
 
 
-def read_requests(config: Any) -> list[DialogueRequest]:
+def read_requests(config: Any, dialect: Dialect) -> list[DialogueRequest]:
     """Returns the dialogues to generate. Raises InputError as the readers do."""
     if config.data == "toolbox":
-        return toolbox_requests(config.queries, config.dialect)
+        return toolbox_requests(config.queries, dialect)
     if not config.tools and is_benchmark(config.data):
-        return benchmark_requests(config.data, config.dialect, config.finish)
+        return benchmark_requests(config.data, dialect, config.finish)
     tools = os.path.expanduser(config.tools)
-    return query_requests(config.data, config.dialect, config.finish, tools, config.tool_seconds)
+    return query_requests(config.data, dialect, config.finish, tools, config.tool_seconds)
 
 
 def uses_mock(config: Any) -> bool:

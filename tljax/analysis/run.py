@@ -36,6 +36,7 @@ from tljax.analysis.token_scores import TokenScores, score_tokens
 from tljax.core.config import check_choices, check_range, get_field
 from tljax.core.errors import InputError, explain_out_of_memory
 from tljax.data.check import check_data
+from tljax.data.dialect import TEMPLATE
 from tljax.data.mae import check_rule, load_rule
 from tljax.data.reader import TrajectoryDataset, format_first_errors, open_trajectories
 from tljax.data.tokenizer import Tokenizer
@@ -115,6 +116,11 @@ def run(config: Any) -> None:
 def check(config: Any) -> None:
     """Raises InputError if a field's value is not allowed, or if it needs a package that is not installed."""
     check_data(config.data)
+    if config.data.dialect == TEMPLATE:
+        raise InputError(
+            "config.data.dialect is 'template', but the analyses label the characters of calls like f(a=1); choose "
+            "full, mae or readme"
+        )
     choices = {"model.compute_dtype": llama.COMPUTE_DTYPES, "model.attention": IMPLEMENTATIONS}
     check_choices(config, choices)
     for field, minimum in {"limit": 0, "seed": 0, "new_tokens": 1, "rows": 1, "toolbox.trajectories": 1}.items():

@@ -43,8 +43,10 @@ def data_block() -> ConfigDict:
     data.w_max = 9.0  # maximal weight of a key token (released code: 9)
     data.prompt_weight = 0.0  # weight of tokens outside replies; above 0, a row has one mean loss (pretraining)
     # The text of tools and calls: mae (released training data) | readme (released model card) | full (mae with allowed
-    # values, defaults and nested properties).
+    # values, defaults and nested properties) | template (the tokenizer's own chat template).
     data.dialect = "mae"
+    # For the dialect template, another template than the tokenizer's: FILE.jinja | hermes (ours, with Hermes' tags).
+    data.chat_template = ""
     data.rows = (
         "trajectory"  # one row per trajectory, or per "step": equal gradients, but a step's row repeats its history
     )

@@ -11,7 +11,11 @@ mae.py             trajectory -> a decision for each step, with the reason if it
 mae_default.py     feedback of a tool -> the error that the default rule finds in it
 mae_labels.py      a file with verdicts of any critic on steps, as a rule
 mae_phrases.py     the phrases by which the default rule knows an error in a text
+rendered.py        text with the positions of replies and names
 prompt.py          trajectory -> text with the spans of replies and names; chat_template.jinja: the same in Jinja
+model_template.py  the same in the chat template of a model; hermes.jinja: one for models whose own leaves tools out
+dialect.py         a config's dialect -> how conversations are written, and the tokenizer for it
+response_template.py  a dialect -> how transformers' parse_response reads its calls
 tokenizer.py       text <-> tokens with the characters that each covers
 pkt.py             a tool's name among others -> key tokens and their weight
 steps.py           trajectory -> Steps: text, tokens, token classes and weights of every reply
@@ -19,6 +23,7 @@ batch_arrays.py    the classes of tokens; the names and dtypes of the arrays of 
 rows.py            steps -> rows: one sequence per trajectory, with targets and loss weights
 batch.py           rows -> packed batches; the batch of step n is a function of (seed, n)
 examples.py        a config's `data` block -> training and held-out rows, with a summary
+prompt_rows.py     trajectories or rendered prompts -> rows of prompts with golden calls
 prompt_table.py    a config's `data` block -> prompts with golden calls, for PPO
 prompt_records.py  a file of prompts or messages -> prompts to reply to
 prepare.py         trajectories -> one line of JSON per step

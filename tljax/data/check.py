@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from tljax.calls.render import DIALECTS
 from tljax.core.errors import InputError
+from tljax.data.dialect import DIALECT_NAMES
 from tljax.data.formats.read import FORMAT_NAMES
 from tljax.data.pkt import PKT_RULES
 from tljax.data.reader import ON_BAD_ROW
@@ -12,7 +12,7 @@ from tljax.data.reader import ON_BAD_ROW
 ALLOWED = {
     "format": FORMAT_NAMES,
     "pkt": PKT_RULES,
-    "dialect": DIALECTS,
+    "dialect": DIALECT_NAMES,
     "rows": ("trajectory", "step"),
     "on_bad_row": ON_BAD_ROW,
 }

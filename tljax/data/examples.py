@@ -12,6 +12,7 @@ import numpy as np
 
 from tljax.core.errors import InputError
 from tljax.data.mae import check_rule, load_rule
+from tljax.data.prompt import Dialect
 from tljax.data.reader import TrajectoryDataset, format_first_errors, open_trajectories
 from tljax.data.rows import content_hash, held_out_trajectories, prepare_rows
 from tljax.data.steps import TokenizeOptions, format_unlisted_tools, tokenize_trajectories
@@ -35,10 +36,11 @@ class Examples:
     content: str
 
 
-def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Examples:
+def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int, dialect: Dialect | None = None) -> Examples:
     """Returns the rows that the `data` block of a config describes.
 
-    file: data.source, or the local file that replaces it; seed: decides which trajectories are held out. Raises
+    file: data.source, or the local file that replaces it; seed: decides which trajectories are held out; dialect: the
+    opened data.dialect, None for a dialect that needs no opening. Raises
     InputError for a bad source or rule, and if no step is left to train on.
     """
     # All rows, from the cache if it has them.
@@ -47,8 +49,9 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int) -> Exam
     note = check_rule(rule, source)
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
     facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": code_hash(data.mae)}
+    options = TokenizeOptions.from_config(data, dialect or data.dialect)
     rows = prepare_rows(
-        lambda: tokenize_trajectories(source, rule, tokenizer, TokenizeOptions.from_config(data), "tokenizing"),
+        lambda: tokenize_trajectories(source, rule, tokenizer, options, "tokenizing"),
         data.rows,
         data.prompt_weight,
         facts,

@@ -10,6 +10,7 @@ from typing import Any
 from tljax.core.errors import InputError, explain_disk_errors, one_line
 from tljax.data.check import check_data
 from tljax.data.mae import check_rule, load_rule
+from tljax.data.prompt import Dialect
 from tljax.data.reader import format_first_errors, open_trajectories
 from tljax.data.steps import Step, TokenizeOptions, format_unlisted_tools, tokenize_trajectories
 from tljax.data.tokenizer import Tokenizer
@@ -95,10 +96,11 @@ class DataSummary:
         return "\n".join(lines)
 
 
-def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSummary:
+def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str, dialect: Dialect | None = None) -> DataSummary:
     """Writes `out`, one line per assistant step of `file` in source order, and returns a summary of the lines.
 
-    data: the `data` block of a config; file: data.source, or the file that stands in for it. A line holds id, step
+    data: the `data` block of a config; file: data.source, or the file that stands in for it; dialect: the opened
+    data.dialect, None for a dialect that needs no opening. A line holds id, step
     (from 1), kept, reason, text and reply. A kept step also has tokens, reply_start, key (positions from the first
     reply token), weight, and weights (one per reply token, the end token included).
 
@@ -115,7 +117,7 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str) -> DataSu
         )
     rule = load_rule(data.mae)
     source = open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
-    options = TokenizeOptions.from_config(data)
+    options = TokenizeOptions.from_config(data, dialect or data.dialect)
     steps_of_all = tokenize_trajectories(source, rule, tokenizer, options, "preparing")
     summary = DataSummary(
         data.max_tokens, skipped=source.skipped, rule_note=check_rule(rule, source), formats=source.format_lines()

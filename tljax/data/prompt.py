@@ -7,44 +7,37 @@ is `mae` with all that the tools' schemas say.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from tljax.calls.render import check_dialect, render_call, render_tool
+from tljax.calls.render import DIALECTS, check_dialect, render_call, render_tool
 from tljax.calls.tool import Tool
+from tljax.data import model_template
+from tljax.data.model_template import ModelTemplate
+from tljax.data.rendered import RenderedStep, RenderedTrajectory, ReplySpan
 from tljax.data.trajectory import Trajectory, Turn
+
+Dialect = str | ModelTemplate  # one of DIALECTS, or the chat template of a model
 
 _TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 _ROLES = {"system": "System", "user": "User", "assistant": "Assistant", "function": "Output"}
 
 
-@dataclass(frozen=True, slots=True)
-class ReplySpan:
-    """The positions of one assistant turn, in characters of `RenderedTrajectory.text`.
-
-    start: right after "Assistant:"
-    text_start: after the blank that follows it
-    end: after the last character of the reply
-    name: start and end of the called tool's name, None without a call
-    """
-
-    start: int
-    text_start: int
-    end: int
-    name: tuple[int, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedTrajectory:
-    """A trajectory as text up to its last reply, without end token.
-
-    replies: one for each assistant turn; the text of step k is `text[:replies[k].end]`
-    tool_names: start and end of each name that the tool list defines
-    """
-
-    text: str
-    replies: tuple[ReplySpan, ...]
-    tool_names: tuple[tuple[int, int], ...]
+def render_steps(trajectory: Trajectory, dialect: Dialect) -> list[RenderedStep]:
+    """Returns the text of every step of a trajectory: all that precedes the reply, and the reply."""
+    if isinstance(dialect, ModelTemplate):
+        return model_template.render_steps(trajectory, dialect)
+    rendered = render_trajectory(trajectory, dialect)
+    listed = tuple(tool.name for tool in trajectory.tools)
+    return [
+        RenderedStep(
+            rendered.text[: reply.end],
+            reply,
+            names=() if reply.name is None else (reply.name,),
+            listed=listed,
+            tool_names=rendered.tool_names,
+        )
+        for reply in rendered.replies
+    ]
 
 
 def render_trajectory(trajectory: Trajectory, dialect: str) -> RenderedTrajectory:
@@ -85,19 +78,31 @@ def render_trajectory(trajectory: Trajectory, dialect: str) -> RenderedTrajector
     return RenderedTrajectory("".join(pieces), tuple(replies), tuple(names))
 
 
-def render_prompt(tools: Sequence[Tool], turns: Sequence[Turn], dialect: str, system: str = "") -> str:
-    """Returns the text that a model continues with its reply to these turns; it ends with "Assistant:"."""
+def render_prompt(tools: Sequence[Tool], turns: Sequence[Turn], dialect: Dialect, system: str = "") -> str:
+    """Returns the text that a model continues with its reply to these turns; it ends with "Assistant:".
+
+    With a model's template it ends as the template has it. Raises InputError for turns that the template refuses.
+    """
+    if isinstance(dialect, ModelTemplate):
+        return model_template.render_prompt(tools, turns, dialect, system)
     # Rendering ends with the last reply, so a stand-in for the reply follows the turns, and is cut off again.
     rendered = render_trajectory(Trajectory("", tuple(tools), (*turns, Turn("assistant", ".")), system), dialect)
     return rendered.text[: rendered.replies[-1].start]
 
 
-def render_feedback(text: str) -> str:
+def render_feedback(text: str, dialect: Dialect) -> str:
     """Returns the text between a reply and the next one: a tool's feedback, and "Assistant:" in a line of its own."""
+    if isinstance(dialect, ModelTemplate):
+        return model_template.render_feedback(text, dialect)
     return f"\n{_ROLES['function']}: {text}\n{_ROLES['assistant']}:"
 
 
-def chat_template(dialect: str, *, bos: bool) -> str:
+def call_dialect(dialect: Dialect) -> str:
+    """Returns the dialect in which a golden call is written for people and for rewards, which read every syntax."""
+    return dialect if isinstance(dialect, str) and dialect in DIALECTS else "mae"
+
+
+def chat_template(dialect: Dialect, *, bos: bool) -> str:
     """Returns a Jinja chat template for `tokenizer.apply_chat_template`, which writes what `render_trajectory` writes.
 
     bos: True to begin with the tokenizer's first token. apply_chat_template does not add it on its own, and a model
@@ -105,8 +110,10 @@ def chat_template(dialect: str, *, bos: bool) -> str:
 
     The template takes OpenAI messages with `tools=` (arguments as objects). It also takes messages whose roles are
     System, User, Assistant and Output already, and leaves their text as it is. The end token closes the last message,
-    unless `add_generation_prompt` asks for "\\nAssistant:" there.
+    unless `add_generation_prompt` asks for "\\nAssistant:" there. The template of a model is returned as it is.
     """
+    if isinstance(dialect, ModelTemplate):
+        return dialect.source
     check_dialect(dialect)
     # The template writes `readme` calls with "%r"|format, which is Python's repr in every Jinja of Python. An engine in
     # another language that lacks it needs rendered messages.

@@ -8,7 +8,7 @@ from typing import Any
 from tljax.core.errors import InputError
 from tljax.data.formats import openai
 from tljax.data.formats.fields import ROLES
-from tljax.data.prompt import render_prompt
+from tljax.data.prompt import Dialect, render_prompt
 from tljax.data.records import read_records
 from tljax.data.trajectory import Conversation
 
@@ -31,7 +31,7 @@ class PromptRecord:
     rendered: bool
 
 
-def read_prompt_records(file: str, dialect: str) -> Iterator[PromptRecord]:
+def read_prompt_records(file: str, dialect: Dialect) -> Iterator[PromptRecord]:
     """Yields the prompts of a JSONL file or a JSON array, one at a time.
 
     Raises InputError that names file, row and field for the first malformed row, and for an id that occurs twice.
@@ -46,7 +46,7 @@ def read_prompt_records(file: str, dialect: str) -> Iterator[PromptRecord]:
         yield prompt
 
 
-def prompt_from_record(record: Any, file: str, number: int, dialect: str) -> PromptRecord:
+def prompt_from_record(record: Any, file: str, number: int, dialect: Dialect) -> PromptRecord:
     """Returns the prompt of a record of either schema; number: the row of the record in `file`, from 1.
 
     Raises InputError if the record is malformed.

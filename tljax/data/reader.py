@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 
 from tljax.calls import tool
-from tljax.calls.tool import Call, Tool
+from tljax.calls.tool import Call, tool_from_fields, tool_to_fields
 from tljax.core import json_fields
 from tljax.core.errors import InputError
 from tljax.data.arrow import build_dataset
@@ -214,13 +214,13 @@ def _encode(trajectory: Trajectory, location: str) -> str:
         "id": trajectory.id,
         "row": trajectory.row,
         "system": trajectory.system,
-        "tools": [[t.name, t.description, t.properties, t.required] for t in trajectory.tools],
         "turns": [
             [t.role, t.text, t.call and [t.call.name, t.call.arguments], t.learned, t.parallel]
             for t in trajectory.turns
         ],
     }
     try:
+        fields["tools"] = [tool_to_fields(tool) for tool in trajectory.tools]
         encoded = json.dumps(fields, ensure_ascii=False)
         encoded.encode()
     except RecursionError:
@@ -233,7 +233,7 @@ def _encode(trajectory: Trajectory, location: str) -> str:
 
 def _decode(encoded: str) -> Trajectory:
     fields = json.loads(encoded)
-    tools = tuple(Tool(name, text, properties, tuple(must)) for name, text, properties, must in fields["tools"])
+    tools = tuple(map(tool_from_fields, fields["tools"]))
     turns = tuple(
         Turn(role, text, Call(*call) if call else None, learned, parallel)
         for role, text, call, learned, parallel in fields["turns"]

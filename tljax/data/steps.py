@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from tqdm import tqdm
 
 from tljax.core.errors import locate_errors
 from tljax.data.batch_arrays import KEY_TOKEN
-from tljax.data.mae import Rule
+from tljax.data.mae import Decision, Rule
+from tljax.data.model_template import ModelTemplate
 from tljax.data.pkt import (
     classify_tokens,
     key_offsets,
@@ -23,8 +25,9 @@ from tljax.data.pkt import (
     token_range,
     token_weights,
 )
-from tljax.data.prompt import RenderedTrajectory, ReplySpan, render_trajectory
+from tljax.data.prompt import Dialect, render_steps
 from tljax.data.reader import TrajectoryDataset
+from tljax.data.rendered import RenderedStep
 from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
@@ -35,15 +38,15 @@ Spans = Sequence[tuple[int, int]]  # the range of characters that each token cov
 class TokenizeOptions:
     """The fields of a config's `data` block that decide the tokens and weights of a step."""
 
-    dialect: str
+    dialect: Dialect
     pkt: str
     w_max: float
     max_tokens: int
 
     @classmethod
-    def from_config(cls, data: Any) -> TokenizeOptions:
-        """Returns the options that a config's `data` block describes."""
-        return cls(dialect=data.dialect, pkt=data.pkt, w_max=data.w_max, max_tokens=data.max_tokens)
+    def from_config(cls, data: Any, dialect: Dialect) -> TokenizeOptions:
+        """Returns the options that a config's `data` block describes; `dialect` is its opened data.dialect."""
+        return cls(dialect=dialect, pkt=data.pkt, w_max=data.w_max, max_tokens=data.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Step:
 
     id: the id of the trajectory; step: the number of the turn, from 1
     text: the prompt and the reply; reply: the reply alone, without a leading blank
+    prompt_length: the number of characters of the prompt
     reason: why the step is blocked, None for a kept step
     length: the number of tokens, also of a step that is blocked for its length; 0 for a step that MAE blocks
     tokenized: None for a blocked step
@@ -86,6 +90,7 @@ class Step:
     step: int
     text: str
     reply: str
+    prompt_length: int = 0
     reason: str | None = None
     length: int = 0
     tokenized: TokenizedReply | None = None
@@ -109,18 +114,23 @@ def tokenize_trajectories(
 def tokenize_steps(trajectory: Trajectory, rule: Rule, tokenizer: Tokenizer, options: TokenizeOptions) -> list[Step]:
     """Returns the steps of a trajectory in order.
 
-    A step is blocked, and has no tokens, if `rule` blocks it, if it is longer than options.max_tokens, or if one token
-    covers both the end of the prompt and the start of the reply.
+    A step is blocked, and has no tokens, if `rule` blocks it, if it is longer than options.max_tokens, if one token
+    covers both the end of the prompt and the start of the reply, and if the model's template cannot write it.
     """
-    rendered = render_trajectory(trajectory, options.dialect)
+    rendered_steps = render_steps(trajectory, options.dialect)
+    decisions = rule(trajectory)
+    if isinstance(options.dialect, ModelTemplate) and options.dialect.parallel:
+        decisions = _decisions_of_messages(trajectory, decisions)
     steps = []
-    for number, (decision, reply) in enumerate(zip(rule(trajectory), rendered.replies, strict=True), start=1):
-        text = rendered.text[: reply.end]
+    for number, (decision, rendered) in enumerate(zip(decisions, rendered_steps, strict=True), start=1):
+        reply = rendered.reply
         reason, length, tokenized = decision.reason, 0, None
-        if decision.kept:
+        if decision.kept and rendered.problem:
+            reason = rendered.problem
+        elif decision.kept:
             # Without the turns after it, so that the step has the tokens that inference sees.
-            encoded = _encode(text, reply, tokenizer)
-            length = len(encoded.ids) + 1
+            encoded = _encode(rendered, tokenizer)
+            length = len(encoded.ids)
             if length > options.max_tokens:
                 reason = (
                     f"too long: {length} tokens with the end token, at most {options.max_tokens} are allowed "
@@ -128,21 +138,36 @@ def tokenize_steps(trajectory: Trajectory, rule: Rule, tokenizer: Tokenizer, opt
                 )
             elif encoded.spans[encoded.reply_start - 1][1] > reply.start:
                 # Inference would end its prompt with other tokens than training saw.
-                reason = 'reply start inside a token: the tokenizer joins "Assistant:" to it'
+                end = rendered.text[: reply.start].rpartition("\n")[2]
+                reason = f"reply start inside a token: the tokenizer joins {json.dumps(end)} to it"
             else:
-                tokenized = _tokenized_reply(rendered, reply, encoded, tokenizer, options)
+                tokenized = _tokenized_reply(rendered, encoded, tokenizer, options)
         steps.append(
             Step(
                 id=trajectory.id,
                 step=number,
-                text=text,
-                reply=text[reply.text_start :],
+                text=rendered.text,
+                reply=rendered.text[reply.text_start :],
+                prompt_length=reply.start,
                 reason=reason,
                 length=length,
                 tokenized=tokenized,
             )
         )
     return steps
+
+
+def _decisions_of_messages(trajectory: Trajectory, decisions: Sequence[Decision]) -> list[Decision]:
+    """Returns the decisions on replies that are whole messages: one is blocked if any of its parallel calls is."""
+    turns = [turn for turn in trajectory.turns if turn.role == "assistant"]
+    merged = list(decisions)
+    first = 0
+    for i, turn in enumerate(turns):
+        if not turn.parallel:
+            first = i
+        elif merged[first].kept and not decisions[i].kept:
+            merged[first] = decisions[i]
+    return merged
 
 
 def format_unlisted_tools(names: Counter[str]) -> str:
@@ -156,58 +181,68 @@ def format_unlisted_tools(names: Counter[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The tokens of a step's text: ids, the characters that each covers, and the index of the first reply token."""
+    """The tokens of a step's text.
+
+    ids: with the end token; spans: the characters that each other token covers; reply_start: the index of the first
+    reply token
+    """
 
     ids: list[int]
     spans: Spans
     reply_start: int
 
 
-def _encode(text: str, reply: ReplySpan, tokenizer: Tokenizer) -> _Encoded:
-    ids, spans = tokenizer.encode(text)
-    return _Encoded(ids, spans, bisect_left(spans, reply.start, key=lambda span: span[0]))
+def _encode(rendered: RenderedStep, tokenizer: Tokenizer) -> _Encoded:
+    ids, spans = tokenizer.encode(rendered.text + rendered.closing)
+    if rendered.closing:
+        spans = spans[:-1]
+    else:
+        ids = [*ids, tokenizer.eos_id]
+    return _Encoded(ids, spans, bisect_left(spans, rendered.reply.start, key=lambda span: span[0]))
 
 
 def _tokenized_reply(
-    rendered: RenderedTrajectory, reply: ReplySpan, encoded: _Encoded, tokenizer: Tokenizer, options: TokenizeOptions
+    rendered: RenderedStep, encoded: _Encoded, tokenizer: Tokenizer, options: TokenizeOptions
 ) -> TokenizedReply:
     start = encoded.reply_start
-    key = _key_positions(rendered, reply, encoded, tokenizer, released=options.pkt == "release")
+    key = {
+        position
+        for name in rendered.names
+        for position in _key_positions(rendered, name, encoded, tokenizer, released=options.pkt == "release")
+    }
     reply_texts = [rendered.text[a:b] for a, b in encoded.spans[start:]]
-    weight = key_weight(options.pkt, options.w_max, key, reply_texts)
-    token_classes = classify_tokens(len(reply_texts) + 1, key)
+    weight = key_weight(options.pkt, options.w_max, sorted(key), reply_texts)
+    token_classes = classify_tokens(len(reply_texts) + 1, sorted(key))
     return TokenizedReply(
-        tokens=np.asarray([*encoded.ids, tokenizer.eos_id], np.int32),
+        tokens=np.asarray(encoded.ids, np.int32),
         reply_start=start,
         token_classes=token_classes,
         key_weight=weight,
         weights=token_weights(token_classes, weight),
-        unlisted=_unlisted_tool(rendered, reply),
+        unlisted=next((name for name in _called(rendered) if name not in rendered.listed), ""),
     )
 
 
-def _unlisted_tool(rendered: RenderedTrajectory, reply: ReplySpan) -> str:
-    called = rendered.text[slice(*reply.name)] if reply.name else ""
-    return "" if called in {rendered.text[slice(*span)] for span in rendered.tool_names} else called
+def _called(rendered: RenderedStep) -> list[str]:
+    return [rendered.text[slice(*name)] for name in rendered.names]
 
 
 def _key_positions(
-    rendered: RenderedTrajectory, reply: ReplySpan, encoded: _Encoded, tokenizer: Tokenizer, *, released: bool
+    rendered: RenderedStep, name: tuple[int, int], encoded: _Encoded, tokenizer: Tokenizer, *, released: bool
 ) -> list[int]:
-    """Returns the positions of the key tokens, counted from the first reply token, in ascending order.
+    """Returns the positions of a called tool's key tokens, counted from the first reply token, in ascending order.
 
-    The first one is where the tool's name begins. A reply without a call has none. released: True if names have the
-    tokens that the released code gives them.
+    The first one is where the tool's name begins. name: start and end of the name in the reply; released: True if names
+    have the tokens that the released code gives them.
     """
-    text, name, ids, spans = rendered.text, reply.name, encoded.ids, encoded.spans
-    if name is None:
-        return []
+    text, ids, spans = rendered.text, encoded.ids[:-1], encoded.spans
     called = token_range(text, spans, *name, lone_blank=released)
     others = [span for span in rendered.tool_names if text[slice(*span)] != text[slice(*name)]]
 
     # The tokens of the called tool's name and of the other tools' names.
-    if text[name[0] - 1] != " ":
-        names = [_tokens_instead(text, name, text[slice(*span)], tokenizer) for span in others]
+    if not rendered.tool_names or text[name[0] - 1] != " ":
+        other_names = [other for other in rendered.listed if other != text[slice(*name)]]
+        names = [_tokens_instead(text, name, other, tokenizer) for other in other_names]
     elif released:
         called, names = _released_names(rendered, called, encoded)
     else:
@@ -218,7 +253,7 @@ def _key_positions(
     return [called.start + offset - encoded.reply_start for offset in offsets if called.start + offset < len(ids)]
 
 
-def _released_names(rendered: RenderedTrajectory, called: range, encoded: _Encoded) -> tuple[range, list[list[int]]]:
+def _released_names(rendered: RenderedStep, called: range, encoded: _Encoded) -> tuple[range, list[list[int]]]:
     """Returns what the released code takes for the called tool's name and for the names of the others.
 
     It compares names by their tokens. So the called tool itself is one of the others if its name runs on in the tool
@@ -236,8 +271,10 @@ def _tokens_instead(text: str, name: tuple[int, int], other_name: str, tokenizer
     """Returns the tokens that another tool's name has where `text` holds the name of the called tool.
 
     A call below free text begins its line, so its first token has no blank and differs from every one in the tool list.
+    A model's template writes names in its list otherwise than in a call, between other quotes for example.
     """
     lead = text[max(name[0] - 8, 0) : name[0]]
-    line = f"{lead}{other_name}("
+    after = text[name[1] : name[1] + 1] or "("
+    line = f"{lead}{other_name}{after}"
     ids, spans = tokenizer.encode(line)
-    return [ids[i] for i in token_range(line, spans, len(lead), len(line) - 1, lone_blank=False)]
+    return [ids[i] for i in token_range(line, spans, len(lead), len(lead) + len(other_name), lone_blank=False)]

@@ -16,7 +16,7 @@ import tokenizers
 
 from tljax.core.errors import InputError
 from tljax.storage.hub import local_or_hub
-from tljax.storage.token_files import ID_FILES, TEXT_FILES, named_token, read_end_ids, read_object
+from tljax.storage.token_files import ID_FILES, TEMPLATE_FILES, TEXT_FILES, named_token, read_end_ids, read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,9 @@ def load_tokenizer(path: str, model_folder: Path | None = None) -> Tokenizer:
     Raises InputError if tokenizer.json is missing or broken, if no file names the end token, or if the hub does not
     have the model.
     """
-    folder = local_or_hub(path, "tokenizer", ["tokenizer.json", "tokenizer.model", *TEXT_FILES, *ID_FILES])
+    folder = local_or_hub(
+        path, "tokenizer", ["tokenizer.json", "tokenizer.model", *TEXT_FILES, *ID_FILES, *TEMPLATE_FILES]
+    )
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise InputError(_missing(folder))

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from tljax.core.errors import InputError, locate_errors
+from tljax.data.dialect import open_dialect
 from tljax.data.reader import format_first_errors
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
@@ -59,9 +60,10 @@ def run(config: Any) -> None:
     scoring.check_scored_sets(config, [eval_set for eval_set in sets if not lacks_golden(eval_set)])
     model_source.check_trained(config.model.path)
     model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
+    dialect, tokenizer = open_dialect(config.dialect, config.chat_template, tokenizer, "chat_template")
     with jax.set_mesh(make_mesh(**config.mesh)), claim_output(out, "file"):
         check_devices(config, model.config)
-        prompts = [example_prompt(example, config.dialect) for _, example in rows]
+        prompts = [example_prompt(example, dialect) for _, example in rows]
         content = {
             "model": fingerprint(model),
             "tokenizer": tokenizer.fingerprint,

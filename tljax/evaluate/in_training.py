@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax.core.errors import InputError
+from tljax.data.prompt import Dialect
 from tljax.data.prompt_table import Prompt, PromptTable
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
@@ -41,21 +42,22 @@ class EvalContext:
     logger: MetricsLogger
 
 
-def open_eval_sets(config: Any) -> EvalSets:
+def open_eval_sets(config: Any, dialect: Dialect | None = None) -> EvalSets:
     """Returns at most eval.queries queries of every set that eval.sets names; each call returns the same ones.
 
     "toolbox" stands for the toolbox's two held-out splits, and a file or folder for the sets in it. "held_out" stays
     empty until `add_held_out_rows` fills it. Raises InputError for any other name, and for a value of eval.best that
-    none of the sets can provide.
+    none of the sets can provide. dialect: the opened data.dialect, None for a dialect that needs no opening.
     """
+    written: Dialect = config.data.dialect if dialect is None else dialect
     sets: EvalSets = {}
     for name in dict.fromkeys(name.strip() for name in config.eval.sets.split(",") if name.strip()):
         if name == HELD_OUT_ROWS:
             added: EvalSets = {HELD_OUT_ROWS: []}
         elif name == TOOLBOX:
-            added = held_out_sets(config.eval.queries, config.data.dialect)
+            added = held_out_sets(config.eval.queries, written)
         else:
-            added = _benchmark_sets(name, config)
+            added = _benchmark_sets(name, config, written)
         for duplicate in sets.keys() & added.keys():
             raise InputError(
                 f"config.eval.sets names two sets called {duplicate!r}; leave one out, or give their common folder"
@@ -80,7 +82,7 @@ def _check_best(config: Any, sets: EvalSets) -> None:
         )
 
 
-def _benchmark_sets(name: str, config: Any) -> EvalSets:
+def _benchmark_sets(name: str, config: Any, dialect: Dialect) -> EvalSets:
     """The queries of the file or folder that eval.sets names, by set."""
     path = local_path(name, "config.eval.sets", ALL_FILES)
     if not path.exists():
@@ -100,9 +102,7 @@ def _benchmark_sets(name: str, config: Any) -> EvalSets:
         examples = [example for example in eval_set.examples if example.expected_reply != UNKNOWN]
         if examples and eval_set.name not in parts:
             indices = _evenly_spread(len(examples), config.eval.queries)
-            sets[eval_set.name] = [
-                Query(example_prompt(examples[i], config.data.dialect), examples[i]) for i in indices
-            ]
+            sets[eval_set.name] = [Query(example_prompt(examples[i], dialect), examples[i]) for i in indices]
     if not sets:
         raise InputError(f"config.eval.sets names {path}, in which no row has a golden answer; leave it out")
     return sets

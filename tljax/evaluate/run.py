@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from tljax.calls.render import DIALECTS
 from tljax.core.config import check_choice, check_range
 from tljax.core.errors import InputError
+from tljax.data.dialect import DIALECT_NAMES, open_dialect
 from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
@@ -42,7 +42,8 @@ def run_toolbox(config: Any) -> None:
         processes.run_on_primary(lambda: check_new_output(out))
     model_source.check_trained(config.model.path)
     model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
-    sets = held_out_sets(config.queries, config.dialect)
+    dialect, tokenizer = open_dialect(config.dialect, config.chat_template, tokenizer, "chat_template")
+    sets = held_out_sets(config.queries, dialect)
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_initialized()
         check_rows(config.rows, "rows")
@@ -63,7 +64,7 @@ def check(config: Any) -> None:
     if config.data == "toolbox" and (config.noise or config.compare or config.bfcl_out):
         raise InputError("config.noise, compare and bfcl_out are for benchmarks, but config.data is 'toolbox'")
     check_no_tools(config)
-    check_choice("dialect", config.dialect, DIALECTS)
+    check_choice("dialect", config.dialect, DIALECT_NAMES)
     check_choice("model.compute_dtype", config.model.compute_dtype, llama.COMPUTE_DTYPES)
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)
     for field in ("queries", "new_tokens", "rows"):

@@ -11,6 +11,7 @@ import jax
 from tljax.calls.render import render_call
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError, locate_errors
+from tljax.data.prompt import call_dialect
 from tljax.data.tokenizer import Tokenizer
 from tljax.evaluate.benchmarks.results import PROMPT_TOO_LONG, score_example
 from tljax.evaluate.benchmarks.sets import Query
@@ -105,7 +106,7 @@ def _golden(query: Query, dialect: str) -> str | None:
         return None
     # Arguments that are not compared, such as the keys of an API, are not part of the answer.
     compared = {name: value for name, value in query.golden.arguments.items() if name not in query.example.ignored}
-    return render_call(Call(query.golden.name, compared), dialect)
+    return render_call(Call(query.golden.name, compared), call_dialect(dialect))
 
 
 def scores_from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Score]]:

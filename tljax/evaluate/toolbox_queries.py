@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from tljax.data.formats.read import trajectory_from_record
-from tljax.data.prompt import render_trajectory
+from tljax.data.prompt import Dialect, render_prompt
 from tljax.evaluate.benchmarks.sets import Example, Query
 from tljax.evaluate.score import random_tool_ts
 from tljax.toolbox.tools import FINISH
@@ -14,7 +14,7 @@ HELD_OUT_SPLITS = ("composition", "domain")
 QUERY_SEED = 1  # the same for every model, so that scores can be compared
 
 
-def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
+def held_out_queries(split: str, n: int, dialect: Dialect) -> list[Query]:
     """Returns `n` queries of a split, one from each task, so that they are independent.
 
     The golden call is drawn from a task's calls other than `finish`, which needs no choice of a tool; the prompt holds
@@ -23,18 +23,16 @@ def held_out_queries(split: str, n: int, dialect: str) -> list[Query]:
     queries = []
     for number, row in enumerate(generate_trajectories(seed=QUERY_SEED, n=n, error_share=0.0, split=split), start=1):
         trajectory = trajectory_from_record(row, f"toolbox {split}", number)
-        rendered = render_trajectory(trajectory, dialect)
-        calls = [turn.call for turn in trajectory.turns if turn.role == "assistant"]
-        candidates = [i for i, call in enumerate(calls) if call is not None and call.name != FINISH.name]
-        chosen = random.Random(f"query/{QUERY_SEED}/{split}/{number}").choice(candidates)
-        golden = calls[chosen]
-        assert golden is not None
+        calls = [(i, turn.call) for i, turn in enumerate(trajectory.turns) if turn.call is not None]
+        candidates = [(i, call) for i, call in calls if call.name != FINISH.name]
+        position, golden = random.Random(f"query/{QUERY_SEED}/{split}/{number}").choice(candidates)
+        prompt = render_prompt(trajectory.tools, trajectory.turns[:position], dialect, trajectory.system)
         example = Example(number - 1, str(trajectory.id), trajectory.tools, (), (golden,))
-        queries.append(Query(rendered.text[: rendered.replies[chosen].start], example))
+        queries.append(Query(prompt, example))
     return queries
 
 
-def held_out_sets(n: int, dialect: str) -> dict[str, list[Query]]:
+def held_out_sets(n: int, dialect: Dialect) -> dict[str, list[Query]]:
     """Returns `n` queries of each held-out split, by the split's name."""
     return {split: held_out_queries(split, n, dialect) for split in HELD_OUT_SPLITS}
 

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from tljax.calls.render import DIALECTS
 from tljax.core.config import MAX_INT32, check_choice, check_range
 from tljax.core.errors import InputError, explain_out_of_memory, locate_errors
+from tljax.data.dialect import DIALECT_NAMES, open_dialect
+from tljax.data.model_template import ModelTemplate
+from tljax.data.prompt import Dialect
 from tljax.data.prompt_records import read_prompt_records
 from tljax.data.reader import format_first_errors
 from tljax.data.tokenizer import Tokenizer
@@ -66,6 +68,7 @@ def run(config: Any) -> None:
     check(config)
     out, file = Path(config.out).expanduser(), Path(config.prompts).expanduser()
     model, tokenizer = open_model_and_tokenizer(config.model.path, config.tokenizer)
+    dialect, tokenizer = open_dialect(config.dialect, config.chat_template, tokenizer, "chat_template")
     options = _checked_options(config, model.config, tokenizer)
     with jax.set_mesh(make_mesh(**config.mesh)), claim_output(out):
         check_devices(config, model.config)
@@ -75,7 +78,7 @@ def run(config: Any) -> None:
             "content of config.prompts": _hash_file(file),
         }
         with ResumableWriter(out, resume_fields(config), content) as writer:
-            prompts = read_prompts(config, file, model.config, tokenizer)
+            prompts = read_prompts(config, file, model.config, tokenizer, dialect)
             write_missing_replies(config, model, tokenizer, prompts, options, writer)
             count, (tokens, ended) = len(writer), writer.finish()
     log(
@@ -89,7 +92,7 @@ def check(config: Any) -> None:
     for field in ("prompts", "out"):
         if not config[field]:
             raise InputError(f"config.{field} is empty; give a JSONL file, --config.{field}=FILE.jsonl")
-    check_choice("dialect", config.dialect, DIALECTS)
+    check_choice("dialect", config.dialect, DIALECT_NAMES)
     check_choice("on_long", config.on_long, ON_LONG)
     check_choice("model.compute_dtype", config.model.compute_dtype, llama.COMPUTE_DTYPES)
     check_choice("model.attention", config.model.attention, IMPLEMENTATIONS)
@@ -128,7 +131,9 @@ def resume_fields(config: Any) -> dict[str, Any]:
     return fields | {"model.compute_dtype": config.model.compute_dtype}
 
 
-def read_prompts(config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Tokenizer) -> TokenizedPrompts:
+def read_prompts(
+    config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Tokenizer, dialect: Dialect
+) -> TokenizedPrompts:
     """Returns the prompts of `file` as tokens.
 
     Raises InputError for the first bad row, for a row that is too long unless config.on_long is "skip", and where all
@@ -136,10 +141,11 @@ def read_prompts(config: Any, file: Path, c: llama.LlamaConfig, tokenizer: Token
     """
     prompts, new = TokenizedPrompts([], [], [], []), config.sample.max_new_tokens
     reader = tokenizer.reading_special_tokens() if config.special_tokens else tokenizer
-    special = [] if config.special_tokens else tokenizer.special_tokens()
+    reads_special = config.special_tokens or isinstance(dialect, ModelTemplate)
+    special = [] if reads_special else tokenizer.special_tokens()
     spelled: list[str] = []  # special tokens that are read as text, one for each prompt that spells one
     hidden = not has_terminal()
-    for query in tqdm(read_prompt_records(str(file), config.dialect), desc="tokenizing", unit="row", disable=hidden):
+    for query in tqdm(read_prompt_records(str(file), dialect), desc="tokenizing", unit="row", disable=hidden):
         # 4 bytes a token, where a list of 100,000 long prompts would take gigabytes.
         with locate_errors(f"file {file}, row {query.row}"):
             ids = array("i", (tokenizer if query.rendered else reader).encode(query.prompt)[0])

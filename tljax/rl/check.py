@@ -6,6 +6,7 @@ from typing import Any
 from tljax.core import config as checks
 from tljax.core.errors import InputError
 from tljax.data.check import check_data
+from tljax.data.dialect import TEMPLATE
 from tljax.distributed.mesh import check_initialized, check_rows
 from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
@@ -58,6 +59,11 @@ def check(config: Any) -> None:
     check_installed(config.log.wandb)
     checks.check_choices(config, CHOICES)
     checks.check_minimums(config, checks.TRAINING_MINIMUMS | MINIMUMS)
+    if config.reward.rule == "release" and config.data.dialect == TEMPLATE:
+        raise InputError(
+            "config.reward.rule is 'release', which cannot read the calls of config.data.dialect = template; choose "
+            "the rule table"
+        )
     for field in ("ppo.gamma", "ppo.lam"):
         checks.check_range(field, checks.get_field(config, field), 0.0, 1.0)
     for field in ("kl.horizon", "ppo.prompt_epochs"):

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.data.prompt import chat_template
+from tljax.data.dialect import open_dialect
+from tljax.data.prompt import Dialect
 from tljax.data.prompt_table import PromptDataset, load_prompts
+from tljax.data.response_template import chat_facts
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import log
@@ -18,6 +20,7 @@ from tljax.evaluate import in_training
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import cost, llama, lora
+from tljax.model.hf.export import ChatFacts
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices, check_total
 from tljax.rl.held_out import reward_metrics
@@ -47,15 +50,16 @@ def run(config: Any) -> None:
     """
     # Everything that needs no device.
     check(config)
-    sets = in_training.open_eval_sets(config)
     folder = resume.choose_run_folder(config.out, config.name, config.resume)
     resume.check_same_config(folder, config)
     model, tokenizer = open_model_and_tokenizer(config.model.path, config.data.tokenizer)
+    dialect, tokenizer = open_dialect(config.data.dialect, config.data.chat_template, tokenizer, "data.chat_template")
+    sets = in_training.open_eval_sets(config, dialect)
     with make_reward_function(config.reward) as reward_function, jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
 
         # Prompts, models and their memory.
-        prompts = processes.primary_first(lambda: load(config, tokenizer))
+        prompts = processes.primary_first(lambda: load(config, tokenizer, dialect))
         log(prompts.summary)
         models = PPOModels(
             model.config, has_critic=config.algorithm == "ppo", adapter=lora.LoraOptions.from_config(config.lora)
@@ -72,19 +76,19 @@ def run(config: Any) -> None:
         context = PPOContext(config, models, model, tokenizer, prompts, sets, reward_function, folder, total)
         with resume.lock_run_folder(folder, config) as begun:
             if not begun:
-                template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
+                chat = ChatFacts(*chat_facts(dialect, tokenizer))
                 processes.run_on_primary(
-                    lambda: save_model_files(model, tokenizer.folder, template, folder, models.adapter)
+                    lambda: save_model_files(model, tokenizer.folder, chat, folder, models.adapter)
                 )
             log(describe(context))
             train(context, UpdateOptions.from_config(config, sample), txs)
 
 
-def load(config: Any, tokenizer: Tokenizer) -> PromptDataset:
+def load(config: Any, tokenizer: Tokenizer, dialect: Dialect) -> PromptDataset:
     """Returns the prompts of the config's source, which is made first if it is generated data."""
     file = resolve_source_file(config.data.source, config.toolbox, config.data.cache)
     limit = config.rollout.max_prompt_tokens
-    return load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit)
+    return load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit, dialect=dialect)
 
 
 def make_reward_function(reward: Any) -> RewardFunction:

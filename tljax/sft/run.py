@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tljax.data.dialect import open_dialect
 from tljax.data.examples import Examples, load_examples
-from tljax.data.prompt import chat_template
+from tljax.data.prompt import Dialect
 from tljax.data.prompt_table import load_prompts
+from tljax.data.response_template import chat_facts
 from tljax.data.tokenizer import Tokenizer, load_tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import log
@@ -19,6 +21,7 @@ from tljax.distributed.mesh import describe_mesh, make_mesh
 from tljax.evaluate import in_training
 from tljax.evaluate.scored_replies import ScoredReply
 from tljax.model import cost, llama, lora
+from tljax.model.hf.export import ChatFacts
 from tljax.sft.batches import load_batch, make_batches
 from tljax.sft.check import check, check_devices
 from tljax.sft.context import SFTContext
@@ -43,7 +46,6 @@ def run(config: Any) -> None:
     """
     # Everything that needs no device.
     check(config)
-    sets = in_training.open_eval_sets(config)
     folder = resume.choose_run_folder(config.out, config.name, config.resume)
     resume.check_same_config(folder, config)
     model = model_source.open_model(resolve_model_path(config.model.path), config.model.preset)
@@ -53,17 +55,21 @@ def run(config: Any) -> None:
     if tokenizer.lacking:
         log(tokenizer.format_lacking())
     model = model_source.fit_to_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
+    dialect, tokenizer = open_dialect(config.data.dialect, config.data.chat_template, tokenizer, "data.chat_template")
+    sets = in_training.open_eval_sets(config, dialect)
 
     with jax.set_mesh(make_mesh(**config.mesh)):
         check_devices(config, model.config)
 
         # The data.
-        file, examples = processes.primary_first(lambda: load(config, tokenizer))
+        file, examples = processes.primary_first(lambda: load(config, tokenizer, dialect))
         log(examples.summary)
         batches, held_out = make_batches(config, examples)
         if in_training.HELD_OUT_ROWS in sets:
             limits = {"seed": config.seed, "max_prompt_tokens": config.data.max_tokens}
-            prompts = processes.primary_first(lambda: load_prompts(config.data, file, tokenizer, **limits))
+            prompts = processes.primary_first(
+                lambda: load_prompts(config.data, file, tokenizer, **limits, dialect=dialect)
+            )
             sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
 
         # The run.
@@ -80,18 +86,18 @@ def run(config: Any) -> None:
         tx = make_optimizer(config.optim, context.total)
         with resume.lock_run_folder(folder, config) as begun:
             if not begun:
-                template = chat_template(config.data.dialect, bos=tokenizer.bos_id is not None)
+                chat = ChatFacts(*chat_facts(dialect, tokenizer))
                 processes.run_on_primary(
-                    lambda: save_model_files(model, tokenizer.folder, template, folder, context.adapter)
+                    lambda: save_model_files(model, tokenizer.folder, chat, folder, context.adapter)
                 )
             log(describe(context))
             train(context, tx)
 
 
-def load(config: Any, tokenizer: Tokenizer) -> tuple[str, Examples]:
+def load(config: Any, tokenizer: Tokenizer, dialect: Dialect) -> tuple[str, Examples]:
     """Returns the path of the file of trajectories, which is made first if it is generated data, and its rows."""
     file = resolve_source_file(config.data.source, config.toolbox, config.data.cache)
-    return file, load_examples(config.data, file, tokenizer, config.seed)
+    return file, load_examples(config.data, file, tokenizer, config.seed, dialect)
 
 
 def describe(context: SFTContext) -> str:

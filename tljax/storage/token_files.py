@@ -9,6 +9,7 @@ from tljax.core.errors import InputError
 
 # The files that name special tokens by their text, and those that name them by their ids.
 TEXT_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+TEMPLATE_FILES = ("chat_template.jinja", "additional_chat_templates/tool_use.jinja")
 GENERATION_FILE, CONFIG_FILE = ID_FILES = ("generation_config.json", "config.json")
 
 

@@ -32,11 +32,11 @@ from tljax.training.model_source import (
 def save_model_files(
     model: ModelSource,
     tokenizer_folder: str,
-    chat_template: str,
+    chat: hf_export.ChatFacts,
     run: RunFolder,
     options: lora.LoraOptions | None = None,
 ) -> None:
-    """Writes RUN/model: config.json, tokenizer and chat template, which an export needs beside the weights.
+    """Writes RUN/model: config.json, tokenizer and templates of the dialect, which an export needs beside the weights.
 
     options: those of the adapter that the run trains, if any; then adapter_config.json is written too, with the name of
     the adapter's model.
@@ -45,8 +45,12 @@ def save_model_files(
     shutil.rmtree(target, ignore_errors=True)
     with explain_disk_errors(target), atomic_folder(target) as partial:
         config = hf_config.to_hf_config(model.config, model.dtype, model.hf_config)
+        if len(chat.end_ids) > 1:
+            # Files of the model may name fewer: a chat template may close its turns with another token than theirs.
+            config |= {"eos_token_id": list(chat.end_ids)}
         folder = model.config_folder
-        hf_export.write_config_and_tokenizer(partial, config, Path(tokenizer_folder), chat_template, folder)
+        hf_export.write_config_and_tokenizer(partial, config, Path(tokenizer_folder), chat.template, folder)
+        hf_export.add_response_template(partial, chat.responses)
         if options is not None:
             write_json(partial / hf_adapter.CONFIG_FILE, hf_adapter.adapter_config(options, model.config, model.name))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tljax.calls.tool import Call, Tool
 from tljax.core.errors import InputError
-from tljax.data.prompt import render_prompt
+from tljax.data.prompt import Dialect, render_prompt
 from tljax.data.trajectory import Turn
 
 # The right reply to a row: one of its golden calls, no call at all, or any call of a tool. UNKNOWN: no golden answer.
@@ -93,7 +93,7 @@ class Query:
         return self.example.tools
 
 
-def example_prompt(example: Example, dialect: str) -> str:
+def example_prompt(example: Example, dialect: Dialect) -> str:
     """The prompt of an example: tools and dialogue rendered as in training, up to the last "Assistant:"."""
     return render_prompt(example.tools, example.turns, dialect, example.system)
 

@@ -128,6 +128,18 @@ def write_weights(
         (folder / f"{stem}.safetensors.index.json").write_text(format_json(index), encoding="utf-8")
 
 
+class ChatFacts(NamedTuple):
+    """What an export says of the text of conversations.
+
+    template: the chat template of the dialect; responses: the response template of transformers, None if there is none;
+    end_ids: the tokens that end a reply
+    """
+
+    template: str
+    responses: dict[str, Any] | None
+    end_ids: tuple[int, ...]
+
+
 def write_config_and_tokenizer(
     folder: Path,
     config: dict[str, Any],
@@ -179,6 +191,16 @@ def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str)
     (folder / "tokenizer_config.json").write_text(format_json(with_template), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(dialect_template, encoding="utf-8")
     return ids
+
+
+def add_response_template(folder: Path, response_template: dict[str, Any] | None) -> None:
+    """Writes into tokenizer_config.json how `tokenizer.parse_response` of transformers reads calls.
+
+    If it is None, a template that the tokenizer has already stays.
+    """
+    if response_template is not None:
+        file = folder / "tokenizer_config.json"
+        file.write_text(format_json(read_json(file) | {"response_template": response_template}), encoding="utf-8")
 
 
 def _read_if_present(path: Path) -> dict[str, Any]:
