@@ -220,7 +220,7 @@ def _encode(trajectory: Trajectory, location: str) -> str:
         ],
     }
     try:
-        fields["tools"] = [tool_to_fields(tool) for tool in trajectory.tools]
+        fields["tools"] = list(map(tool_to_fields, trajectory.tools))
         encoded = json.dumps(fields, ensure_ascii=False)
         encoded.encode()
     except RecursionError:
