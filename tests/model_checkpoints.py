@@ -36,6 +36,7 @@ CASES = {
     "gqa": ("Llama", dict(num_key_value_heads=2, head_dim=16)),
     "mqa": ("Llama", dict(num_key_value_heads=1)),
     "llama3": ("Llama", dict(num_key_value_heads=2, head_dim=16, rope_parameters=LLAMA3)),
+    "llama3_2": ("Llama", dict(head_dim=16, tie_word_embeddings=True, rope_parameters=LLAMA3 | dict(factor=32.0))),
     "linear": ("Llama", dict(rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0))),
     "yarn": ("Qwen2", dict(num_key_value_heads=2, rope_parameters=YARN)),
     "factors": ("Llama", dict(rope_parameters=LONGROPE | dict(attention_factor=1.0))),

@@ -50,11 +50,11 @@ def transformers_logits(torch, torch_logits):
     "name, architecture, kind",
     [
         ("gguf", "llama", "F16"),
-        ("gguf", "llama", "Q4_0"),
+        pytest.param("gguf", "llama", "Q4_0", marks=pytest.mark.extended),
         ("gguf_tied", "llama", "Q4_1"),
-        ("gguf_tied", "llama", "Q8_0"),
+        pytest.param("gguf_tied", "llama", "Q8_0", marks=pytest.mark.extended),
         ("gguf_qwen2", "qwen2", "BF16"),
-        ("gguf_qwen2", "qwen2", "Q5_1"),
+        pytest.param("gguf_qwen2", "qwen2", "Q5_1", marks=pytest.mark.extended),
         ("gguf_qwen3", "qwen3", "Q8_0"),
     ],
 )
@@ -70,7 +70,7 @@ def test_logits_equal_those_of_transformers(
     assert model.config.tie_embeddings == (name == "gguf_tied")
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("mistral", marks=pytest.mark.extended)])
 def test_unquantized_weights_are_those_of_the_model(architecture, checkpoints, tmp_path, opened, torch_logits):
     """Not by way of transformers: queries and keys are in Hugging Face's order again."""
     model = checkpoints("gguf")[1]

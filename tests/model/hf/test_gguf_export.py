@@ -45,7 +45,13 @@ def exported(checkpoints, tmp_path, one_device):
 
 
 @pytest.mark.parametrize(
-    "name, kind", [("gguf", "f16"), ("gguf_tied", "f16"), ("gguf_qwen2", "f16"), ("gguf_qwen3", "f32")]
+    "name, kind",
+    [
+        ("gguf", "f16"),
+        pytest.param("gguf_tied", "f16", marks=pytest.mark.extended),
+        pytest.param("gguf_qwen2", "f16", marks=pytest.mark.extended),
+        ("gguf_qwen3", "f32"),
+    ],
 )
 def test_a_round_trip_changes_nothing(name, kind, exported):
     (before, params), (after, again) = (opened(path) for path in exported(name, kind))
@@ -188,7 +194,7 @@ def our_greedy(params, c, prompts, count):
     return replies
 
 
-@pytest.mark.parametrize("name", ["gguf", "gguf_qwen2", "gguf_qwen3"])
+@pytest.mark.parametrize("name", ["gguf", pytest.param("gguf_qwen2", marks=pytest.mark.extended), "gguf_qwen3"])
 def test_llama_cpp_generates_the_same_tokens(name, llama_cpp, exported):
     """In float32: a random model's best two tokens lie too close for llama.cpp's float16 products."""
     _, out = exported(name, "f32")

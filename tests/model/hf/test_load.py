@@ -16,7 +16,21 @@ from tljax.model import llama
 from tljax.model.hf import config as hf_config
 from tljax.model.hf import load as hf_load
 
-CASES = ("mha", "codellama", "gqa", "mqa", "llama3", "linear", "yarn", "factors", "tied", "qwen2", "qwen3", "mistral")
+CASES = (
+    "mha",
+    "codellama",
+    "gqa",
+    "mqa",
+    "llama3",
+    "llama3_2",
+    "linear",
+    "yarn",
+    "factors",
+    "tied",
+    "qwen2",
+    "qwen3",
+    "mistral",
+)
 TOKENS = np.random.default_rng(0).integers(0, 256, (8, 40)).astype(np.int32)
 
 
