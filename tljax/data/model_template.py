@@ -50,7 +50,7 @@ class ModelTemplate:
         arguments: Any = {"tools": tools or None, "chat_template": self.source, "add_generation_prompt": prompt}
         try:
             texts, _ = render_jinja_template([list(messages)], **arguments, **dict[str, Any](self.names))
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             raise InputError(f"the chat template {self.location} refuses it: {' '.join(str(error).split())}") from None
         return texts[0]
 
