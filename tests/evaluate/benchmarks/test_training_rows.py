@@ -15,7 +15,7 @@ from tljax.evaluate.benchmarks.discover import discover_sets
 from tljax.evaluate.benchmarks.noisy import noisy_set
 from tljax.evaluate.benchmarks.results import score_set
 from tljax.evaluate.benchmarks.sets import example_prompt
-from tljax.evaluate.benchmarks.training_rows import TrainingRowOptions
+from tljax.evaluate.benchmarks.training_rows import TrainingRowOptions, why_no_training_rows
 
 
 def tool(name, *parameters):
@@ -235,6 +235,14 @@ def test_a_training_run_scores_such_a_file(file, tmp_path):
     # Evenly spread, and numbered as in the whole file. Verdicts on the training rows say nothing about these.
     assert [query.example.index for query in queries] == [0, 3]
     assert all(query.prompt.endswith("\nAssistant:") for query in queries)
+
+
+def test_a_benchmark_whose_rows_could_be_training_rows_stays_a_benchmark(make, tmp_path, options):
+    asked = make.row("Is it wet?", make.listed, "unused", [("assistant", make.react("weather", city="Bonn"))])
+    messages = [*asked["conversations"][:-1], {"from": "function", "value": "wet"}, {"from": "user", "value": "Sure?"}]
+    path = make.json(tmp_path / "eyes.json", [{"id": "q", "path": "p", "conversations": messages}])
+    assert why_no_training_rows(path, options()()) is None
+    assert read(path, options()).benchmark == "tooleyes"
 
 
 def test_only_benchmarks_are_read_where_training_rows_are_not_allowed(rotbench, file, options):
