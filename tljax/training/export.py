@@ -14,6 +14,7 @@ from tljax.model import llama, lora
 from tljax.model.hf import adapter as hf_adapter
 from tljax.model.hf import config as hf_config
 from tljax.model.hf import export as hf_export
+from tljax.model.hf import gguf_file
 from tljax.storage.atomic import atomic_folder, write_json
 from tljax.storage.run_folder import RunFolder
 from tljax.training import resume
@@ -110,10 +111,7 @@ def export_results(
     if adapter:
         if not processes.run_on_primary(lambda: hf_export.is_complete(target)):
             export_adapter(run, params, target)
-        lines += [
-            f"adapter: {target} in the format of peft; use it with",
-            f"       peft.AutoPeftModelForCausalLM.from_pretrained('{target}')",
-        ]
+        lines += adapter_lines(target, hf_adapter.read_adapter_config(model_files(run))[1])
     if not model:
         return lines
     target = run.path / "hf"
@@ -128,6 +126,21 @@ def export_results(
         f"model: {target} in Hugging Face format; use it with",
         f"       transformers.AutoModelForCausalLM.from_pretrained('{target}')",
     ]
+
+
+def adapter_lines(target: Any, base: str) -> list[str]:
+    """Returns lines that say how to use the adapter at `target`; `base` names the weights that it belongs to.
+
+    peft finds a base in Hugging Face format by itself. One in a GGUF file is loaded by transformers first.
+    """
+    line = f"       peft.AutoPeftModelForCausalLM.from_pretrained('{target}')"
+    if gguf_file.is_gguf(base):
+        load = f"from_pretrained('{Path(base).parent}', gguf_file='{Path(base).name}')"
+        line = (
+            f"       peft.PeftModel.from_pretrained(model, '{target}'), with\n"
+            f"       model = transformers.AutoModelForCausalLM.{load}"
+        )
+    return [f"adapter: {target} in the format of peft; use it with", line]
 
 
 def export_run(

@@ -17,6 +17,7 @@ from tljax.distributed.mesh import make_mesh
 from tljax.model.hf.config import parse_config
 from tljax.model.rope import RopeScaling
 from tljax.training import model_source
+from tljax.training.export import adapter_lines
 from tljax.training.fingerprint import fingerprint
 
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 40)).astype(np.int32)
@@ -171,3 +172,11 @@ def test_the_fingerprint_is_that_of_the_weights(checkpoints, tmp_path):
         model = model_source.open_model(str(path), "")
         prints.append(fingerprint(dataclasses.replace(model, adapter=None)))
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_an_adapter_on_a_gguf_file_says_how_peft_gets_its_base():
+    plain = adapter_lines("run/adapter", "folder/of/a/model")[1]
+    assert plain.strip() == "peft.AutoPeftModelForCausalLM.from_pretrained('run/adapter')"
+    line = adapter_lines("run/adapter", "models/small.gguf")[1]
+    assert "peft.PeftModel.from_pretrained(model, 'run/adapter')" in line
+    assert "AutoModelForCausalLM.from_pretrained('models', gguf_file='small.gguf')" in line
