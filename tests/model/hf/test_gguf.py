@@ -129,6 +129,7 @@ def test_the_folder_of_config_and_tokenizer_serves_transformers_too(checkpoints,
     theirs = transformers.AutoTokenizer.from_pretrained(model.folder)
     text = "in the  year 1234 the <|im_end|>"
     assert theirs.decode(theirs(text)["input_ids"]) == text and theirs(text)["input_ids"][-1] == 319
+    assert theirs("<|endoftext|>")["input_ids"] == [317]  # a control token that no field of the config names
     assert theirs.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == "x"
     ours = load_tokenizer(str(model.folder))
     assert (ours.eos_id, ours.bos_id, ours.vocab_size) == (319, None, 320)
