@@ -6,7 +6,7 @@ import pytest
 
 from tljax.analysis.call_errors import CALL_ERRORS, call_errors
 from tljax.analysis.feedback_errors import find_step_errors
-from tljax.calls.tool import Call, tool_from_json
+from tljax.calls.tool import Call, Tool, tool_from_json
 from tljax.data.reader import open_trajectories
 
 SCHEMAS = {
@@ -82,7 +82,7 @@ def test_values_as_deep_as_python_goes():
         value = [value]
     schema: dict = {"type": "array"}
     schema["items"] = schema
-    endless = tool_from_json({"name": "f", "parameters": {"properties": {"x": schema}}}, "f")
+    endless = Tool("f", "", {"x": schema}, ())
     assert call_errors(Call("f", {"x": value}), [endless]) == ()
 
 
