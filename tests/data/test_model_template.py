@@ -6,11 +6,15 @@ import pytest
 
 from tests.data.conftest import ENDS, TEMPLATES
 from tljax.calls.tool import Call, tool_from_json
+from tljax.core.config import data_block
 from tljax.core.errors import InputError
 from tljax.data.dialect import open_dialect
+from tljax.data.examples import load_examples
 from tljax.data.formats.read import trajectory_from_record
 from tljax.data.mae import load_rule
+from tljax.data.prepare import prepare_data
 from tljax.data.prompt import render_feedback, render_prompt, render_steps
+from tljax.data.prompt_table import load_prompts
 from tljax.data.rows import build_rows
 from tljax.data.steps import TokenizeOptions, tokenize_steps
 from tljax.data.tokenizer import load_tokenizer
@@ -222,3 +226,29 @@ def test_templates_of_older_files(folder_of, tmp_path):
         assert template.render(messages, tools, prompt=False) == reference.apply_chat_template(
             messages, tools=tools or None, tokenize=False
         )
+
+
+def test_text_that_the_template_leaves_out_is_told(opened, tmp_path):
+    name, template, tokenizer, _ = opened
+    turns = (*ONE.turns[:1], Turn("assistant", "Let me look.", CALL.call), *ONE.turns[2:])
+    row = {"tools": [tool.document for tool in TOOLS], "messages": openai(Trajectory("1", TOOLS, turns))[0]}
+    for message in row["messages"]:
+        for call in message.get("tool_calls", []):
+            call["function"] = call["function"] | {"arguments": json.dumps(call["function"]["arguments"])}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    block = data_block()
+    block.update({"source": str(file), "cache": str(tmp_path), "eval_fraction": 0.0})
+    left_out = name in ("llama3", "mistral")
+    assert template.keeps_text != left_out
+    note = "the chat template leaves out text that stands beside a call (1 times)"
+    prompts = load_prompts(block, str(file), tokenizer, seed=0, max_prompt_tokens=4000, dialect=template)
+    summaries = [
+        load_examples(block, str(file), tokenizer, 0, template).summary,
+        prompts.summary,
+        str(prepare_data(block, str(file), tokenizer, str(tmp_path / "o.jsonl"), template)),
+    ]
+    assert [note in summary for summary in summaries] == [left_out] * 3
+    # A prompt ends where the reply begins, and its golden call is readable.
+    assert prompts.train[0].text == render_prompt(TOOLS, turns[:1], template)
+    assert prompts.train[0].golden == 'get_weather(city="get_weather")'

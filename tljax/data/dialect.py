@@ -46,7 +46,7 @@ def open_dialect(name: str, chat_template: str, tokenizer: Tokenizer, field: str
     template = _read_template(chat_template, tokenizer, field)
     called, answered = _try_template(template, field)
     ends = [step.closing for step in (called, answered) if step.closing]
-    template = dataclasses.replace(template, parallel=_takes_parallel_calls(template))
+    template = dataclasses.replace(template, parallel=_takes_parallel_calls(template), keeps_text=_keeps_text(template))
     return template, _with_special_tokens(tokenizer, template, ends)
 
 
@@ -154,3 +154,10 @@ def _takes_parallel_calls(template: ModelTemplate) -> bool:
     step = render_steps(Trajectory("", (_TOWN,), turns), template)[0]
     reply = step.text[step.reply.start :]
     return not step.problem and "Limmat" in reply and "Reuss" in reply
+
+
+def _keeps_text(template: ModelTemplate) -> bool:
+    """Returns True if the template writes the text of a message that also has a call."""
+    turns = (Turn("user", "Which?"), Turn("assistant", "Let me look.", Call("find_town", {"river": "Limmat"})))
+    step = render_steps(Trajectory("", (_TOWN,), turns), template)[0]
+    return "Let me look." in step.text[step.reply.start :]

@@ -12,6 +12,7 @@ import numpy as np
 
 from tljax.core.errors import InputError
 from tljax.data.mae import check_rule, load_rule
+from tljax.data.model_template import format_left_out_text
 from tljax.data.prompt import Dialect
 from tljax.data.reader import TrajectoryDataset, format_first_errors, open_trajectories
 from tljax.data.rows import content_hash, held_out_trajectories, prepare_rows
@@ -46,10 +47,10 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int, dialect
     # All rows, from the cache if it has them.
     source = open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     rule = load_rule(data.mae)
-    note = check_rule(rule, source)
+    options = TokenizeOptions.from_config(data, dialect or data.dialect)
+    notes = check_rule(rule, source), format_left_out_text(options.dialect, source.trajectories())
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
     facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": code_hash(data.mae)}
-    options = TokenizeOptions.from_config(data, dialect or data.dialect)
     rows = prepare_rows(
         lambda: tokenize_trajectories(source, rule, tokenizer, options, "tokenizing"),
         data.rows,
@@ -69,7 +70,9 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int, dialect
         )
     train = rows.select(np.flatnonzero(has_tokens & ~held_out))
     rest = rows.select(np.flatnonzero(has_tokens & held_out)) if (has_tokens & held_out).any() else None
-    summary = _summary(data.source, source, rows, train, rest, blocked) + (f"\nnote:  {note}" if note else "")
+    summary = "\n".join(
+        [_summary(data.source, source, rows, train, rest, blocked), *(f"note:  {note}" for note in notes if note)]
+    )
     return Examples(train, rest, summary, content_hash(train))
 
 

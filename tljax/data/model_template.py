@@ -7,7 +7,7 @@ text of the prompt, up to the token that closes the turn.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class ModelTemplate:
     closings: the texts of the special tokens, one of which may close a turn
     location: the file of the template, for messages
     parallel: False if the template takes one call a message; parallel calls then become messages of their own
+    keeps_text: False if the template leaves out the text of a message that also has a call (Llama 3)
     """
 
     source: str
@@ -37,6 +38,7 @@ class ModelTemplate:
     closings: tuple[str, ...]
     location: str
     parallel: bool = True
+    keeps_text: bool = True
 
     def render(self, messages: Sequence[dict[str, Any]], tools: list[dict[str, Any]], *, prompt: bool) -> str:
         """Returns the text of messages; with `prompt`, also what precedes the assistant's next reply.
@@ -154,6 +156,14 @@ def _called_names(
             return None
         spans.append((start + found, start + found + len(name)))
     return tuple(spans)
+
+
+def format_left_out_text(dialect: Any, trajectories: Iterable[Trajectory]) -> str:
+    """Returns a note on texts beside calls that the dialect does not write, "" if there are none."""
+    if not isinstance(dialect, ModelTemplate) or dialect.keeps_text:
+        return ""
+    count = sum(bool(turn.text and turn.call) for trajectory in trajectories for turn in trajectory.turns)
+    return f"the chat template leaves out text that stands beside a call ({count:,} times)" if count else ""
 
 
 def one_call_each(turns: Sequence[Turn]) -> tuple[Turn, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from tljax.core.errors import InputError, explain_disk_errors, one_line
 from tljax.data.check import check_data
 from tljax.data.mae import check_rule, load_rule
+from tljax.data.model_template import format_left_out_text
 from tljax.data.prompt import Dialect
 from tljax.data.reader import format_first_errors, open_trajectories
 from tljax.data.steps import Step, TokenizeOptions, format_unlisted_tools, tokenize_trajectories
@@ -39,7 +40,7 @@ class DataSummary:
     key_tokens: int = 0
     skipped: list[str] = field(default_factory=list)
     unlisted: Counter[str] = field(default_factory=Counter)  # called tools that the prompt does not list
-    rule_note: str = ""  # a note on the rule of data.mae
+    notes: list[str] = field(default_factory=list)  # on the rule of data.mae, and on what the dialect leaves out
     formats: list[str] = field(default_factory=list)  # lines on the formats of the files
 
     def add(self, step: Step) -> None:
@@ -89,8 +90,7 @@ class DataSummary:
             f"rows skipped  {len(self.skipped):,}",
         ]
         lines += [*format_first_errors(self.skipped), *self.formats]
-        if self.rule_note:
-            lines.append(f"note          {self.rule_note}")
+        lines += [f"note          {note}" for note in self.notes]
         if self.unlisted:
             lines.append(f"note          {format_unlisted_tools(self.unlisted)}")
         return "\n".join(lines)
@@ -119,8 +119,12 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str, dialect: 
     source = open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     options = TokenizeOptions.from_config(data, dialect or data.dialect)
     steps_of_all = tokenize_trajectories(source, rule, tokenizer, options, "preparing")
+    notes = [check_rule(rule, source), format_left_out_text(options.dialect, source.trajectories())]
     summary = DataSummary(
-        data.max_tokens, skipped=source.skipped, rule_note=check_rule(rule, source), formats=source.format_lines()
+        data.max_tokens,
+        skipped=source.skipped,
+        notes=[note for note in notes if note],
+        formats=source.format_lines(),
     )
 
     with explain_disk_errors(f"config.out={target}", "nothing was left there"):

@@ -21,6 +21,7 @@ from tljax.data.arrow import build_dataset
 from tljax.data.examples import code_hash
 from tljax.data.format_report import format_pairs
 from tljax.data.mae import Rule, check_rule, load_rule
+from tljax.data.model_template import format_left_out_text
 from tljax.data.prompt import Dialect, call_dialect
 from tljax.data.steps import TokenizeOptions, tokenize_steps
 from tljax.data.tokenizer import Tokenizer
@@ -43,22 +44,22 @@ FEATURES = datasets.Features(
 class PromptSource:
     """The rows of a source before the limits of prompts.
 
-    skipped: the errors of malformed rows; formats: lines on the formats of the files; rule_note: a note on the rule of
-    data.mae, or ""
+    skipped: the errors of malformed rows; formats: lines on the formats of the files; notes: on the rule of
+    data.mae, and on what the dialect leaves out
     """
 
     rows: datasets.Dataset
     num_trajectories: int
     skipped: list[str]
     formats: list[str]
-    rule_note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def rows_of_trajectories(data: Any, file: str, tokenizer: Tokenizer, dialect: Dialect) -> PromptSource:
     """Returns a prompt for every step of the trajectories that data.mae keeps. Raises InputError for a bad source."""
     source = reader.open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     rule = load_rule(data.mae)
-    note = check_rule(rule, source)
+    notes = check_rule(rule, source), format_left_out_text(dialect, source.trajectories())
     # Prompts do not need the weights of tokens.
     options = dataclasses.replace(TokenizeOptions.from_config(data, dialect), pkt="none")
 
@@ -70,7 +71,7 @@ def rows_of_trajectories(data: Any, file: str, tokenizer: Tokenizer, dialect: Di
 
     facts = {name: data[name] for name in ("mae", "dialect", "max_tokens")} | {"source": source.fingerprint}
     rows = _build(generate, data, facts, tokenizer)
-    return PromptSource(rows, len(source), source.skipped, source.format_lines(), note)
+    return PromptSource(rows, len(source), source.skipped, source.format_lines(), tuple(filter(None, notes)))
 
 
 def _rows_of_trajectory(

@@ -173,8 +173,7 @@ def _summary(name: str, source: PromptSource, dropped: dict[int, str], train: Pr
     lines += source.formats
     if skipped:
         lines += [f"rows skipped: {len(skipped):,}", *reader.format_first_errors(skipped)]
-    if source.rule_note:
-        lines.append(f"note:    {source.rule_note}")
+    lines += [f"note:    {note}" for note in source.notes]
     unlisted = Counter(name for name in column(rows, "unlisted") if name)
     if unlisted:
         lines.append(f"note:    {format_unlisted_tools(unlisted)}")
