@@ -28,6 +28,7 @@ def run_ppo(config: Any) -> None:
     if config.model.path == "quickstart":
         # A mistake in the config must not cost the minutes of SFT first.
         check(config)
+        # In any dialect: the names of the sets are checked, and the chat template of the model is not there yet.
         open_eval_sets(config, "mae")
         config.model.path = quickstart(config.model.preset)
     run(config)

@@ -2,7 +2,6 @@
 
 import gguf
 import numpy as np
-import pytest
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -103,10 +102,3 @@ def write_tokenizer(writer, size):
     writer.add_bos_token_id(size - 2)
     writer.add_eos_token_id(size - 1)
     writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
-
-
-@pytest.fixture
-def gguf_cache(tmp_path, monkeypatch):
-    """The folder in which config and tokenizer of an opened file are written."""
-    monkeypatch.setattr("tljax.model.hf.gguf_folder.cache_folder", lambda: tmp_path / "cache")
-    return tmp_path / "cache" / "gguf"

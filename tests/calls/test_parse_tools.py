@@ -17,7 +17,7 @@ from tljax.data.prompt import render_trajectory
 
 
 def shown(tool, dialect="mae"):
-    """What a prompt shows of a tool. In `full`, facts and nested properties belong to the descriptions."""
+    """Returns all that a prompt shows of a tool. In `full`, facts and nested properties belong to the descriptions."""
     texts = {name: schema.get("description") or "" for name, schema in tool.properties.items()}
     if dialect == "full":
         texts = {name: with_facts(s) + nested_lines(s, "    ") for name, s in tool.properties.items()}

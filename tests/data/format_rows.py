@@ -11,7 +11,7 @@ ARGUMENTS = {"place": "Aldo's", "people": 2}
 CALL = {"name": "book", "arguments": ARGUMENTS}
 RESULT = '{"number": 7}'
 ASK, DONE = "A table for two", "Table 7 is yours."
-# What every dialogue's prompt begins with, and its replies; a format with a query and calls alone has the first two.
+# The beginning of every dialogue's prompt, and the replies; a format with a query and calls alone has the first two.
 PROMPT = (
     'System: Function:\ndef book(place: string, people: integer = None):\n    """\n    Book a table.\n\n    Args:\n'
     "    place (string): \n    people (integer): \n"

@@ -17,7 +17,7 @@ from tljax.training.checkpoint import Checkpoints
 
 
 class HttpError(Exception):
-    """As gcsfs raises it; its module's name decides."""
+    """An error as gcsfs raises it; the name of its module decides."""
 
     __module__ = "gcsfs.retry"
 

@@ -94,6 +94,11 @@ def one_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", text).strip() or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an exception's message, or its type's name if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def excerpt(text: str, start: int = 0, end: int = 0) -> str:
     """Returns at most MAX_EXCERPT characters of the text, on one line, that show text[start:end]."""
     begin = 0 if end <= MAX_EXCERPT else start

@@ -237,7 +237,6 @@ def _key_positions(
     """
     text, ids, spans = rendered.text, encoded.ids[:-1], encoded.spans
     called = token_range(text, spans, *name, lone_blank=released)
-    others = [span for span in rendered.tool_names if text[slice(*span)] != text[slice(*name)]]
 
     # The tokens of the called tool's name and of the other tools' names.
     if not rendered.tool_names or text[name[0] - 1] != " ":
@@ -246,6 +245,7 @@ def _key_positions(
     elif released:
         called, names = _released_names(rendered, called, encoded)
     else:
+        others = [span for span in rendered.tool_names if text[slice(*span)] != text[slice(*name)]]
         names = [[ids[i] for i in token_range(text, spans, *span, lone_blank=False)] for span in others]
 
     # A branch after the name lies behind the last token if the reply ends with the name.

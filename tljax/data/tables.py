@@ -11,7 +11,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, first_line
 from tljax.data.arrow import without_progress_bars
 from tljax.data.source_files import is_arrow_folder
 
@@ -27,7 +27,7 @@ def read_parquet(source: str) -> Iterator[tuple[int, Any]]:
         with pyarrow.parquet.ParquetFile(source) as file:
             yield from _rows(file.iter_batches(batch_size=256))
     except pyarrow.ArrowException as error:
-        raise InputError(f"file {source}: is a damaged Parquet file ({_first_line(error)}); get it again") from None
+        raise InputError(f"file {source}: is a damaged Parquet file ({first_line(error)}); get it again") from None
 
 
 def read_arrow(source: str, head: bytes) -> Iterator[tuple[int, Any]]:
@@ -40,7 +40,7 @@ def read_arrow(source: str, head: bytes) -> Iterator[tuple[int, Any]]:
             else:
                 yield from _rows(pyarrow.ipc.open_stream(file))
     except pyarrow.ArrowException as error:
-        raise InputError(f"file {source}: is a damaged Arrow file ({_first_line(error)}); get it again") from None
+        raise InputError(f"file {source}: is a damaged Arrow file ({first_line(error)}); get it again") from None
 
 
 def read_dataset(source: str) -> Iterator[tuple[int, Any]]:
@@ -84,10 +84,6 @@ def load_dataset(source: str) -> datasets.Dataset:
     except Exception as error:
         kind = "folder" if folder else "dataset"
         raise InputError(
-            f"{kind} {source}: cannot be loaded ({_first_line(error)}); give an existing file, a folder with a dataset "
+            f"{kind} {source}: cannot be loaded ({first_line(error)}); give an existing file, a folder with a dataset "
             "or a hub name, with name:split for another split than train"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

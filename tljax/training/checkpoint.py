@@ -178,7 +178,7 @@ class Checkpoints:
         """Returns `read()`. Raises InputError for damaged files, with the name of an older checkpoint to go on from."""
         try:
             return read()
-        except Exception as error:
+        except Exception as error:  # Orbax wraps what it reads in bare Exceptions
             failure = store_failure(error) if is_remote(self.folder) and "NOT_FOUND" not in str(error) else None
             if failure is not None and (failure.unreachable or STORE_REFUSALS.search(str(error))):
                 kind = StoreUnreachable if failure.unreachable else InputError

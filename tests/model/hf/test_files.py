@@ -13,19 +13,6 @@ from tljax.model.hf import files as hf_files
 from tljax.model.hf import load as hf_load
 
 
-@pytest.fixture
-def refused(one_device):
-    """The one line with which loading a folder is refused."""
-
-    def load(folder):
-        with pytest.raises(InputError) as error:
-            hf_load.load_params(folder, hf_config.read_config(folder), jnp.float32)
-        assert "\n" not in str(error.value) and str(folder) in str(error.value)
-        return str(error.value)
-
-    return load
-
-
 def test_broken_folders_are_refused(tmp_path, one_device, small_tensors, write_checkpoint, refused):
     tensors = small_tensors()
     names = sorted(tensors)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from tests.gguf_files import add_tensors, gguf_cache, write_model  # noqa: F401
+from tests.gguf_files import add_tensors, write_model
 from tests.model.hf.test_load import our_logits
 from tljax.data.tokenizer import load_tokenizer
 from tljax.distributed.mesh import make_mesh
@@ -120,7 +120,7 @@ def test_the_published_factors_of_llama_3_2_become_its_scaling(checkpoints, tmp_
     assert model_source.open_model(str(path), "").config.rope_scaling == wanted
 
 
-def test_the_folder_of_config_and_tokenizer_serves_transformers_too(checkpoints, tmp_path, gguf_cache):  # noqa: F811
+def test_the_folder_of_config_and_tokenizer_serves_transformers_too(checkpoints, tmp_path, gguf_cache):
     path = write_model(tmp_path / "model.gguf", checkpoints("gguf_tied")[1], kind="Q8_0")
     model = model_source.open_model(str(path), "")
     assert model.folder is not None and model.folder.parent == gguf_cache and model.name == str(path)

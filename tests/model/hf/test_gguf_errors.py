@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.gguf_files import add_tensors, gguf_cache, write_model  # noqa: F401
+from tests.gguf_files import add_tensors, write_model
 from tljax.core.errors import InputError
 from tljax.model.hf import gguf_file
 from tljax.training import model_source

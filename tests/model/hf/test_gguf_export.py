@@ -1,7 +1,6 @@
 """Exports as GGUF files: read again they are the same model, and llama.cpp computes with them as we do."""
 
 import dataclasses
-import warnings
 from pathlib import Path
 
 import gguf
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.gguf_files import gguf_cache, write_model  # noqa: F401
+from tests.gguf_files import write_model
 from tests.model.hf.test_load import our_logits
 from tljax.core.errors import InputError
 from tljax.data.tokenizer import load_tokenizer
@@ -161,13 +160,6 @@ def test_the_script_exports_any_model_and_needs_no_config_named(checkpoints, tmp
     ):
         assert launch("export_gguf", *flags, flag) == 2
         assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
-
-
-@pytest.fixture
-def llama_cpp():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("llama_cpp", reason="llama-cpp-python is absent: pip install -e '.[llamacpp]'")
 
 
 def greedy(library, path, prompts, count):

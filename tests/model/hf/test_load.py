@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
 from tljax.model import llama
 from tljax.model.hf import config as hf_config
@@ -32,19 +31,6 @@ CASES = (
     "mistral",
 )
 TOKENS = np.random.default_rng(0).integers(0, 256, (8, 40)).astype(np.int32)
-
-
-@pytest.fixture
-def refused(one_device):
-    """The one line with which loading a folder is refused."""
-
-    def load(folder):
-        with pytest.raises(InputError) as error:
-            hf_load.load_params(folder, hf_config.read_config(folder), jnp.float32)
-        assert "\n" not in str(error.value) and str(folder) in str(error.value)
-        return str(error.value)
-
-    return load
 
 
 def our_logits(params, c, tokens, attention="auto", compute_dtype=jnp.float32):

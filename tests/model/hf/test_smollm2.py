@@ -5,8 +5,7 @@ import importlib.util
 import jax.numpy as jnp
 import pytest
 
-from tests.gguf_files import gguf_cache  # noqa: F401
-from tests.model.hf.test_gguf_export import greedy, llama_cpp, our_greedy  # noqa: F401
+from tests.model.hf.test_gguf_export import greedy, our_greedy
 from tljax.data.tokenizer import load_tokenizer
 from tljax.training import model_source
 from tljax.training.export_gguf import export_gguf
@@ -30,7 +29,7 @@ pytestmark = [
 ]
 
 
-def test_llama_cpp_replies_as_we_do_to_twenty_prompts(llama_cpp, tmp_path, one_device):  # noqa: F811
+def test_llama_cpp_replies_as_we_do_to_twenty_prompts(llama_cpp, tmp_path, one_device):
     export_gguf("smollm2", tmp_path / "smollm2.gguf", kind="f16", step=0)
     model = model_source.open_model(str(tmp_path / "smollm2.gguf"), "")
     tokenizer = load_tokenizer(str(model.folder))

@@ -30,8 +30,8 @@ END = "<|endoftext|>"
 CALL, _CALL_END = "<functioncall>", "</functioncall>"
 _SYSTEM = re.compile(r"\A\s*SYSTEM:[ \t]*")
 _NAMES = "(USER|ASSISTANT|FUNCTION RESPONSE)"
-# Where a message begins, from the strictest rule to the loosest. Where three line ends part the messages, a line within
-# one may begin with "USER:" or "ASSISTANT:". Tables of CSV files have blanks for all line ends.
+# The beginnings of messages, from the strictest rule to the loosest. Where three line ends part the messages, a line
+# within one may begin with "USER:" or "ASSISTANT:". Tables of CSV files have blanks for all line ends.
 _MARKERS = tuple(
     re.compile(marker)
     for marker in (

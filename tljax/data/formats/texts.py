@@ -15,7 +15,7 @@ from tljax.calls.literals import MAX_DEPTH, parse_literal
 MAX_OPENINGS, MAX_LITERALS = 1000, 20
 _LIST = re.compile(r"\[\s*\{")
 _OBJECT = re.compile(r"\{")
-# What decides where a bracket closes: strings with their escapes, and brackets.
+# The parts of a text that decide where a bracket closes: strings with their escapes, and brackets.
 _BRACKETS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\[\]{}]""", re.DOTALL)
 
 

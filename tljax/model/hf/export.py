@@ -129,7 +129,7 @@ def write_weights(
 
 
 class ChatFacts(NamedTuple):
-    """What an export says of the text of conversations.
+    """The facts that an export holds about the text of conversations.
 
     template: the chat template of the dialect; responses: the response template of transformers, None if there is none;
     end_ids: the tokens that end a reply

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tljax.core.errors import InputError
+from tljax.core.errors import InputError, first_line
 from tljax.model.hf.config import read_json
 
 # The dtypes that are supported, by their safetensors names.
@@ -85,9 +85,10 @@ def open_torch(path: Path) -> dict[str, StoredTensor]:
         ) from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        line = str(error).strip().splitlines()[0]
-        raise InputError(f"{path}: torch cannot read it ({line}); use a checkpoint in safetensors") from None
+    except Exception as error:  # a damaged file may raise anything, from zipfile's errors to pickle's
+        raise InputError(
+            f"{path}: torch cannot read it ({first_line(error)}); use a checkpoint in safetensors"
+        ) from None
     dtypes = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     stored = {}
     for name, tensor in _find_weights(content, lambda value: isinstance(value, torch.Tensor), path).items():
