@@ -149,7 +149,7 @@ def test_a_resumed_run_ends_with_the_same_bits(launch, flags, adapted, tmp_path)
 @pytest.mark.parametrize("name", ["", "adapter"])
 def test_a_run_and_its_adapter_answer_as_in_training(name, launch, repo, adapted, tmp_path):
     out = tmp_path / "answers.jsonl"
-    flags = ["--config.queries=3", "--config.rows=8", "--config.new_tokens=16", f"--config.out={out}"]
+    flags = ["--config.queries=2", "--config.rows=8", "--config.new_tokens=16", f"--config.out={out}"]
     config = f"--config={repo / 'configs' / 'evaluate.py'}"
     assert launch("evaluate", config, *flags, f"--config.model.path={adapted / name}") == 0
     answers = [row["prediction"] for row in read_jsonl(out)]

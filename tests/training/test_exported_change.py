@@ -90,7 +90,7 @@ def test_a_run_ends_with_the_scores_of_its_export(launch, quick, repo, tmp_path,
     assert launch("train", *quick, *(f"--config.{field}" for field in small), f"--config.out={run}") == 0
     out = capsys.readouterr().out
     assert "the scores are those of the weights in bfloat16" in out and "rounding undoes most" in out
-    given = ["--config.queries=3", "--config.new_tokens=16", "--config.rows=8", f"--config.out={answers}"]
+    given = ["--config.queries=2", "--config.new_tokens=16", "--config.rows=8", f"--config.out={answers}"]
     assert (
         launch("evaluate", f"--config={repo / 'configs' / 'evaluate.py'}", *given, f"--config.model.path={run / 'hf'}")
         == 0
