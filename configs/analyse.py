@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
         ""  # a folder (HF, peft, a run's), a GGUF file, a hub id, "smollm2", or "base", which ships; "" uses no model
     )
     model.compute_dtype = "float32"  # float32 | bfloat16, also of the weights; bfloat16 takes half the memory
-    model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
+    model.attention = "auto"  # auto | reference | blocked | splash (TPU) | cudnn (GPU)
 
     config.mesh = mesh_block()
     return config

@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # A folder (HF, peft, a run's), a GGUF file, a hub id, "smollm2", or "base", the small model that ships.
     model.path = ""
     model.compute_dtype = "float32"  # float32 | bfloat16
-    model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
+    model.attention = "auto"  # auto | reference | blocked | splash (TPU) | cudnn (GPU)
 
     config.processes = processes_block()
     config.mesh = mesh_block()

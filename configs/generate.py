@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     model = config.model = ConfigDict()
     model.path = ""  # a folder (HF or a run's), a GGUF file, a hub id, "smollm2", or "base", which ships
     model.compute_dtype = "float32"  # float32 | bfloat16, also of the weights; bfloat16 takes half the memory
-    model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
+    model.attention = "auto"  # auto | reference | blocked | splash (TPU) | cudnn (GPU)
 
     config.processes = processes_block()
     config.mesh = mesh_block()

@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.preset = size  # the size that launch/plan.py plans for if model.path is not a local folder
     model.compute_dtype = "bfloat16"  # the dtype of activations, products and frozen weights; trained ones stay float32
     model.remat = "full"  # recomputed in the backward pass, in rising order: none | dots | attention | full
-    model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
+    model.attention = "auto"  # auto | reference | blocked | splash (TPU) | cudnn (GPU)
     model.loss_chunk = 128  # reply tokens of a row whose logits exist at a time, as [rows, loss_chunk, vocabulary]
 
     config.processes = processes_block()

@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.preset = size  # the size of a model from scratch: tiny | smollm2 | 7b | 13b | 34b | 70b
     model.compute_dtype = "bfloat16"  # the dtype of activations and matrix products; weights and moments stay float32
     model.remat = "full"  # recomputed in the backward pass, in rising order: none | dots | attention | full
-    model.attention = "auto"  # auto | reference | splash (TPU) | cudnn (GPU)
+    model.attention = "auto"  # auto | reference | blocked | splash (TPU) | cudnn (GPU)
     model.loss_chunk = 1024  # positions of a row whose logits exist at a time, as [rows, loss_chunk, vocabulary]
 
     config.processes = processes_block()

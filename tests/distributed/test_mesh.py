@@ -161,3 +161,10 @@ def test_row_lengths_that_do_not_divide_are_refused():
         mesh.check_row_length(1024)
     with jax.set_mesh(mesh.make_mesh()):
         mesh.check_row_length(1021)
+
+
+def test_the_platform_is_that_of_the_mesh(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert mesh.mesh_platform() == "tpu"
+    with jax.set_mesh(mesh.make_mesh(1, 8, 1)):
+        assert mesh.mesh_platform() == "cpu"

@@ -1,5 +1,6 @@
 """Attention: the kernels against the reference, the reference against a loop, and what it may hold in memory."""
 
+import functools
 import re
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
 from tljax.model import attention as A
-from tljax.model import sequence
+from tljax.model import blocked_attention, sequence
+from tljax.model.remat import remat_policy
 
 
 def inputs(B=2, T=24, N=4, K=2, H=8, dtype=jnp.float32):
@@ -38,11 +40,14 @@ def loop_attention(q, k, v, segments):
 
 @pytest.mark.parametrize("K", [1, 2, 4])
 @pytest.mark.parametrize("chunk", [512, 7])
-def test_reference_equals_a_loop(K, chunk, monkeypatch):
+@pytest.mark.parametrize("name", ["reference", "blocked"])
+def test_attention_on_processors_equals_a_loop(name, K, chunk, monkeypatch):
     monkeypatch.setattr(A, "QUERY_CHUNK", chunk)
+    monkeypatch.setattr(blocked_attention, "BLOCK", chunk)
     q, k, v, segments = inputs(K=K)
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
-        ours = jax.jit(A.attention)(*jax.tree.map(place, (q, k, v, segments)))
+        attend = jax.jit(functools.partial(A.attention, implementation=name))
+        ours = attend(*jax.tree.map(place, (q, k, v, segments)))
     np.testing.assert_allclose(ours, loop_attention(q, k, v, np.asarray(segments)), rtol=0, atol=2e-6)
 
 
@@ -87,6 +92,9 @@ SHAPES = {
         pytest.param("splash", "split-in-four", (1, 1, 1, 4), marks=pytest.mark.slow),
         pytest.param("reference", "padded-gqa", (1, 2, 2, 2), marks=pytest.mark.slow),
         pytest.param("reference", "split-in-four", (1, 1, 1, 4), marks=pytest.mark.extended),
+        ("blocked", "padded-gqa", (1, 2, 2, 1)),
+        ("blocked", "split-in-four", (1, 1, 1, 4)),
+        pytest.param("blocked", "whole-tiles", (1, 1, 1, 1), marks=pytest.mark.extended),
     ],
 )
 def test_rows_on_a_mesh_equal_the_reference_on_one_device(chosen, shape, mesh):
@@ -129,10 +137,12 @@ def test_the_mask_given_to_cudnn_equals_the_reference():
     np.testing.assert_allclose(ours, reference(q, k, v, segments), rtol=0, atol=1e-5)
 
 
-def test_long_rows_never_hold_a_square_of_scores():
+@pytest.mark.parametrize("attend", ["reference", "blocked"])
+def test_long_rows_never_hold_a_square_of_scores(attend):
+    attend = {"reference": reference, "blocked": blocked}[attend]
     T, arrays = 4096, [jax.ShapeDtypeStruct((1, 4096, 2, 16), jnp.float32)] * 3
     segments = jax.ShapeDtypeStruct((1, T), jnp.int32)
-    grad = jax.jit(jax.grad(lambda q, k, v, s: reference(q, k, v, s).sum(), argnums=(0, 1, 2)))
+    grad = jax.jit(jax.grad(lambda q, k, v, s: attend(q, k, v, s).sum(), argnums=(0, 1, 2)))
     compiled = grad.lower(*arrays, segments).compile()
     shapes = re.findall(r"(?:f32|bf16|pred)\[([\d,]+)\]", compiled.as_text())
     squares = [shape for shape in shapes if shape.split(",").count(str(T)) > 1]
@@ -141,11 +151,48 @@ def test_long_rows_never_hold_a_square_of_scores():
     assert compiled.memory_analysis().temp_size_in_bytes < 5 * 2 * A.QUERY_CHUNK * T * 4
 
 
-def test_scores_stay_in_float32_between_bfloat16_inputs():
+def blocked(q, k, v, segments):
+    return blocked_attention.attend(q, k, v, segments, segments, 0, A.CHECKPOINT_NAME)
+
+
+def test_blocks_of_the_future_and_of_other_segments_are_not_computed(monkeypatch):
+    monkeypatch.setattr(blocked_attention, "BLOCK", 4)
+    segments = jnp.asarray([[1] * 8 + [2] * 6 + [3] * 4 + [0] * 6, [7] * 8 + [9] * 2 + [5] * 14], jnp.int32)
+    q = jnp.zeros((2, 24, 2, 8), jnp.float32)
+    blocks = blocked_attention._cut(q, q, q, segments, segments)
+    first, end = blocked_attention._key_blocks(blocks, jnp.int32(0))
+    # The second row's ids fall from 9 to 5, and its third block has both.
+    np.testing.assert_array_equal(first, [0, 0, 0, 2, 2, 2])
+    np.testing.assert_array_equal(end, [1, 2, 3, 4, 5, 6])
+
+
+def test_blocks_give_the_same_in_any_order_of_segments(monkeypatch):
+    """Ids that rise, fall and return, with blocks that hold one query more than keys."""
+    monkeypatch.setattr(blocked_attention, "BLOCK", 5)
+    q, k, v, _ = inputs()
+    segments = jnp.asarray(np.random.default_rng(1).integers(0, 3, (2, 24)), jnp.int32)
+    (_, ours), our_gradients = loss_and_gradients(blocked, (q, k, v, segments))
+    (_, wanted), wanted_gradients = loss_and_gradients(reference, (q, k, v, segments))
+    np.testing.assert_allclose(ours, wanted, rtol=0, atol=2e-6)
+    for one, other in zip(our_gradients, wanted_gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_the_forward_pass_in_blocks_runs_once_under_remat():
+    """The policy "attention" keeps the result and the softmax sums: nothing of the forward pass is computed again."""
+    q, k, v, segments = inputs(T=16)
+
+    loss = jax.checkpoint(lambda q: blocked(q, k, v, segments).sum(), policy=remat_policy("attention"))
+    # Two nested loops forward, two backward.
+    assert jax.jit(jax.grad(loss)).lower(q).as_text().count("stablehlo.while") == 4
+
+
+@pytest.mark.parametrize("attend", [reference, blocked])
+def test_scores_stay_in_float32_between_bfloat16_inputs(attend):
     """Scores near 30 rounded to bfloat16 are off by up to 1/16 each, and so would be the result."""
     q, k, v, segments = inputs(T=64, dtype=jnp.bfloat16)
     q, k = q * 5, k * 5
-    ours = reference(q, k, v, segments)
+    ours = attend(q, k, v, segments)
     assert ours.dtype == jnp.bfloat16
     wanted = loop_attention(*(x.astype(jnp.float32) for x in (q, k, v)), np.asarray(segments))
     np.testing.assert_allclose(ours.astype(jnp.float32), wanted, rtol=0, atol=0.02)
@@ -158,7 +205,7 @@ def test_scores_stay_in_float32_between_bfloat16_inputs():
         ("auto", jnp.float32, 128, "tpu", "splash"),
         ("auto", jnp.bfloat16, 128, "gpu", "cudnn"),
         ("auto", jnp.float32, 128, "gpu", "reference"),
-        ("auto", jnp.bfloat16, 128, "cpu", "reference"),
+        ("auto", jnp.bfloat16, 128, "cpu", "blocked"),
         ("reference", jnp.bfloat16, 128, "tpu", "reference"),
         ("auto", jnp.bfloat16, 20, "gpu", "reference"),
         ("auto", jnp.bfloat16, 256, "gpu", "reference"),
@@ -171,7 +218,13 @@ def test_auto_chooses_by_platform(asked, dtype, head_dim, platform, chosen):
 @pytest.mark.parametrize(
     "asked, dtype, head_dim, platform, message",
     [
-        ("flash", jnp.bfloat16, 128, "gpu", "attention is 'flash'; allowed are auto, reference, splash, cudnn"),
+        (
+            "flash",
+            jnp.bfloat16,
+            128,
+            "gpu",
+            "attention is 'flash'; allowed are auto, reference, blocked, splash, cudnn",
+        ),
         ("splash", jnp.bfloat16, 128, "gpu", "'splash', a TPU kernel, but the devices are gpu; use 'auto'"),
         ("cudnn", jnp.float32, 128, "gpu", "the dtype float32, head_dim 128; use 'auto'"),
         ("cudnn", jnp.bfloat16, 20, "gpu", "the dtype bfloat16, head_dim 20; use 'auto'"),
@@ -181,10 +234,3 @@ def test_auto_chooses_by_platform(asked, dtype, head_dim, platform, chosen):
 def test_implementations_that_cannot_run_are_refused(asked, dtype, head_dim, platform, message):
     with pytest.raises(InputError, match=re.escape(message)):
         A.choose_implementation(asked, dtype, head_dim, platform)
-
-
-def test_the_platform_is_the_mesh_s(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert A.mesh_platform() == "tpu"
-    with jax.set_mesh(make_mesh(1, 8, 1)):
-        assert A.mesh_platform() == "cpu"

@@ -42,13 +42,13 @@ from tljax.data.reader import TrajectoryDataset, format_first_errors, open_traje
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
-from tljax.distributed.mesh import check_initialized, check_rows, make_mesh
+from tljax.distributed.mesh import check_initialized, check_rows, make_mesh, mesh_platform
 from tljax.generate.batches import Sampler
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
-from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
+from tljax.model.attention import IMPLEMENTATIONS, choose_implementation
 from tljax.toolbox.embedded import resolve_source_file
 from tljax.training import model_source
 

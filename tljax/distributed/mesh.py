@@ -246,6 +246,13 @@ def max_over_processes(number: int) -> jax.Array:
     return _max(jax.make_array_from_callback((mesh.size,), everywhere, lambda _: np.full(1, number, np.int32)))
 
 
+def mesh_platform() -> str:
+    """Returns the platform of the current mesh, "cpu", "gpu" or "tpu", which may differ from that of this host."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = jax.default_backend() if device is None else device.platform
+    return "gpu" if platform in ("cuda", "rocm") else platform
+
+
 def device_bytes(device: Any) -> int | None:
     """Returns the bytes of memory of one device, None if unknown; CPU devices share the machine's memory."""
     if device.platform == "cpu":

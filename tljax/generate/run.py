@@ -22,13 +22,13 @@ from tljax.data.reader import format_first_errors
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
-from tljax.distributed.mesh import batch_shard_count, check_initialized, check_rows, make_mesh
+from tljax.distributed.mesh import batch_shard_count, check_initialized, check_rows, make_mesh, mesh_platform
 from tljax.generate.batches import ROUND_TO, Reply, Sampler, padded_length
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
 from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import llama
-from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
+from tljax.model.attention import IMPLEMENTATIONS, choose_implementation
 from tljax.storage.resumable import ResumableWriter, check_new_output, claim_output
 from tljax.training import model_source
 from tljax.training.fingerprint import fingerprint

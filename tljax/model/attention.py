@@ -18,10 +18,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
 from tljax.core.errors import InputError
-from tljax.distributed.mesh import shard_count, spec
-from tljax.model import sequence
+from tljax.distributed.mesh import mesh_platform, shard_count, spec
+from tljax.model import blocked_attention, sequence
 
-IMPLEMENTATIONS = ("auto", "reference", "splash", "cudnn")
+IMPLEMENTATIONS = ("auto", "reference", "blocked", "splash", "cudnn")
 
 # The name by which policies of jax.checkpoint know the results that the backward pass of attention needs.
 CHECKPOINT_NAME = "attention"
@@ -87,6 +87,12 @@ def _reference(
     size = -(-length // (chunk * GROUPS)) * chunk if isinstance(start, int) else length
     out = [group(begin, min(begin + size, length)) for begin in range(0, length, size)]
     return jnp.concatenate(out, axis=1)[:, :T]
+
+
+def _blocked(
+    q: jax.Array, k: jax.Array, v: jax.Array, q_segments: jax.Array, segments: jax.Array, start: int | jax.Array
+) -> jax.Array:
+    return blocked_attention.attend(q, k, v, q_segments, segments, start, CHECKPOINT_NAME)
 
 
 def _cudnn(
@@ -162,7 +168,7 @@ def choose_implementation(implementation: str, dtype: jax.typing.DTypeLike, head
         raise InputError(f"attention is {implementation!r}; allowed are {', '.join(IMPLEMENTATIONS)}")
     fits = jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128
     if implementation == "auto":
-        return {"tpu": "splash", "gpu": "cudnn" if fits else "reference"}.get(platform, "reference")
+        return {"tpu": "splash", "gpu": "cudnn" if fits else "reference"}.get(platform, "blocked")
     if implementation == "splash" and platform != "tpu":
         raise InputError(f"attention is 'splash', a TPU kernel, but the devices are {platform}; use 'auto'")
     if implementation == "cudnn" and (platform != "gpu" or not fits):
@@ -171,13 +177,6 @@ def choose_implementation(implementation: str, dtype: jax.typing.DTypeLike, head
             f"but the devices are {platform}, the dtype {jnp.dtype(dtype).name}, head_dim {head_dim}; use 'auto'"
         )
     return implementation
-
-
-def mesh_platform() -> str:
-    """Returns the platform of the current mesh, "cpu", "gpu" or "tpu", which may differ from that of this host."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = jax.default_backend() if device is None else device.platform
-    return "gpu" if platform in ("cuda", "rocm") else platform
 
 
 def attention(
@@ -206,7 +205,7 @@ def _on_mesh(
             k, v, segments = (sequence.gather_positions(x, num_shards) for x in (k, v, segments))
         if kernel is not None:
             return _splash(kernel, q, k, v, q_segments, segments)
-        attend = _reference if chosen == "reference" else _cudnn
+        attend = {"reference": _reference, "blocked": _blocked, "cudnn": _cudnn}[chosen]
         if num_shards == 1:
             return attend(q, k, v, q_segments, segments, 0)
         # A device's first chunk lies in the row's first half, so its queries attend to no key of the second half.
@@ -224,5 +223,5 @@ def _on_mesh(
     out = jax.shard_map(local, in_specs=(layout, heads, heads, heads, rows), out_specs=heads, check_vma=False)(
         kernel, q, k, v, segments
     )
-    # Splash names what its backward pass needs, its result too: a second name would keep the result twice.
-    return out if chosen == "splash" else checkpoint_name(out, CHECKPOINT_NAME)
+    # These two name what their backward pass needs, their result too: a second name would keep the result twice.
+    return out if chosen in ("blocked", "splash") else checkpoint_name(out, CHECKPOINT_NAME)

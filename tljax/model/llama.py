@@ -16,6 +16,7 @@ from tljax.distributed.mesh import nearest_mesh, spec
 from tljax.model import attention as attention_lib
 from tljax.model.config import LlamaConfig as LlamaConfig
 from tljax.model.config import preset as preset
+from tljax.model.product import product
 from tljax.model.remat import remat_policy
 from tljax.model.rope import RopeScaling as RopeScaling
 from tljax.model.rope import apply_rope, rope_angles
@@ -197,7 +198,7 @@ def project(x: jax.Array, w: Params, name: str, sharding: jax.P) -> jax.Array:
     weight would be rounded away.
     """
     ins, outs = MATRICES[name]
-    y = jnp.einsum(f"BT{ins},{ins}{outs}->BT{outs}", x, w[name], out_sharding=sharding)
+    y = product(x, w[name], ins, outs, sharding)
     if f"{name}_a" not in w:
         return y
     low = jnp.einsum(f"BT{ins},{ins}R->BTR", x, w[f"{name}_a"], out_sharding=jax.P(*sharding[:2], None))

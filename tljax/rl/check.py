@@ -7,9 +7,9 @@ from tljax.core import config as checks
 from tljax.core.errors import InputError
 from tljax.data.check import check_data
 from tljax.data.dialect import TEMPLATE
-from tljax.distributed.mesh import check_initialized, check_rows
+from tljax.distributed.mesh import check_initialized, check_rows, mesh_platform
 from tljax.model import llama
-from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
+from tljax.model.attention import IMPLEMENTATIONS, choose_implementation
 from tljax.model.hf.config import DTYPES
 from tljax.model.remat import REMATS
 from tljax.rl.advantage import ALGORITHMS, KL_PLACES

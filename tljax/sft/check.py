@@ -5,9 +5,9 @@ from typing import Any
 from tljax.core import config as checks
 from tljax.core.errors import InputError
 from tljax.data.check import check_data
-from tljax.distributed.mesh import check_initialized, check_row_length, check_rows
+from tljax.distributed.mesh import check_initialized, check_row_length, check_rows, mesh_platform
 from tljax.model import cost, llama, lora, memory
-from tljax.model.attention import IMPLEMENTATIONS, choose_implementation, mesh_platform
+from tljax.model.attention import IMPLEMENTATIONS, choose_implementation
 from tljax.model.hf.config import DTYPES
 from tljax.model.remat import REMATS
 from tljax.training import model_source, resume
