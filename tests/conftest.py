@@ -138,6 +138,20 @@ def compiled_programs():
     monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.fixture
+def without_program_cache():
+    """Compiles each program of a test anew: one from JAX's cache on disk repeats no warning of XLA."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    compilation_cache.reset_cache()  # else JAX remembers that it uses one
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """A local emulator of Google Cloud Storage with one bucket, as a file system."""

@@ -1,10 +1,6 @@
 """The model: what a token may depend on, packing, padding, remat, dtypes, and meshes."""
 
 import dataclasses
-import os
-import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +10,7 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import global_batch, make_mesh, spec
 from tljax.model import llama
+from tljax.plan.compiled import compile_program
 
 C = llama.LlamaConfig(
     num_layers=3,
@@ -289,34 +286,22 @@ def test_meshes_that_do_not_divide_the_model_are_refused():
 
 
 @pytest.mark.extended
-def test_sharding_makes_xla_replicate_nothing_and_gathers_layers_inside_the_loop():
-    """XLA says "involuntary full rematerialization" on stderr, which only a process of its own shows."""
-    program = """
-import jax, jax.numpy as jnp
-jax.config.update("jax_num_cpu_devices", 8)
-from tljax.distributed.mesh import make_mesh, spec
-from tljax.model import llama
-import dataclasses
-c = dataclasses.replace(llama.preset("tiny"), num_layers=3)
-with jax.set_mesh(make_mesh(2, 2, 2)):
-    params = llama.abstract_params(c, jnp.float32)
-    rows = jax.NamedSharding(jax.sharding.get_mesh(), spec("batch", None))
-    ids = jax.ShapeDtypeStruct((8, 64), jnp.int32, sharding=rows)
-    options = dict(compute_dtype=jnp.bfloat16, remat="full", attention="auto")
+def test_sharding_makes_xla_replicate_nothing_and_gathers_layers_inside_the_loop(without_program_cache):
+    c = dataclasses.replace(llama.preset("tiny", vocab_size=64), num_layers=3)
+
     def loss(params, tokens):
+        options = dict(compute_dtype=jnp.bfloat16, remat="full", attention="auto")
         hidden = llama.forward(params, c, tokens, tokens, tokens, **options)
         return llama.token_logprobs(llama.logits(params, c, hidden), tokens).mean()
-    print(jax.jit(jax.grad(loss)).lower(params, ids).compile().as_text())
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "0"},
-    )
-    assert "rematerialization" not in run.stderr
-    gathers = re.findall(r"= \(?(\w+)\[([\d,]+)\].* all-gather", run.stdout)
-    assert gathers
-    # A gather of stacked weights would start with L = 3 and hold the whole model.
-    assert not [shape for _, shape in gathers if shape.startswith("3,")]
+
+    with jax.set_mesh(make_mesh(2, 2, 2)):
+        rows = jax.NamedSharding(jax.sharding.get_mesh(), spec("batch", None))
+        ids = jax.ShapeDtypeStruct((8, 64), jnp.int32, sharding=rows)
+        params = llama.abstract_params(c, jnp.float32)
+        program = compile_program(lambda: jax.jit(jax.grad(loss)).lower(params, ids), c.num_layers)
+    assert program.replicated == ()
+    gathers = [transfer for transfer in program.transfers if transfer.kind == "all-gather"]
+    assert any(gather.in_layers for gather in gathers)
+    # The smallest matrix of all layers, as a device that splits its heads with another one would hold it.
+    stacked = c.num_layers * c.d_model * c.num_heads * c.head_dim * 2 / 2
+    assert max(gather.size for gather in gathers if not gather.in_layers) < stacked

@@ -188,13 +188,13 @@ def attention(
     "sequence", in the devices' order. The result has q's shape and dtype. Raises InputError as `choose_implementation`.
     """
     chosen = choose_implementation(implementation, q.dtype, q.shape[3], mesh_platform())
-    return _on_mesh(chosen, q, k, v, segments)
+    return run_implementation(chosen, q, k, v, segments)
 
 
-def _on_mesh(
+def run_implementation(
     chosen: str, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, interpret: bool = False
 ) -> jax.Array:
-    """Runs `attention` by the `chosen` implementation. interpret: runs splash on any platform, slowly."""
+    """Runs `attention` by the `chosen` implementation, unchecked. interpret: runs splash on any platform, slowly."""
     positions = None if jax.typeof(q).sharding.spec[1] is None else "positions"
     num_shards = 1 if positions is None else shard_count("positions")
     heads, rows = spec("batch", positions, "heads", None), spec("batch", positions)
