@@ -41,6 +41,8 @@ if version("jax").startswith("0.10."):
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+else:
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 # Fixtures that tests of several folders use.
 pytest_plugins = ("tests.model_checkpoints", "tests.benchmark_files")

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from tljax.core import gpu_memory
+from tljax.core import compilation_cache, gpu_memory
 from tljax.core.errors import InputError, exit_code_and_line, one_line
 
 USAGE = "usage: python {script} --config configs/NAME.py[:option,option] [--config.field=value ...]"
@@ -49,6 +49,7 @@ def main(
         with config.unlocked():
             config.update(values)
         gpu_memory.set_memory_fraction()
+        compilation_cache.use_compilation_cache()
         run(config)
 
     run_or_exit(start)

@@ -54,6 +54,7 @@ def make_mesh(
     Raises InputError if the axes do not multiply to the number of devices, or if TPUs have another number of slices.
     """
     devices = list(jax.devices() if devices is None else devices)
+    _avoid_stored_collectives(devices)
     requested = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
     parts = _slices(devices)
     are_fixed = devices[0].platform == "tpu"
@@ -71,6 +72,16 @@ def make_mesh(
         for part in parts
     ]
     return Mesh(np.concatenate(device_arrays), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+
+
+def _avoid_stored_collectives(devices: Sequence[Any]) -> None:
+    """Turns the cache of compiled programs off for several CPU devices, before anything is compiled.
+
+    From jax 0.12 on, programs that XLA's CPU backend loads from a cache may run their collectives in another order on
+    each device, which then wait for each other and abort after 40 s. One device has no collectives.
+    """
+    if devices[0].platform == "cpu" and len(devices) > 1 and jax.__version_info__ >= (0, 11):
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _slices(devices: Sequence[Any]) -> list[list[Any]]:

@@ -84,6 +84,8 @@ def open_topology(name: str, slices: int = 0) -> Topology:
     """
     # Nothing runs, so JAX must take no device: a TPU or GPU of this machine stays free for others.
     jax.config.update("jax_platforms", "cpu")
+    # The compiler's warnings are part of a plan, and a stored program has none.
+    jax.config.update("jax_enable_compilation_cache", False)
     if not name:
         raise InputError(f"no topology given; add --config.topology=NAME, {EXAMPLES}")
     gpus = re.fullmatch(r"gpu:(\d+)x(\d+)GB", name, re.IGNORECASE)
