@@ -115,9 +115,7 @@ def test_the_export_loads_in_transformers_with_equal_logits(trained):
             tokens,
             jnp.arange(len(ids), dtype=jnp.int32)[None],
             jnp.ones_like(tokens),
-            compute_dtype=jnp.float32,
-            remat="none",
-            attention="reference",
+            llama.ForwardOptions("float32", attention="reference"),
         )
         ours = np.asarray(llama.logits(params, opened.config, hidden))[0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)

@@ -9,6 +9,7 @@ from tljax.analysis.token_scores import _of_logits, score_tokens
 from tljax.data.tokenizer import load_tokenizer
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate.toolbox_queries import held_out_queries
+from tljax.model import llama
 from tljax.toolbox.embedded import BASE_FOLDER
 from tljax.training import model_source
 
@@ -31,7 +32,8 @@ def scored(pairs, mesh, rows):
         model = model_source.open_model(BASE_FOLDER, "")
         params = model_source.load_with_adapter(model, "float32", seed=0)
         found = {}
-        for done in score_tokens(params, model.config, pairs, rows, "float32", "reference"):
+        options = llama.ForwardOptions("float32", attention="reference")
+        for done in score_tokens(params, model.config, pairs, rows, options):
             found |= done
     return [found[i] for i in range(len(pairs))]
 

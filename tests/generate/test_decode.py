@@ -86,16 +86,8 @@ def assert_scores_equal(ours, wanted):
 
 @jax.jit
 def forward(params, c, batch):
-    hidden = llama.forward(
-        params,
-        c,
-        batch["tokens"],
-        batch["positions"],
-        batch["segments"],
-        compute_dtype=jnp.float32,
-        remat="none",
-        attention="reference",
-    )
+    options = llama.ForwardOptions("float32", attention="reference")
+    hidden = llama.forward(params, c, batch["tokens"], batch["positions"], batch["segments"], options)
     return llama.logits(params, c, hidden)
 
 

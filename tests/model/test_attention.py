@@ -152,7 +152,7 @@ def test_long_rows_never_hold_a_square_of_scores(attend):
 
 
 def blocked(q, k, v, segments):
-    return blocked_attention.attend(q, k, v, segments, segments, 0, A.CHECKPOINT_NAME)
+    return blocked_attention.attend(q, k, v, segments, segments, 0)
 
 
 def test_blocks_of_the_future_and_of_other_segments_are_not_computed(monkeypatch):

@@ -35,9 +35,8 @@ def test_flops_count_what_xla_counts(one_device):
     ids = jax.ShapeDtypeStruct((B, T), jnp.int32)
 
     def run(params, tokens, positions, segments):
-        hidden = llama.forward(
-            params, c, tokens, positions, segments, compute_dtype=jnp.float32, remat="none", attention="reference"
-        )
+        options = llama.ForwardOptions("float32", attention="reference")
+        hidden = llama.forward(params, c, tokens, positions, segments, options)
         return llama.logits(params, c, hidden)
 
     counted = jax.jit(run).lower(params, ids, ids, ids).compile().cost_analysis()["flops"]

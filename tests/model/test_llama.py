@@ -49,16 +49,8 @@ def make_batch(B=8, T=24, seed=0):
 
 
 def logprobs(params, batch, c=C, compute_dtype=jnp.float32, remat="full"):
-    hidden = llama.forward(
-        params,
-        c,
-        batch["tokens"],
-        batch["positions"],
-        batch["segments"],
-        compute_dtype=compute_dtype,
-        remat=remat,
-        attention="auto",
-    )
+    options = llama.ForwardOptions(compute_dtype, remat)
+    hidden = llama.forward(params, c, batch["tokens"], batch["positions"], batch["segments"], options)
     return llama.token_logprobs(llama.logits(params, c, hidden), batch["targets"])
 
 
@@ -87,16 +79,8 @@ def test_a_token_depends_on_earlier_ones_alone_and_on_all_of_them(one_device):
             # Every position looks up a row of its own, so that d hidden[t] / d row[s] is what t owes to s.
             tokens = jnp.arange(12, dtype=jnp.int32)[None]
             params_ = params | {"embed": table}
-            hidden = llama.forward(
-                params_,
-                C,
-                tokens,
-                batch["positions"],
-                batch["segments"],
-                compute_dtype=jnp.float32,
-                remat="none",
-                attention="auto",
-            )
+            options = llama.ForwardOptions("float32")
+            hidden = llama.forward(params_, C, tokens, batch["positions"], batch["segments"], options)
             return (hidden * (jnp.arange(12) == t)[None, :, None]).sum()
 
         return jax.grad(run)(table)
@@ -208,20 +192,10 @@ def test_parameters_loss_and_gradients_are_the_same_on_every_mesh():
 def test_dtypes_are_stated_everywhere(compute_dtype, tie_embeddings, one_device):
     c = dataclasses.replace(C, tie_embeddings=tie_embeddings)
     params, batch = make_params(c), global_batch(make_batch(B=2))
+    rows = [batch[name] for name in ("tokens", "positions", "segments")]
+    options = llama.ForwardOptions(compute_dtype, remat="dots")
     with jax.numpy_dtype_promotion("strict"):
-        hidden = jax.eval_shape(
-            lambda params: llama.forward(
-                params,
-                c,
-                batch["tokens"],
-                batch["positions"],
-                batch["segments"],
-                compute_dtype=compute_dtype,
-                remat="dots",
-                attention="auto",
-            ),
-            params,
-        )
+        hidden = jax.eval_shape(lambda params: llama.forward(params, c, *rows, options), params)
         value, gradient = jax.eval_shape(
             jax.value_and_grad(lambda p: loss(p, batch, c=c, compute_dtype=compute_dtype)), params
         )
@@ -290,8 +264,7 @@ def test_sharding_makes_xla_replicate_nothing_and_gathers_layers_inside_the_loop
     c = dataclasses.replace(llama.preset("tiny", vocab_size=64), num_layers=3)
 
     def loss(params, tokens):
-        options = dict(compute_dtype=jnp.bfloat16, remat="full", attention="auto")
-        hidden = llama.forward(params, c, tokens, tokens, tokens, **options)
+        hidden = llama.forward(params, c, tokens, tokens, tokens, llama.ForwardOptions("bfloat16", remat="full"))
         return llama.token_logprobs(llama.logits(params, c, hidden), tokens).mean()
 
     with jax.set_mesh(make_mesh(2, 2, 2)):

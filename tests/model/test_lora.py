@@ -100,16 +100,8 @@ def make_batch(length=16):
 
 
 def logits_of(params, batch, dtype=jnp.float32):
-    hidden = llama.forward(
-        params,
-        C,
-        batch["tokens"],
-        batch["positions"],
-        batch["segments"],
-        compute_dtype=dtype,
-        remat="none",
-        attention="reference",
-    )
+    options = llama.ForwardOptions(dtype, attention="reference")
+    hidden = llama.forward(params, C, batch["tokens"], batch["positions"], batch["segments"], options)
     return llama.logits(params, C, hidden)
 
 

@@ -136,8 +136,8 @@ def hidden_of(params, rows):
     columns = jnp.broadcast_to(jnp.arange(rows.tokens.shape[1], dtype=jnp.int32), rows.tokens.shape)
     ends = (rows.starts + rows.mask.sum(1))[:, None]
     segments = (columns < ends).astype(jnp.int32)
-    dtypes = {"compute_dtype": jnp.float32, "remat": "none", "attention": "reference"}
-    return llama.forward(params, CONFIG, rows.tokens, columns, segments, **dtypes)
+    options = llama.ForwardOptions("float32", attention="reference")
+    return llama.forward(params, CONFIG, rows.tokens, columns, segments, options)
 
 
 def test_an_update_equals_one_in_loops_over_rows_and_tokens(plain):

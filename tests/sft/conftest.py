@@ -24,7 +24,7 @@ def config() -> llama.LlamaConfig:
 @pytest.fixture(scope="session")
 def options(host_batch) -> StepOptions:
     room = int((host_batch["loss_weights"] > 0).sum(1).max())
-    return StepOptions(max_targets=room, loss_chunk=8, compute_dtype="float32", remat="full", attention="reference")
+    return StepOptions(max_targets=room, loss_chunk=8, forward=llama.ForwardOptions("float32", "full", "reference"))
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,8 @@ def train():
     small = dataclasses.replace(
         llama.preset("tiny"), num_layers=1, d_model=32, num_heads=2, num_kv_heads=2, head_dim=16, d_ff=64
     )
-    options = StepOptions(max_targets=128, loss_chunk=64, compute_dtype="float32", remat="none", attention="reference")
+    forward = llama.ForwardOptions("float32", attention="reference")
+    options = StepOptions(max_targets=128, loss_chunk=64, forward=forward)
     tx = optax.adam(1e-2)
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         step = make_sft_step(small, tx, lambda n: jnp.float32(1e-2), options)

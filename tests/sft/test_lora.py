@@ -61,7 +61,7 @@ def test_only_the_adapter_moves_and_alike_on_every_mesh(adapter_step, mesh_of):
 def test_no_gradient_of_the_trunk_is_computed(config, options, place, load, mesh_of):
     """By XLA's count, 4 of 6 operations a weight remain; what attention and a narrow adapter take is little here."""
     one = dataclasses.replace(config, num_layers=1, d_ff=1024)
-    settings = dataclasses.replace(options, remat="none")
+    settings = dataclasses.replace(options, forward=dataclasses.replace(options.forward, remat="none"))
 
     def flops(lora_options):
         params = llama.abstract_params(one, jnp.float32)

@@ -38,9 +38,8 @@ def one_step(mode, file, cache, accumulate):
     small = dataclasses.replace(
         llama.preset("tiny"), num_layers=2, d_model=32, num_heads=2, num_kv_heads=2, head_dim=16, d_ff=64
     )
-    options = StepOptions(
-        max_targets=batches.max_targets, loss_chunk=64, compute_dtype="float32", remat="full", attention="reference"
-    )
+    forward = llama.ForwardOptions("float32", remat="full", attention="reference")
+    options = StepOptions(max_targets=batches.max_targets, loss_chunk=64, forward=forward)
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         params = jax.jit(llama.init_params, static_argnums=2)(jax.random.key(0), small, jnp.float32)
         before = jax.device_get(params)

@@ -53,9 +53,7 @@ def test_loss_is_the_mean_of_step_losses_of_a_plain_forward(config, host_batch, 
             load(),
             config,
             *(jnp.asarray(host_batch[name]) for name in ("tokens", "positions", "segments")),
-            compute_dtype=jnp.float32,
-            remat="none",
-            attention="reference",
+            llama.ForwardOptions("float32", attention="reference"),
         )
         logits = np.asarray(llama.logits(load(), config, hidden))
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels

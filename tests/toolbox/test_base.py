@@ -86,16 +86,8 @@ def test_logits_equal_those_of_torch(base, torch_model):
         theirs = torch_model(torch.tensor([ids])).logits[0].numpy()
     tokens = jnp.asarray([ids], jnp.int32)
     positions = jnp.arange(len(ids), dtype=jnp.int32)[None]
-    hidden = llama.forward(
-        params,
-        config,
-        tokens,
-        positions,
-        jnp.ones_like(tokens),
-        compute_dtype="float32",
-        remat="none",
-        attention="auto",
-    )
+    options = llama.ForwardOptions("float32")
+    hidden = llama.forward(params, config, tokens, positions, jnp.ones_like(tokens), options)
     np.testing.assert_allclose(np.asarray(llama.logits(params, config, hidden))[0], theirs, atol=2e-4)
 
 

@@ -227,7 +227,8 @@ def score_window(
     # The scores of the golden replies.
     by_index: dict[int, TokenScores] = {}
     pairs = [(step.prompt, step.reply) for step in steps]
-    for batch_scores in score_tokens(params, c, pairs, rows, options.compute_dtype, options.attention):
+    forward = llama.ForwardOptions(options.compute_dtype, attention=options.attention)
+    for batch_scores in score_tokens(params, c, pairs, rows, forward):
         by_index |= batch_scores
     scores = [by_index[i] for i in range(len(steps))]
     for step, step_scores in zip(steps, scores, strict=True):

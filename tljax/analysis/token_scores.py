@@ -34,8 +34,7 @@ def score_tokens(
     c: llama.LlamaConfig,
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     rows: int,
-    compute_dtype: str,
-    attention: str,
+    options: llama.ForwardOptions,
 ) -> Iterator[dict[int, TokenScores]]:
     """Yields the scores of (prompt, reply) pairs by index, in batches of `rows`, on the current mesh."""
     lengths = [len(prompt) + len(reply) - 1 for prompt, reply in pairs]
@@ -50,16 +49,16 @@ def score_tokens(
             host["segments"][row, : lengths[i]] = 1
             host["positions"][row, : len(reply)] = np.arange(len(prompt) - 1, lengths[i])
             host["targets"][row, : len(reply)] = reply
-        scores = jax.device_get(_scores(params, c, global_batch(host), compute_dtype, attention))
+        scores = jax.device_get(_scores(params, c, global_batch(host), options))
         yield {
             i: TokenScores(*(np.asarray(scores[name][row, : len(pairs[i][1])]) for name in ("nll", "rank", "best")))
             for row, i in enumerate(batch)
         }
 
 
-@jax.jit(static_argnames=("compute_dtype", "attention"))
+@jax.jit
 def _scores(
-    params: llama.Params, c: llama.LlamaConfig, batch: dict[str, jax.Array], compute_dtype: str, attention: str
+    params: llama.Params, c: llama.LlamaConfig, batch: dict[str, jax.Array], options: llama.ForwardOptions
 ) -> dict[str, jax.Array]:
     """Returns nll float32, rank and best int32, all [B, M].
 
@@ -69,16 +68,7 @@ def _scores(
     tokens = batch["tokens"]
     columns = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
     positions = jnp.broadcast_to(columns, tokens.shape, out_sharding=spec("batch", None))
-    hidden = llama.forward(
-        params,
-        c,
-        tokens,
-        positions,
-        batch["segments"],
-        compute_dtype=jnp.dtype(compute_dtype),
-        remat="none",
-        attention=attention,
-    )
+    hidden = llama.forward(params, c, tokens, positions, batch["segments"], options)
     return chunked_head(params, c, take_positions(hidden, batch["positions"]), batch["targets"], CHUNK, _of_logits)
 
 

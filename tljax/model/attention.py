@@ -20,11 +20,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import mesh_platform, shard_count, spec
 from tljax.model import blocked_attention, sequence
+from tljax.model.remat import CHECKPOINT_NAME
 
 IMPLEMENTATIONS = ("auto", "reference", "blocked", "splash", "cudnn")
-
-# The name by which policies of jax.checkpoint know the results that the backward pass of attention needs.
-CHECKPOINT_NAME = "attention"
 
 # On longer rows the reference holds float32 scores of at most [B, N, QUERY_CHUNK, T] per group, never [B, N, T, T].
 QUERY_CHUNK = 256
@@ -87,12 +85,6 @@ def _reference(
     size = -(-length // (chunk * GROUPS)) * chunk if isinstance(start, int) else length
     out = [group(begin, min(begin + size, length)) for begin in range(0, length, size)]
     return jnp.concatenate(out, axis=1)[:, :T]
-
-
-def _blocked(
-    q: jax.Array, k: jax.Array, v: jax.Array, q_segments: jax.Array, segments: jax.Array, start: int | jax.Array
-) -> jax.Array:
-    return blocked_attention.attend(q, k, v, q_segments, segments, start, CHECKPOINT_NAME)
 
 
 def _cudnn(
@@ -205,7 +197,7 @@ def run_implementation(
             k, v, segments = (sequence.gather_positions(x, num_shards) for x in (k, v, segments))
         if kernel is not None:
             return _splash(kernel, q, k, v, q_segments, segments)
-        attend = {"reference": _reference, "blocked": _blocked, "cudnn": _cudnn}[chosen]
+        attend = {"reference": _reference, "blocked": blocked_attention.attend, "cudnn": _cudnn}[chosen]
         if num_shards == 1:
             return attend(q, k, v, q_segments, segments, 0)
         # A device's first chunk lies in the row's first half, so its queries attend to no key of the second half.

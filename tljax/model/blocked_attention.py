@@ -10,13 +10,14 @@ of one operand with the last axis of the other, or with its first: where XLA's C
 operand, a product takes twice the time in float32 and seven times in bfloat16.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+
+from tljax.model.remat import CHECKPOINT_NAME
 
 BLOCK = 256  # the maximum number of queries, and of keys, of a block
 _LOWEST = float(jnp.finfo(jnp.float32).min)  # a score of exp 0; with -inf a row without keys would become NaN
@@ -33,36 +34,30 @@ class _Blocks(NamedTuple):
 
 
 def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q_segments: jax.Array,
-    segments: jax.Array,
-    start: int | jax.Array,
-    name: str,
+    q: jax.Array, k: jax.Array, v: jax.Array, q_segments: jax.Array, segments: jax.Array, start: int | jax.Array
 ) -> jax.Array:
     """Returns softmax(q k^T / sqrt(H)) v over the keys of each query's segment up to its column: [B, T, N, H].
 
     q: [B, T, N, H]; k, v: [B, S, K, H]; q_segments: int32 [B, T]; segments: int32 [B, S]. start: the column of the
-    first query. name: policies of jax.checkpoint know what the backward pass needs by it. The softmax is float32.
+    first query. The softmax is float32. The results that the backward pass needs are named CHECKPOINT_NAME.
     """
-    return _attend(name, q, k, v, q_segments, segments, jnp.asarray(start, jnp.int32))
+    return _attend(q, k, v, q_segments, segments, jnp.asarray(start, jnp.int32))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(name: str, q: jax.Array, k: jax.Array, v: jax.Array, *places: jax.Array) -> jax.Array:
+@jax.custom_vjp
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, *places: jax.Array) -> jax.Array:
     """places: q_segments, segments and start."""
-    return _keep_for_backward(name, q, k, v, *places)[0]
+    return _keep_for_backward(q, k, v, *places)[0]
 
 
-def _keep_for_backward(name: str, q: jax.Array, k: jax.Array, v: jax.Array, *places: jax.Array):
+def _keep_for_backward(q: jax.Array, k: jax.Array, v: jax.Array, *places: jax.Array):
     *ids, start = places
     out, log_sums = _forward(_cut(q, k, v, *ids), start)
-    out = checkpoint_name(_join(out, q.shape), name)
-    return out, (q, k, v, places, out, checkpoint_name(log_sums, name))
+    out = checkpoint_name(_join(out, q.shape), CHECKPOINT_NAME)
+    return out, (q, k, v, places, out, checkpoint_name(log_sums, CHECKPOINT_NAME))
 
 
-def _gradients(name: str, kept: Any, d_out: jax.Array):
+def _gradients(kept: Any, d_out: jax.Array):
     q, k, v, (*ids, start), out, log_sums = kept
     blocks = _cut(q, k, v, *ids)
     heads, length = k.shape[2], blocks.q_segments.shape[2]

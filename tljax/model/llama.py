@@ -5,6 +5,7 @@ B batch, T query time, S key time, D model, N query heads, K key and value heads
 H head dimension, F feed-forward, V vocabulary, L layers.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -244,38 +245,50 @@ def embed(params: Params, tokens: jax.Array, dtype: jax.typing.DTypeLike) -> jax
     return table.at[tokens].get(out_sharding=rows).astype(dtype)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class ForwardOptions:
+    """The fields of config.model that shape a forward pass. A static pytree: a plain argument of jit."""
+
+    compute_dtype: jax.typing.DTypeLike  # one of COMPUTE_DTYPES
+    remat: str = "none"  # or a name of `remat_policy`
+    attention: str = "auto"  # one of attention.IMPLEMENTATIONS
+
+    @classmethod
+    def from_config(cls, model: Any) -> "ForwardOptions":
+        """Returns the options of config.model."""
+        return cls(model.compute_dtype, model.remat, model.attention)
+
+
 def forward(
     params: Params,
     c: LlamaConfig,
     tokens: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
-    *,
-    compute_dtype: jax.typing.DTypeLike,
-    remat: str,
-    attention: str,
+    options: ForwardOptions,
 ) -> jax.Array:
     """Returns hidden states after the final norm, [B, T, D] in the compute dtype, in the devices' order (sequence.py).
 
     tokens, positions, segments: int32 [B, T] of packed rows. Attention stays within a segment, positions restart in
     each, and segment 0 is padding, whose hidden states are meaningless. The caller must refuse segments longer than
-    `c.max_tokens` (`check_length`); a packed row may be longer. remat: "none" or a name of `remat_policy`. Raises
-    InputError for unknown `remat` and `attention`, and for a T that does not divide over "sequence".
+    `c.max_tokens` (`check_length`); a packed row may be longer. Raises InputError for unknown remat and attention, and
+    for a T that does not divide over "sequence".
     """
     tokens, positions, segments = (shard_positions(x) for x in (tokens, positions, segments))
-    x = embed(params, tokens, compute_dtype)
+    x = embed(params, tokens, options.compute_dtype)
     angles = rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
-        return attention_lib.attention(q, k, v, segments, implementation=attention), None
+        return attention_lib.attention(q, k, v, segments, implementation=options.attention), None
 
     def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
         return block(x, gather_layer_weights(weights, c), c, angles, attend)
 
-    if remat != "none":
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=remat_policy(remat))
+    if options.remat != "none":
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=remat_policy(options.remat))
     # Cast outside the scan, which then stacks gradients of 2 bytes: 7B takes 10.7 GB on each of 16 chips, not 12.0.
-    layers = jax.tree.map(lambda weight: weight.astype(compute_dtype), params["layers"])
+    layers = jax.tree.map(lambda weight: weight.astype(options.compute_dtype), params["layers"])
     x, _ = jax.lax.scan(layer, x, layers)
     return rms_norm(x, params["final_norm"], c.norm_eps)
 

@@ -6,7 +6,9 @@ from typing import Any
 import jax
 
 from tljax.core.errors import InputError
-from tljax.model.attention import CHECKPOINT_NAME
+
+# The name by which policies of jax.checkpoint know the results that the backward pass of attention needs.
+CHECKPOINT_NAME = "attention"
 
 REMATS = ("none", "dots", "attention", "full")  # ordered from the least to the most recomputation
 

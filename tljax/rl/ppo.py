@@ -74,9 +74,7 @@ def reply_hidden(params: llama.Params, c: llama.LlamaConfig, batch: RolloutBatch
         batch.tokens,
         positions,
         (positions < ends[:, None]).astype(jnp.int32),
-        compute_dtype=jnp.dtype(options.sample.compute_dtype),
-        remat=options.remat,
-        attention=options.sample.attention,
+        llama.ForwardOptions(options.sample.compute_dtype, options.remat, options.sample.attention),
     )
     predicting = batch.starts[:, None] - 1 + jnp.arange(M, dtype=jnp.int32)[None]
     return take_positions(hidden, jnp.minimum(predicting, T - 1))

@@ -28,9 +28,7 @@ class StepOptions:
 
     max_targets: int  # the largest number of weighted positions in a packed row (Batches.max_targets)
     loss_chunk: int  # positions of a row that a device takes through the head at a time: logits are [B, loss_chunk, V]
-    compute_dtype: str
-    remat: str
-    attention: str
+    forward: llama.ForwardOptions
     lora: LoraOptions | None = None  # set if the params are an adapter, which is trained on a frozen trunk
 
     @classmethod
@@ -39,9 +37,7 @@ class StepOptions:
         return cls(
             max_targets=max_targets,
             loss_chunk=config.model.loss_chunk,
-            compute_dtype=config.model.compute_dtype,
-            remat=config.model.remat,
-            attention=config.model.attention,
+            forward=llama.ForwardOptions.from_config(config.model),
             lora=LoraOptions.from_config(config.lora),
         )
 
@@ -54,16 +50,7 @@ def token_scores(params: dict, c: llama.LlamaConfig, batch: Batch, options: Step
     token_classes int8 [B, M], and columns int32 [B, M], the position of each in the row's T. M is max_targets, rounded
     up to whole chunks, on each of the devices that a row is split over.
     """
-    hidden = llama.forward(
-        params,
-        c,
-        batch["tokens"],
-        batch["positions"],
-        batch["segments"],
-        compute_dtype=jnp.dtype(options.compute_dtype),
-        remat=options.remat,
-        attention=options.attention,
-    )
+    hidden = llama.forward(params, c, batch["tokens"], batch["positions"], batch["segments"], options.forward)
     shape = batch["loss_weights"].shape
     # A device has at most as many weighted positions as the row, and as its own part of the row has positions.
     max_targets = min(options.max_targets, shape[1] // shard_count("positions"))

@@ -34,9 +34,8 @@ def logits_of(params, c):
 
     @jax.jit
     def run(params, tokens, positions, segments):
-        hidden = llama.forward(
-            params, c, tokens, positions, segments, compute_dtype=jnp.float32, remat="none", attention="reference"
-        )
+        options = llama.ForwardOptions("float32", attention="reference")
+        hidden = llama.forward(params, c, tokens, positions, segments, options)
         return llama.logits(params, c, hidden)
 
     return np.asarray(run(params, TOKENS, positions, np.ones_like(TOKENS)))

@@ -38,9 +38,8 @@ def our_logits(params, c, tokens, attention="auto", compute_dtype=jnp.float32):
 
     @jax.jit
     def run(params, tokens, positions, segments):
-        hidden = llama.forward(
-            params, c, tokens, positions, segments, compute_dtype=compute_dtype, remat="full", attention=attention
-        )
+        options = llama.ForwardOptions(compute_dtype, remat="full", attention=attention)
+        hidden = llama.forward(params, c, tokens, positions, segments, options)
         return llama.logits(params, c, hidden)
 
     return np.asarray(run(params, tokens, positions, np.ones_like(tokens)))
