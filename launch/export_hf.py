@@ -16,6 +16,7 @@ def export(config: Any) -> None:
 
     from tljax.distributed.log import log
     from tljax.distributed.mesh import make_mesh
+    from tljax.model.hf.export import WeightsFormat
     from tljax.training.export import export_run
     from tljax.training.model_source import as_path
 
@@ -25,9 +26,8 @@ def export(config: Any) -> None:
         step, dtype = export_run(
             as_path(config.run),
             as_path(config.out),
+            WeightsFormat.from_config(config),
             step=config.step,
-            dtype=config.dtype,
-            max_shard_bytes=config.max_shard_bytes,
             adapter=config.adapter,
         )
         log(f"exported step {step} of {config.run} as {dtype}: {config.out}")

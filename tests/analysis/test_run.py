@@ -57,15 +57,9 @@ def model(tmp_path_factory):
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
         params = model_source.load_params(base, "float32", seed=0)
         params["layers"] = {name: stacked[:1] for name, stacked in params["layers"].items()}
-        hf_export.export_checkpoint(
-            folder,
-            params,
-            dataclasses.replace(base.config, num_layers=1),
-            dtype="float32",
-            tokenizer_folder=base.folder,
-            dialect_template=chat_template("mae", bos=True),
-            max_shard_bytes=1e9,
-        )
+        config = dataclasses.replace(base.config, num_layers=1)
+        tokenizer = hf_export.ChatTokenizer(base.folder, chat_template("mae", bos=True))
+        hf_export.export_checkpoint(folder, params, config, hf_export.WeightsFormat("float32"), tokenizer)
     return folder
 
 

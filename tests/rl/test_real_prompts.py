@@ -24,11 +24,8 @@ def codellama(shared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("codellama") / "hf"
     with jax.set_mesh(make_mesh(1, 8, 1)):
         params = jax.jit(llama.init_params, static_argnums=(1, 2))(jax.random.key(0), config, jnp.float32)
-        template = chat_template("mae", bos=True)
-        tokenizer = shared / "tokenizer" / "llama2"
-        hf_export.export_checkpoint(
-            folder, params, config, dtype="bfloat16", tokenizer_folder=tokenizer, dialect_template=template
-        )
+        tokenizer = hf_export.ChatTokenizer(shared / "tokenizer" / "llama2", chat_template("mae", bos=True))
+        hf_export.export_checkpoint(folder, params, config, hf_export.WeightsFormat("bfloat16"), tokenizer)
     return folder
 
 

@@ -20,7 +20,7 @@ from tljax.evaluate import in_training
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import cost, llama, lora
-from tljax.model.hf.export import ChatFacts
+from tljax.model.hf.export import ChatFacts, WeightsFormat
 from tljax.rl import held_out, memory
 from tljax.rl.check import check, check_devices, check_total
 from tljax.rl.held_out import reward_metrics
@@ -236,10 +236,9 @@ def finish(
     exported = export_results(
         folder,
         params,
+        WeightsFormat.from_config(config.export),
         adapter=context.models.adapter is not None,
         model=config.export.at_end,
-        dtype=config.export.dtype,
-        max_shard_bytes=config.export.max_shard_bytes,
     )
     lines = processes.run_on_primary(lambda: format_scores(context, step))
     lines.append(f"done:  checkpoints, metrics and samples in {folder}")

@@ -21,7 +21,7 @@ from tljax.distributed.mesh import describe_mesh, make_mesh
 from tljax.evaluate import in_training
 from tljax.evaluate.scored_replies import ScoredReply
 from tljax.model import cost, llama, lora
-from tljax.model.hf.export import ChatFacts
+from tljax.model.hf.export import ChatFacts, WeightsFormat
 from tljax.sft.batches import load_batch, make_batches
 from tljax.sft.check import check, check_devices
 from tljax.sft.context import SFTContext
@@ -241,10 +241,9 @@ def finish(
     lines += export_results(
         folder,
         params,
+        WeightsFormat.from_config(config.export),
         adapter=context.adapter is not None,
         model=config.export.at_end,
-        dtype=config.export.dtype,
-        max_shard_bytes=config.export.max_shard_bytes,
     )
     if config.model.path == model_source.SCRATCH:
         lines.append(

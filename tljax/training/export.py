@@ -15,6 +15,7 @@ from tljax.model.hf import adapter as hf_adapter
 from tljax.model.hf import config as hf_config
 from tljax.model.hf import export as hf_export
 from tljax.model.hf import gguf_file
+from tljax.model.hf.export import WeightsFormat
 from tljax.storage.atomic import atomic_folder, write_json
 from tljax.storage.run_folder import RunFolder
 from tljax.training import resume
@@ -50,33 +51,31 @@ def save_model_files(
             # Files of the model may name fewer: a chat template may close its turns with another token than theirs.
             config |= {"eos_token_id": list(chat.end_ids)}
         folder = model.config_folder
-        hf_export.write_config_and_tokenizer(partial, config, Path(tokenizer_folder), chat.template, folder)
+        tokenizer = hf_export.ChatTokenizer(Path(tokenizer_folder), chat.template)
+        hf_export.write_config_and_tokenizer(partial, config, tokenizer, folder)
         hf_export.add_response_template(partial, chat.responses)
         if options is not None:
             write_json(partial / hf_adapter.CONFIG_FILE, hf_adapter.adapter_config(options, model.config, model.name))
 
 
-def export_model(run: Any, params: llama.Params, target: Any, *, dtype: str, max_shard_bytes: float) -> str:
+def _run_tokenizer(folder: Path) -> hf_export.ChatTokenizer:
+    """Returns the tokenizer and chat template of RUN/model, which is `folder`."""
+    return hf_export.ChatTokenizer(folder, (folder / "chat_template.jinja").read_text(encoding="utf-8"))
+
+
+def export_model(run: Any, params: llama.Params, target: Any, weights: WeightsFormat) -> str:
     """Writes params as a Hugging Face folder, with the config and tokenizer of RUN/model.
 
-    dtype: "auto" is the dtype of the model that the run began from. Returns the dtype of the written weights. Raises
+    The dtype "auto" is that of the model that the run began from. Returns the dtype of the written weights. Raises
     InputError as export_checkpoint does.
     """
     folder = model_files(run)
     raw_config = hf_config.read_json(folder / "config.json")
     config = hf_config.parse_config(raw_config, str(folder / "config.json"))
-    dtype = config_dtype(raw_config) if dtype == "auto" else dtype
-    hf_export.export_checkpoint(
-        target,
-        params,
-        config,
-        dtype=dtype,
-        tokenizer_folder=folder,
-        dialect_template=(folder / "chat_template.jinja").read_text(encoding="utf-8"),
-        max_shard_bytes=max_shard_bytes,
-        source_config=raw_config,
-    )
-    return dtype
+    if weights.dtype == "auto":
+        weights = dataclasses.replace(weights, dtype=config_dtype(raw_config))
+    hf_export.export_checkpoint(target, params, config, weights, _run_tokenizer(folder), raw_config)
+    return weights.dtype
 
 
 def export_adapter(run: Any, adapter: lora.Adapter, target: Any) -> None:
@@ -94,14 +93,11 @@ def export_adapter(run: Any, adapter: lora.Adapter, target: Any) -> None:
         hf_config.read_config(folder),
         options,
         str(base_folder / "hf") if has_export else base,
-        folder,
-        (folder / "chat_template.jinja").read_text(encoding="utf-8"),
+        _run_tokenizer(folder),
     )
 
 
-def export_results(
-    run: RunFolder, params: Any, *, adapter: bool, model: bool, dtype: str, max_shard_bytes: float
-) -> list[str]:
+def export_results(run: RunFolder, params: Any, weights: WeightsFormat, *, adapter: bool, model: bool) -> list[str]:
     """Exports the result of a finished run: RUN/adapter if params are an adapter, and RUN/hf if `model`.
 
     A complete export is left as it is. Returns lines that say how to use the exports. Raises InputError as the exports
@@ -118,9 +114,9 @@ def export_results(
     is_exported = processes.run_on_primary(lambda: hf_export.is_complete(target))
     if adapter and not is_exported:
         # The adapter is added to the weights of the base, since the trunk in the compute dtype may have rounded them.
-        export_run(run.path, target, step=0, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        export_run(run.path, target, weights, step=0)
     elif not is_exported:
-        export_model(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        export_model(run, params, target, weights)
     return [
         *lines,
         f"model: {target} in Hugging Face format; use it with",
@@ -143,16 +139,14 @@ def adapter_lines(target: Any, base: str) -> list[str]:
     return [f"adapter: {target} in the format of peft; use it with", line]
 
 
-def export_run(
-    run: Any, target: Any, *, step: int, dtype: str, max_shard_bytes: float, adapter: bool = False
-) -> tuple[int, str]:
+def export_run(run: Any, target: Any, weights: WeightsFormat, *, step: int, adapter: bool = False) -> tuple[int, str]:
     """Exports a checkpoint of a run on the current mesh; returns its step and the dtype of the written weights.
 
     step: 0 is the newest checkpoint, -1 the best one by the run's eval.best. adapter: exports the run's adapter alone,
     in float32, in place of the full model. Raises InputError before it reads any weights.
     """
-    check_choice("dtype", dtype, ("auto", *hf_config.DTYPES))
-    check_range("max_shard_bytes", max_shard_bytes, 1, 1e15)
+    check_choice("dtype", weights.dtype, ("auto", *hf_config.DTYPES))
+    check_range("max_shard_bytes", weights.max_shard_bytes, 1, 1e15)
     hf_export.check_export_folder(target)
     resume.read_run_config(run)
     model = open_model(str(run), "")
@@ -166,7 +160,7 @@ def export_run(
         export_adapter(run, load_adapter(model)[0], target)
         return model.checkpoint[1], "float32"
     # A run's weights are float32. An adapter's base from Hugging Face needs no more bits than its files hold.
-    export_dtype, weights = model.dtype if dtype == "auto" else dtype, model.base or model
-    load_dtype = jnp.float32 if weights.checkpoint is not None else jnp.promote_types(model.dtype, export_dtype)
+    export_dtype, base = model.dtype if weights.dtype == "auto" else weights.dtype, model.base or model
+    load_dtype = jnp.float32 if base.checkpoint is not None else jnp.promote_types(model.dtype, export_dtype)
     params = load_params(model, load_dtype, seed=0)
-    return model.checkpoint[1], export_model(run, params, target, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    return model.checkpoint[1], export_model(run, params, target, weights)

@@ -35,9 +35,10 @@ def read_raw(folder):
     return tensors
 
 
-def export(folder, params, c, tokenizer_folder, **options):
-    options = dict(dtype="float32", dialect_template=TEMPLATE) | options
-    hf_export.export_checkpoint(folder, params, c, tokenizer_folder=tokenizer_folder, **options)
+def export(folder, params, c, tokenizer_folder, source_config=None, **weights):
+    weights = hf_export.WeightsFormat(**{"dtype": "float32"} | weights)
+    tokenizer = hf_export.ChatTokenizer(tokenizer_folder, TEMPLATE)
+    hf_export.export_checkpoint(folder, params, c, weights, tokenizer, source_config)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +132,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, tokenizer_folder, 
     """With a limit on file size, which the kernel enforces on every write as it would a full disk."""
     folder = write_checkpoint(tmp_path / "in")
     program = f"""
-import jax, resource, signal
+import jax, pathlib, resource, signal
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
 from tljax.model.hf.config import read_config
-from tljax.model.hf.export import export_checkpoint
+from tljax.model.hf.export import ChatTokenizer, WeightsFormat, export_checkpoint
 from tljax.model.hf.load import load_params
 with jax.set_mesh(make_mesh(1, 1, 1)):
     c = read_config({str(folder)!r})
@@ -143,8 +144,8 @@ with jax.set_mesh(make_mesh(1, 1, 1)):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
     try:
-        out, tokenizer = {str(tmp_path / "out")!r}, {str(tokenizer_folder)!r}
-        export_checkpoint(out, params, c, dtype="float32", tokenizer_folder=tokenizer, dialect_template="")
+        tokenizer = ChatTokenizer(pathlib.Path({str(tokenizer_folder)!r}), "")
+        export_checkpoint({str(tmp_path / "out")!r}, params, c, WeightsFormat("float32"), tokenizer)
     except InputError as error:
         print(error)
 """

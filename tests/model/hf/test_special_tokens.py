@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tljax.model.hf.export import write_config_and_tokenizer
+from tljax.model.hf.export import ChatTokenizer, write_config_and_tokenizer
 
 UNK, BOS, EOS, A, B = range(5)  # the ids of the fixture's tokenizer
 
@@ -27,7 +27,7 @@ def write(tokenizer_folder, tmp_path):
         ):
             if content is not None:
                 (source / name).write_text(json.dumps(named | content if name.startswith("tokenizer") else content))
-        write_config_and_tokenizer(target, config or {}, source, "{{ messages }}")
+        write_config_and_tokenizer(target, config or {}, ChatTokenizer(source, "{{ messages }}"))
         return target
 
     return run

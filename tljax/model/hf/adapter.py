@@ -70,21 +70,20 @@ def export_adapter(
     c: LlamaConfig,
     options: LoraOptions,
     base_model: str,
-    tokenizer_folder: Path | None = None,
-    dialect_template: str = "",
+    tokenizer: hf_export.ChatTokenizer | None = None,
 ) -> None:
     """Writes an adapter in float32, as peft.PeftModel.from_pretrained loads it; `folder` appears once it is complete.
 
-    base_model: the folder or hub id of the weights to which the adapter belongs. tokenizer_folder: its tokenizer is
-    written too, with the chat template. Every process must call it. Raises InputError as export_checkpoint does.
+    base_model: the folder or hub id of the weights to which the adapter belongs. tokenizer: written too, if given.
+    Every process must call it. Raises InputError as export_checkpoint does.
     """
     tensors = hf_export.list_tensors(adapter_table(c, options))
     arrays = hf_export.gather_tensors(adapter, tensors, "float32")
 
     def fill(partial: Any) -> None:
         (partial / CONFIG_FILE).write_text(format_json(adapter_config(options, c, base_model)), encoding="utf-8")
-        if tokenizer_folder is not None:
-            hf_export.write_tokenizer(partial, tokenizer_folder, dialect_template)
+        if tokenizer is not None:
+            hf_export.write_tokenizer(partial, tokenizer)
         hf_export.write_weights(partial, arrays, [tensors], "float32", "adapter_model")
 
     hf_export.write_folder(folder, fill, arrays)

@@ -1,6 +1,7 @@
 """Writes parameters as a Hugging Face folder, one tensor at a time; the folder appears once it is complete."""
 
 import collections
+import dataclasses
 import json
 import math
 import os
@@ -128,6 +129,30 @@ def write_weights(
         (folder / f"{stem}.safetensors.index.json").write_text(format_json(index), encoding="utf-8")
 
 
+@dataclasses.dataclass(frozen=True)
+class WeightsFormat:
+    """The format in which an export writes weights.
+
+    dtype: "float32", "bfloat16" or "float16"; exports of a run allow "auto" too. max_shard_bytes: the maximum size of a
+    file, which only a single larger tensor exceeds.
+    """
+
+    dtype: str
+    max_shard_bytes: float = 5e9
+
+    @classmethod
+    def from_config(cls, export: Any) -> "WeightsFormat":
+        """Returns the format of config.export, or of configs/export.py."""
+        return cls(export.dtype, export.max_shard_bytes)
+
+
+class ChatTokenizer(NamedTuple):
+    """A tokenizer's folder, and the chat template of the dialect, which an export writes with its files."""
+
+    folder: Path
+    template: str
+
+
 class ChatFacts(NamedTuple):
     """The facts that an export holds about the text of conversations.
 
@@ -143,8 +168,7 @@ class ChatFacts(NamedTuple):
 def write_config_and_tokenizer(
     folder: Path,
     config: dict[str, Any],
-    tokenizer_folder: Path,
-    dialect_template: str,
+    tokenizer: ChatTokenizer,
     model_folder: Path | None = None,
 ) -> None:
     """Writes config.json, generation_config.json, and the tokenizer with the dialect's chat template.
@@ -152,8 +176,8 @@ def write_config_and_tokenizer(
     Both files name all tokens that end a reply: training's own, and those of the model's files. model_folder: the
     folder of the model's generation_config.json, if it is not that of the tokenizer.
     """
-    ids: dict[str, Any] = {**write_tokenizer(folder, tokenizer_folder, dialect_template)}
-    files = [source / GENERATION_FILE for source in (model_folder or tokenizer_folder, tokenizer_folder)]
+    ids: dict[str, Any] = {**write_tokenizer(folder, tokenizer)}
+    files = [source / GENERATION_FILE for source in (model_folder or tokenizer.folder, tokenizer.folder)]
     generation_config = next((read_json(file) for file in files if file.is_file()), {})
     ends = end_ids(ids.get("eos_token_id"), generation_config, config)
     if ends:
@@ -163,19 +187,20 @@ def write_config_and_tokenizer(
     (folder / GENERATION_FILE).write_text(format_json(generation_config | ids), encoding="utf-8")
 
 
-def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str) -> dict[str, int]:
+def write_tokenizer(folder: Path, tokenizer: ChatTokenizer) -> dict[str, int]:
     """Writes the tokenizer's files with the dialect's chat template. Returns the ids of its special tokens.
 
     The returned names are bos_token_id, eos_token_id and pad_token_id, as far as there are such tokens.
     """
-    vocabulary = tokenizers.Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
-    tokenizer_config = _read_if_present(tokenizer_folder / "tokenizer_config.json")
+    source = tokenizer.folder
+    vocabulary = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer_config = _read_if_present(source / "tokenizer_config.json")
     for name in _TOKENIZER_FILES:
-        if (tokenizer_folder / name).is_file():
-            (folder / name).write_bytes((tokenizer_folder / name).read_bytes())
+        if (source / name).is_file():
+            (folder / name).write_bytes((source / name).read_bytes())
     ids = {}
     for field in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        named = named_token(vocabulary, tokenizer_folder, field)
+        named = named_token(vocabulary, source, field)
         if named is None:
             continue
         # Some tokenizers name it in special_tokens_map.json alone, which transformers 5 does not read if
@@ -184,12 +209,12 @@ def write_tokenizer(folder: Path, tokenizer_folder: Path, dialect_template: str)
             tokenizer_config[field] = named[0]
         if field != "unk_token":
             ids[f"{field}_id"] = named[1]
-    ends = end_ids(ids.get("eos_token_id"), *(_read_if_present(tokenizer_folder / name) for name in ID_FILES))
+    ends = end_ids(ids.get("eos_token_id"), *(_read_if_present(source / name) for name in ID_FILES))
     if "eos_token_id" not in ids and ends:
         ids["eos_token_id"], tokenizer_config["eos_token"] = ends[0], vocabulary.id_to_token(ends[0])
-    with_template = tokenizer_config | {"chat_template": dialect_template}
+    with_template = tokenizer_config | {"chat_template": tokenizer.template}
     (folder / "tokenizer_config.json").write_text(format_json(with_template), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(dialect_template, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(tokenizer.template, encoding="utf-8")
     return ids
 
 
@@ -232,30 +257,27 @@ def export_checkpoint(
     folder: Any,
     params: Params,
     c: LlamaConfig,
-    *,
-    dtype: str,
-    tokenizer_folder: str | Path,
-    dialect_template: str,
-    max_shard_bytes: float = 5e9,
+    weights: WeightsFormat,
+    tokenizer: ChatTokenizer,
     source_config: dict[str, Any] | None = None,
 ) -> None:
     """Writes a Hugging Face checkpoint with its tokenizer; `folder`, a path or address, appears once it is complete.
 
-    dtype: "float32", "bfloat16" or "float16". source_config: the model's own config.json, whose fields stay as they
-    are. Every process must call it, on the mesh of `params`; process 0 writes. Raises InputError for a folder that is
-    not empty, and if the disk is full or read-only; then nothing is left behind.
+    source_config: the model's own config.json, whose fields stay as they are. Every process must call it, on the mesh
+    of `params`; process 0 writes. Raises InputError for a folder that is not empty, and if the disk is full or
+    read-only; then nothing is left behind.
     """
+    dtype = weights.dtype
     if dtype not in DTYPES:
         raise InputError(f"export.dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
-    source = Path(tokenizer_folder)
     config = to_hf_config(c, dtype, source_config)
-    shards = _shards(_in_order(c), jnp.dtype(dtype).itemsize, max_shard_bytes)
+    shards = _shards(_in_order(c), jnp.dtype(dtype).itemsize, weights.max_shard_bytes)
     arrays = gather_tensors(params, [tensor for shard in shards for tensor in shard], dtype)
 
     def fill(partial: Path) -> None:
-        if not (source / "tokenizer.json").is_file():
-            raise InputError(f"{source}: holds no tokenizer.json; give the folder of a fast tokenizer")
-        write_config_and_tokenizer(partial, config, source, dialect_template)
+        if not (tokenizer.folder / "tokenizer.json").is_file():
+            raise InputError(f"{tokenizer.folder}: holds no tokenizer.json; give the folder of a fast tokenizer")
+        write_config_and_tokenizer(partial, config, tokenizer)
         write_weights(partial, arrays, shards, dtype)
 
     write_folder(folder, fill, arrays)
