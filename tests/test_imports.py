@@ -9,7 +9,7 @@ from pathlib import Path
 # The rooms from the bottom up: each may import itself and those before it.
 ROOMS = (
     *("core", "distributed", "storage", "calls", "data", "toolbox", "model", "training", "generate"),
-    *("evaluate", "agent", "analysis", "sft", "rl", "plan"),
+    *("evaluate", "agent", "analysis", "sft", "rl", "plan", "bench"),
 )
 # Rooms that stand below another one and are not imported by it.
 APART = {
@@ -22,6 +22,7 @@ APART = {
     "sft": ("agent", "analysis", "generate"),
     "rl": ("agent", "analysis", "sft"),
     "plan": ("agent", "analysis", "evaluate", "storage"),
+    "bench": ("agent", "analysis", "evaluate"),
 }
 ALLOWED = {
     f"tljax.{room}": tuple(f"tljax.{below}" for below in ROOMS[: i + 1] if below not in APART.get(room, ()))

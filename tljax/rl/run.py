@@ -2,7 +2,7 @@
 
 import functools
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,9 @@ from tljax.rl.rollout import forget_rollouts
 from tljax.rl.samples import write_samples
 from tljax.rl.state import PPOState
 from tljax.rl.train_iteration import PPOContext, Programs, format_widths, train_iteration
+from tljax.storage.run_folder import RunFolder
 from tljax.toolbox.embedded import resolve_source_file
-from tljax.training import exported_change, resume
+from tljax.training import exported_change, model_source, resume
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.export import export_results, save_model_files
 from tljax.training.fingerprint import fingerprint
@@ -56,24 +57,9 @@ def run(config: Any) -> None:
     dialect, tokenizer = open_dialect(config.data.dialect, config.data.chat_template, tokenizer, "data.chat_template")
     sets = in_training.open_eval_sets(config, dialect)
     with make_reward_function(config.reward) as reward_function, jax.set_mesh(make_mesh(**config.mesh)):
-        check_devices(config, model.config)
-
-        # Prompts, models and their memory.
-        prompts = processes.primary_first(lambda: load(config, tokenizer, dialect))
-        log(prompts.summary)
-        models = PPOModels(
-            model.config, has_critic=config.algorithm == "ppo", adapter=lora.LoraOptions.from_config(config.lora)
-        )
-        log(memory.format_memory(config, models, prompts.longest))
-        total = total_updates(config, len(prompts.train))
-        check_total(config, total)
-        sample = SampleOptions.from_config(config.model, config.rollout, tokenizer.eos_ids)
-        check_sample_options(sample, model.config.vocab_size)
-
-        # The run.
-        txs = make_optimizers(config, total)
-        sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
-        context = PPOContext(config, models, model, tokenizer, prompts, sets, reward_function, folder, total)
+        context = load_context(config, PPOInputs(model, tokenizer, dialect, sets, reward_function), folder)
+        models, sample = context.models, sample_options(context)
+        txs = make_optimizers(config, context.total)
         with resume.lock_run_folder(folder, config) as begun:
             if not begun:
                 chat = ChatFacts(*chat_facts(dialect, tokenizer))
@@ -82,6 +68,42 @@ def run(config: Any) -> None:
                 )
             log(describe(context))
             train(context, UpdateOptions.from_config(config, sample), txs)
+
+
+class PPOInputs(NamedTuple):
+    """What a config names, opened: the model, its tokenizer, the dialect, the sets that are scored, the reward."""
+
+    model: model_source.ModelSource
+    tokenizer: Tokenizer
+    dialect: Dialect
+    sets: in_training.EvalSets
+    reward_function: RewardFunction
+
+
+def load_context(config: Any, inputs: PPOInputs, folder: RunFolder) -> PPOContext:
+    """Prepares the prompts for the current mesh, logs the memory that the run takes, and returns the run's parts.
+
+    Raises InputError for a config that does not fit the mesh, the model or the prompts.
+    """
+    model, tokenizer, dialect, sets, reward_function = inputs
+    check_devices(config, model.config)
+    prompts = processes.primary_first(lambda: load(config, tokenizer, dialect))
+    log(prompts.summary)
+    models = PPOModels(
+        model.config, has_critic=config.algorithm == "ppo", adapter=lora.LoraOptions.from_config(config.lora)
+    )
+    log(memory.format_memory(config, models, prompts.longest))
+    total = total_updates(config, len(prompts.train))
+    check_total(config, total)
+    sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
+    return PPOContext(config, models, model, tokenizer, prompts, sets, reward_function, folder, total)
+
+
+def sample_options(context: PPOContext) -> SampleOptions:
+    """Returns the options that replies are sampled with. Raises InputError for one out of range."""
+    options = SampleOptions.from_config(context.config.model, context.config.rollout, context.tokenizer.eos_ids)
+    check_sample_options(options, context.model.config.vocab_size)
+    return options
 
 
 def load(config: Any, tokenizer: Tokenizer, dialect: Dialect) -> PromptDataset:

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from tljax.sft.check import check, check_devices
 from tljax.sft.context import SFTContext
 from tljax.sft.held_out import evaluate_loss
 from tljax.sft.step import StepOptions, make_eval_step, make_sft_step
+from tljax.storage.run_folder import RunFolder
 from tljax.toolbox.embedded import BASE_FOLDER, resolve_model_path, resolve_source_file
 from tljax.training import exported_change, model_source, resume
 from tljax.training.checkpoint import Checkpoints
@@ -48,6 +49,32 @@ def run(config: Any) -> None:
     check(config)
     folder = resume.choose_run_folder(config.out, config.name, config.resume)
     resume.check_same_config(folder, config)
+    inputs = open_inputs(config)
+    sets = in_training.open_eval_sets(config, inputs.dialect)
+
+    with jax.set_mesh(make_mesh(**config.mesh)):
+        context = load_context(config, inputs, sets, folder)
+        tx = make_optimizer(config.optim, context.total)
+        with resume.lock_run_folder(folder, config) as begun:
+            if not begun:
+                chat = ChatFacts(*chat_facts(inputs.dialect, inputs.tokenizer))
+                processes.run_on_primary(
+                    lambda: save_model_files(inputs.model, inputs.tokenizer.folder, chat, folder, context.adapter)
+                )
+            log(describe(context))
+            train(context, tx)
+
+
+class Inputs(NamedTuple):
+    """The model, its tokenizer and the dialect that a config names, opened; no weight and no row is read yet."""
+
+    model: model_source.ModelSource
+    tokenizer: Tokenizer
+    dialect: Dialect
+
+
+def open_inputs(config: Any) -> Inputs:
+    """Returns the inputs of a config. Raises InputError for those that do not exist or do not belong together."""
     model = model_source.open_model(resolve_model_path(config.model.path), config.model.preset)
     tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE_FOLDER), model.config_folder)
     if model.folder is not None:
@@ -56,42 +83,33 @@ def run(config: Any) -> None:
         log(tokenizer.format_lacking())
     model = model_source.fit_to_vocabulary(model, config.model.preset, tokenizer.vocab_size, tokenizer.folder)
     dialect, tokenizer = open_dialect(config.data.dialect, config.data.chat_template, tokenizer, "data.chat_template")
-    sets = in_training.open_eval_sets(config, dialect)
+    return Inputs(model, tokenizer, dialect)
 
-    with jax.set_mesh(make_mesh(**config.mesh)):
-        check_devices(config, model.config)
 
-        # The data.
-        file, examples = processes.primary_first(lambda: load(config, tokenizer, dialect))
-        log(examples.summary)
-        batches, held_out = make_batches(config, examples)
-        if in_training.HELD_OUT_ROWS in sets:
-            limits = {"seed": config.seed, "max_prompt_tokens": config.data.max_tokens}
-            prompts = processes.primary_first(
-                lambda: load_prompts(config.data, file, tokenizer, **limits, dialect=dialect)
-            )
-            sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
+def load_context(config: Any, inputs: Inputs, sets: in_training.EvalSets, folder: RunFolder) -> SFTContext:
+    """Prepares the data for the current mesh, and returns the parts of the run; sets: those of config.eval.sets.
 
-        # The run.
-        context = SFTContext(
-            config=config,
-            model=model,
-            tokenizer=tokenizer,
-            batches=batches,
-            held_out=held_out,
-            content=examples.content,
-            sets=sets,
-            folder=folder,
-        )
-        tx = make_optimizer(config.optim, context.total)
-        with resume.lock_run_folder(folder, config) as begun:
-            if not begun:
-                chat = ChatFacts(*chat_facts(dialect, tokenizer))
-                processes.run_on_primary(
-                    lambda: save_model_files(model, tokenizer.folder, chat, folder, context.adapter)
-                )
-            log(describe(context))
-            train(context, tx)
+    Raises InputError for a config that does not fit the mesh or the model, and for bad data.
+    """
+    model, tokenizer, dialect = inputs
+    check_devices(config, model.config)
+    file, examples = processes.primary_first(lambda: load(config, tokenizer, dialect))
+    log(examples.summary)
+    batches, held_out = make_batches(config, examples)
+    if in_training.HELD_OUT_ROWS in sets:
+        limits = {"seed": config.seed, "max_prompt_tokens": config.data.max_tokens}
+        prompts = processes.primary_first(lambda: load_prompts(config.data, file, tokenizer, **limits, dialect=dialect))
+        sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
+    return SFTContext(
+        config=config,
+        model=model,
+        tokenizer=tokenizer,
+        batches=batches,
+        held_out=held_out,
+        content=examples.content,
+        sets=sets,
+        folder=folder,
+    )
 
 
 def load(config: Any, tokenizer: Tokenizer, dialect: Dialect) -> tuple[str, Examples]:
@@ -124,8 +142,7 @@ def train(context: SFTContext, tx: optax.GradientTransformation) -> None:
 
     # The compiled programs.
     batches, held_out = context.batches, context.held_out
-    max_targets = max(b.max_targets for b in (batches, held_out) if b is not None)
-    options = StepOptions.from_config(config, max_targets)
+    options = step_options(context)
     update = make_sft_step(c, tx, make_schedule(config.optim, total), options)
     eval_step = make_eval_step(c, options)
 
@@ -188,6 +205,12 @@ def train(context: SFTContext, tx: optax.GradientTransformation) -> None:
     )
     del trunk
     finish(context, step, params, best, change)
+
+
+def step_options(context: SFTContext) -> StepOptions:
+    """Returns the options of the compiled programs, which training and evaluation share."""
+    batches = (b for b in (context.batches, context.held_out) if b is not None)
+    return StepOptions.from_config(context.config, max(b.max_targets for b in batches))
 
 
 def begin(

@@ -1,0 +1,35 @@
+"""The quantities of answering one batch of prompts, from the seconds to the first token and to the last."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tljax.bench.measurement import Measurement, rate
+from tljax.bench.repeats import Repeats
+
+
+def measure_replies(
+    answer: Callable[[int], Any], prompts: Sequence[Sequence[int]], new_tokens: int, warmup: int, count: int
+) -> dict[str, Measurement]:
+    """Answers a batch warmup + count times with one token and with `new_tokens`, in turn, and returns the measurements.
+
+    answer: generates so many tokens of every reply, and waits for them. The prefill ends with the first token. Decoding
+    is the time of longer replies beyond the median prefill. It is left out where noise leaves no time for it.
+    """
+    first, last = Repeats(warmup), Repeats(warmup)
+    for _ in range(warmup + count):
+        for repeats, tokens in ((first, 1), (last, new_tokens)):
+            repeats.begin()
+            answer(tokens)
+            repeats.end()
+    size, prefill = len(prompts), statistics.median(first.seconds)
+    decoding = [seconds - prefill for seconds in last.seconds if seconds > prefill]
+    quantities = {
+        f"first token, batch {size}": Measurement("s", first.seconds),
+        f"last token, batch {size}": Measurement("s", last.seconds),
+        f"prefill, batch {size}": rate("tokens/s", [float(sum(map(len, prompts)))] * count, first.seconds),
+    }
+    if decoding:
+        tokens = [float(size * (new_tokens - 1))] * len(decoding)
+        quantities[f"decode, batch {size}"] = rate("tokens/s", tokens, decoding)
+    return quantities
