@@ -36,6 +36,10 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+# One thread for torch and for NumPy's products: two workers with two threads each would wait for each other most of the
+# time on two cores (a test against torch takes 1 s in place of 10).
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # JAX reads these when it is imported, here and in the scripts that tests start. Folders whose tests need no JAX do not
 # wait for its import.
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
