@@ -1,4 +1,4 @@
-"""Calls against their documentation: every kind by hand, and Python's own verdict on 1,373 executed calls."""
+"""Errors of calls by their documentation: examples of every kind, and Python's verdict on 1,373 executed calls."""
 
 import re
 
@@ -64,7 +64,7 @@ GOOD = {"a": "x", "maybe": None}
         ({"b": 1, "n": "x", "unit": "K"}, ("unexpected parameter", "wrong type", "value not allowed")),
     ],
 )
-def test_every_kind(given, wanted):
+def test_every_kind_of_error_in_a_call_is_found(given, wanted):
     assert call_errors(Call("f", GOOD | given), [TOOL]) == wanted
 
 
@@ -76,7 +76,7 @@ def test_missing_parameters_and_unknown_tools():
     assert call_errors(Call("f", {"b": 1}), [TOOL, other]) == ()
 
 
-def test_values_as_deep_as_python_goes():
+def test_values_and_schemas_of_any_depth_are_checked():
     value: list = []
     for _ in range(100_000):
         value = [value]
@@ -86,8 +86,8 @@ def test_values_as_deep_as_python_goes():
     assert call_errors(Call("f", {"x": value}), [endless]) == ()
 
 
-def test_pythons_own_verdict(shared):
-    """BFCL's executed calls: what Python raised for a call is what the documentation says of it, for every one."""
+def test_the_verdict_on_executed_calls_is_pythons_own(shared):
+    """For each executed call of BFCL, Python raised an error exactly if the documentation shows one."""
     raised = {
         "unknown tool": "is not defined",
         "missing parameter": r"missing \d+ required positional",

@@ -1,4 +1,4 @@
-"""Replies whose first wrong token is corrected, of a model whose replies are known: each letter decides the next."""
+"""Replies whose first wrong token is corrected, by a model whose replies are known: each letter decides the next."""
 
 import json
 
@@ -32,7 +32,7 @@ TOOLS = ("mul", "ade", "abc", "q")
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    """A token a letter."""
+    """Every letter is a token."""
     folder = tmp_path_factory.mktemp("letters")
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")

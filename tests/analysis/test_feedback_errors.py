@@ -1,4 +1,4 @@
-"""Shares of failed steps: the known figures of real data, and a plain recount."""
+"""The shares of failed steps equal the known figures of real data and a plain recount."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def output(text):
 USER = {"role": "user", "content": "?"}
 
 
-def test_what_is_judged_of_each_turn():
+def test_each_step_has_its_errors_of_call_and_feedback():
     said = {"role": "assistant", "content": "Done."}
     found = find_step_errors(
         row(USER, call(x=1), output("5"), call(x="a"), output("'ja'"), said, USER, call("g"), USER, call(x=2))
@@ -55,7 +55,7 @@ def test_without_a_tool_list_no_call_is_judged():
     assert counts.missing_tables() == ["no call has a tool list in its prompt, so there is no table of call errors"]
 
 
-def test_what_is_not_there_is_told_in_a_line_and_no_table_is_all_zero():
+def test_missing_tables_are_named_in_a_line_and_no_table_is_all_zero():
     said = {"role": "assistant", "content": "Done."}
     counts = counted([row(USER, said)])
     assert (
@@ -74,7 +74,7 @@ def test_all_answers_count_for_the_default_rule_and_the_next_for_the_released():
     assert reason_kind(found[0].default) == "connection" and found[0].release is None
 
 
-def test_known_figures_of_rotbench(shared):
+def test_the_figures_of_rotbench_are_the_known_ones(shared):
     """46 flags of the released rule, 8 of them false; 18 failures that it misses."""
     counts = counted(open_trajectories(str(shared / "data/train/rotbench_third_clean.json"), "refuse").trajectories())
     assert (counts.trajectories, counts.steps, counts.sums("answered").count) == (70, 210, 133)
@@ -89,7 +89,7 @@ def test_known_figures_of_rotbench(shared):
 
 
 @pytest.mark.parametrize("name", ["toolalpaca_verified", "bfcl_multiturn_errors"])
-def test_a_plain_recount(shared, name):
+def test_the_counts_equal_a_plain_recount(shared, name):
     trajectories = list(open_trajectories(str(shared / f"data/train/{name}.json"), "refuse").trajectories())
     counts = counted(trajectories)
     rule, kinds, answered = load_rule("default"), {}, 0

@@ -1,4 +1,4 @@
-"""The analysis command: a report whose figures are those of its CSV files, or one line and nothing left behind."""
+"""The analysis command writes a report with the figures of its CSV files, or one line of error and no file."""
 
 import csv
 import dataclasses
@@ -34,7 +34,7 @@ TOOLS = [
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """A user's own file: calls and what came back, prompts of nearly one length."""
+    """A file of a user with calls and their feedback, whose prompts have almost the same length."""
     path, rows = tmp_path_factory.mktemp("raw") / "raw.json", []
     for i in range(6):
         calls = [("add", {"a": i, "b": 2}, str(i + 2)), ("addText", {"text": "it's (x)"}, "ok")]
@@ -141,7 +141,7 @@ def test_the_figures_are_those_of_the_rows(asked):
 
 
 @pytest.mark.extended
-def test_a_sample_is_the_same_again_and_all_are_asked_without_a_limit(analyse, asked, model, tmp_path, capsys):
+def test_a_sample_is_reproducible_and_no_limit_takes_all_steps(analyse, asked, model, tmp_path, capsys):
     flags = (f"--config.model.path={model}", "--config.plots=false")
     assert analyse(tmp_path / "again", *flags, "--config.limit=8") == 0
     for name in ("tokens.csv", "replies.csv", "steps.csv"):
@@ -167,7 +167,7 @@ def test_the_report_shows_every_table_and_plot(asked):
         assert (asked / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
 
 
-def test_a_folder_of_its_own_for_every_report(tmp_path, monkeypatch):
+def test_every_report_gets_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for wanted in ("analyses/my-data", "analyses/my-data-2"):
         with new_report_folder("", "some/my data.json") as (out, part):
@@ -215,7 +215,7 @@ BAD = {
 }
 
 
-def test_data_without_a_call(launch, repo, tmp_path, capsys):
+def test_data_without_a_call_gives_a_report_without_tables(launch, repo, tmp_path, capsys):
     said = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
     file = tmp_path / "talk.json"
     file.write_text(json.dumps([{"id": "a", "messages": said}]))

@@ -1,4 +1,4 @@
-"""Classes of golden tokens: characters labelled by hand, the parser as a second opinion, tokens of two tokenizers."""
+"""Classes of golden tokens: they equal labels made by hand and the parser's spans, with two tokenizers."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_a_reply_without_a_call_is_text():
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", ["rotbench_third_slight", "toolalpaca_verified", "bfcl_multiturn_errors"])
 def test_the_parser_finds_names_and_values_where_the_classes_are(shared, name, dialect):
-    """Of all real calls, many with names that are no identifiers."""
+    """All real calls are checked; the names of many are no identifiers."""
     calls = 0
     for trajectory in open_trajectories(str(shared / f"data/train/{name}.json"), "refuse").trajectories():
         for turn in trajectory.turns:
@@ -143,7 +143,7 @@ def test_llama_tokens_labelled_by_hand(shared):
 
 
 def test_the_small_tokenizers_tokens_labelled_by_hand():
-    """Its blank before a reply is a token of its own, and it joins marks across what they belong to."""
+    """In it, the blank before a reply is a separate token, and one token may hold marks of two classes."""
     base = load_tokenizer(BASE_FOLDER)
     none, finish = steps(base, "readme", [NO_ARGUMENTS, FINISH])
     check(base, none, ("▁", "_"), ("g", "F"), ("et", "n"), ("(", "B"), (")", "."))

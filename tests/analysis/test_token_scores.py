@@ -1,4 +1,4 @@
-"""Loss, rank and first choice of golden tokens: torch's, on any mesh, and ties as argmax breaks them."""
+"""Loss, rank and most likely token at golden tokens equal those of torch on any mesh; argmax decides ties."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def scored(pairs, mesh, rows):
 
 
 @pytest.mark.extended
-def test_they_are_torchs_on_any_mesh(pairs):
+def test_scores_equal_those_of_torch_on_any_mesh(pairs):
     torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed on Python 3.11 alone")
     from transformers import AutoModelForCausalLM
 

@@ -153,7 +153,7 @@ LOGS = {
 
 
 @pytest.mark.parametrize("case", LOGS)
-def test_logs_of_apis(case):
+def test_logs_of_requests_and_their_responses_are_read(case):
     row, form, identity = LOGS[case]
     trajectory = read(row, form)
     assert (trajectory.id, trajectory.tools) == (identity, TOOLS)

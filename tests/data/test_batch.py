@@ -1,4 +1,4 @@
-"""Batches: packing, segments and positions; batch n is a function of (seed, n); nothing lost, nothing doubled."""
+"""Batches: packing, segments and positions. Batch n depends on (seed, n) alone, and every token is trained on once."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""data.format: the shape of a row decides, or a name; summaries tell what was read in which format."""
+"""data.format: the shape of a row decides its format, or a name does; summaries count the rows of each format."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What training reads of a source: the cache, the held-out part, the summary."""
+"""The examples that training reads from a source: the cache, the held-out part, the summary."""
 
 import sys
 

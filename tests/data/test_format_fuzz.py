@@ -1,4 +1,4 @@
-"""Random changes of rows of every format: never an exception but InputError, never a loss of content."""
+"""Randomly changed rows of every format are read without loss of content, or refused with InputError."""
 
 import time
 
@@ -14,7 +14,7 @@ def test_a_changed_row_is_read_without_loss_or_refused_in_one_line():
 
 @pytest.mark.parametrize("unit", ["[{", "{'name': ", '[{"name": "', "\n", "'}", "Action: f\nAction Input: {}\n"])
 def test_long_texts_of_brackets_take_little_time(unit):
-    """Seconds of the processor for texts that take a tenth of one; quadratic time would be tens of them."""
+    """The texts take a tenth of a second and are allowed seconds; quadratic time would take tens of seconds."""
     text = unit * (200_000 // len(unit))
     begin = time.process_time()
     for reply in (f'<functioncall> {{"name": "f", "arguments": \'{text}', f"Action: f\nAction Input: {text}"):

@@ -1,4 +1,4 @@
-"""The dialect `full`: all that a schema says is in the prompt, in the exported template too, and is read back."""
+"""The dialect `full`: prompts and the exported template hold all facts of a schema, and they can be read back."""
 
 import json
 

@@ -1,3 +1,5 @@
+"""Rules that block steps by their feedback: the released script, the default, patterns and functions of a user."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""The default rule: errors that it finds, successes that it keeps, and its time on long texts."""
+
 import json
 import time
 

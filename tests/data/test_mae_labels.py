@@ -1,4 +1,4 @@
-"""data.mae = labels.jsonl: any critic's verdicts on steps, in prepare_data, SFT and PPO."""
+"""data.mae = labels.jsonl: verdicts on steps from a file decide in prepare_data, SFT and PPO."""
 
 import json
 import re

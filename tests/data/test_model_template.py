@@ -197,7 +197,7 @@ def test_templates_without_tools_are_refused_with_a_remedy(folder_of):
         open_dialect("mae", "hermes", tokenizer, "data.chat_template")
 
 
-def test_what_a_broken_template_is_told(folder_of):
+def test_a_broken_template_is_refused_in_one_line(folder_of):
     for source, problem in (
         ("{{ messages[0].content", "refuses it"),
         ("{{ tools | tojson }}{{ messages[0].content.missing.more }}", "refuses it"),
@@ -209,7 +209,7 @@ def test_what_a_broken_template_is_told(folder_of):
         assert "\n" not in str(error.value)
 
 
-def test_templates_of_older_files(folder_of, tmp_path):
+def test_the_template_for_tools_is_taken_from_a_list_of_named_ones(folder_of, tmp_path):
     """A list of named templates in tokenizer_config.json: transformers takes `tool_use` where there are tools."""
     transformers = pytest.importorskip("transformers")
     folder = folder_of("qwen")
@@ -228,7 +228,7 @@ def test_templates_of_older_files(folder_of, tmp_path):
         )
 
 
-def test_text_that_the_template_leaves_out_is_told(opened, tmp_path):
+def test_text_that_the_template_leaves_out_is_named(opened, tmp_path):
     name, template, tokenizer, _ = opened
     turns = (*ONE.turns[:1], Turn("assistant", "Let me look.", CALL.call), *ONE.turns[2:])
     row = {"tools": [tool.document for tool in TOOLS], "messages": openai(Trajectory("1", TOOLS, turns))[0]}

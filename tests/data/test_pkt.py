@@ -1,3 +1,5 @@
+"""Key tokens and weights: the released code's numbers, the paper's figure, and every branch between tool names."""
+
 import re
 
 import numpy as np
@@ -56,7 +58,7 @@ def test_released_key_tokens_weight_and_loss(llama2, golden_pkt):
         assert (weights * nll).sum() / weights.sum() == pytest.approx(row["loss"], abs=1e-5)
 
 
-def test_figure_of_the_paper(llama2):
+def test_key_tokens_and_weight_are_those_of_the_papers_figure(llama2):
     # The figure sets " get" and what follows "getP" in bold; "finish" shares no prefix.
     assert key_pieces(llama2, PAPER_TOOLS, 'getPaperDetails(a="x")') == [" get", "aper"]
     assert key_pieces(llama2, PAPER_TOOLS, 'getPapersByKeywords(a="x")') == [" get", "apers"]
@@ -88,7 +90,7 @@ def test_no_key_token_but_the_first_without_a_shared_prefix(tokenizer):
         ([5, 6], [[5, 6, 7], [5, 9]], (0, 1, 2)),
     ],
 )
-def test_offsets_of_branches(called, others, offsets):
+def test_key_offsets_lie_where_other_names_branch_off(called, others, offsets):
     assert key_offsets(called, others) == offsets
 
 
@@ -103,7 +105,7 @@ def test_offsets_of_branches(called, others, offsets):
         ((5, 8), [(0, 0), (0, 4), (4, 8)], range(2, 3)),  # BOS
     ],
 )
-def test_tokens_of_a_name(name, spans, want):
+def test_the_tokens_of_a_name_are_those_that_hold_its_characters(name, spans, want):
     assert token_range("-def get(", spans, *name, lone_blank=True) == want
 
 

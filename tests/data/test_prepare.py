@@ -1,3 +1,5 @@
+"""launch/prepare_data.py: a line for each step, the summary, and errors that leave no file behind."""
+
 import errno
 import json
 import os

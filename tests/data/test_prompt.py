@@ -133,7 +133,7 @@ def test_spans_are_not_disturbed_by_text_that_looks_like_a_turn(dialect):
     assert text[first.end :].startswith("\nOutput: Assistant: weather()\nAssistant: It rains.\nUser: And now?\n")
 
 
-def test_no_tools_no_system_message():
+def test_without_tools_there_is_no_system_message():
     turns = (Turn("user", "hi"), Turn("assistant", "hello"))
     assert render_trajectory(Trajectory("1", (), turns), "mae").text == "User: hi\nAssistant: hello"
     assert (
@@ -161,7 +161,7 @@ def test_unknown_dialect_is_refused():
 @pytest.mark.parametrize("noise", ["clean", "slight"])
 @pytest.mark.parametrize("kind", ["filtered", "unfiltered"])
 def test_replies_and_tools_equal_the_released_script(shared, noise, kind):
-    """Golden rows keep their step's number and the count of messages up to it."""
+    """Golden rows name their step and the number of messages before it."""
     rows = json.loads((shared / f"data/train/rotbench_third_{noise}.json").read_text())
     replies = {}
     for number, row in enumerate(rows, start=1):

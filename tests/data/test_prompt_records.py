@@ -1,4 +1,4 @@
-"""Rows to be answered: texts as they are, messages as training and the chat template write them, and bad rows."""
+"""Rows of prompts: texts stay as they are, messages become what training and the chat template write."""
 
 import json
 
@@ -78,7 +78,7 @@ def test_messages_are_what_the_chat_template_writes(queries, dialect):
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_messages_are_what_training_reads(queries, dialect):
-    """Every step of the toolbox's trajectories, given as the messages before it."""
+    """Each step of the toolbox's trajectories is given as the messages before it."""
     wanted, rows = [], []
     for number, row in enumerate(generate_trajectories(seed=3, n=6, error_share=0.3, split="train"), start=1):
         trajectory = trajectory_from_record(row, "toolbox", number)

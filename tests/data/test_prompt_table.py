@@ -99,7 +99,7 @@ def test_the_same_trajectories_are_held_out_as_in_sft(load, file, cache, seed):
     assert held == set(examples.held_out["id"]) and trained == set(examples.train["id"])
 
 
-def test_none_held_out(load):
+def test_no_part_is_held_out_if_the_fraction_is_0(load):
     prompts = load(eval_fraction=0.0)
     assert len(prompts.held_out) == 0 and "0 held out" in prompts.summary
 

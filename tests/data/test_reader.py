@@ -1,4 +1,4 @@
-"""Files, data set names and the Arrow cache: what is read, what is refused, what a second start costs."""
+"""Files, data set names and the Arrow cache: sources that are read or refused, and the cost of a second start."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Rows: targets, weights and the end token at the end of every reply; sharing by prefix."""
+"""Rows: targets and weights, the end token at the end of every reply, and steps that share a row by their prefix."""
 
 import datasets
 import numpy as np

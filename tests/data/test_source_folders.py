@@ -1,4 +1,4 @@
-"""A folder as the source: its files are read one after the other, each by its own shape, and others are told."""
+"""A folder as the source: its files are read in order, each by its own shape, and other files are named."""
 
 import gzip
 import json

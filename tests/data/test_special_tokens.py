@@ -73,7 +73,7 @@ def test_an_added_token_without_a_row_does_no_harm_until_a_text_needs_it(byte_le
 
 
 def test_padding_without_a_row_is_the_end_token(byte_level_folder, tmp_path):
-    """The rows of an embedding would be read behind their end, which gives NaN."""
+    """Otherwise the embedding would be read beyond its last row, which gives NaN."""
     tokenizer = with_added_tokens(byte_level_folder, tmp_path, {"[PAD]": True}, pad_token="[PAD]")
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, ROWS]}))
     tokenizer = load_tokenizer(str(tmp_path))

@@ -1,3 +1,5 @@
+"""Trajectories become tokenized steps: key tokens, weights, and the reasons of blocked steps."""
+
 import json
 from collections import Counter
 

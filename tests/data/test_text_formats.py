@@ -110,7 +110,7 @@ def test_spellings_of_glaives_calls(case):
 
 
 def test_glaives_tools_may_be_a_list_and_its_line_ends_blanks():
-    """Tables that were saved as CSV hold such text."""
+    """Tables that were saved as CSV contain such text."""
     chat = f"USER: go   ASSISTANT: <functioncall> {SINGLE_QUOTED} <|endoftext|>   FUNCTION RESPONSE: 1   ASSISTANT: k"
     trajectory = read({"system": f"SYSTEM: Use:\n{json.dumps([BOOK, STOP])}\nAs JSON.", "chat": chat}, "glaive")
     assert (trajectory.tools, trajectory.system) == (TOOLS, "Use:\nAs JSON.")

@@ -1,3 +1,5 @@
+"""The tokenizer: ids, ranges of characters, special tokens, and folders that are refused."""
+
 import json
 import subprocess
 import sys
@@ -147,7 +149,7 @@ def test_every_token_of_a_list_ends_a_reply(byte_level_folder, tmp_path, named, 
     assert (loaded.eos_id, loaded.eos_ids) == (1 if named else ends[0], ends)
 
 
-def test_fingerprint_follows_content_not_place(byte_level, byte_level_folder, tmp_path):
+def test_the_fingerprint_follows_content_not_path(byte_level, byte_level_folder, tmp_path):
     names = json.loads((byte_level_folder / "tokenizer_config.json").read_text())
     assert load_tokenizer(str(copy_of(byte_level_folder, tmp_path, **names))).fingerprint == byte_level.fingerprint
     other = load_tokenizer(str(copy_of(byte_level_folder, tmp_path, **{**names, "eos_token": "<|begin|>"})))
@@ -171,7 +173,7 @@ def test_fingerprint_follows_content_not_place(byte_level, byte_level_folder, tm
         ({"tokenizer.json": None, "generation_config.json": '{"eos_token_id": [1, 99999]}'}, "eos_token_id: 99999"),
     ],
 )
-def test_refused_folders(byte_level_folder, tmp_path, files, words):
+def test_folders_that_hold_no_usable_tokenizer_are_refused(byte_level_folder, tmp_path, files, words):
     for name, text in files.items():
         (tmp_path / name).write_bytes((byte_level_folder / name).read_bytes() if text is None else text.encode())
     with pytest.raises(InputError, match=words) as error:
@@ -179,7 +181,7 @@ def test_refused_folders(byte_level_folder, tmp_path, files, words):
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_refused_places(tmp_path):
+def test_paths_without_a_tokenizer_are_refused(tmp_path):
     (tmp_path / "f").write_text("")
     for path, words in [
         (str(tmp_path / "f"), "is a file"),
@@ -193,7 +195,7 @@ def test_refused_places(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_text_that_is_no_unicode(byte_level):
+def test_text_that_is_not_unicode_is_refused(byte_level):
     with pytest.raises(InputError, match="lone surrogate"):
         byte_level.encode("a\ud800")
 

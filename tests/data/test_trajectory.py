@@ -1,4 +1,4 @@
-"""Rows of both schemas, and every way in which they can be malformed."""
+"""Rows of both schemas are read, and every kind of malformed row is refused."""
 
 import json
 

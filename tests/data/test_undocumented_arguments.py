@@ -31,7 +31,7 @@ def notes(tmp_path):
     return read
 
 
-def test_their_number_and_the_first_row_are_told(notes):
+def test_their_number_and_the_first_row_are_logged(notes):
     rows = [
         row("a", ("now", {})),
         row("b", ("now", {"zone": "x"}), ("now", {"zone": "y"})),
@@ -54,7 +54,7 @@ def test_their_number_and_the_first_row_are_told(notes):
         row("a", ("now", {"zone": "x"}), tools=(EMPTY, ZONED)),  # one of two tools of the name has parameters
     ],
 )
-def test_other_calls_are_not(notes, silent):
+def test_other_calls_are_not_counted(notes, silent):
     assert notes(silent) == []
 
 

@@ -1,4 +1,4 @@
-"""The mesh: refused shapes, colliding specs, and host rows as global arrays."""
+"""The mesh: shapes that are refused, specs that name an axis twice, and host rows as global arrays."""
 
 import dataclasses
 

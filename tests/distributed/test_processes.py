@@ -35,7 +35,7 @@ def lines_of(out: str) -> list[str]:
 
 
 def test_all_processes_get_the_results_of_process_0(ended):
-    """They wait for the work that process 0 does first."""
+    """The other processes wait while process 0 works."""
     for me, (code, out) in enumerate(ended("agree", 3)):
         assert code == 0, out
         assert f"found [0, 'ä', None] made on {me}\n" in out
@@ -108,7 +108,7 @@ def test_a_stuck_process_ends_the_run_with_its_name(ended, task):
 
 @pytest.mark.extended
 def test_processes_that_are_all_stuck_end(ended):
-    """All may wait in one collective that never ends; then none is behind the others."""
+    """If all wait in one collective that never ends, no process is behind the others."""
     for code, out in ended("hang"):
         assert code == 134
         message = "error: no process has made progress for 8 seconds after a comparison of all"
@@ -125,7 +125,7 @@ def test_a_process_that_the_others_do_not_join_ends_with_a_message(ended):
 
 @pytest.mark.extended
 def test_a_cluster_whose_hosts_are_late_is_started_again_by_its_scheduler(ended, monkeypatch):
-    """Exit code 134: no user could mend it."""
+    """The exit code is 134, since no user could mend it."""
     task = {"STEP_NODELIST": "127.0.0.1", "NTASKS": "2", "STEP_NUM_TASKS": "2", "PROCID": "1", "LOCALID": "0"}
     for name, value in ({"JOB_ID": "61999"} | task).items():
         monkeypatch.setenv(f"SLURM_{name}", value)

@@ -52,7 +52,7 @@ def test_install_copies_what_the_run_needs_and_no_more(cloud):
         ("--copy=configs", "tljax's own"),
     ],
 )
-def test_what_cannot_be_copied_is_said_before_anything_is(cloud, flag, told):
+def test_files_that_cannot_be_copied_are_named_before_any_copy(cloud, flag, told):
     (cloud.folder / "configs").mkdir()
     cloud.ready(installed=False)
     done = cloud.tpu("install", flag)
@@ -60,7 +60,7 @@ def test_what_cannot_be_copied_is_said_before_anything_is(cloud, flag, told):
 
 
 def test_a_variable_of_several_lines_is_refused(cloud):
-    """It would be cut at the first, and the second end the run and stand in its log."""
+    """Its first line alone would be taken; the second would end the run and stand in its log."""
     cloud.ready(installed=False)
     done = cloud.tpu("install", "--env=KEY", KEY="-----BEGIN-----\nsecret\n")
     assert done.returncode == 2 and "KEY, of several lines" in error_of(done) and "secret" not in done.stderr
@@ -77,7 +77,7 @@ def test_an_install_that_misses_a_worker_names_it(cloud):
     assert done.returncode == 5 and "not installed on worker 1 of 2" in error_of(done)
 
 
-def test_another_command_and_its_log(cloud):
+def test_run_starts_another_command_and_logs_prints_its_output(cloud):
     cloud.ready()
     cloud.train('echo "got $*"; echo and more')
     assert cloud.tpu("run", "--", "launch/evaluate.py", "--config.model.path=a b").returncode == 0
@@ -97,7 +97,7 @@ def test_without_a_slice_every_command_says_what_to_do(cloud, verb):
     assert done.returncode == 5 and "was preempted" in error_of(done)
 
 
-def test_a_run_before_the_install(cloud):
+def test_a_run_before_the_install_is_refused(cloud):
     cloud.ready(installed=False)
     done = cloud.tpu("run")
     assert done.returncode == 5 and "tpu.py install" in error_of(done)
@@ -219,7 +219,7 @@ def test_fetch_leaves_checkpoints_and_never_overwrites(cloud, store):
     assert not (cloud.folder / "third").exists()
 
 
-def test_nothing_to_fetch(cloud):
+def test_fetch_without_results_is_refused(cloud):
     cloud.ready()
     done = cloud.tpu("fetch")
     assert done.returncode == 5 and "there is no folder runs/tpu" in error_of(done)

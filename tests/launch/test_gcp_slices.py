@@ -77,7 +77,7 @@ def test_a_slice_that_is_there_is_kept(cloud):
 
 
 @pytest.mark.parametrize("queued", ["true", "false"])
-def test_no_capacity_is_asked_for_again(cloud, queued):
+def test_a_request_without_capacity_is_made_again(cloud, queued):
     cloud.fail(" create tljax", FULL, times=2)
     done = cloud.tpu("create", f"--queued={queued}")
     assert done.returncode == 0 and len(cloud.calls(" create ")) == 3
@@ -90,7 +90,7 @@ def test_a_rate_limit_is_no_quota(cloud):
     assert done.returncode == 0 and len(cloud.calls(" create ")) == 2
 
 
-def test_waiting_ends(cloud):
+def test_waiting_ends_with_its_hours_and_leaves_nothing_behind(cloud):
     cloud.fail(" create tljax", FULL, times=99)
     done = cloud.tpu("create", "--wait-hours=0")
     assert done.returncode == 4 and "within 0 hours; nothing is left behind; try another zone" in error_of(done)
@@ -98,7 +98,7 @@ def test_waiting_ends(cloud):
 
 @pytest.mark.parametrize("queue", ["WAITING_FOR_RESOURCES", "SUSPENDED"])
 def test_a_request_that_nobody_waits_for_is_withdrawn(cloud, queue):
-    """Google could grant it any time after, and bill it."""
+    """Google could grant it at any later time, and bill for it."""
     cloud.set(queue=queue)
     cloud.fail(" create tljax", FULL, times=99)
     done = cloud.tpu("create", "--wait-hours=0")
@@ -114,7 +114,7 @@ def test_a_slice_that_a_run_may_lie_on_is_not_withdrawn(cloud):
 
 
 def test_a_later_request_is_valid_for_the_time_that_is_left(cloud, tpu_script, monkeypatch):
-    """And no longer, or it would outlive the one who waits for it."""
+    """A longer request would outlive the command that waits for it."""
     seconds = iter(range(0, 10**9, 3600))
     monkeypatch.setattr("slices.time.monotonic", lambda: next(seconds))
     cloud.fail(" create tljax", FULL, times=2)
@@ -138,7 +138,7 @@ def test_a_later_request_is_valid_for_the_time_that_is_left(cloud, tpu_script, m
         ("ERROR: (x) something new", 1, "something new"),
     ],
 )
-def test_what_google_refuses_is_not_asked_again(cloud, error, code, advice):
+def test_a_request_that_google_refuses_is_not_made_again(cloud, error, code, advice):
     cloud.fail(" create tljax", f"Create request issued for: [tljax]\n{error}", times=99)
     done = cloud.tpu("create")
     line = error_of(done)
@@ -156,7 +156,7 @@ def test_what_google_refuses_is_not_asked_again(cloud, error, code, advice):
         {"node": None, "queue": "FAILED", "detail": "There is no more capacity in the zone"},
     ],
 )
-def test_create_replaces_what_is_gone(cloud, gone):
+def test_create_replaces_a_slice_that_is_gone(cloud, gone):
     cloud.set(**gone)
     done = cloud.tpu("create")
     assert done.returncode == 0 and "deleted, to ask anew" in done.stdout, done.stderr
@@ -170,7 +170,7 @@ def test_a_request_that_failed_for_quota_ends_the_waiting(cloud):
     assert cloud.state()["queue"] is None and not cloud.calls(" create ")
 
 
-def test_a_passing_error_of_a_look_is_looked_over(cloud):
+def test_a_passing_error_while_create_waits_is_ignored(cloud):
     cloud.set(node="READY")
     cloud.fail("describe", "ERROR: (x) UNAVAILABLE: The service is currently unavailable", times=2)
     assert cloud.tpu("create").returncode == 0
@@ -247,7 +247,7 @@ def test_a_file_of_parameters_needs_only_what_differs(cloud):
 
 
 def test_python_alone_is_enough(repo):
-    """The machine that calls gcloud needs no jax and nothing else of pip's: -S leaves out site-packages."""
+    """The machine that calls gcloud needs neither jax nor any other package: -S leaves out site-packages."""
     argv = [sys.executable, "-SE", str(repo / "launch" / "gcp" / "tpu.py"), "create", "--dry-run"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "queued-resources create" in done.stdout, done.stderr
@@ -259,6 +259,6 @@ def test_help_names_every_command(tpu_script, capsys):
     assert all(f"\n    {verb} " in told for verb in tpu_script.COMMANDS)
 
 
-def test_without_gcloud(cloud):
+def test_a_missing_gcloud_is_one_line(cloud):
     done = cloud.tpu("create", PATH="/nowhere")
     assert done.returncode == 2 and "gcloud is not on PATH; install it" in error_of(done)

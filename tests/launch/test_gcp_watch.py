@@ -1,4 +1,4 @@
-"""launch/gcp/tpu.py watch: what is started again, and what is not."""
+"""launch/gcp/tpu.py watch: the cases in which it starts a run again, and those in which it ends."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_a_run_that_failed_is_shown_and_not_started_again(cloud, body, told):
     assert status.returncode == 6 and told in status.stdout
 
 
-def test_crashes_are_started_again_so_often(cloud):
+def test_a_crashed_run_is_started_again_a_limited_number_of_times(cloud):
     cloud.train("exit 134")
     done = cloud.tpu("watch", "--restarts=2")
     assert done.returncode == 6 and "code 134" in error_of(done) and len(cloud.calls(START)) == 3
@@ -59,7 +59,7 @@ def test_watch_goes_on_after_a_preemption(cloud, store, queue):
 
 
 @pytest.mark.parametrize("at", ["tpu-vm scp", START])
-def test_a_preemption_in_the_middle_of_the_beginning(cloud, at):
+def test_a_preemption_during_the_start_leads_to_a_second_slice(cloud, at):
     (cloud.folder / "finish").touch()
     cloud.at_call(1, at, node="PREEMPTED", queue="SUSPENDED")
     done = cloud.tpu("watch", "--spot=true", "--bucket=b")
@@ -75,7 +75,7 @@ def test_without_a_store_a_preemption_ends_the_watch(cloud):
 
 
 def test_an_interrupted_run_is_started_again(cloud):
-    """SIGTERM to every process of the VM, which then stays: maintenance."""
+    """In maintenance, every process of the VM gets SIGTERM, and the VM stays."""
     stop_itself = (
         'trap "exit 0" TERM; [ -e "$FAKE_GCLOUD/one" ] || { touch "$FAKE_GCLOUD/one"; kill -TERM 0; sleep 5; }'
     )
@@ -97,8 +97,8 @@ def test_a_run_on_some_workers_only_is_started_anew(cloud):
     assert len(cloud.calls("worker.sh stop")) == 1
 
 
-def test_the_others_of_a_worker_that_failed_are_waited_for(cloud, tpu_script, monkeypatch):
-    """A run that is of several processes ends on all of them when one is killed, within a minute."""
+def test_watch_waits_for_the_other_workers_of_one_that_failed(cloud, tpu_script, monkeypatch):
+    """If one process of a run is killed, all the others end within a minute."""
     cloud.ready(workers=2)
     assert cloud.tpu("run").returncode == 0
     cloud.until(lambda: cloud.started(0) and cloud.started(1))
@@ -127,7 +127,7 @@ OFFLINE = (
 @pytest.mark.parametrize("error", [OFFLINE[0], *(pytest.param(e, marks=pytest.mark.extended) for e in OFFLINE[1:])])
 @pytest.mark.parametrize("match", ["describe", "queued-resources delete"])
 def test_an_outage_does_not_end_the_watch(cloud, error, match):
-    """Whoever watches for days is offline for a while; the slice costs meanwhile, and nobody else would start again."""
+    """A machine that watches for days is offline at times. The slice costs money then, and only watch restarts runs."""
     cloud.train(AFTER_PREEMPTION)
     cloud.at_call(3, STATUS, node="PREEMPTED", queue="SUSPENDED")
     cloud.fail(match, error, times=11)
@@ -143,8 +143,8 @@ def test_an_outage_that_lasts_ends_the_watch(cloud):
 
 
 @pytest.mark.extended
-def test_a_start_that_one_worker_missed_is_made_again(cloud):
-    """What was stopped because a neighbour did not answer was not stopped by the user."""
+def test_a_start_that_one_worker_missed_is_repeated(cloud):
+    """The run was stopped because another worker did not answer, and not by the user."""
     cloud.ready(workers=3)
     cloud.at_call(1, START, down=[1])
     cloud.at_call(1, "worker.sh stop", down=[])
@@ -155,7 +155,7 @@ def test_a_start_that_one_worker_missed_is_made_again(cloud):
     assert "could not start the run" in done.stdout
 
 
-def test_a_worker_that_is_silent_for_a_while(cloud):
+def test_a_worker_that_is_silent_for_a_while_does_not_end_the_watch(cloud):
     (cloud.folder / "finish").touch()
     cloud.at_call(1, "ssh", down=[0])
     cloud.at_call(4, "ssh", down=[])
@@ -163,7 +163,7 @@ def test_a_worker_that_is_silent_for_a_while(cloud):
     assert done.returncode == 0 and "worker 0 of 1 does not answer" in done.stdout, done.stderr
 
 
-def test_a_worker_that_stays_silent(cloud):
+def test_a_worker_that_stays_silent_ends_the_watch(cloud):
     cloud.set(node="READY", down=[0])
     done = cloud.tpu("watch")
     assert done.returncode == 5 and "delete, then watch, replaces the slice" in error_of(done)

@@ -1,4 +1,4 @@
-"""launch/gcp/worker.sh where tpu.py's tests do not go: what it mounts and formats, and which Python it takes."""
+"""launch/gcp/worker.sh beyond the tests of tpu.py: the disks that it mounts and formats, and the Python it takes."""
 
 import subprocess
 
@@ -93,7 +93,7 @@ def test_an_image_with_an_old_python_gets_a_newer_one(vm, cloud):
     ]
 
 
-def test_a_command_that_does_not_exist(cloud):
+def test_an_unknown_command_is_refused_with_the_allowed_ones(cloud):
     cloud.ready()
     done = cloud.tpu("ssh", "--", "bash tljax/launch/gcp/worker.sh strat")
     assert done.returncode == 1 and "'strat' is not a command; allowed: install, start" in done.stdout

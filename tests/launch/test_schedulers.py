@@ -1,4 +1,4 @@
-"""What starts a run again: launch/interruptible.py, launch/slurm/train.sbatch, launch/gcp/jobset.yaml."""
+"""The files that start a run again: launch/interruptible.py, launch/slurm/train.sbatch, launch/gcp/jobset.yaml."""
 
 import contextlib
 import os
@@ -66,7 +66,7 @@ def test_an_interrupted_run_saves_once_and_is_told_apart(place, flags, send, cod
 
 
 def test_without_forward_the_run_gets_no_second_signal(place):
-    """Where every process is signalled the run has its own, and another would end tljax before it has saved."""
+    """Where every process gets the signal, the run has its own. A second one would end tljax before it has saved."""
     (place / "train").write_text("trap 'touch told' TERM; touch up; until [ -e end ]; do sleep 0.05; done; exit 0")
     process = interruptible(place, "launch/train.py")
     until(place / "up")
@@ -86,7 +86,7 @@ def test_every_other_end_is_the_scripts_own(place, body, code):
 
 @pytest.mark.parametrize("body", ['exit "${TLJAX_INTERRUPTED:-0}"', "kill -TERM $$"])
 def test_a_signal_that_another_process_got_is_an_interruption(place, body):
-    """Cloud TPU signals what has the TPU, on one host; the run then stops on all of them."""
+    """Cloud TPU signals the process that has the TPU, on one host. The run then stops on all hosts."""
     (place / "train").write_text(body)
     assert interruptible(place, "launch/train.py").wait(20) == 75
 
@@ -137,7 +137,7 @@ def test_an_interrupted_slurm_job_goes_back_into_the_queue(place, repo):
 
 
 def test_a_killed_process_of_several_sends_the_slurm_job_back(place, repo):
-    """srun tells the highest code, which is the killed one's, and not of the others that want to be started again."""
+    """srun returns the highest exit code: that of the killed process, and not the code that asks for a restart."""
     (place / "train").write_text("[ -e one ] && exit 75; touch one; kill -KILL $$")
     srun = (
         'while [[ $1 = -* ]]; do shift; done; code=0; for _ in 1 2; do "$@" || { [ $? -gt $code ] && code=$?; }; done'

@@ -246,7 +246,7 @@ def test_replicated_operations_are_read_from_the_log_once_each():
 
 
 def test_replicated_operations_reach_the_plan_and_not_the_screen(capfd, without_program_cache):
-    """XLA can do the first resharding only by replication, and warns; the second needs none."""
+    """XLA replicates the array for the first resharding, of which it warns; the second needs no replication."""
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:8])
 
     def sharding(*axes):

@@ -1,4 +1,4 @@
-"""Plans that the TPU compiler makes fit; each takes minutes, and none needs a TPU:
+"""Plans that fit according to the TPU compiler. Each takes minutes, and none needs a TPU:
 
 pip install -e '.[test,tpu]' && pytest -m slow tests/plan/test_tpu.py -s [-k small]
 """

@@ -1,4 +1,4 @@
-"""Advantages within a group of replies, as TRL's trainers compute them with torch."""
+"""Advantages within a group of replies equal those that TRL computes with torch."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,5 +28,5 @@ def test_rloo_takes_the_mean_of_the_others():
 
 @pytest.mark.parametrize("reward", [-1.3, 5.0, 0.1])
 def test_a_group_of_equal_rewards_teaches_nothing(reward):
-    """-1.3 is no float32: the mean of eight is another number than each."""
+    """float32 cannot represent -1.3, so that the mean of eight such rewards differs from each of them."""
     assert not group_advantages(jnp.full((16,), reward, jnp.float32), 8, "grpo").any()

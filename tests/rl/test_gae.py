@@ -1,4 +1,4 @@
-"""Rewards by token and GAE: the released numbers, the sums of the definition, masks of every shape."""
+"""Token rewards and GAE equal the released numbers and the sums of their definition, with masks of every shape."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_the_released_rewards_advantages_and_losses(golden, number):
 
 @pytest.fixture(scope="module")
 def random():
-    """Masks with gaps, an empty row, a full row; garbage off the mask."""
+    """The masks have gaps, an empty row and a full row. Values off the mask are garbage."""
     rng = np.random.default_rng(0)
     mask = rng.random((6, 9)) < 0.6
     mask[1], mask[2] = False, True
@@ -77,7 +77,7 @@ def test_at_lambda_one_an_advantage_is_the_discounted_return_minus_the_value(ran
 
 
 def test_a_fractional_score_lands_on_the_last_reply_token_and_survives():
-    """Left-padded, right-padded, full, with a gap, empty; every score of the table that is no whole number."""
+    """Rows are left-padded, right-padded, full, with a gap, or empty, with every fractional score of the table."""
     mask = jnp.asarray([[0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]], bool)
     scores = jnp.asarray([-0.25, -0.8, -1.3, -1.8, -0.5], jnp.float32)
     same = jnp.full(mask.shape, -1.5, jnp.float32)

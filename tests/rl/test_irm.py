@@ -1,4 +1,4 @@
-"""IRM rewards: the released function's values, the paper's table, agreement of both where both can read, and abuse."""
+"""IRM rewards: the released function, the paper's table, texts on which both agree, and texts made to break them."""
 
 import json
 import pickle
@@ -50,7 +50,7 @@ def test_release_equals_the_released_function(shared):
         ("search_advice(query = 'hate')", -0.25, "content", "query = 'hate', not 'love'"),
     ],
 )
-def test_the_table(prediction, value, kind, detail, rule):
+def test_rewards_are_those_of_the_papers_table(prediction, value, kind, detail, rule):
     golden = "search_advice(query = 'love')"
     assert reward(prediction, golden, TOOLS, rule) == Reward(value, kind, detail)
     wrapped = [{"type": "function", "function": tool} for tool in TOOLS]
@@ -76,7 +76,7 @@ def test_the_table(prediction, value, kind, detail, rule):
         ("(answer = 'yes')", "(answer = 'no')", -2.0, -0.25),
     ],
 )
-def test_where_the_rules_differ(prediction, golden, table, release):
+def test_the_table_and_the_released_function_differ_on_these_texts(prediction, golden, table, release):
     assert reward(prediction, golden, TOOLS).value == table
     assert reward(prediction, golden, TOOLS, "release").value == release
 
@@ -188,7 +188,7 @@ def test_time_is_linear_in_the_text(piece, rule):
 
 
 @pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, "9" * 5000, "9**9**9**9", "1e999", "-" * 5000 + "1"])
-def test_values_beyond_measure(text):
+def test_values_of_any_size_and_depth_are_compared(text):
     prediction = f"search_advice(query={text})"
     assert reward(prediction, "search_advice(query='x')", TOOLS).kind == "content"
     assert reward(prediction, prediction, TOOLS).kind == "correct"
@@ -203,7 +203,7 @@ def test_equal_tool_lists_are_read_once(monkeypatch):
     assert len(reads) == 1
 
 
-def test_tools_ready_made():
+def test_tools_may_be_read_beforehand():
     tools = as_tool_list(TOOLS)
     assert reward("finish(answer=1)", "finish(answer=1)", tools).value == 1
     assert reward("finish(answer=1)", "finish(answer=1)", tools.tools).value == 1

@@ -1,4 +1,4 @@
-"""The PPO update: equal to one written out in loops, on every mesh and in any number of parts."""
+"""The PPO update equals one written with loops, on every mesh and in any number of parts."""
 
 import dataclasses
 import math
@@ -141,7 +141,7 @@ def hidden_of(params, rows):
 
 
 def test_an_update_equals_one_in_loops_over_rows_and_tokens(plain):
-    """Log-probabilities from whole logits, GAE and losses in Python, gradients by automatic differentiation."""
+    """The other update takes full logits, computes GAE and losses in Python, and differentiates them automatically."""
     with on_mesh(1, 1, 1):
         rows, state, frozen = make_rows(), first_state(True), random_params(2)
         places = [(b, t) for b, length in enumerate(LENGTHS) for t in range(length)]
@@ -193,7 +193,7 @@ def test_the_first_step_has_ratio_1_and_clips_nothing(plain):
 
 
 def test_fractional_rewards_reach_the_last_reply_token(plain):
-    """A buffer of integers, or a reward one place too late, would lose them."""
+    """An integer buffer, or a reward one position too late, would lose them."""
     experience = plain.experience
     for b, length in enumerate(LENGTHS):
         last = length - 1
@@ -228,7 +228,7 @@ def test_padding_does_not_change_an_update(plain):
 
 
 def summing() -> optax.GradientTransformation:
-    """Moves nothing and keeps the sum of all gradients."""
+    """An optimizer that changes no weight and keeps the sum of all gradients."""
 
     def update(grads, total, params=None):
         return jax.tree.map(jnp.zeros_like, grads), jax.tree.map(jnp.add, total, grads)
@@ -238,7 +238,7 @@ def summing() -> optax.GradientTransformation:
 
 @pytest.mark.extended
 def test_minibatches_contain_every_row_once_per_epoch():
-    """Of replies with one token each, two epochs' gradients in eight minibatches sum to 16 times their mean."""
+    """For replies of one token each, the gradients of two epochs in eight minibatches sum to 16 times their mean."""
 
     def total(**shape):
         state = first_state(True)

@@ -1,4 +1,4 @@
-"""Rewards of a batch: the built-in rules, a user's function in its processes, and all that it may do wrong."""
+"""Rewards of a batch: the built-in rules, a user's function in worker processes, and the errors it may make."""
 
 import contextlib
 import json
@@ -129,7 +129,7 @@ def test_a_users_numbers_keep_their_order_and_get_the_tables_kinds(make):
     assert [(r.kind, r.detail) for r in found] == [(r.kind, r.detail) for r in judged]
 
 
-def test_what_a_users_function_gets_and_gives(make):
+def test_a_users_function_gets_a_reply_and_its_tools_and_returns_a_reward(make):
     predictions = ["get(city='x')", "get(city='y', n=2)", "", "\ud800"]
     prompts = [PROMPT] * len(predictions)
     assert make("my_rewards:table").score(predictions, prompts) == make("table").score(predictions, prompts)
@@ -166,7 +166,7 @@ def test_processes_are_apart_and_stay(make):
         ("gives_nan_reward", r"returned nan; allowed"),
     ],
 )
-def test_what_is_no_reward_is_one_line_with_the_prompt(make, name, said):
+def test_a_result_that_is_no_reward_is_one_line_with_the_prompt(make, name, said):
     function = make(f"my_rewards:{name}")
     with pytest.raises(
         InputError, match=rf"^prompt 't-7', step 3: config\.reward\.rule my_rewards:{name} {said}"
@@ -215,7 +215,7 @@ BROKEN = {
         (None, "is of type NoneType"),
     ],
 )
-def test_a_function_that_cannot_be_had_is_told_at_once(make, tmp_path, rule, said):
+def test_a_function_that_cannot_be_loaded_is_refused_at_once(make, tmp_path, rule, said):
     for name, code in BROKEN.items():
         (tmp_path / f"{name}.py").write_text(code)
     with pytest.raises(InputError, match=rf"^config\.reward\.rule.*{said}") as error:
@@ -233,6 +233,6 @@ def test_a_function_that_cannot_be_had_is_told_at_once(make, tmp_path, rule, sai
         ({"workers": 0}, "config.reward.workers is 0; it must be at least 1"),
     ],
 )
-def test_values_out_of_range(make, fields, said):
+def test_options_out_of_range_are_refused(make, fields, said):
     with pytest.raises(InputError, match=said):
         make("table", **fields)

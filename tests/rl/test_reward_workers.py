@@ -1,4 +1,4 @@
-"""Whole scripts that score with a user's function: how its processes start, stop and end."""
+"""The worker processes of a user's reward function start, stop and end with the script that scores."""
 
 import os
 import signal

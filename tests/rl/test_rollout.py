@@ -1,4 +1,4 @@
-"""Rollouts: who is asked when, rows as arrays, and a buffer that a restart reads back."""
+"""Rollouts: the order of the prompts, replies as arrays, and a buffer that a restart reads."""
 
 import json
 from collections import Counter
@@ -42,14 +42,14 @@ TEXTS = ["f(a", "g(\x85\u2028)", ""]  # with what str.splitlines() takes for end
 REWARDS = [Reward(-0.25, "content", "x"), Reward(-2.0, "format", "no end"), Reward(1.0, "correct", "")]
 
 
-def test_epochs_ask_every_prompt_once_in_an_order_of_their_own():
+def test_each_epoch_takes_every_prompt_once_in_an_order_of_its_own():
     asked = [number for step in range(10) for number in prompt_indices(step, count=7, prompts=7, group=1, seed=3)]
     epochs = [asked[start : start + 7] for start in range(0, 70, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 5
 
 
-def test_updates_across_epochs_lose_nobody():
+def test_updates_across_epochs_lose_no_prompt():
     asked = Counter(
         number for step in range(7) for number in prompt_indices(step, count=8, prompts=16, group=1, seed=0)
     )
@@ -128,7 +128,7 @@ def test_a_rollout_of_other_prompts_is_not_taken(tmp_path, picks):
     assert read_rollout(tmp_path, 7, picks) is None
 
 
-def test_old_rollouts_are_forgotten(tmp_path):
+def test_old_rollouts_are_removed(tmp_path):
     for step in (3, 9, 10, 11):
         write_rollout(tmp_path, step, Rollout([4, 4, 1], REPLIES, TEXTS, REWARDS))
     forget_rollouts(tmp_path, 10)

@@ -83,7 +83,7 @@ def test_the_printed_table_has_the_mean_reward_of_the_scored_replies(learned, ca
 
 @pytest.mark.extended
 def test_other_queries_on_a_restart_are_refused(learned, launch, flags, capsys):
-    """The best checkpoint would be chosen by scores of different queries."""
+    """Otherwise scores of different queries would select the best checkpoint."""
     again = [f"--config.out={learned}", "--config.resume=auto", "--config.eval.queries=2"]
     assert launch("train", *flags, *again) == 2
     assert "config.eval.queries is 2, but the run" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The state of PPO on disk: the names that checkpoints have had from the first, with and without a critic."""
+"""The state of PPO on disk keeps the names of older checkpoints, with and without a critic."""
 
 import jax
 import jax.numpy as jnp

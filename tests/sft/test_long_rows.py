@@ -1,4 +1,4 @@
-"""Runs whose rows are split over mesh.sequence, or that go on on another mesh: the metrics of one device to a row."""
+"""Runs whose rows are split over mesh.sequence, or that resume on another mesh, have the metrics of one plain run."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def assert_same_run(found, wanted):
 
 @pytest.mark.extended
 def test_a_run_with_split_rows_has_the_same_updates(launch, quick, trained, tmp_path):
-    """Without answers and export, which cost more than the updates."""
+    """The run neither generates replies nor exports, which would cost more than the updates."""
     flags = [*LESS, "--config.export.at_end=false", "--config.mesh.sequence=2", "--config.mesh.data=2"]
     assert launch("train", *quick, *flags, f"--config.out={tmp_path / 'run'}") == 0
     assert_same_updates(tmp_path / "run", trained)
@@ -49,8 +49,8 @@ def test_a_run_with_split_rows_has_the_same_updates(launch, quick, trained, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_rows_split_over_devices(launch, quick, trained, tmp_path):
-    """From update 4, saved where each row was on one device."""
+def test_a_run_resumes_with_rows_split_over_devices(launch, quick, trained, tmp_path):
+    """The run resumes after update 4, whose checkpoint was saved with each row on one device."""
     again = tmp_path / "run"
     shutil.copytree(trained, again)
     for result in ("hf", "checkpoints/6"):
@@ -72,7 +72,7 @@ def test_a_run_on_any_mesh_has_the_same_metrics(flags, launch, quick, trained, t
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["sequence=8", "slices=2"])
 def test_processes_share_rows_or_are_slices(flag, start_several, quick, trained, repo, tmp_path):
-    """Two processes of four devices: every row on all of them, or each process with all weights, half of the rows."""
+    """Two processes have four devices each: they share every row, or each has all weights and half of the rows."""
     folder, script = tmp_path / "run", str(repo / "launch" / "train.py")
     flags = [*quick, *LESS, f"--config.mesh.{flag}", f"--config.out={folder}"]
     for process, log in start_several(2, 4, script, *flags):
@@ -81,7 +81,7 @@ def test_processes_share_rows_or_are_slices(flag, start_several, quick, trained,
 
 
 @pytest.mark.slow
-def test_a_run_with_split_rows_goes_on_without(launch, quick, trained, tmp_path):
+def test_a_run_with_split_rows_resumes_with_whole_rows(launch, quick, trained, tmp_path):
     out = tmp_path / "run"
     flags = [f"--config.out={out}", "--config.resume=auto"]
     assert launch("train", *quick, *flags, "--config.mesh.sequence=2") == 0
@@ -100,8 +100,8 @@ def test_weights_are_split_over_the_devices_of_a_row(load, mesh_of):
     assert 8 * gate.addressable_shards[0].data.size == gate.size
 
 
-def test_scores_name_the_column_that_each_is_of(config, options, host_batch, load, place, mesh_of):
-    """Whatever order the positions are computed in, with less room than the row has positions."""
+def test_each_score_names_its_column(config, options, host_batch, load, place, mesh_of):
+    """The order in which positions are computed plays no part. A row has more positions than there is room."""
     with jax.set_mesh(mesh_of(1, 1, 1, 4)):
         batch = jax.tree.map(lambda x: x[0], place())
         found = jax.device_get(jax.jit(token_scores, static_argnums=(1, 3))(load(), config, batch, options))
@@ -114,8 +114,8 @@ def test_scores_name_the_column_that_each_is_of(config, options, host_batch, loa
 
 
 @pytest.mark.parametrize("places", [2, 3])
-def test_places_of_columns(places):
-    """Each device has an early and a late chunk; `take` finds every column there, and its gradient goes back."""
+def test_every_column_lies_in_a_chunk_of_one_device(places):
+    """Each device has an early and a late chunk. `take` finds every column there, and its gradient returns to it."""
     tokens = 4 * places
     order = sequence.column_order(tokens, places)
     assert sorted(order.ravel()) == list(range(tokens)) and order[0].tolist() == [0, 1, tokens - 2, tokens - 1]

@@ -1,4 +1,4 @@
-"""A run that trains an adapter: its step, its folder, its resumption, and what reads it afterwards."""
+"""A run that trains an adapter: its step, its folder, how it resumes, and the programs that read its results."""
 
 import dataclasses
 import json
@@ -59,7 +59,7 @@ def test_only_the_adapter_moves_and_alike_on_every_mesh(adapter_step, mesh_of):
 
 @pytest.mark.extended
 def test_no_gradient_of_the_trunk_is_computed(config, options, place, load, mesh_of):
-    """By XLA's count, 4 of 6 operations a weight remain; what attention and a narrow adapter take is little here."""
+    """XLA counts 4 of 6 operations per weight; attention and a narrow adapter add few."""
     one = dataclasses.replace(config, num_layers=1, d_ff=1024)
     settings = dataclasses.replace(options, forward=dataclasses.replace(options.forward, remat="none"))
 
@@ -158,7 +158,7 @@ def test_a_run_and_its_adapter_answer_as_in_training(name, launch, repo, adapted
 
 
 @pytest.mark.extended
-def test_exports_of_a_checkpoint(launch, repo, adapted, trained, tmp_path, capsys):
+def test_a_checkpoint_is_exported_as_a_model_or_as_an_adapter(launch, repo, adapted, trained, tmp_path, capsys):
     config = f"--config={repo / 'configs' / 'export.py'}"
     for kind, flag in (("hf", []), ("adapter", ["--config.adapter=true"])):
         out = tmp_path / kind
@@ -174,8 +174,8 @@ def test_exports_of_a_checkpoint(launch, repo, adapted, trained, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_a_second_adapter_on_the_first(launch, flags, adapted, tmp_path):
-    """It begins where the first ended, and its export names the first one's, which peft can read."""
+def test_a_second_run_continues_the_adapter_of_the_first(launch, flags, adapted, tmp_path):
+    """It begins where the first ended. Its adapter names the export of the first run, which peft can read."""
     out = tmp_path / "run"
     more = [f"--config.out={out}", f"--config.model.path={adapted}", "--config.optim.max_steps=1"]
     assert launch("train", *flags, *more, "--config.eval.sets=") == 0

@@ -1,4 +1,4 @@
-"""The weighted loss against the released code's own numbers."""
+"""The weighted loss equals the numbers of the released code."""
 
 import json
 
@@ -35,6 +35,6 @@ def test_positions_without_weight_count_nothing_whatever_they_hold():
     assert jax.grad(loss)(logprobs).tolist() == [-1.0, 0.0]
 
 
-def test_mean_over_some_positions():
+def test_a_masked_loss_gives_the_sum_and_number_of_its_positions():
     total, count = masked_nll(jnp.asarray([-1.0, -2.0, -4.0], jnp.float32), jnp.asarray([True, False, True]))
     assert (total, count) == (5.0, 2.0) and count.dtype == jnp.float32

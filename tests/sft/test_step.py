@@ -1,4 +1,4 @@
-"""The SFT step: one number on every mesh and split, whichever way it is mapped over the devices."""
+"""The SFT step gives the same loss and gradients on every mesh, in any number of parts, by jit, shard_map and pmap."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ def assert_same(found, reference, tolerance=1e-5):
 
 
 def test_loss_is_the_mean_of_step_losses_of_a_plain_forward(config, host_batch, load, mesh_of, reference):
-    """Full logits, optax's cross entropy, a NumPy loop over segments."""
+    """The other computation takes full logits, the cross entropy of optax, and a NumPy loop over segments."""
     with jax.set_mesh(mesh_of(1, 1, 1)):
         hidden = llama.forward(
             load(),
@@ -104,7 +104,7 @@ def local_sums(config, options, params, batch):
 
 @pytest.mark.extended
 def test_shard_map_with_explicit_psums_gives_the_same(config, options, host_batch, host_params, mesh_of, reference):
-    """The same model code on one device's rows, gradients and counts summed by hand over eight devices."""
+    """Each device runs a plain model on its own rows; explicit psums add gradients and counts of eight devices."""
     one_device = _without_mesh(config, options)
     mesh = mesh_of(8, 1, 1)
 
@@ -189,7 +189,7 @@ def dense_logprobs(params, c, tokens, positions, segments, targets):
 
 
 @pytest.mark.extended
-def test_chunks_and_room_change_nothing(config, options, load, place, mesh_of, reference):
+def test_the_sizes_of_chunks_and_of_max_targets_change_nothing(config, options, load, place, mesh_of, reference):
     with jax.set_mesh(mesh_of(1, 1, 1)):
         for room, chunk in ((options.max_targets, 1000), (options.max_targets + 5, 7), (1000, 64)):
             wide = dataclasses.replace(options, max_targets=room, loss_chunk=chunk)
@@ -208,7 +208,7 @@ def test_padding_content_changes_nothing(config, options, load, place, host_batc
 
 
 def test_weights_of_one_are_plain_cross_entropy(config, options, load, place, host_batch, mesh_of):
-    """One segment a row, weights 1 / n: the loss is the mean over rows of the mean nll."""
+    """Each row is one segment with weights 1 / n, so that the loss is the mean over rows of the mean nll."""
     plain = {name: array.copy() for name, array in host_batch.items()}
     plain["segments"][:] = 1
     plain["positions"][:] = np.arange(plain["positions"].shape[1])

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: bitwise restore on other meshes, what is kept, kills and disks that refuse."""
+"""Checkpoints on disk: they restore bit for bit on other meshes, and survive kills and full disks."""
 
 import gc
 import json
@@ -30,7 +30,7 @@ def one_line(caught, *words) -> None:
 
 
 def test_restore_is_bitwise_on_every_mesh(tmp_path):
-    """(8,1,1) -> (2,2,2) -> (1,1,1), each saved by a new object from the mesh of the one before."""
+    """(8,1,1) -> (2,2,2) -> (1,1,1): a new object restores each checkpoint that the mesh before it has saved."""
     state = random_state(abstract((8, 1, 1)), seed=3)
     saved = bits(state)
     metadata = {"step": 3, "config": {"lr": 1e-6}, "data": {"position": 12, "epoch": 0}, "metrics": {"loss": 0.25}}
@@ -92,7 +92,7 @@ def test_no_checkpoint_is_committed_whose_companions_could_not_be_kept(tmp_path)
     assert committed(tmp_path) == ["1", "3"]
 
 
-def test_a_step_that_is_there_is_left(tmp_path):
+def test_a_step_that_is_saved_already_stays_as_it_is(tmp_path):
     first, second = (random_state(abstract((1, 1, 1)), seed=seed) for seed in (1, 2))
     with Checkpoints(tmp_path, keep=3) as checkpoints:
         for step in (1, 2):
@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_one_line_that_names_an_older_one(tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 def test_each_damaged_file_of_the_newest_checkpoint_is_one_line(tmp_path):
-    """A file that is cut or gone leads to the older step, or it is not needed; wide arrays have files of their own."""
+    """A file that is cut or missing leads to the older step, or is not needed. Wide arrays have files of their own."""
     want = abstract((1, 1, 1), width=512)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 2):
@@ -148,7 +148,7 @@ def test_each_damaged_file_of_the_newest_checkpoint_is_one_line(tmp_path):
     assert {"2/metrics/metrics", "2/metadata/metadata", "2/state/_METADATA"} <= lines.keys()
 
 
-def test_params_alone_in_another_dtype(tmp_path):
+def test_params_are_restored_alone_and_in_another_dtype(tmp_path):
     state = random_state(abstract((8, 1, 1)), seed=1)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
@@ -178,7 +178,7 @@ def test_another_model_is_refused_by_its_first_leaf(tmp_path, want, words):
         one_line(caught, tmp_path / "1", *words)
 
 
-def test_missing_folder_step_and_unusable_folder(tmp_path):
+def test_missing_folders_and_steps_and_unusable_folders_are_refused(tmp_path):
     with pytest.raises(InputError) as caught:
         Checkpoints(tmp_path / "none", read_only=True)
     one_line(caught, tmp_path / "none")
@@ -199,7 +199,7 @@ def test_missing_folder_step_and_unusable_folder(tmp_path):
 
 
 def test_full_disk_is_one_line_and_the_previous_checkpoint_stays(tmp_path, capfd):
-    """Writes beyond a few bytes fail, as on a full disk; with room again the run goes on."""
+    """Writes beyond a few bytes fail, as on a full disk. Once there is space again, the run continues."""
     state = random_state(abstract((8, 1, 1)), seed=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = Checkpoints(tmp_path, keep=1, keep_best=0)

@@ -1,4 +1,4 @@
-"""Saves into a store that does not answer are interruptions, and those that it refuses are not."""
+"""A save is an interruption if the store does not answer, and an error if the store refuses it."""
 
 import errno
 import os
@@ -129,7 +129,7 @@ def test_a_store_that_goes_away_in_a_run_is_an_interruption_and_before_it_an_err
 @pytest.mark.slow
 @pytest.mark.parametrize("answer", [503, None])
 def test_a_store_that_answers_no_more_interrupts_the_save(store, answer, monkeypatch):
-    """The whole way through Orbax, gcsfs and TensorStore; with None each connection is closed."""
+    """The save goes through Orbax, gcsfs and TensorStore. With None, each connection is closed."""
     import socketserver
 
     from gcp_storage_emulator import server

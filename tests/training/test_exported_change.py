@@ -1,4 +1,4 @@
-"""The share of training's change that survives the dtype of the export, and scores of the weights that are exported."""
+"""The share of a training's change that the dtype of the export keeps, and the scores of the exported weights."""
 
 from types import SimpleNamespace
 from typing import Any

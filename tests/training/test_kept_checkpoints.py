@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest and the best, also after a kill while others were removed."""
+"""A run keeps the newest and the best checkpoints, even after a kill while it removed others."""
 
 import shutil
 
@@ -27,7 +27,7 @@ def test_newest_and_best_are_kept_also_by_a_resumed_run(tmp_path):
     assert committed(tmp_path) == ["10", "8", "9"]
 
 
-def test_what_a_kill_left_of_a_replaced_checkpoint_is_removed(tmp_path):
+def test_a_replaced_checkpoint_that_a_kill_left_is_removed(tmp_path):
     state = random_state(abstract((1, 1, 1)), seed=1)
     with Checkpoints(tmp_path, keep=4, keep_best=2) as checkpoints:
         for step, loss in [(1, 0.2), (2, 0.1), (3, 0.2), (4, 0.9)]:
@@ -38,8 +38,8 @@ def test_what_a_kill_left_of_a_replaced_checkpoint_is_removed(tmp_path):
         assert committed(tmp_path) == ["2", "3", "4"] and checkpoints.steps() == [2, 3, 4]
 
 
-def test_what_a_kill_left_of_one_that_a_newer_equal_replaced_is_removed(tmp_path):
-    """Scores are often equal; Orbax keeps the newer."""
+def test_an_equally_good_older_checkpoint_that_a_kill_left_is_removed(tmp_path):
+    """Scores are often equal; then Orbax keeps the newer checkpoint."""
     state = random_state(abstract((1, 1, 1)), seed=1)
     with Checkpoints(tmp_path, keep=3, keep_best=1) as checkpoints:
         for step, loss in [(1, 0.5), (2, 0.5), (3, 0.7)]:

@@ -1,4 +1,4 @@
-"""The run log: what is in metrics.jsonl after steps, kills, NaNs and resumes; bars, events and speed tables."""
+"""The metrics of a run: metrics.jsonl after steps, kills, NaNs and restarts; progress lines, events and speed."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def test_lines_are_plain_numbers_step_first(tmp_path):
 
 
 def test_lines_are_on_the_disk_before_a_checkpoint_follows_them(tmp_path, monkeypatch):
-    """A machine that stops then would lose lines of updates that a resumed run does not make again."""
+    """A machine that stops would otherwise lose lines of updates that a resumed run does not repeat."""
     synced = []
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
     with open_logger(tmp_path) as logger:
@@ -105,7 +105,7 @@ def test_resume_continues_as_if_never_killed(tmp_path):
 
 
 def test_a_half_written_line_within_the_resumed_steps_is_dropped(tmp_path):
-    """Also one that lacks only its newline: the next line must not be glued to it."""
+    """This includes a line that lacks only its newline: the next line must not be appended to it."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}')
     with open_logger(tmp_path, resume_step=5):
         assert lines(tmp_path) == [{"step": 1}]
@@ -141,7 +141,7 @@ def test_other_metrics_may_be_nan(tmp_path):
     assert untimed(tmp_path) == [{"step": 1, "loss": 1.0, "name_accuracy": None}]
 
 
-def test_lines_on_the_screen_without_a_terminal(tmp_path, capsys):
+def test_progress_lines_appear_without_a_terminal(tmp_path, capsys):
     with open_logger(tmp_path, total_steps=25, every=10) as logger:
         for step in range(1, 26):
             logger.push(step, {"loss": jnp.float32(step / 7)}, {"tokens": 123})
@@ -153,7 +153,7 @@ def test_lines_on_the_screen_without_a_terminal(tmp_path, capsys):
     assert "saved" in shown
 
 
-def test_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
+def test_a_bar_appears_on_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stderr, "fileno", lambda: 2, raising=False)
     monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((80, 24)))
@@ -165,7 +165,7 @@ def test_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
     assert out == "" and "8/8" in err and "loss 0.1250" in err and "tokens/s" in err and "saved\n" in err
 
 
-def test_lines_on_a_terminal_of_no_width(tmp_path, monkeypatch, capsys):
+def test_progress_lines_appear_on_a_terminal_without_a_width(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stderr, "fileno", lambda: 2, raising=False)
     monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
@@ -191,7 +191,7 @@ def events_in(folder):
 
 
 def hidden_from(events):
-    """The steps from which on TensorBoard hides what earlier files hold."""
+    """The steps from which TensorBoard hides events of earlier files."""
     return [e.step for e in events if e.session_log.status == e.session_log.START]
 
 
@@ -226,7 +226,7 @@ def test_wandb_that_does_not_start_is_one_line(tmp_path, monkeypatch):
         open_logger(tmp_path, wandb=True)
 
 
-def test_wandb_asked_for_but_missing(tmp_path, monkeypatch):
+def test_wandb_that_is_not_installed_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^[^\n]*pip install [^\n]*wandb[^\n]*$"):
         open_logger(tmp_path / "new", wandb=True)
@@ -272,7 +272,7 @@ def test_only_process_0_writes_and_all_check(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "run").exists() and capsys.readouterr() == ("", "")
 
 
-def test_unusable_folder_and_full_disk(tmp_path):
+def test_an_unusable_folder_and_a_full_disk_are_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be written[^\n]*$"):
         open_logger(tmp_path / "file" / "run")
@@ -285,7 +285,7 @@ def test_unusable_folder_and_full_disk(tmp_path):
     logger.close()
 
 
-def test_a_disk_that_takes_half_a_line(tmp_path):
+def test_half_a_line_on_a_full_disk_is_refused_in_one_line(tmp_path):
     logger = open_logger(tmp_path)
     logger.log_metrics(1, {"loss": 1.0})
     size = (tmp_path / "metrics.jsonl").stat().st_size
@@ -319,11 +319,11 @@ def test_a_disk_that_takes_half_a_line(tmp_path):
         ("cpu", None),
     ],
 )
-def test_peak_flops(kind, peak):
+def test_peak_flops_are_known_by_the_kind_of_device(kind, peak):
     assert peak_flops(types.SimpleNamespace(device_kind=kind)) == peak
 
 
-def test_mfu(tmp_path, monkeypatch):
+def test_mfu_is_the_share_of_the_peak_of_all_devices(tmp_path, monkeypatch):
     v5e, cpu = types.SimpleNamespace(device_kind="TPU v5 lite"), jax.devices()[0]
     # 1000 tokens/s of 6 * 7e9 FLOP on 4 devices of 197e12 FLOP/s.
     assert mfu(1000, 42e9, [v5e] * 4) == pytest.approx(42e12 / 788e12)

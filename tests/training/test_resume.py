@@ -1,4 +1,4 @@
-"""Run folders: never a collision, never another run continued by mistake, nothing of a user's overwritten."""
+"""Run folders: no two runs share one, no run continues another by mistake, and no file of a user is overwritten."""
 
 import json
 import resource
@@ -59,8 +59,8 @@ def test_a_run_that_never_began_can_be_started_again_with_another_config(tmp_pat
         resume.check_same_config(RunFolder(folder), config(optim={"lr": 2.0}))
 
 
-def test_what_a_kill_left_half_written_is_no_use_of_a_folder(tmp_path):
-    """The temporary name of the first file that a run writes, and nothing else."""
+def test_a_folder_with_nothing_but_a_half_written_file_is_free(tmp_path):
+    """The folder holds nothing but the temporary file of the first file that a run writes."""
     older = (".hf.partial-12", "metrics.jsonl.tmp")
     for name in (".config.json.tmp", ".hf.tmp", ".metrics.jsonl.tmp", ".model.tmp", *older):
         (tmp_path / name).write_text("{")
@@ -94,7 +94,7 @@ def test_a_models_folder_is_no_run(tmp_path):
         resume.choose_run_folder(str(tmp_path), "x", "auto")
 
 
-def test_one_process_at_a_time(tmp_path):
+def test_a_second_process_in_a_run_folder_is_refused(tmp_path):
     code = f"""
 from pathlib import Path
 from ml_collections import ConfigDict
@@ -115,7 +115,7 @@ with lock_run_folder(RunFolder(Path({str(tmp_path)!r})), ConfigDict({{"run": "sf
     assert not (tmp_path / "lock").exists()
 
 
-def test_places_that_cannot_hold_a_run(tmp_path):
+def test_a_folder_that_cannot_hold_a_run_is_refused(tmp_path):
     file = tmp_path / "file"
     file.write_text("x")
     for place in (file, file / "run"):
@@ -140,7 +140,7 @@ def test_a_restart_begins_with_what_the_run_began_with(tmp_path):
                 resume.record_first_start(RunFolder(tmp_path), facts | {name: "b"})
 
 
-def test_what_ended_before_its_first_update_does_not_bind_the_next_run(tmp_path):
+def test_a_run_that_ended_before_its_first_update_does_not_bind_the_next(tmp_path):
     (tmp_path / "rollouts").mkdir()
     (tmp_path / "rollouts" / "0.jsonl").write_text("{}\n")
     with resume.lock_run_folder(RunFolder(tmp_path), config()):
@@ -155,7 +155,7 @@ def test_what_ended_before_its_first_update_does_not_bind_the_next_run(tmp_path)
         assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_what_is_asked_is_free_while_it_decides_nothing(tmp_path):
+def test_the_queries_may_change_while_no_checkpoint_is_chosen_by_them(tmp_path):
     def asking(best, queries, **more):
         return config(eval={"best": best, "queries": queries}, **more)
 
@@ -185,7 +185,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path):
-    """Writes beyond a few bytes fail, as on a full disk; a line that was cut short is cut off by a restart."""
+    """Writes beyond a few bytes fail, as on a full disk. A restart removes a line that was cut short."""
     place, log = tmp_path / "a.json", tmp_path / "log.jsonl"
     atomic.write_json(place, {"a": 1})
     atomic.append_jsonl(log, [{"step": 1}])

@@ -1,4 +1,4 @@
-"""Schedule, optimizer and abstract state against transformers, torch and the arrays that init_state makes."""
+"""Schedules equal those of transformers, the optimizer equals torch's, and the abstract state equals real states."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def test_schedule_is_transformers_without_its_idle_update(total, fields, warmup)
     assert theirs[0] == 0 and ours.min() > 0
 
 
-def test_constant_schedule():
+def test_a_constant_schedule_is_transformers_without_its_idle_update():
     ours = np.array([make_schedule(optim(schedule="constant"), 50)(n) for n in range(50)]) / 1e-2
     theirs = hf_rates("get_constant_schedule_with_warmup", 5, 50)
     np.testing.assert_allclose(ours[:-1], theirs[1:], atol=1e-6)
@@ -138,7 +138,7 @@ def test_optimizer_is_torch_adamw(decay_norms, clip_norm):
         np.testing.assert_allclose(ours, want.detach().numpy(), rtol=2e-5, atol=2e-6)
 
 
-def test_mask_goes_by_name_not_by_shape():
+def test_weight_decay_is_masked_by_name_not_by_shape():
     params = small_params(np.random.default_rng(0)) | {"final_norm": jnp.ones(4), "lm_head": jnp.ones((4, 5))}
     assert decay_mask(params) == {
         "embed": True,

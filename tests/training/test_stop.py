@@ -1,4 +1,4 @@
-"""Signals as requests: noted once, then the usual course; handlers of others come back."""
+"""The first signal asks a run to stop, the second has its usual effect, and the former handlers return."""
 
 import signal
 
@@ -8,7 +8,7 @@ from tljax.training.stop import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_the_second_takes_its_course(number):
+def test_the_first_signal_is_a_request_and_the_second_has_its_usual_effect(number):
     seen = []
     before = signal.signal(number, lambda *_: seen.append("usual"))
     try:
@@ -24,7 +24,7 @@ def test_the_first_signal_is_noted_and_the_second_takes_its_course(number):
         signal.signal(number, before)
 
 
-def test_handlers_come_back_without_a_signal_too():
+def test_the_former_handlers_return_without_a_signal_too():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest():
         assert signal.getsignal(signal.SIGTERM) != before
