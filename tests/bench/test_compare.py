@@ -1,10 +1,16 @@
 """Ratios are of medians, and only of the same work; the table says so."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tljax.bench.compare import compare
+from tljax.bench.generate import decode_step_bytes
 from tljax.bench.measurement import Measurement, rate, ratio
 from tljax.bench.report import Benchmark, format_report, to_json
+from tljax.generate.sampling import SampleOptions
+from tljax.toolbox.embedded import BASE_FOLDER
+from tljax.training import model_source
 
 
 def result(tokens, seconds, **facts):
@@ -41,6 +47,15 @@ def test_replies_are_compared_up_to_the_first_token_that_differs():
     other = {"1": [[1, 2, 3, 4]], "2": [[5] * 8, [7, *[6] * 7]]}
     assert compare(ours, "transformers", result([1.0], [1.0], replies=same)).agreement.startswith("95.0 %")
     assert compare(ours, "transformers", result([1.0], [1.0], replies=other)).void.startswith("only 60.0 %")
+
+
+def test_a_step_of_decoding_reads_each_weight_of_a_product_and_the_cached_tokens():
+    """The base by hand: 1,115,264 weights without the 1,024 x 128 of its embedding; a token caches 2 x 4 x 4 x 32."""
+    base = model_source.open_model(BASE_FOLDER, "").config
+    sample = SampleOptions.greedy(SimpleNamespace(compute_dtype="bfloat16", attention="auto"), 4, 2)
+    cached = (10 + 2) + (30 + 2)  # half of the reply on average
+    expected = 2 * (1_115_264 - 131_072 + cached * 1_024)
+    assert decode_step_bytes(base, [[5] * 10, [5] * 30], sample) == expected
 
 
 def test_another_number_of_weights_voids_the_comparison():

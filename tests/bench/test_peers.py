@@ -1,11 +1,15 @@
 """The peers do the same work as tljax, and a comparison of different work is void."""
 
+import runpy
 import warnings
 
+import numpy as np
 import pytest
 
 from tljax.bench import run as bench_run
+from tljax.bench import sft
 from tljax.bench.side import SideFailed
+from tljax.sft import run as sft_run
 
 pytest.importorskip("torch")
 
@@ -27,6 +31,34 @@ def test_torch_trains_on_the_same_batches_with_the_same_losses(bench):
     comparison = report["comparisons"][0]
     assert comparison["void"] == "" and comparison["ratios"]["tokens per second"] > 0
     assert "torch float32: the losses of 2 updates differ by at most" in text
+
+
+def test_trainers_of_single_replies_get_each_kept_step_once(repo, tmp_path):
+    get_config = runpy.run_path(str(repo / "configs" / "bench.py"))["get_config"]
+    block = get_config().sft
+    block.update_from_flattened_dict(
+        {"model.path": "base", "toolbox.trajectories": 12, "data.cache": str(tmp_path), "data.eval_fraction": 0.0}
+    )
+    inputs = sft_run.open_inputs(block)
+    _, examples = sft_run.load(block, inputs.tokenizer, inputs.dialect)
+    rows = list(sft.single_replies(block, inputs))
+    assert len(rows) == sum(len(row["steps"]) for row in examples.train)
+    calls = set()
+    for row in rows:
+        mask, ids = np.asarray(row["completion_mask"]), np.asarray(row["input_ids"])
+        start = int(np.flatnonzero(mask)[0])
+        assert len(ids) == len(mask) and mask[start:].all() and ids[-1] == inputs.tokenizer.eos_id
+        assert inputs.tokenizer.decode(ids[:start].tolist()).endswith("Assistant:")
+        calls.add(inputs.tokenizer.decode(ids[start:-1].tolist()).partition("(")[0].strip())
+    assert calls and all(name.isidentifier() for name in calls)
+
+
+@pytest.mark.extended
+def test_trl_trains_single_replies(bench):
+    pytest.importorskip("trl")
+    _, report = bench("sft", peer=True)
+    comparison = next(c for c in report["comparisons"] if c["peer"] == "TRL float32")
+    assert comparison["void"] == "" and comparison["ratios"]["replies per second"] > 0
 
 
 @pytest.mark.extended

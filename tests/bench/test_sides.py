@@ -18,7 +18,8 @@ def test_sft_measures_its_rate_its_memory_and_the_first_step_of_both_starts(benc
     monkeypatch.setattr(metrics, "mfu", lambda rate, flops, devices: rate * flops / 1e15)
     text, report = bench("sft")
     found = quantities(report)
-    names = {"tokens per second", "MFU", "peak host memory", "first step, cold start", "first step, warm start"}
+    names = {"tokens per second", "replies per second", "MFU", "peak host memory"}
+    names |= {"first step, cold start", "first step, warm start"}
     assert set(found) == names and len(found["tokens per second"]) == len(found["MFU"]) == 1
     assert report["shapes"] | {"weights": 1_115_264, "rows": 8, "tokens of a row": 384} == report["shapes"]
     assert {"python", "jax", "jaxlib", "tljax"} <= set(report["versions"])

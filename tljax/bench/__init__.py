@@ -9,6 +9,7 @@ ppo.py             the seconds of each phase of an update
 data.py            trajectories per second of each stage of the data
 hf.py              seconds and memory of the import and export of weights
 torch_sft.py       the peer of sft.py
+trl_sft.py         TRL's SFTTrainer on a row for each reply
 torch_generate.py  the peer of generate.py
 torch_hf.py        the peer of hf.py
 peer_files.py      batches, prompts and the model's folder, from tljax to its peers

@@ -1,7 +1,7 @@
 """The files through which a peer gets the same model, batches and prompts as tljax; reading them needs no JAX."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from tljax.storage.atomic import write_json
 
-BATCHES, MODEL, PROMPTS, EXPORT = "batches.npz", "model.json", "prompts.json", "export.json"
+BATCHES, MODEL, PROMPTS, EXPORT, REPLIES = "batches.npz", "model.json", "prompts.json", "export.json", "replies.json"
 
 
 def write_batches(work: Path, batches: Sequence[dict[str, np.ndarray]]) -> None:
@@ -55,3 +55,12 @@ def write_export_dtype(work: Path, dtype: str) -> None:
 
 def read_export_dtype(work: Path) -> str:
     return json.loads((work / EXPORT).read_text(encoding="utf-8"))
+
+
+def write_replies(work: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes rows {"input_ids", "completion_mask"}: prompt, reply and end token; 1 for the last two and 0 before."""
+    write_json(work / REPLIES, list(rows))
+
+
+def read_replies(work: Path) -> list[dict[str, Any]]:
+    return json.loads((work / REPLIES).read_text(encoding="utf-8"))

@@ -44,10 +44,12 @@ def measure(config: Any, work: Path, options: dict[str, Any]) -> dict[str, Any]:
                 batches = [context.batches.build(n) for n in range(steps)]
                 peer_files.write_batches(work, batches)
                 peer_model.provide_hf_folder(work, inputs.model, str(inputs.tokenizer.folder))
+                peer_files.write_replies(work, single_replies(sft, inputs))
     lines = _update_lines(folder / "metrics.jsonl")
     counted = lines[config.warmup :] or lines
     measurements = {
         "tokens per second": Measurement("tokens/s", [line["tokens_per_second"] for line in counted], True),
+        "replies per second": Measurement("replies/s", [line["steps"] / line["seconds"] for line in counted], True),
         "seconds to the first step": Measurement("s", [first_step - options["begun"]]),
     }
     if "mfu" in counted[-1]:
@@ -90,6 +92,20 @@ def _train(context: SFTContext, steps: int) -> float:
                     logger.flush()
                     first_step = time.time()
     return first_step
+
+
+def single_replies(sft: Any, inputs: sft_run.Inputs) -> Iterator[dict[str, Any]]:
+    """Yields a row for each reply that is trained, as trainers have them that know no trajectories."""
+    block = sft.copy_and_resolve_references()
+    block.data.rows = "step"
+    _, examples = sft_run.load(block, inputs.tokenizer, inputs.dialect)
+    row: Any
+    for row in examples.train:
+        tokens, weighted = row["tokens"].tolist(), np.flatnonzero(row["loss_weights"])
+        # Targets are shifted by one: the last is the end token, which is no token of the row.
+        mask = np.zeros(len(tokens) + 1, np.int32)
+        mask[weighted + 1] = 1
+        yield {"input_ids": [*tokens, int(row["targets"][weighted[-1]])], "completion_mask": mask.tolist()}
 
 
 def _update_lines(metrics: Path) -> list[dict[str, Any]]:

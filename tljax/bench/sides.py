@@ -16,7 +16,8 @@ def _sft(config: Any) -> list[Side]:
 
 
 def _sft_peers(config: Any) -> list[Side]:
-    return [Side(f"torch {dtype}", "torch_sft", {"dtype": dtype}, TORCH) for dtype in ("float32", "bfloat16")]
+    torch = [Side(f"torch {dtype}", "torch_sft", {"dtype": dtype}, TORCH) for dtype in ("float32", "bfloat16")]
+    return [*torch, Side("TRL float32", "trl_sft", {}, (*TORCH, "trl"))]
 
 
 def _one(module: str) -> Callable[[Any], list[Side]]:
