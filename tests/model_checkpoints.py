@@ -1,11 +1,15 @@
 """Fixtures: checkpoints of small models, random ones by torch transformers and one written by hand."""
 
 import json
+import shutil
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+
+from tljax.toolbox.embedded import BASE_FOLDER
 
 BASE = dict(
     vocab_size=256,
@@ -177,4 +181,16 @@ def write_by_hand(folder, config=None, files=None, index=None):
         save_file(tensors, folder / name, {"format": "pt"})
     if index is not None:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def one_layer_base(tmp_path_factory) -> Path:
+    """The folder of the small base with its first layer alone, which compiles in a fraction of the time."""
+    folder = Path(shutil.copytree(BASE_FOLDER, tmp_path_factory.mktemp("base") / "one_layer"))
+    weights = load_file(folder / "model.safetensors")
+    first = {name: x for name, x in weights.items() if ".layers." not in name or ".layers.0." in name}
+    save_file(first, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     return folder

@@ -1,21 +1,14 @@
 """The analysis command writes a report with the figures of its CSV files, or one line of error and no file."""
 
 import csv
-import dataclasses
 import json
 
-import jax
 import pytest
 
 from tljax.analysis import run as command
 from tljax.analysis.report import new_report_folder
 from tljax.calls.compare import KINDS
 from tljax.core.errors import InputError
-from tljax.data.prompt import chat_template
-from tljax.distributed.mesh import make_mesh
-from tljax.model.hf import export as hf_export
-from tljax.toolbox.embedded import BASE_FOLDER
-from tljax.training import model_source
 
 pytest.importorskip("matplotlib")
 
@@ -50,20 +43,6 @@ def raw(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """The small base with one of its layers alone, which compiles in a fraction of the time."""
-    folder = tmp_path_factory.mktemp("model") / "hf"
-    base = model_source.open_model(BASE_FOLDER, "")
-    with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
-        params = model_source.load_params(base, "float32", seed=0)
-        params["layers"] = {name: stacked[:1] for name, stacked in params["layers"].items()}
-        config = dataclasses.replace(base.config, num_layers=1)
-        tokenizer = hf_export.ChatTokenizer(base.folder, chat_template("mae", bos=True))
-        hf_export.export_checkpoint(folder, params, config, hf_export.WeightsFormat("float32"), tokenizer)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def analyse(launch, repo, raw, tmp_path_factory):
     """analyse(out, *flags) -> exit code."""
     flags = [f"--config={repo / 'configs' / 'analyse.py'}", f"--config.source={raw}"]
@@ -72,10 +51,10 @@ def analyse(launch, repo, raw, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def asked(analyse, model, tmp_path_factory):
+def asked(analyse, one_layer_base, tmp_path_factory):
     """The report of an analysis with a model, on a sample of the steps."""
     out = tmp_path_factory.mktemp("asked") / "report"
-    assert analyse(out, f"--config.model.path={model}", "--config.limit=8") == 0
+    assert analyse(out, f"--config.model.path={one_layer_base}", "--config.limit=8") == 0
     return out
 
 
@@ -141,8 +120,8 @@ def test_the_figures_are_those_of_the_rows(asked):
 
 
 @pytest.mark.extended
-def test_a_sample_is_reproducible_and_no_limit_takes_all_steps(analyse, asked, model, tmp_path, capsys):
-    flags = (f"--config.model.path={model}", "--config.plots=false")
+def test_a_sample_is_reproducible_and_no_limit_takes_all_steps(analyse, asked, one_layer_base, tmp_path, capsys):
+    flags = (f"--config.model.path={one_layer_base}", "--config.plots=false")
     assert analyse(tmp_path / "again", *flags, "--config.limit=8") == 0
     for name in ("tokens.csv", "replies.csv", "steps.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (asked / name).read_bytes()

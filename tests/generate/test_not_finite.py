@@ -14,7 +14,6 @@ from tljax.evaluate.toolbox_queries import held_out_queries
 from tljax.generate.batches import Sampler
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
-from tljax.toolbox.embedded import BASE_FOLDER
 
 C = dataclasses.replace(
     llama.preset("tiny", vocab_size=64), num_layers=1, d_model=32, num_kv_heads=2, head_dim=8, d_ff=48, max_positions=48
@@ -75,11 +74,11 @@ def test_a_single_logit_that_is_not_finite_counts(params, value):
         ("model.norm.weight", lambda x: x * np.nan, 2, "model.norm.weight holds NaN or infinity"),
     ],
 )
-def test_the_command_ends_in_one_line(name, change, code, words, launch, repo, tmp_path, capsys):
+def test_the_command_ends_in_one_line(name, change, code, words, launch, repo, tmp_path, one_layer_base, capsys):
     from safetensors.numpy import load_file, save_file
 
     folder = tmp_path / "model"
-    shutil.copytree(BASE_FOLDER, folder)
+    shutil.copytree(one_layer_base, folder)
     tensors = {key: x.astype(np.float32) for key, x in load_file(folder / "model.safetensors").items()}
     tensors[name] = change(tensors[name]).astype(np.float32)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})

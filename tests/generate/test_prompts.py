@@ -19,10 +19,10 @@ PROMPT = held_out_queries("domain", 1, "mae")[0].prompt
 
 
 @pytest.fixture
-def generate(launch, repo, tmp_path):
+def generate(launch, repo, tmp_path, one_layer_base):
     """generate(rows, *flags) -> exit code; the replies to rows of a prompt file are in out.jsonl."""
 
-    def run(rows, *flags, model="base"):
+    def run(rows, *flags, model=one_layer_base):
         (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (tmp_path / "out.jsonl").unlink(missing_ok=True)
         given = [f"--config={repo / 'configs' / 'generate.py'}", f"--config.model.path={model}", "--config.rows=8"]
@@ -63,11 +63,11 @@ def test_a_prompt_has_special_tokens_if_the_config_says_so(generate, read_tokens
 
 
 @pytest.fixture
-def published_with(tmp_path):
-    """published_with(text, special) -> the small base with an added token behind the rows of its embedding."""
+def published_with(tmp_path, one_layer_base):
+    """published_with(text, special) -> the one-layer base with an added token behind the rows of its embedding."""
 
     def make(text: str, special: bool) -> Path:
-        folder = Path(shutil.copytree(BASE_FOLDER, tmp_path / "model"))
+        folder = Path(shutil.copytree(one_layer_base, tmp_path / "model"))
         backend = Backend.from_file(str(folder / "tokenizer.json"))
         backend.add_tokens([AddedToken(text, special=special, normalized=False)])
         backend.save(str(folder / "tokenizer.json"))
@@ -110,13 +110,13 @@ def test_a_model_trains_without_a_row_for_an_added_token(text, launch, quick, pu
         assert code == 2 and "row 1: the text holds 'Function:', a token (id 1024)" in captured.err
 
 
-def test_padded_embeddings_answer_as_torch_does(generate, tmp_path):
+def test_padded_embeddings_answer_as_torch_does(generate, tmp_path, one_layer_base):
     """An embedding of 1,088 rows for 1,024 tokens; the head gives the added ones likely logits now and then."""
     torch = pytest.importorskip("torch", reason="torch is the oracle; it is installed on Python 3.11 alone")
     from safetensors.numpy import load_file, save_file
     from transformers import AutoModelForCausalLM
 
-    folder = Path(shutil.copytree(BASE_FOLDER, tmp_path / "model"))
+    folder = Path(shutil.copytree(one_layer_base, tmp_path / "model"))
     tensors = load_file(folder / "model.safetensors")
     rng = np.random.default_rng(0)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
