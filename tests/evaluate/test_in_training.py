@@ -93,14 +93,14 @@ def test_a_better_metric_is_a_lower_selection_loss():
     assert in_training.selection_loss(config("", "loss"), {}, many) is None
 
 
-def test_benchmark_rows_are_answered_scored_and_written(trained, make, tmp_path):
-    """Beside a prompt that is longer than the model can read, which is an error of form."""
+def test_benchmark_rows_are_answered_scored_and_written(one_layer_base, make, tmp_path):
+    """One prompt is longer than the model can read, which is an error of form."""
     long = make.row("Translate " + "cat " * 9000, make.listed, [make.react("translate", text="cat", to="de")])
     path = make.json(tmp_path / "clean.json", [*make.rows, long])
     sets = in_training.open_eval_sets(config(str(path), queries=9))
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
-        model = model_source.open_model(str(trained / "hf"), "")
-        tokenizer = load_tokenizer(str(trained / "hf"))
+        model = model_source.open_model(str(one_layer_base), "")
+        tokenizer = load_tokenizer(str(one_layer_base))
         options = SampleOptions.greedy(
             ConfigDict({"compute_dtype": "float32", "attention": "reference"}), 8, tokenizer.eos_id
         )
