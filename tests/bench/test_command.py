@@ -1,6 +1,11 @@
 """launch/bench.py: bad flags in one line, a report that overwrites nothing, sides in processes of their own."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +59,25 @@ def test_each_report_has_a_file_of_its_own(command, capsys, tmp_path):
     report = json.loads((tmp_path / "benchmarks" / "hf-base.json").read_text())
     assert report["what"] == "hf" and report["device"] == "1 x cpu" and "launch/bench.py" in report["command"]
     assert "report: benchmarks/hf-base-2.json" in capsys.readouterr().out
+
+
+def test_sigterm_leaves_no_process_and_no_folder(repo, tmp_path):
+    """Where Linux lists the children of a process."""
+    script = [sys.executable, str(repo / "launch" / "bench.py"), f"--config={repo / 'configs' / 'bench.py'}"]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(repo)}
+    with subprocess.Popen(script, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as process:
+        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not listed.is_file():
+            process.kill()
+            pytest.skip("this system does not list the children of a process")
+        # The folder is made before the first side starts, and sides end only seconds later.
+        children: list[str] = []
+        while process.poll() is None and not (children and list(tmp_path.glob("tljax-bench-*/tljax-cold.log"))):
+            children = listed.read_text().split()
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert children and not any(Path(f"/proc/{child}").exists() for child in children)
+    assert not list(tmp_path.glob("tljax-bench-*"))
 
 
 def test_other_load_is_what_this_process_did_not_do(monkeypatch):

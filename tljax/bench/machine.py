@@ -31,10 +31,11 @@ def reset_peak() -> None:
 
 def processor_name() -> str:
     """Returns the name of the processor, and the number of those that this process may use."""
-    name = platform.processor() or platform.machine()
+    lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
     return f"{len(usable_processors())} x {name}"
 
 

@@ -1,9 +1,14 @@
 """Runs a benchmark: every side in turn, each in a process of its own; then the table, and the report as JSON."""
 
+import contextlib
 import importlib.util
+import signal
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tljax.bench import machine, report
@@ -33,7 +38,7 @@ def run(config: Any) -> None:
     config = prepare(config)
     load, notes = machine.OtherLoad(), []
     sides = installed(list_sides(config), notes)
-    with tempfile.TemporaryDirectory(prefix="tljax-bench-") as folder:
+    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="tljax-bench-") as folder:
         results = measure_sides(config, sides, Path(folder), notes)
     benchmark = report.Benchmark(
         what=config.what,
@@ -47,6 +52,23 @@ def run(config: Any) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, report.to_json(benchmark))
     print(f"{report.format_report(benchmark)}\nreport: {out}", flush=True)
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Turns SIGTERM, such as that of `timeout`, into SystemExit, so that no side and no folder is left behind."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check(config: Any) -> None:

@@ -56,5 +56,6 @@ def _processor_hash() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    features = next((line for line in lines if line.lower().startswith(("flags", "features"))), platform.processor())
+    listed = [line for line in lines if line.lower().startswith(("flags", "features"))]
+    features = listed[0] if listed else platform.processor()
     return hashlib.sha256(features.encode()).hexdigest()[:8]
