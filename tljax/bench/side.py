@@ -2,7 +2,7 @@
 
 A side is a module with a function `measure(config, work, options)`, which returns a dict: "measurements" {name:
 Measurement}, "device", a text, "shapes", and what the comparison needs. The parent calls `run_side`. Its child, `python
--m tljax.bench.side MODULE FOLDER NAME`, reads FOLDER/config.json and FOLDER/NAME.options.json, and writes
+-m tljax.bench.side MODULE FOLDER NAME PARENT`, reads FOLDER/config.json and FOLDER/NAME.options.json, and writes
 FOLDER/NAME.json. A process of its own has its own peak of memory and its own start, and leaves no memory to the next.
 """
 
@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ def run_side(side: Side, work: Path, environment: Mapping[str, str]) -> dict[str
     write_json(work / f"{stem}.options.json", {**side.options, "begun": time.time()})
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "tljax.bench.side", side.module, str(work), stem]
+    command = [sys.executable, "-m", "tljax.bench.side", side.module, str(work), stem, str(os.getpid())]
     log = work / f"{stem}.log"
     with open(log, "w") as file, subprocess.Popen(command, stdout=file, stderr=file, env=variables) as process:
         try:
@@ -82,6 +83,17 @@ def run_side(side: Side, work: Path, environment: Mapping[str, str]) -> dict[str
     raise SideFailed(f"the process of {side.name} ended with {reason}: {lines[-1]}")
 
 
+def end_with_parent(parent: int) -> None:
+    """Ends this process soon after the process `parent`, which may be killed before it can end its sides."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(module: str, folder: str, stem: str) -> None:
     """Measures in this process, and writes the result."""
     work = Path(folder)
@@ -93,4 +105,5 @@ def main(module: str, folder: str, stem: str) -> None:
 
 
 if __name__ == "__main__":
-    run_or_exit(lambda: main(*sys.argv[1:]))
+    end_with_parent(int(sys.argv[4]))
+    run_or_exit(lambda: main(*sys.argv[1:4]))
