@@ -199,11 +199,11 @@ def project(x: jax.Array, w: Params, name: str, sharding: jax.P) -> jax.Array:
     weight would be rounded away.
     """
     ins, outs = MATRICES[name]
-    y = product(x, w[name], ins, outs, sharding)
+    y = product(x, w[name], f"BT{ins},{ins}{outs}->BT{outs}", sharding)
     if f"{name}_a" not in w:
         return y
-    low = jnp.einsum(f"BT{ins},{ins}R->BTR", x, w[f"{name}_a"], out_sharding=jax.P(*sharding[:2], None))
-    return y + jnp.einsum(f"BTR,R{outs}->BT{outs}", low, w[f"{name}_b"], out_sharding=sharding)
+    low = product(x, w[f"{name}_a"], f"BT{ins},{ins}R->BTR", jax.P(*sharding[:2], None))
+    return y + product(low, w[f"{name}_b"], f"BTR,R{outs}->BT{outs}", sharding)
 
 
 def project_qkv(x: jax.Array, w: Params, c: LlamaConfig, angles: Angles) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -298,11 +298,12 @@ def logits(params: Params, c: LlamaConfig, hidden: jax.Array) -> jax.Array:
 
     The head is cast in here, so that its gradient over chunks of positions is summed in the dtype of the parameters.
     """
-    head = params["embed"].T if c.tie_embeddings else params["lm_head"]
+    name, axes = ("embed", "VD") if c.tie_embeddings else ("lm_head", "DV")
     *rows, last = jax.typeof(hidden).sharding.spec
-    head = jax.reshard(head.astype(hidden.dtype), jax.P(last, *spec("vocab")))
-    sharding = jax.P(*rows, *spec("vocab"))
-    return jnp.einsum("...D,DV->...V", hidden, head, preferred_element_type=jnp.float32, out_sharding=sharding)
+    layout = {"V": spec("vocab")[0], "D": last}
+    head = jax.reshard(params[name].astype(hidden.dtype), jax.P(*(layout[axis] for axis in axes)))
+    lead = "BT"[: hidden.ndim - 1]
+    return product(hidden, head, f"{lead}D,{axes}->{lead}V", jax.P(*rows, *spec("vocab")), jnp.float32)
 
 
 def token_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
