@@ -27,6 +27,4 @@ def _equations(function: Callable, *args) -> Iterator[JaxprEqn]:
         for equation in jaxprs.pop().eqns:
             yield equation
             inner = jax.tree.leaves(equation.params, is_leaf=is_jaxpr)
-            jaxprs += [
-                x.jaxpr if isinstance(x, ClosedJaxpr) else x for x in inner if isinstance(x, ClosedJaxpr | Jaxpr)
-            ]
+            jaxprs += [x.jaxpr if isinstance(x, ClosedJaxpr) else x for x in inner if is_jaxpr(x)]

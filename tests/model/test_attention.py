@@ -13,6 +13,7 @@ from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
 from tljax.model import attention as A
 from tljax.model import blocked_attention, sequence
+from tljax.model.blocks import visible
 from tljax.model.remat import remat_policy
 
 
@@ -133,7 +134,7 @@ def test_every_device_has_the_same_causal_work(places):
 def test_the_mask_given_to_cudnn_equals_the_reference():
     """The kernel itself needs a GPU; its call with the same mask runs through XLA here."""
     q, k, v, segments = inputs(T=40)
-    mask = A._visible(segments, segments, 0)[:, None]
+    mask = visible(segments, segments, 0)[:, None]
     ours = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
     np.testing.assert_allclose(ours, reference(q, k, v, segments), rtol=0, atol=1e-5)
 

@@ -6,8 +6,9 @@ llama.py       LlamaConfig -> table of weights -> parameters; tokens [B, T] -> h
 rope.py        positions [B, T] -> rotary angles; rotated queries and keys
 attention.py   queries, keys, values and segments -> mixed values, by the implementation for the platform
 blocked_attention.py  the implementation for processors: one block of queries and keys at a time
+blocks.py      rows in equal blocks, their padding, and the mask of the keys that a query attends to
 sequence.py    rows [B, T] -> their positions sharded over the mesh axis "sequence", and back
-product.py     activations times a weight, with gradients that every platform computes as one fast product
+product.py     activations times a weight, with gradients in a form that processors compute fast
 remat.py       config.model.remat -> the policy that says what a layer keeps for the backward pass
 head.py        hidden states [B, M, D] -> a score of each position, without logits for whole rows
 lora.py        LoraOptions -> adapter; parameters and adapter -> parameters with the adapter attached or merged

@@ -20,6 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import mesh_platform, shard_count, spec
 from tljax.model import blocked_attention, sequence
+from tljax.model.blocks import block_length, pad, visible
 from tljax.model.remat import CHECKPOINT_NAME
 
 IMPLEMENTATIONS = ("auto", "reference", "blocked", "splash", "cudnn")
@@ -31,32 +32,14 @@ GROUPS = 4  # groups of chunks; they save 3/8 of the products on rows of four ch
 LANES = 128  # of a TPU: the splash kernel takes multiples
 
 
-def _visible(q_segments: jax.Array, segments: jax.Array, start: int | jax.Array) -> jax.Array:
-    """Returns the mask bool [B, T, S] of the keys that each query attends to, from int32 [B, T] and [B, S].
-
-    Padding (segment 0) attends to padding, so that every query has a key: a softmax over nothing is NaN, and NaN
-    survives a loss weight of zero in the backward pass.
-    """
-    causal = (start + jnp.arange(q_segments.shape[1]))[:, None] >= jnp.arange(segments.shape[1])[None, :]
-    return causal[None] & (q_segments[:, :, None] == segments[:, None, :])
-
-
-def _pad(array: jax.Array, tokens: int, head: int = 0) -> jax.Array:
-    """Pads an array [B, T] or [B, T, N, H] with zeros: `tokens` at the end of T, `head` at the end of H."""
-    widths = ((0, 0), (0, tokens), (0, 0), (0, head))
-    return jnp.pad(array, widths[: array.ndim])
-
-
 def _reference(
     q: jax.Array, k: jax.Array, v: jax.Array, q_segments: jax.Array, segments: jax.Array, start: int | jax.Array
 ) -> jax.Array:
     B, T, N, H = q.shape
-    # Chunks have equal lengths: 320 tokens are two of 160, where two of 256 would compute for 192 tokens of padding.
-    chunks = -(-T // QUERY_CHUNK)
-    chunk = -(-T // chunks)
+    chunk = block_length(T, QUERY_CHUNK)
     padding = -T % chunk
-    q, q_segments = _pad(q, padding), _pad(q_segments, padding)
-    k, v, segments = (_pad(x, padding) for x in (k, v, segments))
+    q, q_segments = pad(q, padding), pad(q_segments, padding)
+    k, v, segments = (pad(x, padding) for x in (k, v, segments))
     # Keys are repeated for every query head: with an axis for groups, XLA's CPU products take three times as long.
     k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
 
@@ -65,8 +48,8 @@ def _reference(
     def attend_chunk(first: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
         queries, chunk_segments = (jax.lax.dynamic_slice_in_dim(x, first, chunk, axis=1) for x in (q, q_segments))
         scores = jnp.einsum("BTNH,BSNH->BNTS", queries, k, preferred_element_type=jnp.float32) * H**-0.5
-        visible = _visible(chunk_segments, segments, start + first)[:, None]
-        scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
+        mask = visible(chunk_segments, segments, start + first)[:, None]
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
         probs = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         return jnp.einsum("BNTS,BSNH->BTNH", probs, v)
 
@@ -92,9 +75,9 @@ def _cudnn(
 ) -> jax.Array:
     """Attention by the GPU kernel of cuDNN, whose backward pass with a mask needs even numbers of tokens."""
     T, S = q.shape[1], k.shape[1]
-    q, q_segments = _pad(q, T % 2), _pad(q_segments, T % 2)
-    k, v, segments = (_pad(x, S % 2) for x in (k, v, segments))
-    mask = _visible(q_segments, segments, start)[:, None]
+    q, q_segments = pad(q, T % 2), pad(q_segments, T % 2)
+    k, v, segments = (pad(x, S % 2) for x in (k, v, segments))
+    mask = visible(q_segments, segments, start)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")[:, :T]
 
 
@@ -141,12 +124,12 @@ def _splash(
     """Attention by the TPU kernel: pads a device's queries and the keys of their rows to multiples of LANES."""
     _, T, _, H = q.shape
     S = k.shape[1]
-    q = _pad(q * H**-0.5, -T % LANES, -H % LANES)
-    k, v = (_pad(x, -S % LANES, -H % LANES) for x in (k, v))
+    q = pad(q * H**-0.5, -T % LANES, -H % LANES)
+    k, v = (pad(x, -S % LANES, -H % LANES) for x in (k, v))
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     # Added queries get the first key's segment, so that each attends to a key: without one they would be NaN.
     q_segments = jnp.concatenate([q_segments, jnp.broadcast_to(segments[:, :1], (len(q_segments), -T % LANES))], axis=1)
-    ids = splash_attention_kernel.SegmentIds(q=q_segments, kv=_pad(segments, -S % LANES))
+    ids = splash_attention_kernel.SegmentIds(q=q_segments, kv=pad(segments, -S % LANES))
     out: Any = jax.vmap(kernel)(q, k, v, ids)
     return out.transpose(0, 2, 1, 3)[:, :T, :, :H].astype(q.dtype)
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from tljax.model.blocks import block_length, pad, visible
 from tljax.model.remat import CHECKPOINT_NAME
 
 BLOCK = 256  # the maximum number of queries, and of keys, of a block
@@ -69,15 +70,10 @@ def _gradients(kept: Any, d_out: jax.Array):
 _attend.defvjp(_keep_for_backward, _gradients)
 
 
-def _block_length(tokens: int) -> int:
-    """Returns the length of equal blocks: 320 tokens are two of 160, where two of 256 would compute for padding."""
-    return -(-tokens // -(-tokens // BLOCK))
-
-
 def _cut_time(x: jax.Array, heads: int, groups: int, length: int) -> jax.Array:
     """Cuts [B, T, K G, H], padded with zeros, into blocks [T / length, B K, G length, H]."""
     B, T, _, H = x.shape
-    x = jnp.pad(x, ((0, 0), (0, -T % length), (0, 0), (0, 0)))
+    x = pad(x, -T % length)
     x = x.reshape(B, -1, length, heads, groups, H).transpose(1, 0, 3, 4, 2, 5)
     return x.reshape(-1, B * heads, groups * length, H)
 
@@ -92,11 +88,10 @@ def _join(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def _cut(q: jax.Array, k: jax.Array, v: jax.Array, q_segments: jax.Array, segments: jax.Array) -> _Blocks:
     (B, T), (heads, S) = q_segments.shape, (k.shape[2], k.shape[1])
-    length, keys = _block_length(T), _block_length(S)
+    length, keys = block_length(T, BLOCK), block_length(S, BLOCK)
 
     def cut_segments(ids: jax.Array, size: int) -> jax.Array:
-        padded = jnp.pad(ids, ((0, 0), (0, -ids.shape[1] % size)))
-        return padded.reshape(B, -1, size).transpose(1, 0, 2)
+        return pad(ids, -ids.shape[1] % size).reshape(B, -1, size).transpose(1, 0, 2)
 
     return _Blocks(
         _cut_time(q, heads, q.shape[2] // heads, length),
@@ -125,15 +120,7 @@ def _key_blocks(blocks: _Blocks, start: jax.Array) -> tuple[jax.Array, jax.Array
 def _visible(blocks: _Blocks, i: jax.Array, j: jax.Array, start: jax.Array) -> jax.Array:
     """Returns the mask bool [B, C, S] of the keys of block j that each query of block i attends to."""
     queries, keys = blocks.q_segments[i], blocks.segments[j]
-    columns = start + i * queries.shape[1] + jnp.arange(queries.shape[1], dtype=jnp.int32)
-    key_columns = j * keys.shape[1] + jnp.arange(keys.shape[1], dtype=jnp.int32)
-    return (columns[:, None] >= key_columns[None])[None] & (queries[:, :, None] == keys[:, None, :])
-
-
-def _mask_scores(scores: jax.Array, visible: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Sets scores [A, ...] to the lowest number where `visible` is False; `axes` unfold the scores."""
-    unfolded = scores.reshape(axes)
-    return jnp.where(visible, unfolded, jnp.float32(_LOWEST)).reshape(scores.shape)
+    return visible(queries, keys, start + i * queries.shape[1] - j * keys.shape[1])
 
 
 def _forward(blocks: _Blocks, start: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -141,6 +128,7 @@ def _forward(blocks: _Blocks, start: jax.Array) -> tuple[jax.Array, jax.Array]:
     firsts, ends = _key_blocks(blocks, start)
     (_, A, rows, H), (_, B, C), S = blocks.queries.shape, blocks.q_segments.shape, blocks.segments.shape[2]
     scale, dtype = jnp.float32(1 / math.sqrt(H)), blocks.values.dtype
+    unfolded = (B, A // B, rows // C, C, S)
 
     def query_block(i: jax.Array) -> tuple[jax.Array, jax.Array]:
         queries = blocks.queries[i]
@@ -148,8 +136,8 @@ def _forward(blocks: _Blocks, start: jax.Array) -> tuple[jax.Array, jax.Array]:
         def key_block(j: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]):
             highest, total, out = state
             scores = jnp.einsum("ATH,ASH->ATS", queries, blocks.keys[j], preferred_element_type=jnp.float32) * scale
-            visible = _visible(blocks, i, j, start)[:, None, None]
-            scores = _mask_scores(scores, visible, (B, A // B, rows // C, C, S))
+            mask = _visible(blocks, i, j, start)[:, None, None]
+            scores = jnp.where(mask, scores.reshape(unfolded), jnp.float32(_LOWEST)).reshape(A, rows, S)
             higher = jnp.maximum(highest, scores.max(-1))
             probs, shrink = jnp.exp(scores - higher[..., None]), jnp.exp(highest - higher)
             added = jnp.einsum(
@@ -185,8 +173,8 @@ def _backward(
         def key_block(j: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]):
             dq, dk, dv = state
             scores = jnp.einsum("ASH,ATH->AST", blocks.keys[j], queries, **wide).reshape(unfolded)
-            visible = _visible(blocks, i, j, start).transpose(0, 2, 1)[:, None, :, None]
-            probs = jnp.exp(jnp.where(visible, scores * scale - log_sum, jnp.float32(_LOWEST)))
+            mask = _visible(blocks, i, j, start).transpose(0, 2, 1)[:, None, :, None]
+            probs = jnp.exp(jnp.where(mask, scores * scale - log_sum, jnp.float32(_LOWEST)))
             d_probs = jnp.einsum("ASH,ATH->AST", blocks.values[j], given, **wide).reshape(unfolded)
             d_scores = (probs * (d_probs - mean) * scale).astype(dtype).reshape(A, S, rows)
             probs = probs.astype(dtype).reshape(A, S, rows)

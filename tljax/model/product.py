@@ -1,4 +1,4 @@
-"""The product of activations and a weight, with gradients that every platform computes as one fast product.
+"""The product of activations and a weight, with gradients in a form that processors compute fast.
 
 Axis letters are those of llama.py.
 """
