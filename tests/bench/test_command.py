@@ -71,7 +71,7 @@ def is_alive(child: str) -> bool:
 
 
 def test_sigterm_leaves_no_process_and_no_folder(repo, tmp_path):
-    """Where Linux lists the children of a process."""
+    """The children of the command are those that Linux lists; other systems list none, and the test is skipped."""
     script = [sys.executable, str(repo / "launch" / "bench.py"), f"--config={repo / 'configs' / 'bench.py'}"]
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(repo)}
     with subprocess.Popen(script, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as process:

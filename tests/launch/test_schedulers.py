@@ -66,7 +66,7 @@ def test_an_interrupted_run_saves_once_and_is_told_apart(place, flags, send, cod
 
 
 def test_without_forward_the_run_gets_no_second_signal(place):
-    """Where every process gets the signal, the run has its own. A second one would end tljax before it has saved."""
+    """The run has its own signal if every process gets one. A second one would end tljax before it has saved."""
     (place / "train").write_text("trap 'touch told' TERM; touch up; until [ -e end ]; do sleep 0.05; done; exit 0")
     process = interruptible(place, "launch/train.py")
     until(place / "up")

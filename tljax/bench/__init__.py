@@ -1,4 +1,4 @@
-"""What a user waits for, measured, beside what torch and transformers take for the same work.
+"""Measures the time that a user waits, beside that of torch and transformers for the same work.
 
 run.py             configs/bench.py -> the sides in turn -> a table and a report in JSON
 sides.py           config.what -> the sides to measure
@@ -18,7 +18,7 @@ devices.py         the devices of JAX: name, memory, bandwidth
 torch_device.py    the device of torch
 machine.py         the host: memory, processors, other load, versions
 repeats.py         something repeated -> its seconds and peaks of memory
-reply_times.py     seconds to the first and the last token -> prefill and decoding
+reply_times.py     config.batches -> sizes; seconds to the first and the last token -> prefill and decoding
 measurement.py     values of one quantity -> median and spread
 compare.py         two results -> ratios, or why the comparison is void
 report.py          everything measured -> the table and the JSON

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from tljax.bench import devices, peer_files, peer_model
 from tljax.bench.measurement import Measurement
-from tljax.bench.reply_times import measure_replies
+from tljax.bench.reply_times import batch_sizes, measure_replies
 from tljax.core.config import check_choice
 from tljax.data.dialect import open_dialect
 from tljax.data.prompt_table import load_prompts
@@ -40,7 +40,6 @@ def measure(config: Any, work: Path, options: dict[str, Any]) -> dict[str, Any]:
         model, tokenizer = open_model_and_tokenizer(block.model.path, block.tokenizer)
         sample = SampleOptions.from_config(block.model, block.sample, tokenizer.eos_ids)
     sample = dataclasses.replace(sample, eos_ids=())
-    sizes = [int(size) for size in config.batches.split(",")]
     with jax.set_mesh(make_mesh(**block.mesh)):
         with devices.name_block("generate"):
             check_devices(block, model.config)
@@ -49,7 +48,7 @@ def measure(config: Any, work: Path, options: dict[str, Any]) -> dict[str, Any]:
         measurements: dict[str, Measurement] = {}
         replies: dict[str, list[list[int]]] = {}
         bounds: dict[int, float] = {}  # the bytes of a step by batch size
-        for size in dict.fromkeys(sizes):
+        for size in batch_sizes(config):
             batch = [prompts[i % len(prompts)] for i in range(size)]
             rows = -(-size // batch_shard_count()) * batch_shard_count()
             sampler = Sampler(params, model.config, sample, key=jax.random.key(block.seed), rows=rows)
@@ -107,7 +106,7 @@ def decode_step_bytes(c: llama.LlamaConfig, prompts: Sequence[Sequence[int]], sa
 
 def _load_prompts(config: Any, model: model_source.ModelSource, tokenizer: Any) -> list[list[int]]:
     """Returns the prompts of generate.prompts, a file, or of sft.data, as many as the largest batch takes."""
-    block, count = config.generate, max(int(size) for size in config.batches.split(","))
+    block, count = config.generate, max(batch_sizes(config))
     if block.prompts:
         with devices.name_block("generate"):
             dialect, tokenizer = open_dialect(block.dialect, block.chat_template, tokenizer, "chat_template")

@@ -1,4 +1,4 @@
-"""The quantities of answering one batch of prompts, from the seconds to the first token and to the last."""
+"""The batches that are answered, and the quantities of one: from the seconds to the first token and to the last."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -6,6 +6,15 @@ from typing import Any
 
 from tljax.bench.measurement import Measurement, rate
 from tljax.bench.repeats import Repeats
+from tljax.core.errors import InputError
+
+
+def batch_sizes(config: Any) -> list[int]:
+    """Returns the numbers of config.batches. Raises InputError for one that is no whole number from 1."""
+    words = [word.strip() for word in config.batches.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise InputError(f"config.batches is {config.batches!r}; allowed: whole numbers from 1, such as 1,8,32,128")
+    return list(dict.fromkeys(int(word) for word in words))
 
 
 def measure_replies(

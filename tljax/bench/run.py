@@ -13,6 +13,7 @@ from typing import Any
 
 from tljax.bench import machine, report
 from tljax.bench.compare import compare
+from tljax.bench.reply_times import batch_sizes
 from tljax.bench.side import Side, SideFailed, run_side
 from tljax.bench.sides import COLD, OURS, PEERS, SIDES, list_sides
 from tljax.core.config import check_choice, check_minimums
@@ -92,14 +93,6 @@ def check(config: Any) -> None:
                 "config.model.path instead"
             )
     batch_sizes(config)
-
-
-def batch_sizes(config: Any) -> list[int]:
-    """Returns the numbers of config.batches. Raises InputError for one that is no whole number from 1."""
-    words = [word.strip() for word in config.batches.split(",")]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise InputError(f"config.batches is {config.batches!r}; allowed: whole numbers from 1, such as 1,8,32,128")
-    return list(dict.fromkeys(int(word) for word in words))
 
 
 def output_file(config: Any) -> Path:

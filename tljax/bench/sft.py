@@ -1,6 +1,5 @@
 """Measures the SFT loop: tokens per second, MFU, memory, and the seconds until a new process has made a step."""
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tljax.sft.batches import load_batch
 from tljax.sft.check import check
 from tljax.sft.context import SFTContext
 from tljax.sft.step import make_sft_step
+from tljax.storage.atomic import read_jsonl
 from tljax.storage.run_folder import RunFolder
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.metrics import LogOptions, MetricsLogger
@@ -45,7 +45,7 @@ def measure(config: Any, work: Path, options: dict[str, Any]) -> dict[str, Any]:
                 peer_files.write_batches(work, batches)
                 peer_model.provide_hf_folder(work, inputs.model, str(inputs.tokenizer.folder))
                 peer_files.write_replies(work, single_replies(sft, inputs))
-    lines = _update_lines(folder / "metrics.jsonl")
+    lines = read_jsonl(folder / "metrics.jsonl")
     counted = lines[config.warmup :] or lines
     measurements = {
         "tokens per second": Measurement("tokens/s", [line["tokens_per_second"] for line in counted], True),
@@ -106,11 +106,3 @@ def single_replies(sft: Any, inputs: sft_run.Inputs) -> Iterator[dict[str, Any]]
         mask = np.zeros(len(tokens) + 1, np.int32)
         mask[weighted + 1] = 1
         yield {"input_ids": [*tokens, int(row["targets"][weighted[-1]])], "completion_mask": mask.tolist()}
-
-
-def _update_lines(metrics: Path) -> list[dict[str, Any]]:
-    def lines() -> Iterator[dict[str, Any]]:
-        with open(metrics, encoding="utf-8") as file:
-            yield from (json.loads(line) for line in file)
-
-    return list(lines())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import torch  # pyright: ignore[reportMissingImports]
+import torch  # pyright: ignore[reportMissingImports]  # of the extra `peers`, which need not be installed
 
 from tljax.bench import machine
 from tljax.bench.measurement import Measurement

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import torch  # pyright: ignore[reportMissingImports]
+import torch  # pyright: ignore[reportMissingImports]  # of the extra `peers`, which need not be installed
 from transformers import AutoModelForCausalLM
 
 from tljax.bench import torch_device
 from tljax.bench.measurement import Measurement
 from tljax.bench.peer_files import read_model, read_prompts
-from tljax.bench.reply_times import measure_replies
+from tljax.bench.reply_times import batch_sizes, measure_replies
 
 
 def measure(config: Any, work: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def measure(config: Any, work: Path, options: dict[str, Any]) -> dict[str, Any]:
     prompts, new_tokens = read_prompts(work), block.sample.max_new_tokens
     measurements: dict[str, Measurement] = {}
     replies: dict[str, list[list[int]]] = {}
-    for size in dict.fromkeys(int(size) for size in config.batches.split(",")):
+    for size in batch_sizes(config):
         batch = [prompts["prompts"][i % len(prompts["prompts"])] for i in range(size)]
         inputs = _pad_left(batch, prompts["pad_id"], device)
         measurements |= measure_replies(

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch  # pyright: ignore[reportMissingImports]
+import torch  # pyright: ignore[reportMissingImports]  # of the extra `peers`, which need not be installed
 from transformers import AutoModelForCausalLM
 
 from tljax.bench import peer_files, torch_device

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
+import torch  # pyright: ignore[reportMissingImports]  # of the extra `peers`, which need not be installed
 from transformers import AutoModelForCausalLM
 
 from tljax.bench import torch_device

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch  # pyright: ignore[reportMissingImports]
+import torch  # pyright: ignore[reportMissingImports]  # of the extra `peers`, which need not be installed
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import SFTConfig, SFTTrainer  # pyright: ignore
+from trl import SFTConfig, SFTTrainer  # pyright: ignore  # of the same extra; it exports its names lazily
 
 from tljax.bench import peer_files, torch_device
 from tljax.bench.measurement import rate

@@ -11,12 +11,11 @@ import datasets
 import numpy as np
 
 from tljax.core.errors import InputError
-from tljax.data.mae import check_rule, load_rule
-from tljax.data.model_template import format_left_out_text
+from tljax.data.mae import load_rule
 from tljax.data.prompt import Dialect
 from tljax.data.reader import TrajectoryDataset, format_first_errors, open_trajectories
 from tljax.data.rows import content_hash, held_out_trajectories, prepare_rows
-from tljax.data.steps import TokenizeOptions, format_unlisted_tools, tokenize_trajectories
+from tljax.data.steps import TokenizeOptions, format_unlisted_tools, source_notes, tokenize_trajectories
 from tljax.data.tokenizer import Tokenizer
 from tljax.storage.remote import local_path
 
@@ -48,7 +47,7 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int, dialect
     source = open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     rule = load_rule(data.mae)
     options = TokenizeOptions.from_config(data, dialect or data.dialect)
-    notes = check_rule(rule, source), format_left_out_text(options.dialect, source.trajectories())
+    notes = source_notes(rule, source, options.dialect)
     facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
     facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": code_hash(data.mae)}
     rows = prepare_rows(
@@ -71,7 +70,7 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int, dialect
     train = rows.select(np.flatnonzero(has_tokens & ~held_out))
     rest = rows.select(np.flatnonzero(has_tokens & held_out)) if (has_tokens & held_out).any() else None
     summary = "\n".join(
-        [_summary(data.source, source, rows, train, rest, blocked), *(f"note:  {note}" for note in notes if note)]
+        [_summary(data.source, source, rows, train, rest, blocked), *(f"note:  {note}" for note in notes)]
     )
     return Examples(train, rest, summary, content_hash(train))
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from tljax.core.errors import InputError, explain_disk_errors, one_line
 from tljax.data.check import check_data
-from tljax.data.mae import check_rule, load_rule
-from tljax.data.model_template import format_left_out_text
+from tljax.data.mae import load_rule
 from tljax.data.prompt import Dialect
 from tljax.data.reader import format_first_errors, open_trajectories
-from tljax.data.steps import Step, TokenizeOptions, format_unlisted_tools, tokenize_trajectories
+from tljax.data.steps import Step, TokenizeOptions, format_unlisted_tools, source_notes, tokenize_trajectories
 from tljax.data.tokenizer import Tokenizer
 from tljax.storage.atomic import atomic_file
 
@@ -119,11 +118,10 @@ def prepare_data(data: Any, file: str, tokenizer: Tokenizer, out: str, dialect: 
     source = open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     options = TokenizeOptions.from_config(data, dialect or data.dialect)
     steps_of_all = tokenize_trajectories(source, rule, tokenizer, options, "preparing")
-    notes = [check_rule(rule, source), format_left_out_text(options.dialect, source.trajectories())]
     summary = DataSummary(
         data.max_tokens,
         skipped=source.skipped,
-        notes=[note for note in notes if note],
+        notes=source_notes(rule, source, options.dialect),
         formats=source.format_lines(),
     )
 

@@ -20,10 +20,9 @@ from tljax.data import reader, records
 from tljax.data.arrow import build_dataset
 from tljax.data.examples import code_hash
 from tljax.data.format_report import format_pairs
-from tljax.data.mae import Rule, check_rule, load_rule
-from tljax.data.model_template import format_left_out_text
+from tljax.data.mae import Rule, load_rule
 from tljax.data.prompt import Dialect, call_dialect
-from tljax.data.steps import TokenizeOptions, tokenize_steps
+from tljax.data.steps import TokenizeOptions, source_notes, tokenize_steps
 from tljax.data.tokenizer import Tokenizer
 from tljax.data.trajectory import Trajectory
 
@@ -59,7 +58,7 @@ def rows_of_trajectories(data: Any, file: str, tokenizer: Tokenizer, dialect: Di
     """Returns a prompt for every step of the trajectories that data.mae keeps. Raises InputError for a bad source."""
     source = reader.open_trajectories(file, data.on_bad_row, data.cache or None, data.format)
     rule = load_rule(data.mae)
-    notes = check_rule(rule, source), format_left_out_text(dialect, source.trajectories())
+    notes = source_notes(rule, source, dialect)
     # Prompts do not need the weights of tokens.
     options = dataclasses.replace(TokenizeOptions.from_config(data, dialect), pkt="none")
 
@@ -71,7 +70,7 @@ def rows_of_trajectories(data: Any, file: str, tokenizer: Tokenizer, dialect: Di
 
     facts = {name: data[name] for name in ("mae", "dialect", "max_tokens")} | {"source": source.fingerprint}
     rows = _build(generate, data, facts, tokenizer)
-    return PromptSource(rows, len(source), source.skipped, source.format_lines(), tuple(filter(None, notes)))
+    return PromptSource(rows, len(source), source.skipped, source.format_lines(), tuple(notes))
 
 
 def _rows_of_trajectory(

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from tljax.core.errors import locate_errors
 from tljax.data.batch_arrays import KEY_TOKEN
-from tljax.data.mae import Decision, Rule
-from tljax.data.model_template import ModelTemplate
+from tljax.data.mae import Decision, Rule, check_rule
+from tljax.data.model_template import ModelTemplate, format_left_out_text
 from tljax.data.pkt import (
     classify_tokens,
     key_offsets,
@@ -99,6 +99,15 @@ class Step:
     def kept(self) -> bool:
         """True if the step is trained on."""
         return self.tokenized is not None
+
+
+def source_notes(rule: Rule, source: TrajectoryDataset, dialect: Dialect) -> list[str]:
+    """Returns notes for a summary: on steps for which `rule` has no verdict, and on text that the dialect leaves out.
+
+    Raises InputError as check_rule does.
+    """
+    notes = check_rule(rule, source), format_left_out_text(dialect, source.trajectories())
+    return [note for note in notes if note]
 
 
 def tokenize_trajectories(

@@ -71,7 +71,7 @@ def run(config: Any) -> None:
 
 
 class PPOInputs(NamedTuple):
-    """What a config names, opened: the model, its tokenizer, the dialect, the sets that are scored, the reward."""
+    """The opened inputs of a config: the model, its tokenizer, the dialect, the sets that are scored, the reward."""
 
     model: model_source.ModelSource
     tokenizer: Tokenizer
