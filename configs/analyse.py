@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.out = ""  # a new folder for the report; "" means analyses/SOURCE, or the first free SOURCE-2, ...
 
     # A model answers the steps that data.mae keeps, written in data.dialect; the report shows the weights of data.pkt.
-    # data.rows, prompt_weight and eval_fraction belong to training and change nothing here.
+    # data.rows, prompt_weight, new_names and eval_fraction belong to training and change nothing here.
     data = config.data = data_block()
     config.source = data.get_ref("source")  # a short name of the field data.source
     config.toolbox = toolbox_block()

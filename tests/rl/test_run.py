@@ -189,6 +189,7 @@ def test_grpo_with_lora_trains_only_an_adapter(launch, flags, trained, tmp_path)
         (["critic.warmup=4"], "the actor would never move"),
         (["optim.lr=-1.0"], "config.optim.lr"),
         (["data.prompt_weight=1.0", "data.mae=none"], "prompt_weight has no meaning"),
+        (["data.new_names=0.5"], "new_names has no meaning"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_no_folder(launch, ppo_of_base, tmp_path, capsys, changes, message):

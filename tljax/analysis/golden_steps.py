@@ -104,7 +104,7 @@ def golden_steps(
     # The other steps matter as context alone. A rule that blocks them saves their tokenization.
     rule = _only(set(step_numbers), len(turns))
     options = TokenizeOptions.from_config(data, data.dialect)
-    options = dataclasses.replace(options, max_tokens=min(options.max_tokens, max_tokens))
+    options = dataclasses.replace(options, max_tokens=min(options.max_tokens, max_tokens), new_names=0.0)
     steps = tokenize_steps(trajectory, rule, tokenizer, options)
     tools = as_tool_list(trajectory.tools)
     kept, left_out = [], []

@@ -47,6 +47,9 @@ def data_block() -> ConfigDict:
     data.dialect = "mae"
     # For the dialect template, another template than the tokenizer's: FILE.jinja | hermes (ours, with Hermes' tags).
     data.chat_template = ""
+    # Fraction of the training trajectories whose tools get new names, half of them with new names of parameters too, so
+    # that the model copies names from its prompt instead of guessing them (function masking, arXiv 2410.04587).
+    data.new_names = 0.0
     data.rows = (
         "trajectory"  # one row per trajectory, or per "step": equal gradients, but a step's row repeats its history
     )

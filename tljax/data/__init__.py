@@ -11,6 +11,7 @@ mae.py             trajectory -> a decision for each step, with the reason if it
 mae_default.py     feedback of a tool -> the error that the default rule finds in it
 mae_labels.py      a file with verdicts of any critic on steps, as a rule
 mae_phrases.py     the phrases by which the default rule knows an error in a text
+new_names.py       trajectory -> the same one with new names for its tools and parameters
 rendered.py        text with the positions of replies and names
 prompt.py          trajectory -> text with the spans of replies and names; chat_template.jinja: the same in Jinja
 model_template.py  the same in the chat template of a model; hermes.jinja: one for models whose own leaves tools out

@@ -33,5 +33,7 @@ def check_data(data: Any) -> None:
             f"config.data.prompt_weight is {data.prompt_weight} with data.mae = {data.mae!r}: failed calls that it "
             "blocks lie in later prompts and would be learned there; set data.mae=none or data.prompt_weight=0"
         )
+    if not 0 <= data.new_names <= 1:
+        raise InputError(f"config.data.new_names is {data.new_names}; it must be from 0 to 1")
     if not 0 <= data.eval_fraction < 1:
         raise InputError(f"config.data.eval_fraction is {data.eval_fraction}; it must be at least 0 and below 1")

@@ -48,10 +48,13 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int, dialect
     rule = load_rule(data.mae)
     options = TokenizeOptions.from_config(data, dialect or data.dialect)
     notes = source_notes(rule, source, options.dialect)
-    facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens")}
+    facts = {name: data[name] for name in ("mae", "pkt", "w_max", "dialect", "max_tokens", "new_names")}
     facts |= {"source": source.fingerprint, "tokenizer": tokenizer.fingerprint, "code": code_hash(data.mae)}
+    held_out = held_out_trajectories(len(source), data.eval_fraction, seed)
+    if data.new_names:
+        facts["held_out"] = held_out.tolist()
     rows = prepare_rows(
-        lambda: tokenize_trajectories(source, rule, tokenizer, options, "tokenizing"),
+        lambda: tokenize_trajectories(source, rule, tokenizer, options, "tokenizing", set(held_out.tolist())),
         data.rows,
         data.prompt_weight,
         facts,
@@ -61,14 +64,14 @@ def load_examples(data: Any, file: str, tokenizer: Tokenizer, seed: int, dialect
     # Hold out complete trajectories. A row without tokens only carries the reasons of blocked steps.
     blocked = Counter(reason.partition(":")[0] for reasons in rows["blocked"] for reason in reasons)
     has_tokens = np.asarray(rows["length"]) > 0
-    held_out = np.isin(np.asarray(rows["trajectory"]), held_out_trajectories(len(source), data.eval_fraction, seed))
-    if not (has_tokens & ~held_out).any():
+    is_held_out = np.isin(np.asarray(rows["trajectory"]), held_out)
+    if not (has_tokens & ~is_held_out).any():
         raise InputError(
             f"{data.source}: no step is left to train on; blocked: {format_counts(blocked)}; "
             "choose another rule in config.data.mae or raise config.data.max_tokens"
         )
-    train = rows.select(np.flatnonzero(has_tokens & ~held_out))
-    rest = rows.select(np.flatnonzero(has_tokens & held_out)) if (has_tokens & held_out).any() else None
+    train = rows.select(np.flatnonzero(has_tokens & ~is_held_out))
+    rest = rows.select(np.flatnonzero(has_tokens & is_held_out)) if (has_tokens & is_held_out).any() else None
     summary = "\n".join(
         [_summary(data.source, source, rows, train, rest, blocked), *(f"note:  {note}" for note in notes)]
     )

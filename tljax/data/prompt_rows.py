@@ -60,7 +60,7 @@ def rows_of_trajectories(data: Any, file: str, tokenizer: Tokenizer, dialect: Di
     rule = load_rule(data.mae)
     notes = source_notes(rule, source, dialect)
     # Prompts do not need the weights of tokens.
-    options = dataclasses.replace(TokenizeOptions.from_config(data, dialect), pkt="none")
+    options = dataclasses.replace(TokenizeOptions.from_config(data, dialect), pkt="none", new_names=0.0)
 
     def generate() -> Iterator[dict[str, Any]]:
         progress = tqdm(source.trajectories(), total=len(source), desc="tokenizing", unit="row", disable=None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tljax.core.errors import locate_errors
 from tljax.data.batch_arrays import KEY_TOKEN
 from tljax.data.mae import Decision, Rule, check_rule
 from tljax.data.model_template import ModelTemplate, format_left_out_text
+from tljax.data.new_names import rename_trajectory
 from tljax.data.pkt import (
     classify_tokens,
     key_offsets,
@@ -36,17 +38,22 @@ Spans = Sequence[tuple[int, int]]  # the range of characters that each token cov
 
 @dataclass(frozen=True, slots=True)
 class TokenizeOptions:
-    """The fields of a config's `data` block that decide the tokens and weights of a step."""
+    """The fields of a config's `data` block that decide the tokens and weights of a step.
+
+    new_names: the fraction of trajectories whose tools get new names
+    """
 
     dialect: Dialect
     pkt: str
     w_max: float
     max_tokens: int
+    new_names: float = 0.0
 
     @classmethod
     def from_config(cls, data: Any, dialect: Dialect) -> TokenizeOptions:
         """Returns the options that a config's `data` block describes; `dialect` is its opened data.dialect."""
-        return cls(dialect=dialect, pkt=data.pkt, w_max=data.w_max, max_tokens=data.max_tokens)
+        values = {name: data[name] for name in ("pkt", "w_max", "max_tokens", "new_names")}
+        return cls(dialect=dialect, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +118,23 @@ def source_notes(rule: Rule, source: TrajectoryDataset, dialect: Dialect) -> lis
 
 
 def tokenize_trajectories(
-    dataset: TrajectoryDataset, rule: Rule, tokenizer: Tokenizer, options: TokenizeOptions, label: str
+    dataset: TrajectoryDataset,
+    rule: Rule,
+    tokenizer: Tokenizer,
+    options: TokenizeOptions,
+    label: str,
+    held_out: Collection[int] = (),
 ) -> Iterator[list[Step]]:
-    """Yields the steps of one trajectory after another. A terminal shows a progress bar with `label`."""
-    for trajectory in tqdm(dataset.trajectories(), total=len(dataset), desc=label, unit="row", disable=None):
+    """Yields the steps of one trajectory after another. A terminal shows a progress bar with `label`.
+
+    held_out: the numbers of the trajectories, from 0, that keep their names
+    """
+    original_names = replace(options, new_names=0.0)
+    trajectories = tqdm(dataset.trajectories(), total=len(dataset), desc=label, unit="row", disable=None)
+    for number, trajectory in enumerate(trajectories):
         with locate_errors(f"file {dataset.file}, row {trajectory.row}"):
-            steps = tokenize_steps(trajectory, rule, tokenizer, options)
+            own = original_names if number in held_out else options
+            steps = tokenize_steps(trajectory, rule, tokenizer, own)
         yield steps
 
 
@@ -126,8 +144,11 @@ def tokenize_steps(trajectory: Trajectory, rule: Rule, tokenizer: Tokenizer, opt
     A step is blocked, and has no tokens, if `rule` blocks it, if it is longer than options.max_tokens, if one token
     covers both the end of the prompt and the start of the reply, and if the model's template cannot write it.
     """
-    rendered_steps = render_steps(trajectory, options.dialect)
     decisions = rule(trajectory)
+    rng = random.Random(f"new names of row {trajectory.row}, id {trajectory.id}")
+    if rng.random() < options.new_names:
+        trajectory = rename_trajectory(trajectory, rng)
+    rendered_steps = render_steps(trajectory, options.dialect)
     if isinstance(options.dialect, ModelTemplate) and options.dialect.parallel:
         decisions = _decisions_of_messages(trajectory, decisions)
     steps = []

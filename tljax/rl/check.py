@@ -71,8 +71,9 @@ def check(config: Any) -> None:
     checks.check_range("export.max_shard_bytes", config.export.max_shard_bytes, 1, 1e15)
     if not math.isfinite(config.reward.no_end):
         raise InputError(f"config.reward.no_end is {config.reward.no_end}; it must be a finite number")
-    if config.data.prompt_weight:
-        raise InputError("config.data.prompt_weight has no meaning for rollouts; leave it 0")
+    for field in ("prompt_weight", "new_names"):
+        if config.data[field]:
+            raise InputError(f"config.data.{field} has no meaning for rollouts; leave it 0")
 
     # Fields that depend on each other.
     group, algorithm = config.rollout.group, config.algorithm
