@@ -107,8 +107,9 @@ def tool_to_fields(tool: Tool) -> list[Any]:
     fields = [tool.name, tool.description, tool.properties, tool.required]
     document = _openai_document(tool)
     if document is not None:
-        bare = Tool(tool.name, tool.description, tool.properties, tool.required)
-        if json.dumps(document) != json.dumps(tool_to_json(bare)):
+        bare = tool_to_json(Tool(tool.name, tool.description, tool.properties, tool.required))
+        # Equal objects may still differ in the order of their keys, which a chat template may show.
+        if document != bare or json.dumps(document) != json.dumps(bare):
             fields.append(document)
     return fields
 

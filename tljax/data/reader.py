@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 
 from tljax.calls import tool
-from tljax.calls.tool import Call, tool_from_fields, tool_to_fields
+from tljax.calls.tool import Call, Tool, tool_from_fields, tool_to_fields
 from tljax.core import json_fields
 from tljax.core.errors import InputError
 from tljax.data.arrow import build_dataset
@@ -220,8 +220,7 @@ def _encode(trajectory: Trajectory, location: str) -> str:
         ],
     }
     try:
-        fields["tools"] = list(map(tool_to_fields, trajectory.tools))
-        encoded = json.dumps(fields, ensure_ascii=False)
+        encoded = f'{json.dumps(fields, ensure_ascii=False)[:-1]}, "tools": {_encode_tools(trajectory.tools)}}}'
         encoded.encode()
     except RecursionError:
         raise InputError(f"{location}: nests too deeply; take the row out") from None
@@ -229,6 +228,19 @@ def _encode(trajectory: Trajectory, location: str) -> str:
         code = f"\\u{ord(error.object[error.start]):04x}"
         raise InputError(f"{location}: holds {code}, half of a character pair; mend it or take the row out") from None
     return encoded
+
+
+# The id of a list of tools -> the list, which keeps the id from being used again, and its JSON. Many rows share a list.
+_ENCODED: dict[int, tuple[tuple[Tool, ...], str]] = {}
+_MAX_ENCODED = 64
+
+
+def _encode_tools(tools: tuple[Tool, ...]) -> str:
+    if id(tools) not in _ENCODED:
+        if len(_ENCODED) >= _MAX_ENCODED:
+            _ENCODED.clear()
+        _ENCODED[id(tools)] = tools, json.dumps(list(map(tool_to_fields, tools)), ensure_ascii=False)
+    return _ENCODED[id(tools)][1]
 
 
 def _decode(encoded: str) -> Trajectory:
