@@ -73,7 +73,7 @@ def make_prompts(width=12, padding=0):
 
 def run(params, c, options, prompts=None, lengths=LENGTHS, row_ids=IDS, key=0):
     prompts = make_prompts() if prompts is None else prompts
-    batch = decode.PromptBatch(**global_batch({"tokens": prompts, "lengths": lengths, "row_ids": row_ids}))
+    batch = decode.PromptBatch(**global_batch({"tokens": prompts, "lengths": lengths, "row_ids": row_ids[:, None]}))
     generated = decode.generate(params, c, batch, jax.random.key(key), options)
     return jax.tree.map(np.asarray, generated)
 
@@ -285,7 +285,7 @@ def test_a_step_moves_activations_and_no_weights(without_program_cache):
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
 
     with jax.set_mesh(make_mesh(2, 2, 2)):
-        params, batch = llama.abstract_params(c, jnp.float32), decode.PromptBatch(ids(8, 64), ids(8), ids(8))
+        params, batch = llama.abstract_params(c, jnp.float32), decode.PromptBatch(ids(8, 64), ids(8), ids(8, 1))
         # The loop that is recognized by its number of trips is here that of the steps.
         program = compile_program(
             lambda: decode.generate.lower(params, c, batch, jax.random.key(0), options), options.max_new_tokens

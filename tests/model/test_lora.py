@@ -159,7 +159,7 @@ def test_greedy_decoding_is_the_argmax_of_the_forward(shape):
     prompts = rng.integers(0, 64, (B, P)).astype(np.int32)
     with on_mesh(shape):
         params = lora.attach_adapter(make_params(), make_adapter(), ALL)
-        host = {"tokens": prompts, "lengths": LENGTHS, "row_ids": np.arange(B, dtype=np.int32)}
+        host = {"tokens": prompts, "lengths": LENGTHS, "row_ids": np.arange(B, dtype=np.int32)[:, None]}
         batch = decode.PromptBatch(**global_batch(host))
         found = decode.generate(params, C, batch, jax.random.key(0), SAMPLING)
         tokens = np.asarray(found.tokens)

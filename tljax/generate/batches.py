@@ -67,6 +67,7 @@ class Sampler:
     key: jax.Array
     rows: int  # rows of a batch, over all devices
     round_to: int = ROUND_TO  # tokens; see padded_length
+    copies: int = 1  # how often each prompt follows in a row; it is computed once for all its copies
 
     def generate(self, prompts: Sequence[Sequence[int]]) -> list[Reply]:
         """Returns the reply to every prompt, in order. Prompts and errors are those of `generate_batches`."""
@@ -83,11 +84,12 @@ class Sampler:
         prompts: lists of token ids. A sample depends only on the key and on the prompt's row id (by default its index).
         Raises InputError before the first batch for options out of range, rows that do not divide over the mesh, and a
         prompt that is empty, too long with max_new_tokens for the model, or has a token outside its vocabulary. Raises
-        FloatingPointError if the logits of a reply are not finite.
+        FloatingPointError if the logits of a reply are not finite, and ValueError if `copies` of a prompt differ.
         """
         # All checks, before the first batch.
         check_sample_options(self.options, self.config.vocab_size)
-        check_rows(self.rows, "rows")
+        copies = self.copies
+        check_rows(self.rows // copies, "rows" if copies == 1 else f"rows / {copies} copies of a prompt")
         if self.round_to < 1:
             raise InputError(f"round_to is {self.round_to}; allowed: a whole number from 1")
         ids = range(len(prompts)) if row_ids is None else row_ids
@@ -95,21 +97,26 @@ class Sampler:
             raise InputError(f"there are {len(ids)} row_ids for {len(prompts)} prompts; give one per prompt, or none")
         for i, prompt in enumerate(prompts):
             _check_prompt(self.config, prompt, i, self.options)
+        if len(prompts) % copies or any(list(prompts[i]) != list(prompts[i - i % copies]) for i in range(len(prompts))):
+            raise ValueError(f"each prompt must come {copies} times in a row")
 
-        # Batch by batch.
-        for length, batch in batch_by_length([len(prompt) for prompt in prompts], self.rows, self.round_to):
+        # Batch by batch; a batch has a row of prompts for `copies` rows of replies.
+        rows = self.rows // copies
+        for length, batch in batch_by_length([len(prompt) for prompt in prompts[::copies]], rows, self.round_to):
             host = {
-                "tokens": np.zeros((self.rows, length), np.int32),
-                "lengths": np.zeros(self.rows, np.int32),
-                "row_ids": np.zeros(self.rows, np.int32),
+                "tokens": np.zeros((rows, length), np.int32),
+                "lengths": np.zeros(rows, np.int32),
+                "row_ids": np.zeros((rows, copies), np.int32),
             }
             for row, i in enumerate(batch):
-                host["tokens"][row, : len(prompts[i])] = prompts[i]
-                host["lengths"][row], host["row_ids"][row] = len(prompts[i]), ids[i]
-            local = process_rows(self.rows)
+                prompt = prompts[i * copies]
+                host["tokens"][row, : len(prompt)], host["lengths"][row] = prompt, len(prompt)
+                host["row_ids"][row] = ids[i * copies : (i + 1) * copies]
+            local = process_rows(rows)
             prompt_batch = PromptBatch(**global_batch({name: array[local] for name, array in host.items()}))
             generated = generate(self.params, self.config, prompt_batch, self.key, self.options)
-            replies = dict(zip(batch, _replies(gather_to_host(generated)), strict=False))
+            indices = [i * copies + j for i in batch for j in range(copies)]
+            replies = dict(zip(indices, _replies(gather_to_host(generated)), strict=False))
             self._check_finite(replies)
             yield replies
 

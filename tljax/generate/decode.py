@@ -30,16 +30,16 @@ CACHE_SPEC = ("batch", "heads", None, None)
 
 @struct.dataclass
 class PromptBatch:
-    """B right-padded prompts."""
+    """Right-padded prompts, with G replies to each: B rows of replies for B / G rows of prompts."""
 
-    tokens: jax.Array  # int32 [B, P], with any padding
-    lengths: jax.Array  # int32 [B], 0 for a row that only fills the batch; such a row has ended from the start
-    row_ids: jax.Array  # int32 [B], on which the row's samples depend
+    tokens: jax.Array  # int32 [B / G, P], with any padding
+    lengths: jax.Array  # int32 [B / G], 0 for a row that only fills the batch; such a row has ended from the start
+    row_ids: jax.Array  # int32 [B / G, G], on which the samples of the G replies depend
 
 
 @struct.dataclass
 class ReplyBatch:
-    """Replies to B prompts, with M = max_new_tokens. The end token counts as part of a reply."""
+    """B replies, those to the first prompt first, with M = max_new_tokens. The end token counts as part of a reply."""
 
     tokens: jax.Array  # int32 [B, M], pad_id after the end
     # float32 [B, M], under the sampled distribution; 0 after the end, NaN where the logits are not finite
@@ -60,21 +60,24 @@ class _State:
 def generate(
     params: llama.Params, c: llama.LlamaConfig, batch: PromptBatch, key: jax.Array, options: SampleOptions
 ) -> ReplyBatch:
-    """Generates replies to a batch of prompts, until every row has ended. Compiled once for each [B, P].
+    """Generates replies to a batch of prompts, until every row has ended. Compiled once for each [B / G, P] and G.
+
+    A prompt is computed once for its G replies.
 
     Sampling is a function of (key, row id, step), so neither the other rows nor P nor the mesh changes a reply. Raises
     InputError for options out of range. The caller must refuse prompts that exceed `c.max_tokens` together with
     max_new_tokens.
     """
     check_sample_options(options, c.vocab_size)
-    prompts = jax.reshard(batch.tokens, spec("batch", None))
-    lengths, row_ids = (jax.reshard(x, spec("batch")) for x in (batch.lengths, batch.row_ids))
-    dtype, (B, P), M = jnp.dtype(options.compute_dtype), prompts.shape, options.max_new_tokens
-    prompts = jnp.where(jnp.arange(P)[None] < lengths[:, None], prompts, 0)
+    prompts, row_ids = (jax.reshard(x, spec("batch", None)) for x in (batch.tokens, batch.row_ids))
+    prompt_lengths = jax.reshard(batch.lengths, spec("batch"))
+    dtype, (B, P), M = jnp.dtype(options.compute_dtype), (row_ids.size, prompts.shape[1]), options.max_new_tokens
+    prompts = jnp.where(jnp.arange(P)[None] < prompt_lengths[:, None], prompts, 0)
     weights = _cast(params, c, dtype)
     # Gathered over "tensor", so that the lookup of a step needs no communication.
     table = jax.reshard(weights["embed"], spec(None, "embed"))
-    columns = jnp.arange(P + M)[None]
+    columns, copies = jnp.arange(P + M)[None], row_ids.shape[1]
+    lengths, row_ids = _repeat(prompt_lengths, copies), _join_copies(row_ids)
     last = lengths - 1
     step_spec = jax.P("data", None, *spec("embed"))  # of a step's input [B, 1, D]
 
@@ -98,11 +101,11 @@ def generate(
             step=t + 1, token=token, cache=cache, generated=_append(state.generated, t, token, logprobs, options)
         )
 
-    first = jnp.max(jnp.where(jnp.arange(P)[None] == last[:, None], prompts, 0), axis=1)
+    final = jnp.max(jnp.where(jnp.arange(P)[None] == prompt_lengths[:, None] - 1, prompts, 0), axis=1)
     state = _State(
         step=jnp.zeros((), jnp.int32),
-        token=first,
-        cache=_prefill(weights, c, prompts, lengths, options),
+        token=_repeat(final, copies),
+        cache=_prefill(weights, c, prompts, prompt_lengths, options, copies),
         generated=ReplyBatch(
             tokens=jnp.full((B, M), options.pad_id, jnp.int32, out_sharding=spec("batch", None)),
             logprobs=jnp.zeros((B, M), jnp.float32, out_sharding=spec("batch", None)),
@@ -120,10 +123,29 @@ def _cast(params: llama.Params, c: llama.LlamaConfig, dtype: jnp.dtype) -> llama
     return cast | {"layers": layers}
 
 
+def _repeat(array: jax.Array, copies: int) -> jax.Array:
+    """Returns an array [B, ...] with each row `copies` times in a row; B is sharded over "batch" before and after."""
+    if copies == 1:
+        return array
+    own = jax.typeof(array).sharding.spec
+    return jax.shard_map(lambda x: jnp.repeat(x, copies, axis=0), in_specs=own, out_specs=own)(array)
+
+
+def _join_copies(row_ids: jax.Array) -> jax.Array:
+    """Turns int32 [B / G, G], sharded over "batch", into [B]."""
+    own = spec("batch")
+    return jax.shard_map(lambda x: x.reshape(-1), in_specs=spec("batch", None), out_specs=own)(row_ids)
+
+
 def _prefill(
-    weights: llama.Params, c: llama.LlamaConfig, prompts: jax.Array, lengths: jax.Array, options: SampleOptions
+    weights: llama.Params,
+    c: llama.LlamaConfig,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    options: SampleOptions,
+    copies: int,
 ) -> list[Cache]:
-    """Returns every layer's cache for prompts int32 [B, P], with columns for the reply.
+    """Returns every layer's cache for `copies` replies to each of the prompts int32 [B, P], with columns for the reply.
 
     The layers are unrolled: a scan would hold the cache twice, and compute the last layer's unused output.
     """
@@ -135,7 +157,7 @@ def _prefill(
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Cache]:
         room = ((0, 0), (0, 0), (0, options.max_new_tokens), (0, 0))
-        keys, values = (jnp.pad(x.transpose(0, 2, 1, 3), room) for x in (k, v))
+        keys, values = (_repeat(jnp.pad(x.transpose(0, 2, 1, 3), room), copies) for x in (k, v))
         return attention_lib.attention(q, k, v, segments, implementation=options.attention), (keys, values)
 
     cache = []

@@ -7,6 +7,7 @@ rope.py        positions [B, T] -> rotary angles; rotated queries and keys
 attention.py   queries, keys, values and segments -> mixed values, by the implementation for the platform
 blocked_attention.py  the implementation for processors: one block of queries and keys at a time
 blocks.py      rows in equal blocks, their padding, and the mask of the keys that a query attends to
+shared_prompt.py  a prompt and several replies -> one row, in which the prompt is computed once
 sequence.py    rows [B, T] -> their positions sharded over the mesh axis "sequence", and back
 product.py     activations times a weight, with gradients in a form that processors compute fast
 remat.py       config.model.remat -> the policy that says what a layer keeps for the backward pass

@@ -5,11 +5,14 @@ Every implementation runs under `jax.shard_map`, on the rows and heads of one de
 take 4 K H bytes per token, for one layer at a time: for CodeLLaMA-7B and 16,384 tokens, 134 MB of keys and as much of
 values. Axis letters are those of llama.py.
 
+Rows may begin with shared columns, a prompt that all segments behind it attend to (shared_prompt.py). The prompt is
+attended to as a row of its own; then the other queries attend to it and to their own segments.
+
 In the functions below `segments` belongs to the keys, `q_segments` to the queries, and `start` is the row's column of
 the first query: an int if it is known when the program is compiled.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +23,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import mesh_platform, shard_count, spec
 from tljax.model import blocked_attention, sequence
-from tljax.model.blocks import block_length, pad, visible
+from tljax.model.blocks import SHARED, block_length, pad, visible
 from tljax.model.remat import CHECKPOINT_NAME
 
 IMPLEMENTATIONS = ("auto", "reference", "blocked", "splash", "cudnn")
@@ -55,7 +58,7 @@ def _reference(
 
     def group(begin: int, end: int) -> jax.Array:
         # Where `start` is unknown at compilation, a group may attend to all columns.
-        last = end if isinstance(start, int) else segments.shape[1]
+        last = start + end if isinstance(start, int) else segments.shape[1]
         starts, keys = jnp.arange(begin, end, chunk), (k[:, :last], v[:, :last], segments[:, :last])
         if len(starts) == 1:
             return attend_chunk(starts[0], *keys)
@@ -155,19 +158,57 @@ def choose_implementation(implementation: str, dtype: jax.typing.DTypeLike, head
 
 
 def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, implementation: str = "auto"
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array,
+    *,
+    implementation: str = "auto",
+    shared_columns: int = 0,
 ) -> jax.Array:
     """Returns softmax(q k^T / sqrt(H)) v over each query's own and earlier keys of its segment; softmax in float32.
 
     q: [B, T, N, H]; k, v: [B, T, K, H] with K dividing N; segments: int32 [B, T], 0 for padding. T may be sharded over
-    "sequence", in the devices' order. The result has q's shape and dtype. Raises InputError as `choose_implementation`.
+    "sequence", in the devices' order. The first `shared_columns` of each row, segment 1, belong to every segment behind
+    them. The result has q's shape and dtype. Raises InputError as `choose_implementation`.
     """
     chosen = choose_implementation(implementation, q.dtype, q.shape[3], mesh_platform())
-    return run_implementation(chosen, q, k, v, segments)
+    return run_implementation(chosen, q, k, v, segments, shared_columns=shared_columns)
+
+
+class _Keys(NamedTuple):
+    """The keys and values of whole rows, [B, S, K, H] each, and their segments int32 [B, S]."""
+
+    keys: jax.Array
+    values: jax.Array
+    segments: jax.Array
+
+
+def _attend_area(
+    chosen: str, q: jax.Array, q_segments: jax.Array, keys: _Keys, num_shards: int, before: int = 0
+) -> jax.Array:
+    """Attends with a device's queries of an area to the keys of `before` columns and of the area behind them."""
+    attend = {"reference": _reference, "blocked": blocked_attention.attend, "cudnn": _cudnn}[chosen]
+    if num_shards == 1:
+        return attend(q, keys.keys, keys.values, q_segments, keys.segments, before)
+    # A device's first chunk lies in the area's first half, so its queries attend to no key of the second half.
+    chunk, shard = q.shape[1] // 2, jax.lax.axis_index("sequence")
+    k, v, segments = (x[:, : before + num_shards * chunk] for x in keys)
+    early = attend(q[:, :chunk], k, v, q_segments[:, :chunk], segments, before + shard * chunk)
+    start = before + (2 * num_shards - 1 - shard) * chunk
+    late = attend(q[:, chunk:], keys.keys, keys.values, q_segments[:, chunk:], keys.segments, start)
+    return jnp.concatenate([early, late], axis=1)
 
 
 def run_implementation(
-    chosen: str, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, interpret: bool = False
+    chosen: str,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array,
+    *,
+    shared_columns: int = 0,
+    interpret: bool = False,
 ) -> jax.Array:
     """Runs `attention` by the `chosen` implementation, unchecked. interpret: runs splash on any platform, slowly."""
     positions = None if jax.typeof(q).sharding.spec[1] is None else "positions"
@@ -175,23 +216,34 @@ def run_implementation(
     heads, rows = spec("batch", positions, "heads", None), spec("batch", positions)
 
     def local(kernel, q, k, v, segments):
-        q_segments = segments
-        if num_shards > 1:
-            k, v, segments = (sequence.gather_positions(x, num_shards) for x in (k, v, segments))
-        if kernel is not None:
-            return _splash(kernel, q, k, v, q_segments, segments)
-        attend = {"reference": _reference, "blocked": blocked_attention.attend, "cudnn": _cudnn}[chosen]
-        if num_shards == 1:
-            return attend(q, k, v, q_segments, segments, 0)
-        # A device's first chunk lies in the row's first half, so its queries attend to no key of the second half.
-        chunk, half, shard = q.shape[1] // 2, k.shape[1] // 2, jax.lax.axis_index("sequence")
-        early = attend(q[:, :chunk], k[:, :half], v[:, :half], q_segments[:, :chunk], segments[:, :half], shard * chunk)
-        late = attend(q[:, chunk:], k, v, q_segments[:, chunk:], segments, (2 * num_shards - 1 - shard) * chunk)
-        return jnp.concatenate([early, late], axis=1)
+        def area(columns: slice) -> tuple[jax.Array, jax.Array, _Keys]:
+            keys = _Keys(*(x[:, columns] for x in (k, v, segments)))
+            if num_shards > 1:
+                keys = _Keys(*(sequence.gather_positions(x, num_shards) for x in keys))
+            return q[:, columns], segments[:, columns], keys
+
+        def attend(queries: jax.Array, q_segments: jax.Array, keys: _Keys) -> jax.Array:
+            if kernel is not None:
+                return _splash(kernel, queries, keys.keys, keys.values, q_segments, keys.segments)
+            return _attend_area(chosen, queries, q_segments, keys, num_shards)
+
+        if not shared_columns:
+            return attend(*area(slice(None)))
+        own = shared_columns // num_shards
+        prompt_queries, prompt_segments, prompt = area(slice(own))
+        queries, q_segments, replies = area(slice(own, None))
+        first = attend(prompt_queries, prompt_segments, prompt)
+        prompt = prompt._replace(segments=jnp.where(prompt.segments == 0, 0, SHARED))
+        keys = _Keys(*(jnp.concatenate(pair, axis=1) for pair in zip(prompt, replies, strict=True)))
+        # Replies are short, so plain products serve them where splash serves the prompts.
+        implementation = "reference" if kernel is not None else chosen
+        second = _attend_area(implementation, queries, q_segments, keys, num_shards, before=shared_columns)
+        second = second if kernel is None else checkpoint_name(second, CHECKPOINT_NAME)
+        return jnp.concatenate([first, second], axis=1)
 
     kernel = layout = None
     if chosen == "splash":
-        kernel = _splash_kernel(q.shape[1], num_shards, q.shape[2] // shard_count("heads"), interpret)
+        kernel = _splash_kernel(shared_columns or q.shape[1], num_shards, q.shape[2] // shard_count("heads"), interpret)
         mesh, (along,) = jax.sharding.get_abstract_mesh(), spec(positions)
         layout = kernel.manual_sharding_spec(jax.NamedSharding(mesh, jax.P(None, along)))
         kernel = jax.tree.map(jax.reshard, kernel, layout)

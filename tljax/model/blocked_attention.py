@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from tljax.model.blocks import block_length, pad, visible
+from tljax.model.blocks import SHARED, block_length, pad, visible
 from tljax.model.remat import CHECKPOINT_NAME
 
 BLOCK = 256  # the maximum number of queries, and of keys, of a block
@@ -105,12 +105,13 @@ def _cut(q: jax.Array, k: jax.Array, v: jax.Array, q_segments: jax.Array, segmen
 def _key_blocks(blocks: _Blocks, start: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the first block of keys that each block of queries needs, and the one after its last: int32 [I] each.
 
-    A block is needed if a row has a segment in its range of segments. Padding counts as the last segment of a row.
+    A block is needed if a row has a segment in its range of segments, or shared keys. Padding counts as the last
+    segment of a row.
     """
     last = jnp.iinfo(jnp.int32).max
     queries, keys = (jnp.where(ids == 0, last, ids) for ids in (blocks.q_segments, blocks.segments))
     reaches = keys.max(2)[None] >= queries.min(2)[:, None]
-    overlaps = (reaches & (keys.min(2)[None] <= queries.max(2)[:, None])).any(2)
+    overlaps = (reaches & (keys.min(2)[None] <= queries.max(2)[:, None])).any(2) | (keys == SHARED).any((1, 2))[None]
     length, size = queries.shape[2], keys.shape[2]
     ends = (start + (jnp.arange(len(queries), dtype=jnp.int32) + 1) * length - 1) // size + 1
     ends = jnp.clip(ends, 1, len(keys))

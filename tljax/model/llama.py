@@ -253,6 +253,7 @@ class ForwardOptions:
     compute_dtype: jax.typing.DTypeLike  # one of COMPUTE_DTYPES
     remat: str = "none"  # or a name of `remat_policy`
     attention: str = "auto"  # one of attention.IMPLEMENTATIONS
+    shared_columns: int = 0  # the first columns of each row, segment 1, that all segments behind them attend to
 
     @classmethod
     def from_config(cls, model: Any) -> "ForwardOptions":
@@ -275,12 +276,14 @@ def forward(
     `c.max_tokens` (`check_length`); a packed row may be longer. Raises InputError for unknown remat and attention, and
     for a T that does not divide over "sequence".
     """
-    tokens, positions, segments = (shard_positions(x) for x in (tokens, positions, segments))
+    shared = options.shared_columns
+    tokens, positions, segments = (shard_positions(x, shared) for x in (tokens, positions, segments))
     x = embed(params, tokens, options.compute_dtype)
     angles = rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
-        return attention_lib.attention(q, k, v, segments, implementation=options.attention), None
+        chosen = {"implementation": options.attention, "shared_columns": shared}
+        return attention_lib.attention(q, k, v, segments, **chosen), None
 
     def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
         return block(x, gather_layer_weights(weights, c), c, angles, attend)

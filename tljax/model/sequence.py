@@ -23,16 +23,21 @@ def column_order(tokens: int, num_shards: int) -> np.ndarray:
     return np.concatenate([chunks[:num_shards], chunks[: num_shards - 1 : -1]], axis=1)
 
 
-def shard_positions(array: jax.Array) -> jax.Array:
+def shard_positions(array: jax.Array, shared_columns: int = 0) -> jax.Array:
     """Shards array [B, T] over "sequence" and puts it into the devices' order.
 
-    The argument is in the row's order, with all of T on every device of "sequence". Raises InputError for a T that
+    The argument is in the row's order, with all of T on every device of "sequence". With shared columns each device
+    holds its chunks of them, then its chunks of the other columns. Raises InputError for a number of columns that
     2 num_shards does not divide.
     """
     num_shards = shard_count("positions")
     array = jax.reshard(array, spec("batch", None))
     if num_shards == 1:
         return array
+    if shared_columns:
+        areas = shard_positions(array[:, :shared_columns]), shard_positions(array[:, shared_columns:])
+        own = spec("batch", "positions")
+        return jax.shard_map(lambda *areas: jnp.concatenate(areas, axis=1), in_specs=(own, own), out_specs=own)(*areas)
     check_row_length(array.shape[1], "a row's length")
 
     def local(row: jax.Array) -> jax.Array:
@@ -52,11 +57,11 @@ def gather_positions(array: jax.Array, num_shards: int) -> jax.Array:
     return jnp.moveaxis(chunks, 0, 1).reshape(rows, num_shards * own, *rest)
 
 
-def take_positions(array: jax.Array, order: jax.Array) -> jax.Array:
+def take_positions(array: jax.Array, order: jax.Array, shared_columns: int = 0) -> jax.Array:
     """Returns array[b, order[b, m]], [B, M, ...], of array [B, T, ...] and columns `order`, int32 [B, M].
 
     Where T is sharded, `array` is in the devices' order and `order` counts in the row's order. A device then takes the
-    columns that it holds, and a sum over "sequence" completes the result.
+    columns that it holds, and a sum over "sequence" completes the result. shared_columns: as in `shard_positions`.
     """
     tail = (None,) * (array.ndim - 2)
     split = jax.typeof(array).sharding.spec[1] is not None
@@ -65,10 +70,19 @@ def take_positions(array: jax.Array, order: jax.Array) -> jax.Array:
     def local(array: jax.Array, order: jax.Array) -> jax.Array:
         if not split:
             return take_positions_local(array, order)
-        own, chunk = jax.lax.axis_index("sequence"), array.shape[1] // 2
-        early, late = order // chunk == own, order // chunk == 2 * num_shards - 1 - own
-        taken = take_positions_local(array, order % chunk + jnp.where(late, chunk, 0))
-        is_local = (early | late).reshape(*order.shape, *(1,) * len(tail))
+        own, first = jax.lax.axis_index("sequence"), shared_columns // num_shards
+
+        def locate(order: jax.Array, columns: int) -> tuple[jax.Array, jax.Array]:
+            """Returns the positions among the device's `columns` of an area, and which of them it holds."""
+            chunk = max(columns // 2, 1)
+            early, late = order // chunk == own, order // chunk == 2 * num_shards - 1 - own
+            return order % chunk + jnp.where(late, chunk, 0), early | late
+
+        shared, is_shared = locate(order, first)
+        rest, is_rest = locate(order - shared_columns, array.shape[1] - first)
+        in_shared = order < shared_columns
+        taken = take_positions_local(array, jnp.where(in_shared, shared, first + rest))
+        is_local = jnp.where(in_shared, is_shared, is_rest).reshape(*order.shape, *(1,) * len(tail))
         return jax.lax.psum(jnp.where(is_local, taken, jnp.zeros_like(taken)), "sequence")
 
     out, index = spec("batch", None, *tail), spec("batch", None)

@@ -18,9 +18,12 @@ from tljax.plan.programs import (
     abstract_train_state,
     recomputed_flops_per_token,
 )
+from tljax.rl.memory import update_row_tokens
 from tljax.rl.models import PPOModels
 from tljax.rl.optimizers import make_optimizers
-from tljax.rl.ppo import UpdateOptions, make_experience, make_update
+from tljax.rl.options import UpdateOptions, rollouts_shared_replies
+from tljax.rl.ppo import make_experience, make_update
+from tljax.rl.rollout import shared_reply_length
 from tljax.rl.state import Experience, PPOState, RolloutBatch
 
 END_TOKEN = 2  # the id of Llama 2; no figure of a plan depends on it
@@ -53,13 +56,15 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
 
     # The inputs.
     prompt_tokens, reply_tokens = padded_length(rollout.max_prompt_tokens, rollout.round_to), rollout.max_new_tokens
-    row_tokens = padded_length(max_tokens, row_length_multiple(rollout.round_to))
-    batch = _abstract_batch(replies, row_tokens, reply_tokens)
+    shared, copies = options.shared, rollouts_shared_replies(config)
+    rows, row_tokens = replies // shared, update_row_tokens(config, rollout.max_prompt_tokens, shared)
+    batch = _abstract_batch(config, options)
+    reply_tokens = batch.replies.shape[1]
     experience = Experience(batch, *(abstract_array((replies, reply_tokens), jnp.float32) for _ in range(5)))
     prompts = decode.PromptBatch(
-        tokens=abstract_array((rollout.rows, prompt_tokens), jnp.int32, "batch", None),
-        lengths=abstract_array((rollout.rows,), jnp.int32, "batch"),
-        row_ids=abstract_array((rollout.rows,), jnp.int32, "batch"),
+        tokens=abstract_array((rollout.rows // copies, prompt_tokens), jnp.int32, "batch", None),
+        lengths=abstract_array((rollout.rows // copies,), jnp.int32, "batch"),
+        row_ids=abstract_array((rollout.rows // copies, copies), jnp.int32, "batch", None),
     )
     key = abstract_array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
 
@@ -68,7 +73,7 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
     update, score = make_update(models, tx, critic_tx, options), make_experience(models, options)
     context = float(row_tokens)
     forward_flops = cost.flops_per_token(c, context) / 3
-    trained_tokens = len(train_states) * replies * row_tokens * config.ppo.epochs
+    trained_tokens = len(train_states) * rows * row_tokens * config.ppo.epochs
     programs = (
         Program(
             name="update",
@@ -81,7 +86,7 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
         Program(
             name="experience",
             lower=lambda: score.lower(state, frozen, batch),
-            flops=(2 + models.has_critic) * replies * row_tokens * forward_flops,
+            flops=(2 + models.has_critic) * rows * row_tokens * forward_flops,
             recomputed_flops=0.0,
             trained_params=(),
             inputs=batch,
@@ -89,7 +94,7 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
         Program(
             name="rollout",
             lower=lambda: decode.generate.lower(policy, c, prompts, key, sample),
-            flops=rollout.rows * (prompt_tokens + reply_tokens) * forward_flops,
+            flops=rollout.rows * (prompt_tokens / copies + rollout.max_new_tokens) * forward_flops,
             recomputed_flops=0.0,
             trained_params=(),
             inputs=prompts,
@@ -101,8 +106,10 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
         "frozen weights": frozen,
     }
     description = (
-        f"{replies} replies of {reply_tokens} tokens to prompts of {prompt_tokens} tokens, sampled {rollout.rows} at a "
-        f"time, trained on {replies // parts} at a time, remat {config.model.remat}"
+        f"{replies} replies of {rollout.max_new_tokens} tokens to prompts of {prompt_tokens} tokens, sampled "
+        f"{rollout.rows} at a time, trained on {replies // parts} at a time"
+        + (f", {shared} of which share their prompt" if shared > 1 else "")
+        + f", remat {config.model.remat}"
     )
     return RunPrograms(programs, resident, description)
 
@@ -112,7 +119,12 @@ def _attach_adapter(frozen: Any, adapter: Any) -> Any:
     return frozen | {"layers": frozen["layers"] | adapter}
 
 
-def _abstract_batch(replies: int, row_tokens: int, reply_tokens: int) -> RolloutBatch:
+def _abstract_batch(config: Any, options: UpdateOptions) -> RolloutBatch:
+    rollout, shared = config.rollout, options.shared > 1
+    replies = rollout.prompts * rollout.group
+    reply_tokens = shared_reply_length(rollout.max_new_tokens) if shared else rollout.max_new_tokens
+    row_tokens = rollout.max_prompt_tokens + (0 if shared else rollout.max_new_tokens)
+    row_tokens = padded_length(row_tokens, row_length_multiple(rollout.round_to))
     return RolloutBatch(
         tokens=abstract_array((replies, row_tokens), jnp.int32),
         starts=abstract_array((replies,), jnp.int32),

@@ -10,6 +10,8 @@ rollout.py          the prompts of an update; replies and rewards -> RolloutBatc
 gae.py              token rewards, generalized advantage estimation, whitening
 advantage.py        rewards of tokens -> advantages of tokens, by algorithm
 loss.py             PPO's clipped terms and KL estimates, as sums
+options.py          the fields of a config that shape the compiled programs
+reply_scores.py     a model and a RolloutBatch -> hidden states, log-probabilities and entropies of the replies
 ppo.py              RolloutBatch -> Experience; Experience -> new state, jitted
 optimizers.py       the number of updates; the optimizers of actor and critic
 memory.py           the memory that a run will take on each device

@@ -10,6 +10,8 @@ from tljax.distributed.mesh import batch_shard_count, device_bytes, row_length_m
 from tljax.generate.batches import padded_length
 from tljax.model.memory import ActivationMemory, DeviceBatch, StateBytes, check_state_fits, state_bytes
 from tljax.rl.models import PPOModels
+from tljax.rl.options import updates_shared_replies
+from tljax.rl.rollout import shared_reply_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,22 @@ class PPOMemory:
 
 def device_batch(config: Any, prompt_tokens: int) -> DeviceBatch:
     """Returns the part of an update that a device computes at a time, with prompts of at most `prompt_tokens`."""
-    rollout, ppo = config.rollout, config.ppo
-    multiple = row_length_multiple(rollout.round_to)
+    rollout, shared = config.rollout, updates_shared_replies(config)
+    part = rollout.prompts * rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
     return DeviceBatch(
-        rows=rollout.prompts * rollout.group / (ppo.minibatches * ppo.accumulate) / batch_shard_count(),
-        tokens=padded_length(prompt_tokens + rollout.max_new_tokens, multiple) // shard_count("positions"),
-        loss_chunk=min(config.model.loss_chunk, rollout.max_new_tokens),
+        rows=part / shared / batch_shard_count(),
+        tokens=update_row_tokens(config, prompt_tokens, shared) // shard_count("positions"),
+        loss_chunk=min(config.model.loss_chunk, rollout.max_new_tokens) * shared,
     )
+
+
+def update_row_tokens(config: Any, prompt_tokens: int, shared: int) -> int:
+    """Returns the length of an update's rows of a prompt of `prompt_tokens` with `shared` replies."""
+    rollout = config.rollout
+    multiple = row_length_multiple(rollout.round_to)
+    if shared == 1:
+        return padded_length(prompt_tokens + rollout.max_new_tokens, multiple)
+    return padded_length(prompt_tokens, multiple) + shared * shared_reply_length(rollout.max_new_tokens)
 
 
 def estimate_memory(config: Any, models: PPOModels, max_prompt: int) -> PPOMemory:

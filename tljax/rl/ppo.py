@@ -9,98 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from tljax.distributed.mesh import spec
-from tljax.generate.sampling import SampleOptions, sampled_token_logprobs
 from tljax.model import llama
-from tljax.model.head import chunked_head
-from tljax.model.sequence import take_positions
 from tljax.model.value import predict_values
-from tljax.rl.advantage import AdvantageOptions, advantages_and_returns
+from tljax.rl.advantage import advantages_and_returns
 from tljax.rl.gae import token_rewards
 from tljax.rl.loss import kl_sums, policy_sums, value_sums
 from tljax.rl.models import PPOModels
+from tljax.rl.options import UpdateOptions
+from tljax.rl.reply_scores import reply_hidden, reply_logprobs
 from tljax.rl.state import Experience, PPOState, RolloutBatch
 from tljax.training.state import TrainState, accumulate_gradients
 
 Metrics = dict[str, jax.Array]
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UpdateOptions:
-    """The fields of a config that shape the compiled programs. A static pytree: a plain argument of jit."""
-
-    advantage: AdvantageOptions
-    sample: SampleOptions  # the distribution that replies were drawn from and are scored under
-    epochs: int  # passes over one rollout
-    minibatches: int  # updates of one pass
-    accumulate: int  # parts in which a minibatch is computed
-    clip: float
-    value_clip: float
-    entropy_coef: float
-    critic_warmup: int  # number of first rollouts from which only the critic learns
-    kl_target: float  # the KL of a reply, in nats, that an adaptive kl_coef aims at; 0: kl_coef is fixed
-    kl_horizon: float  # replies within which an adaptive kl_coef changes by a factor of at most e^0.2
-    remat: str
-    loss_chunk: int
-
-    @classmethod
-    def from_config(cls, config: Any, sample: SampleOptions) -> "UpdateOptions":
-        """Returns the options of configs/ppo.py; sample: the options by which the replies are drawn."""
-        return cls(
-            advantage=AdvantageOptions.from_config(config),
-            sample=sample,
-            epochs=config.ppo.epochs,
-            minibatches=config.ppo.minibatches,
-            accumulate=config.ppo.accumulate,
-            clip=config.ppo.clip,
-            value_clip=config.ppo.value_clip,
-            entropy_coef=config.ppo.entropy_coef,
-            critic_warmup=config.critic.warmup,
-            kl_target=config.kl.target,
-            kl_horizon=config.kl.horizon,
-            remat=config.model.remat,
-            loss_chunk=config.model.loss_chunk,
-        )
-
-
-def reply_hidden(params: llama.Params, c: llama.LlamaConfig, batch: RolloutBatch, options: UpdateOptions) -> jax.Array:
-    """Returns the hidden states [B, M, D] from which each reply token is predicted; undefined off the mask."""
-    (B, T), M = batch.tokens.shape, batch.replies.shape[1]
-    positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T), out_sharding=spec("batch", None))
-    ends = batch.starts + batch.mask.sum(axis=1, dtype=jnp.int32)
-    hidden = llama.forward(
-        params,
-        c,
-        batch.tokens,
-        positions,
-        (positions < ends[:, None]).astype(jnp.int32),
-        llama.ForwardOptions(options.sample.compute_dtype, options.remat, options.sample.attention),
-    )
-    predicting = batch.starts[:, None] - 1 + jnp.arange(M, dtype=jnp.int32)[None]
-    return take_positions(hidden, jnp.minimum(predicting, T - 1))
-
-
-def reply_logprobs(
-    params: llama.Params, c: llama.LlamaConfig, batch: RolloutBatch, options: UpdateOptions
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the log-probability of each reply token, and the entropy of the distribution before it: float32 [B, M].
-
-    The log-probabilities are those of the sampling distribution; the entropy is that of the model at temperature 1, in
-    nats. Off the mask both are undefined.
-    """
-
-    def score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        normal = jax.nn.logsumexp(logits, axis=-1)
-        entropy = normal - (jnp.exp(logits - normal[..., None]) * logits).sum(-1)
-        return sampled_token_logprobs(logits, targets, options.sample), entropy
-
-    hidden = reply_hidden(params, c, batch, options)
-    M = batch.replies.shape[1]
-    chunk = min(options.loss_chunk, M)
-    room = ((0, 0), (0, -M % chunk))
-    hidden, targets = jnp.pad(hidden, (*room, (0, 0))), jnp.pad(batch.replies, room)
-    logprobs, entropy = chunked_head(params, c, hidden, targets, chunk, score)
-    return logprobs[:, :M], entropy[:, :M]
 
 
 def make_experience(
@@ -158,8 +78,9 @@ def make_update(
 ) -> Callable[[PPOState, llama.Params, Experience, jax.Array], tuple[PPOState, Metrics]]:
     """Returns the jitted update (state, frozen, experience, key) -> (new state, metrics); `state` is donated.
 
-    Every epoch shuffles the rows anew and makes one optimizer step per minibatch. Losses are means over the reply
-    tokens of the whole minibatch, so neither `accumulate` nor the devices change them. Metrics are those means,
+    Every epoch shuffles the rows anew, with replies that share a prompt staying together, and makes one optimizer step
+    per minibatch. Losses are means over the reply tokens of the whole minibatch, so neither `accumulate` nor the
+    devices change them. Metrics are those means,
     averaged over all steps; "ratio_first" and "clipped_first" are those of the first step, where they must be 1 and 0.
     """
     c = models.config
@@ -230,7 +151,8 @@ def make_update(
         # The rows of every minibatch, [steps, accumulate, rows of a part].
         count = len(experience.batch.rewards)
         keys = jax.random.split(key, options.epochs)
-        order = jax.vmap(lambda key: jax.random.permutation(key, count))(keys)
+        order = jax.vmap(lambda key: jax.random.permutation(key, count // options.shared))(keys)
+        order = order[..., None] * options.shared + jnp.arange(options.shared)[None, None]
         order = order.reshape(options.epochs * options.minibatches, options.accumulate, -1)
 
         (actor, critic), steps = jax.lax.scan(minibatch, (state.actor, state.critic), order)

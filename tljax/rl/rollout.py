@@ -16,6 +16,8 @@ from tljax.rl.irm import Reward
 from tljax.rl.state import RolloutBatch
 from tljax.storage.atomic import read_jsonl, write_jsonl
 
+REPLIES_ROUND_TO = 16  # tokens; a row holds several padded replies, so it is smaller than rollout.round_to
+
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
@@ -52,24 +54,40 @@ def with_no_end(rollout: Rollout, no_end: float) -> Rollout:
 
 
 def pad_rollout(
-    prompts: Sequence[Prompt], rollout: Rollout, rewards: Sequence[float], round_to: int, max_new_tokens: int
+    prompts: Sequence[Prompt],
+    rollout: Rollout,
+    rewards: Sequence[float],
+    round_to: int,
+    max_new_tokens: int,
+    *,
+    share_prompts: bool = False,
 ) -> RolloutBatch:
     """Returns the rollout as arrays; every device of the current mesh holds all of them.
 
     prompts, rewards: one for each reply; the rewards are those that the update uses. Replies are padded to
     `max_new_tokens`, so that only the width of the rows, the `padded_length` of the longest, decides which program is
-    compiled.
+    compiled. With `share_prompts` the tokens are the prompts alone, and replies are padded to the `shared_reply_length`
+    of the longest, as a row holds several of them.
     """
     replies = [reply.all_tokens for reply in rollout.replies]
-    texts = [[*prompt.tokens, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+    texts, width = [prompt.tokens for prompt in prompts], max_new_tokens
+    if share_prompts:
+        width = shared_reply_length(max(map(len, replies)))
+    else:
+        texts = [[*text, *reply] for text, reply in zip(texts, replies, strict=True)]
     host = {
         "tokens": _pad(texts, padded_length(max(map(len, texts)), row_length_multiple(round_to))),
         "starts": np.asarray([len(prompt.tokens) for prompt in prompts], np.int32),
-        "replies": _pad(replies, max_new_tokens),
-        "mask": np.arange(max_new_tokens)[None] < np.asarray([len(reply) for reply in replies])[:, None],
+        "replies": _pad(replies, width),
+        "mask": np.arange(width)[None] < np.asarray([len(reply) for reply in replies])[:, None],
         "rewards": np.asarray(rewards, np.float32),
     }
     return RolloutBatch(**jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P())))
+
+
+def shared_reply_length(tokens: int) -> int:
+    """Returns the length that replies of at most `tokens` are padded to in rows that they share with others."""
+    return padded_length(tokens, row_length_multiple(REPLIES_ROUND_TO))
 
 
 def sampled_logprobs(rollout: Rollout, width: int) -> np.ndarray:

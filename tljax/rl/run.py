@@ -26,7 +26,8 @@ from tljax.rl.check import check, check_devices, check_total
 from tljax.rl.held_out import reward_metrics
 from tljax.rl.models import PPOModels
 from tljax.rl.optimizers import make_optimizers, total_updates
-from tljax.rl.ppo import UpdateOptions, make_experience, make_update
+from tljax.rl.options import UpdateOptions
+from tljax.rl.ppo import make_experience, make_update
 from tljax.rl.reward import RewardFunction
 from tljax.rl.rollout import forget_rollouts
 from tljax.rl.samples import write_samples

@@ -49,8 +49,9 @@ class PPOState:
 class RolloutBatch:
     """Prompts with their replies, right-padded; every device holds all of them.
 
-    tokens: int32 [B, T], prompt and reply. starts: int32 [B], length of the prompt. replies: int32 [B, M], the reply's
-    tokens with its end token. mask: bool [B, M], True on them. rewards: float32 [B], of the whole reply.
+    tokens: int32 [B, T], prompt and reply, or the prompt alone if replies share it (UpdateOptions.shared above 1).
+    starts: int32 [B], length of the prompt. replies: int32 [B, M], the reply's tokens with its end token. mask: bool
+    [B, M], True on them. rewards: float32 [B], of the whole reply.
     """
 
     tokens: jax.Array

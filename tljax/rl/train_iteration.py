@@ -18,7 +18,7 @@ from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.rl.held_out import reward_metrics
 from tljax.rl.models import PPOModels
-from tljax.rl.ppo import UpdateOptions
+from tljax.rl.options import UpdateOptions, rollouts_shared_replies
 from tljax.rl.reward import RewardFunction
 from tljax.rl.rollout import (
     Rollout,
@@ -87,8 +87,9 @@ def train_iteration(
     rollout = with_no_end(rollout, context.config.reward.no_end)
     rewards = [reward.value for reward in rollout.rewards]
     begin = time.perf_counter()
-    batch = pad_rollout(prompts, rollout, rewards, rollout_block.round_to, rollout_block.max_new_tokens)
-    programs.widths.update(_widths(context, prompts, batch))
+    shared, room = programs.options.shared, (rollout_block.round_to, rollout_block.max_new_tokens)
+    batch = pad_rollout(prompts, rollout, rewards, *room, share_prompts=shared > 1)
+    programs.widths.update(_widths(context, prompts, batch, shared))
     experience, metrics_before = programs.experience(state, frozen, batch)
     key = jax.random.fold_in(jax.random.key(context.config.seed), 2 * n + 1)
     state, metrics = programs.update(state, frozen, experience, key)
@@ -106,11 +107,16 @@ def format_widths(widths: set[tuple[str, int]]) -> str:
     return f"compiled: {'; '.join(parts)}"
 
 
-def _widths(context: PPOContext, prompts: list[Prompt], batch: RolloutBatch) -> set[tuple[str, int]]:
-    """Returns the row widths of an iteration: of the rollout's padded prompts, and of prompts with replies."""
-    block = context.config.rollout
-    batches = batch_by_length([len(prompt.tokens) for prompt in prompts], block.rows, block.round_to)
-    return {("rollout", width) for width, _ in batches} | {("update", batch.tokens.shape[1])}
+def _widths(context: PPOContext, prompts: list[Prompt], batch: RolloutBatch, shared: int) -> set[tuple[str, int]]:
+    """Returns the row widths of an iteration: of the rollout's padded prompts, and of prompts with replies.
+
+    shared: the number of replies in a row with a prompt; 1 for rows of `batch` that hold prompt and reply.
+    """
+    block, copies = context.config.rollout, rollouts_shared_replies(context.config)
+    lengths = [len(prompt.tokens) for prompt in prompts[::copies]]
+    batches = batch_by_length(lengths, block.rows // copies, block.round_to)
+    update = batch.tokens.shape[1] + (shared * batch.replies.shape[1] if shared > 1 else 0)
+    return {("rollout", width) for width, _ in batches} | {("update", update)}
 
 
 def sample(
@@ -132,6 +138,7 @@ def sample(
         key=jax.random.fold_in(jax.random.key(config.seed), 2 * n),
         rows=config.rollout.rows,
         round_to=config.rollout.round_to,
+        copies=rollouts_shared_replies(config),
     )
     replies = sampler.generate([prompt.tokens for prompt in prompts])
     sampled = time.perf_counter()

@@ -1,0 +1,63 @@
+"""The options of PPO's compiled programs."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from tljax.generate.sampling import SampleOptions
+from tljax.model.shared_prompt import shared_replies
+from tljax.rl.advantage import AdvantageOptions
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpdateOptions:
+    """The fields of a config that shape the compiled programs. A static pytree: a plain argument of jit."""
+
+    advantage: AdvantageOptions
+    sample: SampleOptions  # the distribution that replies were drawn from and are scored under
+    epochs: int  # passes over one rollout
+    minibatches: int  # updates of one pass
+    accumulate: int  # parts in which a minibatch is computed
+    shared: int = 1  # replies that are computed in one row with their prompt; minibatches are made of such rows
+    clip: float
+    value_clip: float
+    entropy_coef: float
+    critic_warmup: int  # number of first rollouts from which only the critic learns
+    kl_target: float  # the KL of a reply, in nats, that an adaptive kl_coef aims at; 0: kl_coef is fixed
+    kl_horizon: float  # replies within which an adaptive kl_coef changes by a factor of at most e^0.2
+    remat: str
+    loss_chunk: int
+
+    @classmethod
+    def from_config(cls, config: Any, sample: SampleOptions) -> "UpdateOptions":
+        """Returns the options of configs/ppo.py on the current mesh; sample: the options by which replies are drawn."""
+        return cls(
+            advantage=AdvantageOptions.from_config(config),
+            sample=sample,
+            epochs=config.ppo.epochs,
+            minibatches=config.ppo.minibatches,
+            accumulate=config.ppo.accumulate,
+            shared=updates_shared_replies(config),
+            clip=config.ppo.clip,
+            value_clip=config.ppo.value_clip,
+            entropy_coef=config.ppo.entropy_coef,
+            critic_warmup=config.critic.warmup,
+            kl_target=config.kl.target,
+            kl_horizon=config.kl.horizon,
+            remat=config.model.remat,
+            loss_chunk=config.model.loss_chunk,
+        )
+
+
+def updates_shared_replies(config: Any) -> int:
+    """Returns the number of replies that share a row with their prompt in the update of configs/ppo.py."""
+    rollout, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
+    return shared_replies(rollout.group, rollout.prompts * rollout.group // parts) if rollout.share_prompts else 1
+
+
+def rollouts_shared_replies(config: Any) -> int:
+    """Returns the number of replies for which the rollout of configs/ppo.py computes a prompt once."""
+    rollout = config.rollout
+    return shared_replies(rollout.group, rollout.rows) if rollout.share_prompts else 1
