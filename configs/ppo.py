@@ -53,8 +53,8 @@ def get_config(arg: str = "") -> ConfigDict:
     rollout = config.rollout = ConfigDict()
     rollout.prompts = 64  # the number of prompts of one update
     rollout.group = 1  # the number of replies to each prompt
-    # Computes a prompt once for its replies, in the rollout and in the update, whose minibatches then have whole groups.
-    # Of a group that does not divide over the devices and parts, fewer replies share a computation.
+    # Computes a prompt once for its replies, in the rollout and in the update, whose minibatches then have whole
+    # groups. Of a group that does not divide over the devices and parts, fewer replies share a computation.
     rollout.share_prompts = True
     rollout.rows = 64  # the number of replies that are sampled at a time, over all devices
     rollout.max_new_tokens = 512  # the maximum number of tokens of a reply (released value)

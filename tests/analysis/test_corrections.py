@@ -85,7 +85,7 @@ GOLDEN = {
 
 
 class Data:
-    dialect, pkt, w_max, max_tokens = "mae", "paper", 9.0, 1024
+    dialect, pkt, w_max, max_tokens, new_names = "mae", "paper", 9.0, 1024, 0.0
 
 
 @pytest.fixture(scope="module")

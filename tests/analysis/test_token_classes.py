@@ -91,7 +91,7 @@ class Data:
     """The fields of a config's `data` block that are read."""
 
     def __init__(self, dialect):
-        self.dialect, self.pkt, self.w_max, self.max_tokens = dialect, "paper", 9.0, 8192
+        self.dialect, self.pkt, self.w_max, self.max_tokens, self.new_names = dialect, "paper", 9.0, 8192, 0.0
 
 
 class Rows(list):

@@ -92,14 +92,17 @@ def test_metrics_and_result_of_an_iteration_show_the_rewards_that_are_learned_fr
         return SimpleNamespace(logprobs=jnp.zeros(batch.mask.shape, jnp.float32)), {}
 
     monkeypatch.setattr(train_iteration, "sample", lambda *_: (stored, {}))
-    block = {"prompts": 3, "group": 1, "rows": 3, "round_to": 4, "max_new_tokens": 6}
+    block = {"prompts": 3, "group": 1, "rows": 3, "round_to": 4, "max_new_tokens": 6, "share_prompts": True}
     context: Any = SimpleNamespace(
         config=ConfigDict({"seed": 0, "rollout": block, "reward": {"no_end": -0.5}}),
         prompts=SimpleNamespace(train=PROMPTS),
         models=SimpleNamespace(actor=lambda *_: None),
     )
     programs: Any = SimpleNamespace(
-        options=SimpleNamespace(sample=None), experience=experience, update=lambda state, *_: (state, {}), widths=set()
+        options=SimpleNamespace(sample=None, shared=1),
+        experience=experience,
+        update=lambda state, *_: (state, {}),
+        widths=set(),
     )
     state: Any = SimpleNamespace(actor=SimpleNamespace(params=None))
     with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):

@@ -52,8 +52,7 @@ class TokenizeOptions:
     @classmethod
     def from_config(cls, data: Any, dialect: Dialect) -> TokenizeOptions:
         """Returns the options that a config's `data` block describes; `dialect` is its opened data.dialect."""
-        values = {name: data[name] for name in ("pkt", "w_max", "max_tokens", "new_names")}
-        return cls(dialect=dialect, **values)
+        return cls(dialect, data.pkt, data.w_max, data.max_tokens, data.new_names)
 
 
 @dataclass(frozen=True, slots=True)
