@@ -54,6 +54,7 @@ def test_a_bad_flag_is_answered_in_one_line(command, capsys, tmp_path, flags, me
     assert not (tmp_path / "benchmarks").exists()
 
 
+@pytest.mark.extended
 def test_each_report_has_a_file_of_its_own(command, capsys, tmp_path):
     assert command("--config.what=hf") == command("--config.what=hf") == 0
     assert sorted(path.name for path in (tmp_path / "benchmarks").iterdir()) == ["hf-base-2.json", "hf-base.json"]

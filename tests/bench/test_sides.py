@@ -55,7 +55,7 @@ def test_data_measures_each_stage(bench):
     assert report["shapes"]["trajectories"] == 24
 
 
-@pytest.mark.parametrize("path", ["base", "scratch"])
+@pytest.mark.parametrize("path", ["base", pytest.param("scratch", marks=pytest.mark.extended)])
 def test_hf_measures_import_and_export(bench, path):
     _, report = bench("hf", **{"model.path": path})
     names = [f"{way}, {what}" for way in ("import", "export") for what in ("seconds", "peak host memory")]

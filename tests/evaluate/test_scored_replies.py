@@ -35,6 +35,7 @@ def replies_of_two_sizes(trained, sets):
         return [scored_replies.score_replies(params, model.config, tokenizer, sets, options, rows) for rows in (4, 3)]
 
 
+@pytest.mark.extended
 def test_the_size_of_a_batch_changes_no_reply(replies_of_two_sizes, sets):
     replies, replies_in_smaller_batches = replies_of_two_sizes
     assert replies == replies_in_smaller_batches

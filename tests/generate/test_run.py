@@ -165,6 +165,7 @@ def test_a_sample_depends_on_seed_and_row_alone(generate, sampled, file, tmp_pat
     assert [row["logprob"] for row in found] == pytest.approx([row["logprob"] for row in wanted[1::2]], abs=1e-4)
 
 
+@pytest.mark.extended
 def test_several_samples_of_a_prompt(generate, greedy, file, tmp_path, capsys, compiled_programs):
     few = write(tmp_path / "few.jsonl", read(file)[:4])
     flags = (*SAMPLED, f"--config.prompts={few}", "--config.samples=4")

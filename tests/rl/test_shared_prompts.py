@@ -30,6 +30,7 @@ from tljax.rl.ppo import make_experience, make_update
 from tljax.rl.reply_scores import reply_logprobs
 from tljax.rl.rollout import Rollout, pad_rollout
 from tljax.rl.state import RolloutBatch
+from tljax.storage.atomic import read_jsonl
 
 GROUP, PROMPTS = 4, 4
 PROMPT_LENGTHS = (12, 3, 1, 9)
@@ -87,7 +88,7 @@ def separate():
     "mesh, shared, attention, remat",
     [
         ((1, 1, 1, 1), 4, "blocked", "none"),
-        ((1, 2, 1, 1), 4, "reference", "attention"),
+        pytest.param((1, 2, 1, 1), 4, "reference", "attention", marks=pytest.mark.extended),
         pytest.param((1, 1, 2, 2), 4, "blocked", "attention", marks=pytest.mark.extended),
         pytest.param((1, 1, 2, 1), 2, "reference", "none", marks=pytest.mark.extended),
         pytest.param((2, 1, 2, 1), 4, "blocked", "full", marks=pytest.mark.extended),
@@ -132,6 +133,7 @@ def test_an_update_of_adapters_is_the_same_with_shared_prompts(mesh):
     assert_close(found, plain, tolerance=1e-5)
 
 
+@pytest.mark.extended
 def test_minibatches_are_made_of_whole_groups():
     """With a learning rate of 0, the first step's loss is that of the groups that the key draws first."""
     with on_mesh(1, 1, 1):
@@ -220,3 +222,31 @@ def test_a_padded_rollout_holds_prompts_alone_and_short_replies():
     assert batch.tokens.tolist() == [[5, 6, 7, 0, 0, 0, 0, 0]] * 2
     assert batch.replies.shape == (2, 16) and batch.replies[0, :3].tolist() == [8, 9, 1]
     assert batch.mask.sum(1).tolist() == [3, 1] and batch.starts.tolist() == [3, 3]
+
+
+@pytest.mark.slow
+def test_a_run_has_the_same_metrics_with_shared_prompts(launch, ppo_of_base, tmp_path, capsys):
+    flags = [
+        *ppo_of_base,
+        *("--config.algorithm=rloo", "--config.rollout.group=4", "--config.rollout.prompts=4"),
+        *(
+            "--config.ppo.updates=2",
+            "--config.eval.sets=",
+            "--config.checkpoint.every=0",
+            "--config.export.at_end=False",
+        ),
+        *("--config.mesh.data=1", "--config.mesh.fsdp=1", "--config.mesh.sequence=4", "--config.mesh.tensor=2"),
+    ]
+    runs = {}
+    for share in (True, False):
+        out = tmp_path / str(share)
+        assert launch("train", *flags, f"--config.rollout.share_prompts={share}", f"--config.out={out}") == 0
+        runs[share] = [row for row in read_jsonl(out / "metrics.jsonl") if "reward" in row]
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compiled: ")]
+    # Four replies of 12 tokens, padded to 16, behind a prompt.
+    assert len(printed) == 2 and printed[0] != printed[1]
+    assert len(runs[True]) == len(runs[False]) == 2
+    for ours, theirs in zip(runs[True], runs[False], strict=True):
+        assert ours["ratio_first"] == pytest.approx(1, abs=1e-3) and ours["sampler_gap"] < 1e-3
+        for name in ("reward", "reply_tokens", "loss", "kl", "entropy", "grad_norm", "tokens"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name

@@ -169,6 +169,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.extended
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_any_json_gives_a_result(data):

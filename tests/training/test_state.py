@@ -105,8 +105,10 @@ def test_bad_values_are_refused_in_one_line(fields, total, words):
     assert "\n" not in text and all(word in text for word in words)
 
 
-@pytest.mark.parametrize("decay_norms", [False, True])
-@pytest.mark.parametrize("clip_norm", [0.5, 0.0])
+@pytest.mark.parametrize(
+    "clip_norm, decay_norms",
+    [(0.5, False), *(pytest.param(*p, marks=pytest.mark.extended) for p in ((0.5, True), (0.0, False), (0.0, True)))],
+)
 def test_optimizer_is_torch_adamw(decay_norms, clip_norm):
     """Five updates by torch.optim.AdamW in float64 with HF's parameter groups, at our learning rates."""
     torch = pytest.importorskip("torch")

@@ -186,7 +186,9 @@ def our_greedy(params, c, prompts, count):
     return replies
 
 
-@pytest.mark.parametrize("name", ["gguf", pytest.param("gguf_qwen2", marks=pytest.mark.extended), "gguf_qwen3"])
+@pytest.mark.parametrize(
+    "name", ["gguf", *(pytest.param(n, marks=pytest.mark.extended) for n in ("gguf_qwen2", "gguf_qwen3"))]
+)
 def test_llama_cpp_generates_the_same_tokens(name, llama_cpp, exported):
     """In float32: a random model's best two tokens lie too close for llama.cpp's float16 products."""
     _, out = exported(name, "f32")
