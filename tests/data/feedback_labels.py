@@ -5,6 +5,9 @@ The rule's single verdicts on the half "held out" were not looked at while it wa
 author of the rule, though, so the figures of the texts in public styles are optimistic.
 
 feedback_labels.jsonl has texts in public error styles, feedback_labels_real.jsonl names texts of real files by a hash.
+feedback_labels_others.jsonl has two sets by authors who did not know the rule. Each was measured before anybody looked
+at its verdicts: precision 97.5 % and recall 78.0 % on the first, then, with the first set's faults mended, 94.0 % and
+78.8 % on the second. Now both are known, and further texts of others are likely to score as those did.
 A label says whether the call failed.
 """
 
@@ -39,6 +42,12 @@ def _rows(name: str) -> list[dict]:
 def written() -> list[Labelled]:
     """Returns the texts in public error styles."""
     return [Labelled(**row) for row in _rows("feedback_labels.jsonl")]
+
+
+def others() -> dict[int, list[Labelled]]:
+    """Returns the sets of texts whose authors did not know the rule, by their number."""
+    rows = _rows("feedback_labels_others.jsonl")
+    return {n: [Labelled(row["text"], row["error"]) for row in rows if row["set"] == n] for n in (1, 2)}
 
 
 def real(folder: Path, cache_dir: str | None = None) -> list[Labelled]:
@@ -79,14 +88,17 @@ def main() -> None:
     sources = {"written": written()}
     if (folder := REPO.parent / "shared" / "data" / "train").is_dir():
         sources["real"] = real(folder)
-    for source, labelled in sources.items():
-        for half in HALVES:
-            rows = [row for row in labelled if row.half == half]
-            scores, errors = measure(rows), sum(row.error for row in rows)
-            print(
-                f"{source}, {half}: {len(rows)} texts, {errors} errors; "
-                f"precision {scores.precision:.1%}, recall {scores.recall:.1%}"
-            )
+    parts = {
+        f"{source}, {half}": [row for row in labelled if row.half == half]
+        for source, labelled in sources.items()
+        for half in HALVES
+    }
+    parts |= {f"by others, set {number}": labelled for number, labelled in others().items()}
+    for name, rows in parts.items():
+        scores, errors = measure(rows), sum(row.error for row in rows)
+        print(
+            f"{name}: {len(rows)} texts, {errors} errors; precision {scores.precision:.1%}, recall {scores.recall:.1%}"
+        )
 
 
 if __name__ == "__main__":

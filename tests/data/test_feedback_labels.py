@@ -39,6 +39,15 @@ def test_the_default_rule_agrees_with_the_labels_of_public_error_styles(half: st
     assert scores.recall >= 0.95
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_default_rule_agrees_with_labels_by_others(number: int) -> None:
+    labelled = feedback_labels.others()[number]
+    assert len({row.text for row in labelled}) == len(labelled) >= 160
+    scores = feedback_labels.measure(labelled)
+    assert scores.precision >= 0.95
+    assert scores.recall >= 0.95
+
+
 def test_every_failed_call_of_the_airline_trajectories_is_blocked_and_no_other(shared: Path) -> None:
     texts = [
         message["content"]

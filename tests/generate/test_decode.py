@@ -261,7 +261,7 @@ def test_bfloat16_caches_and_scores(shape):
         params = make_params()
         weights = jax.eval_shape(lambda p: decode._cast(p, GQA, jnp.dtype("bfloat16")), params)
         lengths, prompts = jnp.asarray(LENGTHS), jnp.asarray(make_prompts())
-        shapes = jax.eval_shape(lambda w: decode._prefill(w, GQA, prompts, lengths, options), weights)
+        shapes = jax.eval_shape(lambda w: decode._prefill(w, GQA, prompts, lengths, options, copies=1), weights)
         generated = run(params, GQA, options)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(shapes)] == [((8, 2, 18, 8), jnp.bfloat16)] * 4
     assert generated.tokens.dtype == generated.lengths.dtype == np.int32 and generated.logprobs.dtype == np.float32

@@ -27,19 +27,23 @@ DECODER = json.JSONDecoder()
 LONGEST_REPR = 10_000
 
 # Keys are compared in lower case, and only by their letters and digits: "Error Message", error_message, errorMessage.
-ERROR_TEXTS = frozenset("error errors exception errormessage errormsg errmsg errordescription traceback fault".split())
+ERROR_TEXTS = frozenset("error errors exception errormessage errormessages errormsg errmsg".split()) | frozenset(
+    "errordescription odataerror traceback fault".split()
+)
 ERROR_CODES = frozenset("errorcode errcode errno".split())
 HTTP_CODES = frozenset("statuscode httpstatus httpstatuscode httpcode".split())
-MESSAGES = frozenset("message msg note notice info information detail details reason".split())
+MESSAGES = frozenset("message msg statusmessage note notice info information detail details reason".split())
 RESULTS = frozenset("data result results response responses body output payload".split())
 SUCCESSES = frozenset("ok success successful succeeded".split())
+FAILURES = frozenset("failed failure haserror".split())
+EXCEPTION_NAME = re.compile(r"(?:\w{1,40}[.#])*\w{0,60}(?:Exception|Error)")  # AWS: {"__type": "ValidationException"}
 HEADS = frozenset("status meta header head".split())
 # A dict that has only these keys is about the call. With any other key it is the tool's own data, where "status":
 # "failed" may belong to a build and "code": 415 to an area.
 ENVELOPE = (
-    (ERROR_TEXTS | ERROR_CODES | HTTP_CODES | MESSAGES | RESULTS | HEADS | SUCCESSES)
-    | frozenset("code cod type title instance timestamp path method".split())
-    | frozenset("requestid traceid documentationurl help hint warning warnings suggestion retryafter".split())
+    (ERROR_TEXTS | ERROR_CODES | HTTP_CODES | MESSAGES | RESULTS | HEADS | SUCCESSES | FAILURES)
+    | frozenset("code cod object type title instance timestamp path method rootcause tool".split())
+    | frozenset("requestid traceid documentationurl moreinfo help hint warning warnings suggestion retryafter".split())
 )
 # A result of MCP's tools/call, of Anthropic's messages, or a tool message: the flag tells whether the call failed.
 CONTENT_KEYS = frozenset("content iserror structuredcontent meta type tooluseid toolcallid role".split())
@@ -53,6 +57,13 @@ BLOCK_KEYS = frozenset("type text annotations cache_control citations _meta".spl
 # Lines of a stack trace in JavaScript, Java and .NET, and the name of an exception in the line above them.
 TRACE_LINE = re.compile(r"\s{0,20}(?:at [\w.$<]|at async |\.\.\. \d{1,5} more\b|--- )")
 TRACE_HEAD = re.compile(r"(?:^|[\s.\"])(?:[A-Z]\w{0,60})?(?:Error|Exception)(?:\$\w{1,40})?\s?(?::|$)")
+# What Django and others say of a field of the request that is wrong: {"email": ["This field may not be blank."]}.
+FIELD_ERROR = re.compile(
+    r"(?:this field |enter a valid |ensure this |not a valid "
+    r"|.{0,60}\b(?:can't|cannot|may not|must not) be (?:blank|null|empty)\b"
+    r"|.{0,60}\b(?:is (?:required|invalid|too (?:short|long))|has already been taken)\b)",
+    re.IGNORECASE,
+)
 FAILED_WORDS = frozenset("error fail failed failure".split())
 NO_ERROR = frozenset(
     ["", "0", "200", "none", "null", "nil", "false", "no", "no error", "no errors", "ok", "success", "n/a"]
@@ -83,8 +94,13 @@ def _http_error(value: Any) -> bool:
 
 
 def _is_validation_error(value: Any) -> bool:
-    """Returns True for an item of FastAPI's "detail", which names a field of the request that is wrong."""
-    return isinstance(value, dict) and "loc" in value and "msg" in value
+    """Returns True for an item of FastAPI's "detail" or of zod's list, which names a wrong field of the request."""
+    return isinstance(value, dict) and (value.keys() >= {"loc", "msg"} or value.keys() >= {"code", "path", "message"})
+
+
+def _are_field_errors(value: Any) -> bool:
+    """Returns True for the messages on one field of the request, as Django and Rails write them."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and FIELD_ERROR.match(v) for v in value)
 
 
 def _text_of_blocks(value: Any) -> str | None:
@@ -124,6 +140,8 @@ def _dict_failure(fields: dict[str, Any], depth: int) -> str | None:
     by_name = {name: value for name, _, value in items}
     if ("content" in by_name or "iserror" in by_name) and CONTENT_KEYS.issuperset(by_name):
         return _result_failure(by_name, depth)
+    if items and all(_are_field_errors(value) for value in fields.values()):
+        return f"invalid argument: {excerpt(json.dumps(fields, ensure_ascii=False))}"
     messages = "".join(f", {key}: {value}" for name, key, value in items if name in MESSAGES and isinstance(value, str))
     for name, key, value in items:
         # "errors": 3 is a count. Beside the tool's own data, "error": 1 is a quantity, but an error code remains one.
@@ -143,7 +161,10 @@ def _dict_failure(fields: dict[str, Any], depth: int) -> str | None:
         if name == "detail" and isinstance(value, list) and value and all(_is_validation_error(v) for v in value):
             return f"invalid argument: {excerpt(json.dumps(value, ensure_ascii=False))}"
         failed_word = isinstance(value, str) and value.strip().lower() in FAILED_WORDS
-        if (failed_word and name == "status") or (value is False and name in SUCCESSES):
+        is_named = name == "status" or (name in ("object", "type") and value == "error" and messages)
+        exception = name == "type" and messages and isinstance(value, str) and EXCEPTION_NAME.fullmatch(value)
+        flag = (value is False and name in SUCCESSES) or (value is True and name in FAILURES)
+        if (failed_word and is_named) or exception or flag:
             return f"failed status: {excerpt(f'{key}: {value}{messages}')}"
         if name in MESSAGES and isinstance(value, str) and (reason := _text_failure(value)):
             return reason
@@ -164,6 +185,8 @@ def _value_failure(value: Any, depth: int) -> str | None:
         return _dict_failure(value, depth)
     if (text := _text_of_blocks(value)) is not None:
         return _failure(text, depth + 1)
+    if isinstance(value, list) and value and all(_is_validation_error(item) for item in value):
+        return f"invalid argument: {excerpt(json.dumps(value, ensure_ascii=False))}"
     if isinstance(value, list) and value:
         # Partial success is success: a list has failed only if each of its items has.
         first = None
@@ -180,7 +203,8 @@ def _first_match(
     table: Table, find: Callable[[re.Pattern[str], str], re.Match[str] | None], searched: str, text: str
 ) -> str | None:
     for kind, pattern in table:
-        if match := find(pattern, searched):
+        # A text in backticks, or a literal of a call in program code, is only mentioned.
+        if (match := find(pattern, searched)) and not searched[: match.start()].endswith(("`", '("', "('")):
             return f"{kind}: {excerpt(text, match.start(), match.end())}"
     return None
 

@@ -40,6 +40,7 @@ PHRASES = _table(
             r"\bmodule '[^']{1,100}' has no attribute",
             r"\b(?:unknown|unrecognized|no such) (?:tool|function)\b",
             r"\bno (?:tool|function) (?:is )?(?:named|called)\b",
+            r"\bis not a valid (?:tool|function)\b",
             r"\b(?:tool|function|API|endpoint)\b[^.]{0,80}\b(?:not found|(?:does not|doesn't) exist)",
         ),
         "missing argument": (
@@ -61,6 +62,7 @@ PHRASES = _table(
         ),
         "invalid argument": (
             r"\binvalid (?:api call|parameter|argument|request|input)\b",
+            r"\b(?:parameter|argument|field) [^.]{1,60}\bmust be\b",
             r"\binvalid literal for \w+\(",
             r"\bcould not convert string to",
             r"\bdoes not match format '",
@@ -110,7 +112,8 @@ PHRASES = _table(
             r"\b(?:relation|column|table|database|schema|role|function) [\"'`][^\"'`]{1,100}[\"'`] "
             r"(?:of relation \S{1,100} )?(?:does not|doesn't) exist",
             r"\btable or view does not exist|\bunknown column '|\bduplicate entry '",
-            r"\bdeadlock (?:detected|found when)",
+            r"\bdeadlock (?:detected|found when)|\bcanceling statement due to\b|\block wait timeout exceeded",
+            r"\baccess denied for user\b",
         ),
         "rpc error": (
             r"\brpc error: code = (?!ok\b)",
@@ -120,6 +123,8 @@ PHRASES = _table(
         ),
         "shell error": (
             r"(?m:^[\w./+-]{1,60}(?::\d+){0,2}: (?:fatal )?error: )",
+            # git, after the lines that it prints first
+            rf"(?m:^(?-i:error): {_NOT_NOTHING}(?-i:[a-z])|^ ?! \[(?:remote )?rejected\])",
             r": (?:no such file or directory|permission denied|command not found|is a directory|not a directory"
             r"|file exists|no space left on device|operation not permitted)\s?(?:$|\n)",
             r"\bis not recognized as (?:an internal or external command|the name of)",
@@ -141,16 +146,21 @@ PHRASES = _table(
             # "timeout" is also a setting: "Request timeout updated to 60 s".
             r"\b(?:read|connect|connection|request|gateway|operation|execution) ?time-?out"
             r"(?! (?:is|was|set|updated|changed|in|of)\b|:? \d| ?=)\b|^time limit\b",
-            r"\btimeout (?:of )?\d+ ?m?s exceeded|\b(?:memory|time|cpu) limit (?:of [^.]{1,20} )?exceeded",
+            r"\btimeout (?:of )?\d+ ?m?s exceeded",
+            r"\b(?:memory|time|cpu) limit (?:of [^.]{1,20} |\([^)]{1,20}\) )?exceeded",
             r"\bservice (?:is )?(?:temporarily |currently )?unavailable",
             r"\bbad gateway|\binternal server error",
         ),
         "rate limit": (
             r"\brate limit|\btoo many requests|\bcall frequency\b",
-            r"\bexceeded [^.]{0,40}\b(?:quota|limit)\b",
+            r"\bexceeded [^.]{0,40}\b(?:quota|limit)\b|\bused all [^.]{0,40}\b(?:requests|quota|credits)\b",
         ),
         "unauthorized": (
-            r"\bnot authori[sz]ed\b|\bnot subscribed\b",
+            r"\bnot (?:authori[sz]ed|authenticated)\b|\bnot subscribed\b",
+            r"\b(?:do not|does not|don't|doesn't) have (?:\w{1,20} ){0,2}(?:permissions?|access) to\b",
+            r"\b(?:api|access|auth)[ _-]?(?:key|token)\b[^.]{0,40}\b(?:is|was|has) (?:invalid|expired|missing|wrong)\b",
+            r"^(?:missing|insufficient) permissions?\b",
+            r"\b(?:session|token) (?:has |is )?expired\b",
             r"\b(?:authentication|authorization) (?:failed|required|error|credentials)",
             r"\b(?:invalid|missing|expired) (?:api|access|auth)[ _-]?(?:key|token)",
         ),
@@ -159,7 +169,11 @@ PHRASES = _table(
             r"\b(?:failed|returned|responded|rejected|error) (?:with )?(?:an? )?(?:http )?(?:status|error)"
             r"(?: code| of)?:? [45]\d\d\b",
         ),
-        "failed": (r"\b(?:request|call|operation|resource|query|command|tool)\b[^.]{0,60}\bcould not be [a-z]",),
+        "failed": (
+            r"\b(?:request|call|operation|resource|query|command|tool|edit)\b[^.]{0,60}\bcould not be [a-z]",
+            r"\bresource '[^'\n]{1,100}'[^.\n]{0,60}\bwas not found\b",
+            r"\b(?:card|payment) (?:was |has been )?declined\b",
+        ),
         "not supported": (r"\b(?:is|are) not supported\b",),
         "try again": (
             r"\bplease\b[^.]{0,80}\btry again\b|\btry again later\b",
@@ -172,29 +186,33 @@ PHRASES = _table(
 OPENINGS = _table(
     {
         "http status": (
-            r"(?:http|status)(?: status)?(?: code)?(?:/\d\.\d)?\s*[:=]?\s*[45]\d\d\b",
-            r"error:?\s+[45]\d\d\b",
+            r"(?:http|status)(?: status)?(?: code)?(?:/\d\.\d)?\s*[:=]?\s*[45]\d\d\b(?![\w ]{0,30}\bmeans\b)",
+            r"error:?\s+[45]\d\d\b|(?:4(?:0\d|1\d|2[269])|50[0-4]): (?!\d)",
             r"[45]\d\d(?: -|:)? (?:bad|unauthorized|payment|forbidden|not|method|proxy|request|conflict|gone|length"
             r"|precondition|payload|uri|unsupported|unprocessable|too|internal|service|gateway)\b"
             r"(?: [a-z]{1,15}){0,3}\s?(?:$|[.:!,\n])",
             r"(?:bad request|method not allowed|not acceptable|unprocessable (?:entity|content)|not implemented"
             r"|payload too large|gateway time-?out|request time-?out)\s?(?:$|[.:!\n])",
-            r"<(?:!doctype|html)[\s\S]{0,250}?<title>\s*[45]\d\d\b",
+            r"<(?:!doctype|html)[\s\S]{0,250}?<title>\s*(?:[45]\d\d\b|error:)",
         ),
         "exception": (
             r"Traceback \(most recent call last\)",
-            r"(?-i:(?:\w{1,40}\.){0,9}[A-Z]\w{0,40}(?:Error|Exception)\b)(?:\$\w{1,40})?\s{0,9}(?:[:(]|$|at [\w.$<])",
+            r"(?-i:(?:\w{1,40}(?:\.|::)){0,9}(?:[A-Z]\w{0,40})?(?<=[\w:])(?:Error|Exception)\b)"
+            r"(?:\$\w{1,40})?\s{0,9}(?:[:(]|$|at [\w.$<])",
             rf"(?-i:Exception)[:!] ?{_NOT_NOTHING}",
             r"(?:uncaught|unhandled) (?:\(in promise\) )?(?:promise )?(?:\w{0,40}error|\w{0,40}exception|rejection)\b",
             r'exception in thread "|caused by: \S|PHP (?:fatal|parse) error:',
             r"(?:go: )?panic: \S|thread '[^'\n]{1,60}' (?:\(\d{1,9}\) )?panicked at\b",
-            r"(?-i:Err)\(",
+            r"(?-i:Err)\(|node:internal/\S{1,100}:\d{1,7}\s",
+            # A syntax error has no traceback before it.
+            r'File "[^"\n]{1,150}", line \d{1,7}\b[^\n]{0,40}\n[\s\S]{0,200}?\n(?-i:[A-Z]\w{0,40}Error)\b',
             r"\S{1,100}:\d{1,7}:in [`']",
             # str(KeyError(key)) is only the quoted key.
             r"'[^'\s]{1,60}(?: [^'\s]{1,60}){0,2}'$",
         ),
         "invalid argument": (
-            r"(?:parameter|argument|input|validation|type|value)s?(?: \w+)? error\b",
+            r"(?!type I{1,3} )(?:parameter|argument|input|validation|type|value)s?(?: \w+)? error\b",
+            r"(?:observation: )?invalid (?:action|command|tool|function)\b",
             r"(?:invalid|illegal|malformed|bad) (?:\w+ ){0,2}?(?:url|uri|date|value|format|type|domain)\b"
             r"(?! (?:is|was|are|were) (?:an?|the)\b)",
             rf"(?:invalid|illegal|malformed)(?: [\w-]{{1,40}}){{1,2}}: {_NOT_NOTHING}(?!\d)",
@@ -203,17 +221,18 @@ OPENINGS = _table(
         ),
         "connection": (
             r"(?:server|network|request|response|gateway|timeout|http|api) error\b",
-            r"HTTPS?ConnectionPool\(",
+            r"HTTPS?ConnectionPool\(|net::ERR_[A-Z]",
             r"(?:error: )?time[d-]? ?out(?: ?error| expired| exceeded| reached)?\s?[.!]?$",
             r"(?:error: )?time[d-]? ?out:? (?:after|while|waiting|exceeded|expired|reached)\b|dial (?:tcp|udp) ",
         ),
-        "unauthorized": (r"(?:unauthori[sz]ed|access denied|permission denied|forbidden)\s?(?:$|[.:!])",),
+        "unauthorized": (r"(?:unauthori[sz]ed|access denied|permission denied|forbidden)\s?(?:$|[.:!(])",),
         "shell error": (
             r"(?:/\S{0,40}/)?(?:ba|da|k|z)?sh: (?:line )?\d+: ",
             r"(?:/\S{0,40}/)?(?:ba|da|k|z|fi|tc)?sh: [^\n]{0,100}\b(?:not found|cannot|denied|syntax error)\b",
             r"(?!note|warning|info|tip|hint)(?-i:[a-z][\w.+-]{0,30}): (?:cannot|can't|could not|unable to|failed to"
             r"|missing|invalid|illegal|unrecognized|unknown|no such|fatal|command not found)\b",
             r"(?-i:[a-z][\w.+-]{0,30}): [^\n]{0,160}: (?:no such file|permission denied|cannot open)\b",
+            r"[^\n]{1,250}\nAt line:\d{1,7} char:\d",  # PowerShell
             r"curl: \(\d{1,3}\) |(?:g|c)?make(?:\[\d{1,3}\])?: \*\*\* |npm ERR! |npm error |(?-i:E: [A-Z])",
             r"(?:[\w-]{1,30}: )?error (?:response )?from (?:server|daemon)\b",
             r"(?:command|script|process) (?:failed|exited|terminated)\b(?!: ?0)",
@@ -229,16 +248,20 @@ OPENINGS = _table(
             r"|UNIMPLEMENTED|UNAUTHENTICATED)\s?(?:$|[:,\n])",
             # These words alone are also values of a tool's domain: "status: CANCELLED".
             r"(?:\d{1,2} |StatusCode\.)(?-i:CANCELLED|UNKNOWN|ABORTED|INTERNAL|UNAVAILABLE)\s?(?:$|[:,\n])",
+            r"(?-i:UNAVAILABLE|INTERNAL|ABORTED): [a-z]",
         ),
         "cloud error": (
             r"\((?-i:[A-Z]\w{1,60}(?:NotFound|Denied|Failed|Invalid|Exceeded|Error|Exception|Conflict)\w{0,20})\) ",
             r"(?:<\?xml[^>]{0,100}>\s{0,9})?<(?:\w{1,20}:)?(?:error|fault|exception|tool_use_error|tool_error)>",
+            r"(?:<\?xml[^>]{0,100}>\s{0,9})?<(?:[\w-]{1,20}:)?envelope\b[\s\S]{0,200}?<(?:[\w-]{1,20}:)?fault>",
         ),
         "failed": (
             # "Cannot Buy My Soul" is a title.
             r"(?:(?:failed|unable|not able) to|could not|couldn't|cannot) (?-i:[a-z\d'\"`_]|[A-Z]{2})",
             rf"(?:error|fatal)s?\s*(?:[:!(]{_NOT_NOTHING}|\[\w{{1,9}}\]:|code\b|\d| - {_NOT_NOTHING})",
-            rf"\[(?:error|fatal)\]:? {_NOT_NOTHING}",
+            rf"[\[(](?:error|fatal)[\])]:? {_NOT_NOTHING}",
+            rf"[╷│╵\s]{{1,9}}error: {_NOT_NOTHING}",
+            r"no (?:replacement|edit|change)s? (?:was|were) (?:performed|applied|made)[,:;] ",
             r"(?:graphql|rpc|database|sql|runtime|syntax|parse|fatal|unexpected|internal|execution|tool) error"
             r"\s?(?:[:(!.]|$|\n|(?:at|in|near|on|while)\b)",
             rf"(?!\d)(?:[\w-]{{1,30}} ){{1,3}}failed\s?: {_NOT_NOTHING}(?!\d)",
