@@ -43,7 +43,9 @@ def command(launch, repo, monkeypatch, tmp_path):
         (["--config.out=config.py"], "config.out config.py is there already"),
         (["--config.out=nowhere/a.json"], "config.out nowhere/a.json: there is no folder nowhere"),
         (["--config.sft.batch.rows=0"], "config.sft.batch.rows is 0; allowed: 1 to"),
-        (["--config.what=hf", "--config.model.path=nowhere"], "config.model.path nowhere"),
+        pytest.param(
+            ["--config.what=hf", "--config.model.path=nowhere"], "config.model.path nowhere", marks=pytest.mark.extended
+        ),
     ],
 )
 def test_a_bad_flag_is_answered_in_one_line(command, capsys, tmp_path, flags, message):

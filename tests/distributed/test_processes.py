@@ -55,7 +55,8 @@ def test_processes_that_differ_in_config_or_code_are_refused(ended, task, messag
         assert line.startswith("error: process 1 (") and f") has {message}; start all processes" in line
 
 
-@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.extended), 1])
+@pytest.mark.extended
+@pytest.mark.parametrize("dead", [0, 1])
 def test_a_killed_process_ends_the_other_with_its_name(ended, dead):
     """JAX's coordinator ends with process 0; process 1 sends no more heartbeats."""
     results = ended(f"kill-{dead}")

@@ -12,6 +12,7 @@ def evaluate(launch, repo):
     return lambda *flags: launch("evaluate", config, *small, *flags)
 
 
+@pytest.mark.extended
 def test_any_model_is_scored(evaluate, trained, tmp_path, capsys):
     out = tmp_path / "answers.jsonl"
     assert evaluate(f"--config.model.path={trained}", f"--config.out={out}") == 0

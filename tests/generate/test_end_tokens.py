@@ -59,6 +59,7 @@ def torch_replies(model):
     return replies
 
 
+@pytest.mark.extended
 def test_a_reply_ends_where_torch_ends_it(generate, listing):
     rows, replies = generate(listing), torch_replies(listing)
     assert {reply[-1] for reply in replies} > {BASE.eos_id, AN}

@@ -86,7 +86,7 @@ SHAPES = {
 @pytest.mark.parametrize(
     "chosen, shape, mesh",
     [
-        ("splash", "whole-tiles", (1, 1, 1, 1)),
+        pytest.param("splash", "whole-tiles", (1, 1, 1, 1), marks=pytest.mark.extended),
         pytest.param("splash", "padded-gqa", (1, 1, 1, 1), marks=pytest.mark.extended),
         pytest.param("splash", "padded-mqa", (1, 1, 1, 1), marks=pytest.mark.extended),
         pytest.param("splash", "split", (1, 2, 1, 2), marks=pytest.mark.slow),
@@ -95,7 +95,7 @@ SHAPES = {
         pytest.param("reference", "padded-gqa", (1, 2, 2, 2), marks=pytest.mark.slow),
         pytest.param("reference", "split-in-four", (1, 1, 1, 4), marks=pytest.mark.extended),
         ("blocked", "padded-gqa", (1, 2, 2, 1)),
-        ("blocked", "split-in-four", (1, 1, 1, 4)),
+        pytest.param("blocked", "split-in-four", (1, 1, 1, 4), marks=pytest.mark.extended),
         pytest.param("blocked", "whole-tiles", (1, 1, 1, 1), marks=pytest.mark.extended),
     ],
 )
@@ -114,6 +114,52 @@ def test_rows_on_a_mesh_equal_the_reference_on_one_device(chosen, shape, mesh):
         (_, ours), our_gradients = loss_and_gradients(
             lambda *x: A.run_implementation(chosen, *x, interpret=True), placed, order, placed[0].sharding
         )
+    np.testing.assert_allclose(np.asarray(ours), wanted[:, order], rtol=0, atol=1e-5)
+    for one, other in zip(our_gradients, wanted_gradients, strict=True):
+        assert np.abs(other).max() > 0.1
+        np.testing.assert_allclose(np.asarray(one), other[:, order], rtol=0, atol=1e-4)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "chosen, mesh", [("splash", (1, 1, 1, 1)), ("splash", (1, 1, 1, 2)), ("blocked", (1, 1, 1, 2))]
+)
+def test_shared_columns_are_attended_to_by_every_segment_behind_them(chosen, mesh):
+    """A prompt of 8 columns, one of them padding, and two replies of 4 columns, against a mask written out."""
+    prompt, own = 8, 4
+    q, k, v, _ = inputs(**SHAPES["padded-gqa"])
+    tokens = prompt + 2 * own
+    q, k, v = (x[:, :tokens] for x in (q, k, v))
+    row = np.asarray([1] * 7 + [0] + [2] * 4 + [3] * 3 + [0], np.int32)
+    segments = np.broadcast_to(row, (len(q), tokens)).copy()
+    columns = np.arange(tokens)
+    mask = (columns[:, None] >= columns) & ((row[:, None] == row) | ((row == 1) & (row[:, None] > 1)))
+    mask[row == 0] = columns == 0  # any key: the results of padding mean nothing
+    real = jnp.asarray(row > 0)[None, :, None, None]
+
+    def written_out(q, k, v, segments):
+        k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
+        scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, precision="highest") * q.shape[3] ** -0.5
+        probs = jax.nn.softmax(jnp.where(jnp.asarray(mask)[None, None], scores, -1e30), axis=-1)
+        return jnp.where(real, jnp.einsum("BNTS,BSNH->BTNH", probs, v, precision="highest"), 0.0)
+
+    (_, wanted), wanted_gradients = loss_and_gradients(written_out, (q, k, v, segments))
+    # Each device holds its columns of the prompt, then those of the replies.
+    orders = [sequence.column_order(count, mesh[3]) + first for first, count in ((0, prompt), (prompt, 2 * own))]
+    order = np.concatenate(orders, axis=1).reshape(-1)
+    with jax.set_mesh(make_mesh(*mesh, devices=jax.devices()[: int(np.prod(mesh))])):
+        positions = "positions" if mesh[3] > 1 else None
+        placed = [
+            jax.device_put(x[:, order], jax.NamedSharding(jax.sharding.get_mesh(), layout))
+            for x in (q, k, v, segments)
+            for layout in [A.spec("batch", positions, *(("heads", None) if x.ndim == 4 else ()))]
+        ]
+
+        def ours_of(q, k, v, segments):
+            out = A.run_implementation(chosen, q, k, v, segments, shared_columns=prompt, interpret=True)
+            return jnp.where((placed[3] > 0)[:, :, None, None], out, 0.0)
+
+        (_, ours), our_gradients = loss_and_gradients(ours_of, placed, order, placed[0].sharding)
     np.testing.assert_allclose(np.asarray(ours), wanted[:, order], rtol=0, atol=1e-5)
     for one, other in zip(our_gradients, wanted_gradients, strict=True):
         assert np.abs(other).max() > 0.1

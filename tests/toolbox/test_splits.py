@@ -28,6 +28,7 @@ def stems(all_words):
     return set(cut.values())
 
 
+@pytest.mark.extended
 def test_no_word_of_the_held_out_domains_occurs_elsewhere(split_words):
     assert len(split_words["domain"]) > 100
     assert not split_words["domain"] & (split_words["train"] | split_words["composition"])

@@ -37,7 +37,7 @@ def test_a_change_below_the_rounding_of_the_export_is_lost():
     assert measure_change(start, {"a": jnp.asarray(end), "b": start["b"]}, "float16").moved_in_export == 16
 
 
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (1, 4, 2)])
+@pytest.mark.parametrize("mesh", [(1, 1, 1), pytest.param((1, 4, 2), marks=pytest.mark.extended)])
 def test_an_adapter_changes_the_weights_that_it_is_folded_into(mesh):
     options = lora.LoraOptions(rank=2, alpha=2.0, targets=("q", "down"))
     c = llama.preset("tiny", vocab_size=96)
