@@ -23,7 +23,6 @@ from tljax.calls.compare import as_tool_list
 from tljax.data.prompt_table import Prompt
 from tljax.distributed.mesh import spec
 from tljax.generate.batches import Reply, Sampler
-from tljax.generate.sampling import SampleOptions
 from tljax.model.shared_prompt import shared_replies
 from tljax.rl.irm import Reward
 from tljax.rl.ppo import make_experience, make_update
@@ -167,16 +166,7 @@ def test_less_is_computed():
     assert flops[4] < 0.45 * flops[1]
 
 
-SAMPLED = SampleOptions(
-    max_new_tokens=6,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    eos_ids=(1,),
-    pad_id=0,
-    compute_dtype="float32",
-    attention="reference",
-)
+SAMPLED = make_options().sample
 
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), pytest.param((1, 2, 2), marks=pytest.mark.extended)])

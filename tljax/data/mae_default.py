@@ -57,7 +57,7 @@ BLOCK_KEYS = frozenset("type text annotations cache_control citations _meta".spl
 # Lines of a stack trace in JavaScript, Java and .NET, and the name of an exception in the line above them.
 TRACE_LINE = re.compile(r"\s{0,20}(?:at [\w.$<]|at async |\.\.\. \d{1,5} more\b|--- )")
 TRACE_HEAD = re.compile(r"(?:^|[\s.\"])(?:[A-Z]\w{0,60})?(?:Error|Exception)(?:\$\w{1,40})?\s?(?::|$)")
-# What Django and others say of a field of the request that is wrong: {"email": ["This field may not be blank."]}.
+# Messages of Django and others on a wrong field of the request: {"email": ["This field may not be blank."]}.
 FIELD_ERROR = re.compile(
     r"(?:this field |enter a valid |ensure this |not a valid "
     r"|.{0,60}\b(?:can't|cannot|may not|must not) be (?:blank|null|empty)\b"
@@ -96,6 +96,13 @@ def _http_error(value: Any) -> bool:
 def _is_validation_error(value: Any) -> bool:
     """Returns True for an item of FastAPI's "detail" or of zod's list, which names a wrong field of the request."""
     return isinstance(value, dict) and (value.keys() >= {"loc", "msg"} or value.keys() >= {"code", "path", "message"})
+
+
+def _validation_failure(value: Any) -> str | None:
+    """Returns the error of a list of validation errors, None for any other value."""
+    if isinstance(value, list) and value and all(map(_is_validation_error, value)):
+        return f"invalid argument: {excerpt(json.dumps(value, ensure_ascii=False))}"
+    return None
 
 
 def _are_field_errors(value: Any) -> bool:
@@ -158,8 +165,8 @@ def _dict_failure(fields: dict[str, Any], depth: int) -> str | None:
     if is_envelope and isinstance(code, int) and code in RPC_CODES and "message" in by_name:
         return f"rpc error: {excerpt(f'code: {code}{messages}')}"
     for name, key, value in items if is_envelope else ():
-        if name == "detail" and isinstance(value, list) and value and all(_is_validation_error(v) for v in value):
-            return f"invalid argument: {excerpt(json.dumps(value, ensure_ascii=False))}"
+        if name == "detail" and (reason := _validation_failure(value)):
+            return reason
         failed_word = isinstance(value, str) and value.strip().lower() in FAILED_WORDS
         is_named = name == "status" or (name in ("object", "type") and value == "error" and messages)
         exception = name == "type" and messages and isinstance(value, str) and EXCEPTION_NAME.fullmatch(value)
@@ -185,8 +192,8 @@ def _value_failure(value: Any, depth: int) -> str | None:
         return _dict_failure(value, depth)
     if (text := _text_of_blocks(value)) is not None:
         return _failure(text, depth + 1)
-    if isinstance(value, list) and value and all(_is_validation_error(item) for item in value):
-        return f"invalid argument: {excerpt(json.dumps(value, ensure_ascii=False))}"
+    if reason := _validation_failure(value):
+        return reason
     if isinstance(value, list) and value:
         # Partial success is success: a list has failed only if each of its items has.
         first = None
@@ -204,7 +211,7 @@ def _first_match(
 ) -> str | None:
     for kind, pattern in table:
         # A text in backticks, or a literal of a call in program code, is only mentioned.
-        if (match := find(pattern, searched)) and not searched[: match.start()].endswith(("`", '("', "('")):
+        if (match := find(pattern, searched)) and not searched.endswith(("`", '("', "('"), 0, match.start()):
             return f"{kind}: {excerpt(text, match.start(), match.end())}"
     return None
 

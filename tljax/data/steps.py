@@ -144,9 +144,10 @@ def tokenize_steps(trajectory: Trajectory, rule: Rule, tokenizer: Tokenizer, opt
     covers both the end of the prompt and the start of the reply, and if the model's template cannot write it.
     """
     decisions = rule(trajectory)
-    rng = random.Random(f"new names of row {trajectory.row}, id {trajectory.id}")
-    if rng.random() < options.new_names:
-        trajectory = rename_trajectory(trajectory, rng)
+    if options.new_names:
+        rng = random.Random(f"new names of row {trajectory.row}, id {trajectory.id}")
+        if rng.random() < options.new_names:
+            trajectory = rename_trajectory(trajectory, rng)
     rendered_steps = render_steps(trajectory, options.dialect)
     if isinstance(options.dialect, ModelTemplate) and options.dialect.parallel:
         decisions = _decisions_of_messages(trajectory, decisions)

@@ -97,7 +97,8 @@ class Sampler:
             raise InputError(f"there are {len(ids)} row_ids for {len(prompts)} prompts; give one per prompt, or none")
         for i, prompt in enumerate(prompts):
             _check_prompt(self.config, prompt, i, self.options)
-        if len(prompts) % copies or any(list(prompts[i]) != list(prompts[i - i % copies]) for i in range(len(prompts))):
+        groups = (prompts[i : i + copies] for i in range(0, len(prompts), copies) if copies > 1)
+        if any(len(group) < copies or any(list(prompt) != list(group[0]) for prompt in group) for group in groups):
             raise ValueError(f"each prompt must come {copies} times in a row")
 
         # Batch by batch; a batch has a row of prompts for `copies` rows of replies.

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax.distributed.mesh import check_rows, row_length_multiple
+from tljax.distributed.mesh import check_rows
 from tljax.generate import decode
 from tljax.generate.batches import padded_length
 from tljax.generate.sampling import SampleOptions
@@ -55,11 +55,12 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
     train_states = [x for x in (state.actor, state.critic) if x is not None]
 
     # The inputs.
-    prompt_tokens, reply_tokens = padded_length(rollout.max_prompt_tokens, rollout.round_to), rollout.max_new_tokens
+    prompt_tokens = padded_length(rollout.max_prompt_tokens, rollout.round_to)
     shared, copies = options.shared, rollouts_shared_replies(config)
     rows, row_tokens = replies // shared, update_row_tokens(config, rollout.max_prompt_tokens, shared)
-    batch = _abstract_batch(config, options)
-    reply_tokens = batch.replies.shape[1]
+    reply_tokens = rollout.max_new_tokens if shared == 1 else shared_reply_length(rollout.max_new_tokens)
+    prompt_columns = row_tokens if shared == 1 else row_tokens - shared * reply_tokens
+    batch = _abstract_batch(replies, prompt_columns, reply_tokens)
     experience = Experience(batch, *(abstract_array((replies, reply_tokens), jnp.float32) for _ in range(5)))
     prompts = decode.PromptBatch(
         tokens=abstract_array((rollout.rows // copies, prompt_tokens), jnp.int32, "batch", None),
@@ -119,12 +120,7 @@ def _attach_adapter(frozen: Any, adapter: Any) -> Any:
     return frozen | {"layers": frozen["layers"] | adapter}
 
 
-def _abstract_batch(config: Any, options: UpdateOptions) -> RolloutBatch:
-    rollout, shared = config.rollout, options.shared > 1
-    replies = rollout.prompts * rollout.group
-    reply_tokens = shared_reply_length(rollout.max_new_tokens) if shared else rollout.max_new_tokens
-    row_tokens = rollout.max_prompt_tokens + (0 if shared else rollout.max_new_tokens)
-    row_tokens = padded_length(row_tokens, row_length_multiple(rollout.round_to))
+def _abstract_batch(replies: int, row_tokens: int, reply_tokens: int) -> RolloutBatch:
     return RolloutBatch(
         tokens=abstract_array((replies, row_tokens), jnp.int32),
         starts=abstract_array((replies,), jnp.int32),

@@ -1,4 +1,4 @@
-"""What a model computes of sampled replies: hidden states, log-probabilities and entropies."""
+"""A model's hidden states, log-probabilities and entropies of sampled replies."""
 
 import jax
 import jax.numpy as jnp
