@@ -206,7 +206,7 @@ ODD = as_tool_list(
 PIECES = ["weather", "m n", "f(x", "(", ")", "a,b", "it's", "city", "=", "1", "'x'", " ", ", ", "\n", "I call "]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 @example("I call m n(a,b=1)")
 @example("f(x(it's=1)")

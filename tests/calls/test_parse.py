@@ -194,7 +194,7 @@ PLAIN_KEY = NAME.filter(lambda s: not any(c in "'\"()[]{},=" for c in s))
 
 
 @given(NAME, st.dictionaries(PRINTABLE, JSON, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_round_trip_of_any_names_with_the_tool_list(name, arguments):
     keys = list(arguments)
     # `a` and `a=b` in one tool leave `a=b=1` open, in the text itself.
@@ -206,7 +206,7 @@ def test_round_trip_of_any_names_with_the_tool_list(name, arguments):
 
 
 @given(PLAIN_NAME, st.dictionaries(PLAIN_KEY, JSON, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_round_trip_without_the_tool_list(name, arguments):
     for dialect in DIALECTS:
         parsed = parse_calls(render_call(Call(name, arguments), dialect))
@@ -220,7 +220,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES | st.text(max_size=3), max_size=40).map("".join))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_never_raises(text):
     for tools in ((), TOOLS):
         parsed = parse_calls(text, tools)

@@ -87,7 +87,7 @@ JSON = st.recursive(
 
 
 @given(st.sampled_from(sorted(SYNTAXES)), st.dictionaries(st.text(max_size=8), JSON, max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_arguments_are_read(syntax, arguments):
     call = Call("book_room", arguments)
     parsed = parse_calls(SYNTAXES[syntax](call), TOOLS.tools)

@@ -96,7 +96,7 @@ TOOLS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TOOLS, st.sampled_from(DIALECTS), st.sampled_from(["", SYSTEM]))
 @example([Tool("f", "", {"a,b": {}, "code:": {}, "x=y": {}, "get (x)": {}}, ("code:",))], "mae", "")
 @example([Tool("f", "", {}, ()), Tool("f", "again", {}, ())], "readme", SYSTEM)

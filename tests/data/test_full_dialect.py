@@ -131,7 +131,7 @@ def nest(schemas):
 SCHEMAS = st.recursive(FACTS, nest, max_leaves=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(schema=SCHEMAS, p=SCHEMAS, q=SCHEMAS, dialect=st.sampled_from(["full", "full", "mae", "readme"]))
 def test_the_template_writes_any_schema_as_training_does(tokenizer, schema, p, q, dialect):
     parameters = {"properties": {"x": schema, "y": p}, "required": ["y"], "$defs": {"P": p, "Q": q}}

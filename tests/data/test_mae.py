@@ -134,7 +134,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text() | st.lists(PIECES, max_size=12).map("".join) | JSON.map(json.dumps) | JSON.map(repr))
 def test_no_rule_raises_and_a_reason_stands_exactly_at_blocked_steps(feedback):
     for spec in (*NAMED, ["err.r", r"\d{3}"]):

@@ -58,7 +58,7 @@ def test_watch_goes_on_after_a_preemption(cloud, store, queue):
     assert "deleted, to ask anew" in done.stdout
 
 
-@pytest.mark.parametrize("at", ["tpu-vm scp", START])
+@pytest.mark.parametrize("at", [pytest.param("tpu-vm scp", marks=pytest.mark.extended), START])
 def test_a_preemption_during_the_start_leads_to_a_second_slice(cloud, at):
     (cloud.folder / "finish").touch()
     cloud.at_call(1, at, node="PREEMPTED", queue="SUSPENDED")
@@ -125,7 +125,7 @@ OFFLINE = (
 
 
 @pytest.mark.parametrize("error", [OFFLINE[0], *(pytest.param(e, marks=pytest.mark.extended) for e in OFFLINE[1:])])
-@pytest.mark.parametrize("match", ["describe", "queued-resources delete"])
+@pytest.mark.parametrize("match", ["describe", pytest.param("queued-resources delete", marks=pytest.mark.extended)])
 def test_an_outage_does_not_end_the_watch(cloud, error, match):
     """A machine that watches for days is offline at times. The slice costs money then, and only watch restarts runs."""
     cloud.train(AFTER_PREEMPTION)

@@ -21,7 +21,7 @@ from tljax.toolbox.embedded import BASE_FOLDER
 from tljax.training import model_source
 
 FOLDER = Path(BASE_FOLDER)
-N = 24
+N = 12
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.extended
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_any_json_gives_a_result(data):
     tool = TOOLS[data.draw(st.sampled_from(sorted(TOOLS)))]

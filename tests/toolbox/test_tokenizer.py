@@ -31,7 +31,7 @@ def rendered(split, n, dialect="mae"):
         yield render_trajectory(trajectory_from_record(row, "toolbox", i), dialect)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=TEXT | MARKS)
 @example(text=" a")
 @example(text="  ")

@@ -42,7 +42,7 @@ def calls_and_feedback(row):
 def test_the_share_of_failing_calls_is_the_requested_one(split, share):
     feedback = [
         text
-        for row in generate_trajectories(seed=2, n=1500, error_share=share, split=split)
+        for row in generate_trajectories(seed=2, n=700, error_share=share, split=split)
         for call, text in calls_and_feedback(row)
         if call.name != FINISH.name
     ]
@@ -104,7 +104,7 @@ def test_rows_are_read_back_and_mae_blocks_exactly_the_failing_calls(noise):
     rule = load_rule("default")
     for split in SPLITS:
         for i, row in enumerate(
-            generate_trajectories(seed=5, n=300, error_share=0.3, split=split, noise=noise), start=1
+            generate_trajectories(seed=5, n=120, error_share=0.3, split=split, noise=noise), start=1
         ):
             trajectory = trajectory_from_record(row, "toolbox", i)
             assert trajectory.id == row["id"]

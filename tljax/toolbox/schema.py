@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,16 @@ def json_schema(annotation: Any, label: str) -> dict[str, Any]:
     return schema
 
 
+class _UncachedLoader(SourceFileLoader):
+    """Compiles a user's file each time, and writes no __pycache__ beside it.
+
+    Python takes a file that was edited within the same second, and has as many bytes as before, for the cached one.
+    """
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def load_tools(path: str) -> dict[str, LocalTool]:
     """Runs a Python file and returns the public functions that it defines as tools, by name.
 
@@ -159,14 +170,17 @@ def load_tools(path: str) -> dict[str, LocalTool]:
     # The module.
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; name a Python file that defines the tools as functions")
-    spec = importlib.util.spec_from_file_location(f"user_tools_{Path(path).stem}", path)
-    if spec is None or spec.loader is None:
+    if Path(path).suffix != ".py":
         raise InputError(f"{path}: not a Python file; its name must end in .py")
+    name = f"user_tools_{Path(path).stem}"
+    loader = _UncachedLoader(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look up their module by name.
     sys.modules[module.__name__] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise InputError(f"{path}: the file cannot be run ({type(error).__name__}: {error}); fix it first") from error
     # Its functions.

@@ -187,7 +187,7 @@ def our_greedy(params, c, prompts, count):
 
 
 @pytest.mark.parametrize(
-    "name", ["gguf", *(pytest.param(n, marks=pytest.mark.extended) for n in ("gguf_qwen2", "gguf_qwen3"))]
+    "name", [pytest.param(name, marks=pytest.mark.extended) for name in ("gguf", "gguf_qwen2", "gguf_qwen3")]
 )
 def test_llama_cpp_generates_the_same_tokens(name, llama_cpp, exported):
     """In float32: a random model's best two tokens lie too close for llama.cpp's float16 products."""
