@@ -9,7 +9,7 @@ import pytest
 
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import global_batch, make_mesh, spec
-from tljax.generate import decode
+from tljax.generate import decode, slots
 from tljax.generate.sampling import SampleOptions, sample_tokens, sampled_token_logprobs
 from tljax.model import llama
 from tljax.model.hf import config as hf_config
@@ -242,6 +242,7 @@ def test_decoding_stops_when_every_row_has_ended(one_device, monkeypatch):
     free = run(params, GQA, OPTIONS)
     monkeypatch.setattr(decode, "sample_tokens", counted)
     monkeypatch.setattr(decode, "generate", jax.jit(decode.generate.__wrapped__))
+    monkeypatch.setattr(decode, "decode", jax.jit(decode.decode.__wrapped__, static_argnames="copies"))
     lengths = np.where(np.isin(IDS, [0, 4]), LENGTHS, 0)
     eos = tuple(int(x) for x in free.tokens[[0, 4], [1, 2]])
     generated = run(params, GQA, dataclasses.replace(OPTIONS, eos_ids=eos), lengths=lengths)
@@ -259,11 +260,10 @@ def test_bfloat16_caches_and_scores(shape):
     options = dataclasses.replace(SAMPLED, compute_dtype="bfloat16", top_p=0.9)
     with jax.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
         params = make_params()
-        weights = jax.eval_shape(lambda p: decode._cast(p, GQA, jnp.dtype("bfloat16")), params)
-        lengths, prompts = jnp.asarray(LENGTHS), jnp.asarray(make_prompts())
-        shapes = jax.eval_shape(lambda w: decode._prefill(w, GQA, prompts, lengths, options, copies=1), weights)
+        shapes = jax.eval_shape(lambda: slots.empty_slots(GQA, 8, 18, options=options)).cache
         generated = run(params, GQA, options)
-    assert [(x.shape, x.dtype) for x in jax.tree.leaves(shapes)] == [((8, 2, 18, 8), jnp.bfloat16)] * 4
+    keys, values = ((8, 2, 8, 18), jnp.bfloat16), ((8, 2, 18, 8), jnp.bfloat16)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(shapes)] == [keys, values] * 2
     assert generated.tokens.dtype == generated.lengths.dtype == np.int32 and generated.logprobs.dtype == np.float32
     assert np.isfinite(generated.logprobs).all() and (generated.logprobs <= 0).all() and (generated.lengths > 0).all()
 

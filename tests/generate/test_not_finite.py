@@ -11,7 +11,7 @@ import pytest
 
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate.toolbox_queries import held_out_queries
-from tljax.generate.batches import Sampler
+from tljax.generate.sampler import Sampler
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 

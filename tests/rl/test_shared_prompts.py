@@ -22,7 +22,8 @@ from tests.rl.ppo_updates import (
 from tljax.calls.compare import as_tool_list
 from tljax.data.prompt_table import Prompt
 from tljax.distributed.mesh import spec
-from tljax.generate.batches import Reply, Sampler
+from tljax.generate.batches import Reply
+from tljax.generate.sampler import Sampler
 from tljax.model.shared_prompt import shared_replies
 from tljax.rl.irm import Reward
 from tljax.rl.ppo import make_experience, make_update

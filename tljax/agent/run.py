@@ -27,10 +27,11 @@ from tljax.distributed import processes
 from tljax.distributed.log import log
 from tljax.distributed.mesh import batch_shard_count, make_mesh
 from tljax.evaluate.benchmarks.discover import is_benchmark
-from tljax.generate.batches import Reply, Sampler
+from tljax.generate.batches import Reply
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
 from tljax.generate.run import check_devices
+from tljax.generate.sampler import Sampler
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS

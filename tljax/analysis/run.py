@@ -43,9 +43,9 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
 from tljax.distributed.mesh import check_initialized, check_rows, make_mesh, mesh_platform
-from tljax.generate.batches import Sampler
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
+from tljax.generate.sampler import Sampler
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS, choose_implementation

@@ -15,9 +15,9 @@ from tljax.core.config import check_choice
 from tljax.data.dialect import open_dialect
 from tljax.data.prompt_table import load_prompts
 from tljax.distributed.mesh import batch_shard_count, make_mesh
-from tljax.generate.batches import Sampler
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.run import check_devices, read_prompts
+from tljax.generate.sampler import Sampler
 from tljax.generate.sampling import SampleOptions
 from tljax.model import cost, llama
 from tljax.model.attention import IMPLEMENTATIONS

@@ -16,7 +16,7 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.evaluate.benchmarks.results import PROMPT_TOO_LONG, score_example
 from tljax.evaluate.benchmarks.sets import Query
 from tljax.evaluate.score import METRICS, Score, summarize
-from tljax.generate.batches import Sampler
+from tljax.generate.sampler import Sampler
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.storage.atomic import write_jsonl

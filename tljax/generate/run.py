@@ -23,9 +23,10 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.log import has_terminal, log
 from tljax.distributed.mesh import batch_shard_count, check_initialized, check_rows, make_mesh, mesh_platform
-from tljax.generate.batches import ROUND_TO, Reply, Sampler, padded_length
+from tljax.generate.batches import ROUND_TO, Reply, padded_length
 from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.progress import Progress
+from tljax.generate.sampler import Sampler
 from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import llama
 from tljax.model.attention import IMPLEMENTATIONS, choose_implementation
@@ -210,7 +211,9 @@ def write_missing_replies(
         params = model_source.load_with_adapter(model, jnp.dtype(options.compute_dtype), seed=0)
         sampler = Sampler(params, model.config, options, key=jax.random.key(config.seed), rows=rows)
         batches = sampler.generate_batches(
-            [prompts.tokens[request.prompt] for request in missing], row_ids=[request.index for request in missing]
+            [prompts.tokens[request.prompt] for request in missing],
+            row_ids=[request.index for request in missing],
+            run_lengths=[len(prompts.tokens[request.prompt]) for request in requests],
         )
         _write_batches(config, batches, missing, prompts, tokenizer, writer)
 
@@ -235,7 +238,7 @@ def _write_batches(
                 row = {"id": prompts.ids[request.prompt]} | sample | reply_to_row(reply, tokenizer)
                 rows.append((request.index, row))
             writer.append(rows)
-            lengths.add(padded_length(max(len(prompts.tokens[missing[i].prompt]) for i in replies), ROUND_TO))
+            lengths.update(padded_length(len(prompts.tokens[missing[i].prompt]), ROUND_TO) for i in replies)
             progress.add(replies)
             signal = stop.after(len(writer), devices_idle=True, unit="reply")
             if signal is not None and len(writer) < total:

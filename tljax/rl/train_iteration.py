@@ -13,7 +13,8 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.mesh import gather_to_host
 from tljax.evaluate import in_training
-from tljax.generate.batches import Sampler, batch_by_length
+from tljax.generate.batches import padded_length
+from tljax.generate.sampler import Sampler
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 from tljax.rl.held_out import reward_metrics
@@ -113,10 +114,9 @@ def _widths(context: PPOContext, prompts: list[Prompt], batch: RolloutBatch, sha
     shared: the number of replies in a row with a prompt; 1 for rows of `batch` that hold prompt and reply.
     """
     block, copies = context.config.rollout, rollouts_shared_replies(context.config)
-    lengths = [len(prompt.tokens) for prompt in prompts[::copies]]
-    batches = batch_by_length(lengths, block.rows // copies, block.round_to)
+    rollout = {padded_length(len(prompt.tokens), block.round_to) for prompt in prompts[::copies]}
     update = batch.tokens.shape[1] + (shared * batch.replies.shape[1] if shared > 1 else 0)
-    return {("rollout", width) for width, _ in batches} | {("update", update)}
+    return {("rollout", width) for width in rollout} | {("update", update)}
 
 
 def sample(
