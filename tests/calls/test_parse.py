@@ -189,7 +189,10 @@ JSON = st.recursive(
 PRINTABLE = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=10)
 # A reply ends at "</s>", in a name too.
 NAME = PRINTABLE.filter(lambda s: s == s.strip() and "(" not in s and "</s>" not in s)
-PLAIN_NAME = NAME.filter(lambda s: not any(c.isspace() for c in s) and s[0] not in ",;[]`" and not s.startswith("Assi"))
+# Without a list of tools, a tag such as <A> in front of an opening parenthesis is no name.
+PLAIN_NAME = NAME.filter(
+    lambda s: not any(c.isspace() or c == "<" for c in s) and s[0] not in ",;[]`" and not s.startswith("Assi")
+)
 PLAIN_KEY = NAME.filter(lambda s: not any(c in "'\"()[]{},=" for c in s))
 
 
