@@ -74,7 +74,7 @@ def make_prompts(width=12, padding=0):
 def run(params, c, options, prompts=None, lengths=LENGTHS, row_ids=IDS, key=0):
     prompts = make_prompts() if prompts is None else prompts
     batch = decode.PromptBatch(**global_batch({"tokens": prompts, "lengths": lengths, "row_ids": row_ids[:, None]}))
-    generated = decode.generate(params, c, batch, jax.random.key(key), options)
+    generated = decode.generate(params, c, batch, jax.random.key(key), options, rows=8)
     return jax.tree.map(np.asarray, generated)
 
 
@@ -241,7 +241,7 @@ def test_decoding_stops_when_every_row_has_ended(one_device, monkeypatch):
     params = make_params()
     free = run(params, GQA, OPTIONS)
     monkeypatch.setattr(decode, "sample_tokens", counted)
-    monkeypatch.setattr(decode, "generate", jax.jit(decode.generate.__wrapped__))
+    monkeypatch.setattr(decode, "generate", jax.jit(decode.generate.__wrapped__, static_argnames="rows"))
     monkeypatch.setattr(decode, "decode", jax.jit(decode.decode.__wrapped__, static_argnames="copies"))
     lengths = np.where(np.isin(IDS, [0, 4]), LENGTHS, 0)
     eos = tuple(int(x) for x in free.tokens[[0, 4], [1, 2]])
@@ -288,7 +288,7 @@ def test_a_step_moves_activations_and_no_weights(without_program_cache):
         params, batch = llama.abstract_params(c, jnp.float32), decode.PromptBatch(ids(8, 64), ids(8), ids(8, 1))
         # The loop that is recognized by its number of trips is here that of the steps.
         program = compile_program(
-            lambda: decode.generate.lower(params, c, batch, jax.random.key(0), options), options.max_new_tokens
+            lambda: decode.generate.lower(params, c, batch, jax.random.key(0), options, rows=8), options.max_new_tokens
         )
     assert program.replicated == ()
     in_steps = [transfer.size for transfer in program.transfers if transfer.in_layers]

@@ -161,7 +161,7 @@ def test_greedy_decoding_is_the_argmax_of_the_forward(shape):
         params = lora.attach_adapter(make_params(), make_adapter(), ALL)
         host = {"tokens": prompts, "lengths": LENGTHS, "row_ids": np.arange(B, dtype=np.int32)[:, None]}
         batch = decode.PromptBatch(**global_batch(host))
-        found = decode.generate(params, C, batch, jax.random.key(0), SAMPLING)
+        found = decode.generate(params, C, batch, jax.random.key(0), SAMPLING, rows=B)
         tokens = np.asarray(found.tokens)
         text = make_batch(16)
         text["tokens"][:] = 0

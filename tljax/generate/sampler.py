@@ -89,15 +89,15 @@ class Sampler:
             if waiting:
                 yield from _Pool(self, weights, pool, prompts, ids).answer(waiting)
 
-    def prompts_at_a_time(self, width: int) -> int:
-        """Returns the number of prompts of a padded length that each device computes at a time.
 
-        Few, so that few slots stay free until as many can be filled. Where devices gather the weights of a layer for
-        each prefill, half of the slots are filled at a time.
-        """
-        places = self.rows // self.copies // batch_shard_count()
-        part = places // (2 if weight_shard_count() > 1 else 8)
-        return max(1, min(part, PREFILL_TOKENS // width))
+def prompts_at_a_time(places: int, width: int) -> int:
+    """Returns the number of prompts of one padded length that a device with so many places computes at a time.
+
+    Few, so that few places stay free until as many can be filled. Where devices gather the weights of a layer for each
+    prefill, half of the places are filled at a time.
+    """
+    part = places // (2 if weight_shard_count() > 1 else 8)
+    return max(1, min(part, PREFILL_TOKENS // width))
 
 
 class _Pool:
@@ -146,7 +146,7 @@ class _Pool:
         """Returns the first waiting prompts, of one padded length, as many as are computed at a time."""
         copies, round_to = self.sampler.copies, self.sampler.round_to
         width = padded_length(len(self.prompts[waiting[0] * copies]), round_to)
-        count = self.sampler.prompts_at_a_time(width) * len(self.held)
+        count = prompts_at_a_time(len(self.held[0]), width) * len(self.held)
         first = [waiting[k] for k in range(min(count, len(waiting)))]
         return [i for i in first if padded_length(len(self.prompts[i * copies]), round_to) == width]
 
@@ -154,7 +154,7 @@ class _Pool:
         """Computes the prompts of a batch, and puts each into a free place, spread over the devices."""
         sampler, copies, shards = self.sampler, self.sampler.copies, len(self.held)
         width = padded_length(len(self.prompts[batch[0] * copies]), sampler.round_to)
-        each = sampler.prompts_at_a_time(width)
+        each = prompts_at_a_time(len(self.held[0]), width)
         host = {
             "tokens": np.zeros((shards * each, width), np.int32),
             "lengths": np.zeros(shards * each, np.int32),
@@ -171,7 +171,7 @@ class _Pool:
         local = process_rows(shards * each)
         arrays = global_batch({name: array[local] for name, array in host.items()})
         places = arrays.pop("places")
-        prefilled = decode.prefill(self.weights, sampler.config, slots.PromptBatch(**arrays), sampler.options)
+        prefilled = decode.prefill(sampler.params, sampler.config, slots.PromptBatch(**arrays), sampler.options)
         self.slots = slots.fill(self.slots, prefilled, places, sampler.options)
 
     def _take_replies(self) -> dict[int, Reply]:

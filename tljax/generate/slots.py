@@ -65,7 +65,7 @@ class Slots:
 class PrefilledPrompts:
     """What the slots of n prompts need."""
 
-    cache: list[Cache]  # with P columns
+    cache: Cache  # keys and values of all layers, [L, n, K, H, P] and [L, n, K, P, H]
     token: jax.Array  # int32 [n], the last token of each prompt
     lengths: jax.Array  # int32 [n]
     row_ids: jax.Array  # int32 [n, G]
@@ -74,6 +74,7 @@ class PrefilledPrompts:
 ROWS: Any = spec("batch")
 TABLE: Any = spec("batch", None)
 KEPT: Any = spec(*CACHE_SPEC)
+_KEPT_OF_LAYERS: Any = spec(None, *CACHE_SPEC)
 _SLOTS_SPEC = Slots(
     token=ROWS,
     width=ROWS,
@@ -82,7 +83,7 @@ _SLOTS_SPEC = Slots(
     cache=KEPT,
     generated=ReplyBatch(tokens=TABLE, logprobs=TABLE, lengths=ROWS, ended=ROWS),
 )
-_PROMPTS_SPEC = PrefilledPrompts(cache=KEPT, token=ROWS, lengths=ROWS, row_ids=TABLE)
+_PROMPTS_SPEC = PrefilledPrompts(cache=_KEPT_OF_LAYERS, token=ROWS, lengths=ROWS, row_ids=TABLE)
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "columns"))
@@ -119,7 +120,7 @@ def fill(slots: Slots, prompts: PrefilledPrompts, places: jax.Array, options: Sa
     """
 
     def local(slots: Slots, prompts: PrefilledPrompts, places: jax.Array) -> Slots:
-        copies, P, S = prompts.row_ids.shape[1], prompts.cache[0][0].shape[3], slots.cache[0][0].shape[3]
+        copies, P, S = prompts.row_ids.shape[1], prompts.cache[0].shape[4], slots.cache[0][0].shape[3]
         rows = (places[:, None] * copies + jnp.arange(copies, dtype=jnp.int32)[None]).reshape(-1)
 
         def put(old: jax.Array, new: jax.Array | int | bool) -> jax.Array:
@@ -136,8 +137,8 @@ def fill(slots: Slots, prompts: PrefilledPrompts, places: jax.Array, options: Sa
             lengths=put(slots.lengths, lengths),
             row_ids=put(slots.row_ids, prompts.row_ids.reshape(-1)),
             cache=[
-                (put_columns(kept[0], new[0], axis=3), put_columns(kept[1], new[1], axis=2))
-                for kept, new in zip(slots.cache, prompts.cache, strict=True)
+                (put_columns(kept[0], prompts.cache[0][i], axis=3), put_columns(kept[1], prompts.cache[1][i], axis=2))
+                for i, kept in enumerate(slots.cache)
             ],
             generated=ReplyBatch(
                 tokens=put(slots.generated.tokens, options.pad_id),

@@ -5,10 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax.distributed.mesh import check_rows
+from tljax.distributed.mesh import batch_shard_count, check_rows
 from tljax.generate import decode
 from tljax.generate.batches import padded_length
+from tljax.generate.sampler import prompts_at_a_time
 from tljax.generate.sampling import SampleOptions
+from tljax.generate.slots import PromptBatch
 from tljax.model import cost, llama, lora
 from tljax.plan.programs import (
     NUM_UPDATES,
@@ -62,10 +64,12 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
     prompt_columns = row_tokens if shared == 1 else row_tokens - shared * reply_tokens
     batch = _abstract_batch(replies, prompt_columns, reply_tokens)
     experience = Experience(batch, *(abstract_array((replies, reply_tokens), jnp.float32) for _ in range(5)))
-    prompts = decode.PromptBatch(
-        tokens=abstract_array((rollout.rows // copies, prompt_tokens), jnp.int32, "batch", None),
-        lengths=abstract_array((rollout.rows // copies,), jnp.int32, "batch"),
-        row_ids=abstract_array((rollout.rows // copies, copies), jnp.int32, "batch", None),
+    shards = batch_shard_count()
+    together = shards * prompts_at_a_time(rollout.rows // copies // shards, prompt_tokens)
+    prompts = PromptBatch(
+        tokens=abstract_array((together, prompt_tokens), jnp.int32, "batch", None),
+        lengths=abstract_array((together,), jnp.int32, "batch"),
+        row_ids=abstract_array((together, copies), jnp.int32, "batch", None),
     )
     key = abstract_array((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
 
@@ -94,7 +98,7 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
         ),
         Program(
             name="rollout",
-            lower=lambda: decode.generate.lower(policy, c, prompts, key, sample),
+            lower=lambda: decode.generate.lower(policy, c, prompts, key, sample, rows=rollout.rows),
             flops=rollout.rows * (prompt_tokens / copies + rollout.max_new_tokens) * forward_flops,
             recomputed_flops=0.0,
             trained_params=(),
