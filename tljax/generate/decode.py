@@ -49,7 +49,7 @@ def cast_weights(params: llama.Params, c: llama.LlamaConfig, dtype: str) -> llam
 def prefill(params: llama.Params, c: llama.LlamaConfig, batch: PromptBatch, options: SampleOptions) -> PrefilledPrompts:
     """Computes the keys and values of prompts, each once for its G replies. Compiled once for each [n, P].
 
-    A scan over the layers: unrolled, the 30 of SmolLM2 take a CPU 7 s to compile, for every P.
+    A scan over the layers: with unrolled ones, 32 prompts of SmolLM2 wait 41 s for a CPU to compile, and not 27 s.
     """
     prompts, row_ids = (jax.reshard(x, TABLE) for x in (batch.tokens, batch.row_ids))
     lengths = jax.reshard(batch.lengths, ROWS)
