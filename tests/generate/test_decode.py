@@ -10,7 +10,7 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import global_batch, make_mesh, spec
 from tljax.generate import decode, slots
-from tljax.generate.sampling import SampleOptions, sample_tokens, sampled_token_logprobs
+from tljax.generate.sampling import SampleOptions, sampled_token_logprobs
 from tljax.model import llama
 from tljax.model.hf import config as hf_config
 from tljax.model.hf import load as hf_load
@@ -231,27 +231,17 @@ def test_a_reply_ends_with_its_end_token(one_device):
     assert ended.lengths[0] == 1 and 1 < ended.lengths[4] <= 4 and not ended.ended.all()
 
 
-def test_decoding_stops_when_every_row_has_ended(one_device, monkeypatch):
-    steps = []
-
-    def counted(logits, *rest):
-        jax.debug.callback(lambda: steps.append("a step"))
-        return sample_tokens(logits, *rest)
-
+def test_decoding_stops_when_every_row_has_ended(one_device, decoding_steps):
     params = make_params()
     free = run(params, GQA, OPTIONS)
-    monkeypatch.setattr(decode, "sample_tokens", counted)
-    monkeypatch.setattr(decode, "generate", jax.jit(decode.generate.__wrapped__, static_argnames="rows"))
-    monkeypatch.setattr(decode, "decode", jax.jit(decode.decode.__wrapped__, static_argnames="copies"))
+    assert decoding_steps() == 6
     lengths = np.where(np.isin(IDS, [0, 4]), LENGTHS, 0)
     eos = tuple(int(x) for x in free.tokens[[0, 4], [1, 2]])
     generated = run(params, GQA, dataclasses.replace(OPTIONS, eos_ids=eos), lengths=lengths)
-    jax.effects_barrier()
-    assert generated.ended.all() and len(steps) == generated.lengths.max()
+    assert generated.ended.all() and decoding_steps() == generated.lengths.max()
     assert 0 < generated.lengths.max() < 6
     run(params, GQA, dataclasses.replace(OPTIONS, eos_ids=eos), lengths=np.zeros(8, np.int32))
-    jax.effects_barrier()
-    assert len(steps) == generated.lengths.max()
+    assert decoding_steps() == 0
 
 
 @pytest.mark.extended

@@ -9,10 +9,9 @@ import pytest
 
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
-from tljax.generate import decode
 from tljax.generate.batches import Reply
 from tljax.generate.sampler import Sampler
-from tljax.generate.sampling import SampleOptions, sample_tokens
+from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 
 C = dataclasses.replace(
@@ -62,18 +61,9 @@ def test_replies_come_in_order_whatever_the_batches_and_the_mesh(compiled_progra
     assert {reply.ended for reply in results[0]} == {True, False} and len({str(r.tokens) for r in results[0]}) > 7
 
 
-def test_a_slot_whose_reply_ended_takes_the_next_prompt(one_device, monkeypatch):
-    steps = []
-
-    def counted(logits, *rest):
-        jax.debug.callback(lambda: steps.append("a step"))
-        return sample_tokens(logits, *rest)
-
-    monkeypatch.setattr(decode, "sample_tokens", counted)
-    monkeypatch.setattr(decode, "decode", jax.jit(decode.decode.__wrapped__, static_argnames="copies"))
+def test_a_slot_whose_reply_ended_takes_the_next_prompt(one_device, decoding_steps):
     sampler = Sampler(make_params(), C, OPTIONS, key=jax.random.key(0), rows=3, round_to=64)
     batches = list(sampler.generate_batches(PROMPTS))
-    jax.effects_barrier()
     lengths = {i: len(reply.logprobs) for batch in batches for i, reply in batch.items()}
     order = [lengths[i] for i in range(len(PROMPTS))]
     # Prompts of one padded length come in order. Three at a time would wait for the longest reply of each three.
@@ -83,7 +73,7 @@ def test_a_slot_whose_reply_ended_takes_the_next_prompt(one_device, monkeypatch)
         slots.sort()
         slots[0] += length
         free_at = max(free_at, slots[0])
-    assert len(steps) == free_at < waiting
+    assert decoding_steps() == free_at < waiting
     assert all(batches)
 
 
@@ -95,6 +85,15 @@ def test_a_part_of_the_prompts_gives_the_same_replies_under_the_same_row_ids(one
     again = {i: reply for batch in again for i, reply in batch.items()}
     assert [again[i] for i in range(3)] == [everything[i] for i in part]  # to the last bit of a log-probability
     assert sampler.generate([]) == []
+
+
+def test_slots_that_make_no_whole_place_stay_empty(one_device):
+    prompts = [prompt for prompt in PROMPTS[:3] for _ in range(2)]
+    five, four = (
+        Sampler(make_params(), C, OPTIONS, key=jax.random.key(0), rows=rows, copies=2).generate(prompts)
+        for rows in (5, 4)
+    )
+    assert five == four
 
 
 def test_the_longest_prompt_that_fits_is_the_models_last_position(one_device):

@@ -96,7 +96,7 @@ def decode(
     step_spec = jax.P("data", None, *spec("embed"))  # of a step's input [B, 1, D]
 
     def running(slots: Slots) -> jax.Array:
-        return free_places(slots.done, copies) < enough
+        return free_places(slots.generated.done, copies) < enough
 
     def step(slots: Slots) -> Slots:
         t, last = slots.generated.lengths, slots.lengths - 1
@@ -196,7 +196,7 @@ def _sample(
 
 def _append(slots: Slots, token: jax.Array, logprobs: jax.Array, options: SampleOptions) -> ReplyBatch:
     """Returns what is generated, with the step's token added to every row that is not done."""
-    generated, done = slots.generated, slots.done
+    generated, done = slots.generated, slots.generated.done
     ids = jnp.asarray(options.eos_ids, jnp.int32)
     here = (jnp.arange(options.max_new_tokens)[None] == generated.lengths[:, None]) & ~done[:, None]
     return ReplyBatch(

@@ -79,15 +79,33 @@ class Sampler:
             return
 
         # Pool by pool.
-        widths = [padded_length(len(prompt), self.round_to) for prompt in prompts[::copies]]
         lengths = [len(prompt) for prompt in prompts] if run_lengths is None else run_lengths
         pools = pool_widths(lengths, self.round_to, self.rows)
         weights = decode.cast_weights(self.params, self.config, self.options.compute_dtype)
-        order = sorted(range(len(widths)), key=lambda i: (-widths[i], i))
-        for pool, narrower in zip(pools, [*pools[1:], 0], strict=True):
-            waiting = deque(i for i in order if narrower < widths[i] <= pool)
+        batches = self._batches(prompts[::copies])
+        for width, narrower in zip(pools, [*pools[1:], 0], strict=True):
+            waiting = deque((padded, batch) for padded, batch in batches if narrower < padded <= width)
             if waiting:
-                yield from _Pool(self, weights, pool, prompts, ids).answer(waiting)
+                yield from _Pool(self, weights, width, prompts, ids).answer(waiting)
+
+    @property
+    def places(self) -> int:
+        """The number of places for prompts on each device, each with a slot for every copy."""
+        return self.rows // self.copies // batch_shard_count()
+
+    def _batches(self, prompts: Sequence[Sequence[int]]) -> list[tuple[int, list[int]]]:
+        """Returns batches of prompts that are computed together, each as its padded length and the prompts' indices.
+
+        All prompts of a batch have the same padded length, so that the shapes do not depend on which are left.
+        """
+        by_width: dict[int, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            by_width.setdefault(padded_length(len(prompt), self.round_to), []).append(i)
+        batches = []
+        for width in sorted(by_width, reverse=True):
+            indices, count = by_width[width], batch_shard_count() * prompts_at_a_time(self.places, width)
+            batches += [(width, indices[start : start + count]) for start in range(0, len(indices), count)]
+        return batches
 
 
 def prompts_at_a_time(places: int, width: int) -> int:
@@ -112,25 +130,18 @@ class _Pool:
         row_ids: Sequence[int],
     ):
         self.sampler, self.weights, self.prompts, self.row_ids = sampler, weights, prompts, row_ids
-        options, shards = sampler.options, batch_shard_count()
-        places = sampler.rows // sampler.copies // shards
+        shards, places = batch_shard_count(), sampler.places
         self.held: list[list[int | None]] = [[None] * places for _ in range(shards)]  # a prompt by device and place
-        self.slots = slots.empty_slots(sampler.config, sampler.rows, width + options.max_new_tokens, options=options)
+        rows, columns = shards * places * sampler.copies, width + sampler.options.max_new_tokens
+        self.slots = slots.empty_slots(sampler.config, rows, columns, options=sampler.options)
 
-    def answer(self, waiting: deque[int]) -> Iterator[dict[int, Reply]]:
-        """Yields {prompt index: reply} until no prompt is waiting and none is held."""
+    def answer(self, waiting: deque[tuple[int, list[int]]]) -> Iterator[dict[int, Reply]]:
+        """Yields {prompt index: reply} until no batch (padded length, prompts) is waiting and no prompt is held."""
         sampler = self.sampler
         while waiting or any(i is not None for held in self.held for i in held):
-            enough = len(self.held[0])
-            while waiting:
-                batch = self._next_batch(waiting)
-                enough = -(-len(batch) // len(self.held))
-                if min(held.count(None) for held in self.held) < enough:
-                    break
-                for _ in batch:
-                    waiting.popleft()
-                self._fill(batch)
-                enough = len(self.held[0])
+            while waiting and self._free_places() >= self._needed_places(waiting[0][1]):
+                self._fill(*waiting.popleft())
+            enough = self._needed_places(waiting[0][1]) if waiting else sampler.places
             self.slots = decode.decode(
                 self.weights,
                 sampler.config,
@@ -142,24 +153,21 @@ class _Pool:
             )
             yield self._take_replies()
 
-    def _next_batch(self, waiting: deque[int]) -> list[int]:
-        """Returns the first waiting prompts, of one padded length, as many as are computed at a time."""
-        copies, round_to = self.sampler.copies, self.sampler.round_to
-        width = padded_length(len(self.prompts[waiting[0] * copies]), round_to)
-        count = prompts_at_a_time(len(self.held[0]), width) * len(self.held)
-        first = [waiting[k] for k in range(min(count, len(waiting)))]
-        return [i for i in first if padded_length(len(self.prompts[i * copies]), round_to) == width]
+    def _free_places(self) -> int:
+        return min(held.count(None) for held in self.held)
 
-    def _fill(self, batch: list[int]) -> None:
+    def _needed_places(self, batch: list[int]) -> int:
+        return -(-len(batch) // len(self.held))
+
+    def _fill(self, width: int, batch: list[int]) -> None:
         """Computes the prompts of a batch, and puts each into a free place, spread over the devices."""
         sampler, copies, shards = self.sampler, self.sampler.copies, len(self.held)
-        width = padded_length(len(self.prompts[batch[0] * copies]), sampler.round_to)
-        each = prompts_at_a_time(len(self.held[0]), width)
+        each = prompts_at_a_time(sampler.places, width)
         host = {
             "tokens": np.zeros((shards * each, width), np.int32),
             "lengths": np.zeros(shards * each, np.int32),
             "row_ids": np.zeros((shards * each, copies), np.int32),
-            "places": np.full(shards * each, len(self.held[0]), np.int32),  # beyond the last: left out
+            "places": np.full(shards * each, sampler.places, np.int32),  # beyond the last: left out
         }
         for k, i in enumerate(batch):
             device, row = k % shards, k % shards * each + k // shards
@@ -176,10 +184,9 @@ class _Pool:
 
     def _take_replies(self) -> dict[int, Reply]:
         """Returns the replies of all places that are done, and makes these places free."""
-        copies, options = self.sampler.copies, self.sampler.options
+        copies = self.sampler.copies
         generated = gather_to_host(self.slots.generated)
-        done = generated.ended | (generated.lengths >= options.max_new_tokens)
-        done = done.reshape(len(self.held), -1, copies).all(axis=2)
+        done = generated.done.reshape(len(self.held), -1, copies).all(axis=2)
         replies: dict[int, Reply] = {}
         for device, held in enumerate(self.held):
             for place, i in enumerate(held):
@@ -188,7 +195,7 @@ class _Pool:
                 first = (device * len(held) + place) * copies
                 replies |= {i * copies + j: _reply(generated, first + j) for j in range(copies)}
                 held[place] = None
-        _check_finite(replies, options)
+        _check_finite(replies, self.sampler.options)
         return replies
 
 

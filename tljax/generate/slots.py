@@ -43,6 +43,11 @@ class ReplyBatch:
     lengths: jax.Array  # int32 [B], tokens of the reply
     ended: jax.Array  # bool [B], False where max_new_tokens ran out
 
+    @property
+    def done(self) -> jax.Array:
+        """bool [B], True where the reply has ended or has all its tokens."""
+        return self.ended | (self.lengths >= self.tokens.shape[1])
+
 
 @struct.dataclass
 class Slots:
@@ -53,17 +58,12 @@ class Slots:
     lengths: jax.Array  # int32 [B], the tokens of the prompt; 0 for a slot without one
     row_ids: jax.Array  # int32 [B], on which the samples depend
     cache: list[Cache]  # one per layer: a stacked array would be copied at every write
-    generated: ReplyBatch
-
-    @property
-    def done(self) -> jax.Array:
-        """bool [B], True where the reply has ended or has all its tokens, and where there is no prompt."""
-        return self.generated.ended | (self.generated.lengths >= self.generated.tokens.shape[1])
+    generated: ReplyBatch  # done where there is no prompt
 
 
 @struct.dataclass
 class PrefilledPrompts:
-    """What the slots of n prompts need."""
+    """The keys, values and other numbers of n prompts, as their slots need them."""
 
     cache: Cache  # keys and values of all layers, [L, n, K, H, P] and [L, n, K, P, H]
     token: jax.Array  # int32 [n], the last token of each prompt
