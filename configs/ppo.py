@@ -29,7 +29,8 @@ def get_config(arg: str = "") -> ConfigDict:
     # Every path below that is read may be an address too.
     config.out = ""
     config.resume = "never"  # "auto" continues the run in `out` from its last checkpoint
-    config.algorithm = "ppo"  # ppo | grpo | rloo; the last two have no critic and need rollout.group above 1
+    # ppo | grpo | dr_grpo | rloo; the last three have no critic and need rollout.group above 1.
+    config.algorithm = "ppo"
 
     config.data = data_block()  # the prompts are the steps that MAE keeps, or rows of irm_data.json
     config.toolbox = toolbox_block()
@@ -65,7 +66,9 @@ def get_config(arg: str = "") -> ConfigDict:
     rollout.round_to = 64  # padded lengths are multiples of it; a smaller number compiles more programs
 
     reward = config.reward = ConfigDict()
-    reward.rule = "table"  # table | release | module:function, called as irm.reward(prediction, golden, tools)
+    # table (IRM's) | release (IRM's as released) | binary (Tool-N1's, 1 or 0) | toolrl (ToolRL's, -3 to 4, in parts) |
+    # module:function, called as irm.reward(prediction, golden, tools).
+    reward.rule = "table"
     reward.clip = 5.0  # limits rewards to -clip ... clip (released value); 0 does not limit them
     reward.timeout = 10.0  # the maximum of seconds for one call of your own function
     reward.workers = 4  # the number of processes in which your own function runs
@@ -84,9 +87,16 @@ def get_config(arg: str = "") -> ConfigDict:
     ppo.minibatches = 1  # the number of optimizer steps of one pass
     ppo.accumulate = 1  # the number of parts in which a minibatch is computed, one after the other
     ppo.clip = 0.2  # limits the ratio to 1 - clip ... 1 + clip (released value)
+    ppo.clip_high = 0.0  # limits the ratio to 1 + clip_high instead, as DAPO does with 0.28; 0 means clip
+    # The policy's loss is the mean over all reply tokens of a minibatch | reply: over replies of the means over their
+    # tokens, as in GRPO | constant: the sum over replies and max_new_tokens, as in Dr. GRPO.
+    ppo.loss_mean = "token"
     ppo.value_clip = 0.2  # limits the change of a value (released value)
     ppo.gamma = 1.0  # the discount per token (released value)
     ppo.lam = 0.95  # the lambda of GAE (released value)
+    # Subtracts from the advantages of a reply what the other replies to its prompt show that the critic misjudged. It
+    # belongs to algorithm = ppo, and changes nothing without a group.
+    ppo.group_baseline = False
     ppo.whiten = False  # scales advantages to mean 0 and deviation 1 over the rollout
     ppo.entropy_coef = 0.0  # the coefficient of a bonus on the policy's entropy in nats
     ppo.prompt_epochs = 3.0  # the number of passes over all prompts (released value)
@@ -108,6 +118,9 @@ def get_config(arg: str = "") -> ConfigDict:
     critic = config.critic = ConfigDict()
     critic.lr = 1e-7  # released value
     critic.warmup = 0  # the number of first rollouts from which only the critic learns
+    critic.epochs = 0  # the critic's passes over one rollout; 0 makes as many as ppo.epochs
+    critic.minibatches = 0  # the critic's optimizer steps of one pass; 0 makes as many as ppo.minibatches
+    critic.lam = 0.95  # the lambda of the returns that the critic learns (released: that of ppo.lam)
 
     eval = config.eval = ConfigDict()
     eval.every = 50  # the updates between evaluations; 0: before and after, and with checkpoints if keep_best > 0
@@ -150,28 +163,31 @@ def get_config(arg: str = "") -> ConfigDict:
     return config
 
 
-# The quickstart's model trains in a few minutes on a CPU. This shows the mechanics; no gain has been seen yet.
+# The quickstart's model on a CPU. The run gains; launch/README.md#ppo has the table of what was tried.
 TINY = {
     "model.path": "quickstart",
     "data.max_tokens": 4096,
-    "toolbox.trajectories": 1500,
+    "data.eval_fraction": 0.1,
+    "toolbox.trajectories": 3000,
     "toolbox.seed": 2,  # generates other trajectories than those of SFT, with the same tools
     "model.compute_dtype": "float32",
     "model.remat": "none",
-    "rollout.prompts": 32,
+    "rollout.prompts": 16,
+    "rollout.group": 4,
     "rollout.max_new_tokens": 64,
-    "rollout.max_prompt_tokens": 448,
-    "rollout.temperature": 0.5,  # at 1 so small a model learns to leave out the parameters that it would write wrongly
-    "ppo.minibatches": 2,
-    "ppo.whiten": True,
-    "ppo.lam": 1.0,
-    "ppo.updates": 25,
+    "rollout.max_prompt_tokens": 320,  # longer prompts take most of an update, and shorter ones teach as much
+    "rollout.temperature": 0.7,  # at 1 so small a model learns to leave out the parameters that it would write wrongly
+    "ppo.group_baseline": True,
+    "ppo.updates": 140,
     "kl.coef": 0.01,
     "optim.lr": 1e-4,
     "critic.lr": 1e-3,
-    "critic.warmup": 5,
+    "critic.warmup": 50,  # 3,200 replies; after 640 the critic knows little more than the mean reward
+    "critic.epochs": 2,
+    "critic.minibatches": 2,
+    "critic.lam": 1.0,
     "eval.sets": "held_out,toolbox",
-    "eval.queries": 200,
+    "eval.queries": 500,
     "eval.new_tokens": 64,
     "export.dtype": "float32",
 }
@@ -185,19 +201,21 @@ SMOLLM2 = {
     "toolbox.seed": 2,  # generates other trajectories than those of SFT, with the same tools
     "model.compute_dtype": "float32",
     "model.remat": "attention",
-    "rollout.prompts": 16,
+    "rollout.prompts": 4,
+    "rollout.group": 4,
     "rollout.rows": 8,
     "rollout.max_new_tokens": 64,
     "rollout.max_prompt_tokens": 512,
     "rollout.temperature": 0.7,
     "ppo.accumulate": 8,
-    "ppo.whiten": True,
-    "ppo.lam": 1.0,
+    "ppo.group_baseline": True,
     "ppo.updates": 20,
     "kl.coef": 0.02,
     "optim.lr": 5e-6,
     "critic.lr": 2e-5,
     "critic.warmup": 3,
+    "critic.epochs": 2,
+    "critic.lam": 1.0,
     "eval.every": 0,
     "eval.sets": "held_out,toolbox",
     "eval.queries": 24,
@@ -210,20 +228,14 @@ SMOLLM2 = {
     "export.dtype": "float32",
 }
 
-# As many replies to fewer prompts. The other replies to the prompt are the baseline of each, which halves the work of
-# an update with a critic.
-RLOO = {"algorithm": "rloo", "rollout.prompts": 16, "rollout.group": 4, "critic.warmup": 0}
-# This run takes half an hour on one core. Long prompts take most of an update, and short ones teach as much.
-RLOO_TINY = {
-    "toolbox.trajectories": 3000,
-    "data.eval_fraction": 0.1,
-    "rollout.max_prompt_tokens": 320,
-    "rollout.temperature": 0.7,
-    "ppo.minibatches": 1,
-    "ppo.updates": 150,
-    "optim.lr": 2e-4,
-    "eval.queries": 500,
+# The other replies to the prompt are the baseline of each, which halves the work of an update with a critic.
+RLOO = {
+    "algorithm": "rloo",
+    "rollout.prompts": 16,
+    "rollout.group": 4,
+    "critic.warmup": 0,
 }
+RLOO_TINY = {"ppo.updates": 150, "optim.lr": 2e-4}
 
 # Adapters need a larger learning rate than weights; the released run has none. With these rows 7B fits one device of
 # 80 GB.
@@ -240,6 +252,7 @@ RELEASE = {
     "reward.rule": "release",
     "kl.coef": 0.4,
     "rollout.prompts": 8,
+    "rollout.group": 1,
     "rollout.rows": 8,
     "rollout.temperature": 0.0,
     "kl.place": "reward",

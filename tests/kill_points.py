@@ -62,7 +62,12 @@ def commands(home: Path) -> dict[str, list[str]]:
     scored += ["--config.eval.sets=held_out", "--config.eval.queries=2", "--config.eval.rows=2"]
     scored += ["--config.eval.new_tokens=4", "--config.checkpoint.keep_best=1"]
     ppo = [f"--config={REPO / 'configs' / 'ppo.py'}", *common, f"--config.model.path={home / 'sft'}"]
-    ppo += ["--config.rollout.prompts=2", "--config.rollout.rows=2", "--config.rollout.max_new_tokens=4"]
+    ppo += [
+        "--config.rollout.prompts=2",
+        "--config.rollout.group=1",
+        "--config.rollout.rows=2",
+        "--config.rollout.max_new_tokens=4",
+    ]
     ppo += ["--config.rollout.max_prompt_tokens=512", "--config.ppo.updates=5", "--config.ppo.minibatches=1"]
     ppo += ["--config.critic.warmup=0", "--config.rollout.round_to=512", "--config.log.samples=2"]
     ppo += ["--config.data.eval_fraction=0.0"]

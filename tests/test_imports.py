@@ -39,9 +39,10 @@ ALLOWED |= {
     "tljax.rl.irm": ("tljax.core", "tljax.calls"),
     "tljax.rl.reward_workers": ("tljax.rl.irm", "tljax.core", "tljax.calls"),
     "tljax.rl.reward": (
-        *("tljax.rl.irm", "tljax.rl.reward_workers", "tljax.core", "tljax.distributed.processes"),
-        *("tljax.calls", "tljax.data"),
+        *("tljax.rl.irm", "tljax.rl.call_matching", "tljax.rl.reward_workers"),
+        *("tljax.core", "tljax.calls", "tljax.data", "tljax.distributed.processes"),
     ),
+    "tljax.rl.call_matching": ("tljax.rl.irm", "tljax.calls"),
     "tljax.rl.gae": (),
     "tljax.rl.loss": (),
     "tljax.evaluate.score": ("tljax.core", "tljax.calls"),
@@ -56,7 +57,7 @@ ALLOWED |= {
 WITHOUT_JAX = ("tljax.core", "tljax.calls", "tljax.data", "tljax.toolbox", "tljax.evaluate.score")
 WITHOUT_JAX += ("tljax.evaluate.benchmarks", "tljax.analysis.call_errors")
 WITHOUT_JAX += ("tljax.analysis.feedback_errors", "tljax.agent.executors")
-WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.reward", "tljax.rl.reward_workers")
+WITHOUT_JAX += ("tljax.rl.irm", "tljax.rl.call_matching", "tljax.rl.reward", "tljax.rl.reward_workers")
 
 
 def modules(repo: Path) -> dict[str, Path]:

@@ -47,7 +47,12 @@ def test_every_stage_reads_and_writes_the_template(repo, launch, tmp_path, capsy
     assert launch("generate", f"--config={repo}/configs/generate.py", *model, *generate, "--config.rows=8") == 0
     assert json.loads(out.read_text())["id"] == 1
 
-    learn = [f"--config.model.path={sft}", "--config.rollout.prompts=16", "--config.rollout.max_new_tokens=8"]
+    learn = [
+        f"--config.model.path={sft}",
+        "--config.rollout.prompts=16",
+        "--config.rollout.group=1",
+        "--config.rollout.max_new_tokens=8",
+    ]
     limits = [
         "--config.rollout.max_prompt_tokens=1700",
         "--config.critic.warmup=0",

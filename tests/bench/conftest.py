@@ -20,6 +20,8 @@ TINY = {
     "generate.rows": 8,
     "ppo.toolbox.trajectories": 40,
     "ppo.rollout.prompts": 8,
+    "ppo.rollout.group": 1,
+    "ppo.critic.minibatches": 1,
     "ppo.rollout.rows": 8,
     "ppo.rollout.max_new_tokens": 8,
     "ppo.rollout.max_prompt_tokens": 192,

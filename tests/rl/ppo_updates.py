@@ -14,9 +14,10 @@ from tljax.generate.sampling import SampleOptions
 from tljax.model import llama, lora
 from tljax.model.value import drop_lm_head, init_value_head
 from tljax.rl.advantage import AdvantageOptions
+from tljax.rl.experience import make_experience
 from tljax.rl.models import PPOModels
 from tljax.rl.options import UpdateOptions
-from tljax.rl.ppo import make_experience, make_update
+from tljax.rl.ppo import make_update
 from tljax.rl.state import Experience, PPOState, RolloutBatch
 from tljax.training.state import init_state
 

@@ -25,7 +25,9 @@ from tests.rl.ppo_updates import (
     score_rollout,
 )
 from tljax.model import llama
-from tljax.rl.ppo import make_experience, make_update, next_kl_coef
+from tljax.rl.advantage import advantages_and_returns
+from tljax.rl.experience import make_experience
+from tljax.rl.ppo import make_update, next_kl_coef
 from tljax.rl.state import PPOState
 
 
@@ -142,7 +144,10 @@ def summing() -> optax.GradientTransformation:
 
 @pytest.mark.extended
 def test_minibatches_contain_every_row_once_per_epoch():
-    """For replies of one token each, the gradients of two epochs in eight minibatches sum to 16 times their mean."""
+    """For replies of one token each, the gradients of two epochs in eight minibatches sum to 16 times their mean.
+
+    The critic makes as many passes and steps as the actor, or its own.
+    """
 
     def total(**shape):
         state = first_state(True)
@@ -163,7 +168,49 @@ def test_minibatches_contain_every_row_once_per_epoch():
 
     with on_mesh(1, 1, 1):
         many, once = total(minibatches=8, epochs=2), total()
+        own = total(critic_epochs=3, critic_minibatches=4)
     assert_close(many, jax.tree.map(lambda x: 16 * x, once), tolerance=1e-4)
+    assert_close(own[0], once[0], tolerance=1e-4)
+    assert_close(own[1], jax.tree.map(lambda x: 12 * x, once[1]), tolerance=1e-4)
+
+
+def test_the_other_replies_correct_the_values_of_a_prompt():
+    """Without a critic's help the group baseline is RLOO; with it, its own loop over replies and tokens."""
+    rng, length = np.random.default_rng(0), np.asarray([3, 1, 4, 2, 4, 4, 0, 1])
+    mask = jnp.asarray(np.arange(4)[None] < length[:, None])
+    last = jnp.asarray(np.arange(4)[None] == length[:, None] - 1)
+    rewards = jnp.where(last, jnp.asarray(rng.normal(size=(8, 1)), jnp.float32), 0)
+    ppo = dataclasses.replace(make_options(group=4).advantage, group_baseline=True, lam=1.0)
+    plain = dataclasses.replace(ppo, group_baseline=False, lam=0.9)
+    # Values that differ between prompts alone.
+    values = jnp.repeat(jnp.asarray([[0.5], [-1.0]], jnp.float32), 4, axis=0) * jnp.ones((8, 4), jnp.float32)
+    values = jnp.where(jnp.asarray(length > 0)[:, None], values, 0)
+    found, _ = advantages_and_returns(rewards[:4], values[:4], mask[:4], ppo)
+    rloo, _ = advantages_and_returns(rewards[:4], values[:4], mask[:4], make_options("rloo", group=4).advantage)
+    np.testing.assert_allclose(found, rloo, atol=1e-5)
+    # Any values.
+    values = jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)
+    before, returns = map(np.asarray, advantages_and_returns(rewards, values, mask, plain))
+    after, same = advantages_and_returns(rewards, values, mask, dataclasses.replace(plain, group_baseline=True))
+    for row in range(8):
+        others = [other for other in range(row // 4 * 4, row // 4 * 4 + 4) if other != row]
+        wanted = before[row] - np.mean([before[other, 0] for other in others])
+        np.testing.assert_allclose(after[row], np.where(mask[row], wanted, 0), atol=1e-5)
+    np.testing.assert_array_equal(same, returns)
+
+
+def test_a_critic_learns_returns_of_its_own_lambda():
+    """With lambda 1 and no discount, a token's return is the sum of the rewards that follow, whatever the values."""
+    options = make_options().advantage
+    rng = np.random.default_rng(0)
+    rewards, values = (jnp.asarray(rng.normal(size=(2, 5)), jnp.float32) for _ in range(2))
+    mask = jnp.asarray([[1, 1, 1, 1, 1], [1, 0, 1, 1, 0]], bool)
+    rewards = jnp.where(mask, rewards, 0)
+    advantages, _ = advantages_and_returns(rewards, values, mask, options)
+    found = advantages_and_returns(rewards, values, mask, dataclasses.replace(options, critic_lam=1.0))
+    np.testing.assert_array_equal(found[0], advantages)
+    after = np.cumsum(np.asarray(rewards)[:, ::-1], axis=1)[:, ::-1]
+    np.testing.assert_allclose(found[1], np.where(mask, after, 0), rtol=1e-5, atol=1e-6)
 
 
 def test_grpo_learns_from_groups_without_a_critic():
@@ -192,7 +239,7 @@ def test_rloo_subtracts_the_mean_of_the_other_replies():
 
 
 @pytest.mark.extended
-def test_the_entropy_bonus_counts_in_the_loss_and_warm_up_moves_the_critic_alone(plain):
+def test_the_entropy_bonus_counts_in_the_loss(plain):
     with on_mesh(1, 1, 1):
         rows, params = make_rows(), random_params(0)
         logits = jax.jit(lambda params: llama.logits(params, CONFIG, hidden_of(params, rows)))(params)
@@ -200,11 +247,23 @@ def test_the_entropy_bonus_counts_in_the_loss_and_warm_up_moves_the_critic_alone
         at = [table[b, STARTS[b] - 1 + t] for b, length in enumerate(LENGTHS) for t in range(length)]
         entropy = -np.mean([(np.exp(row) * row).sum() for row in at])
         experience = jax.device_put(plain.experience, jax.NamedSharding(jax.sharding.get_mesh(), jax.P()))
-        found = one_update(make_options(entropy_coef=0.5, critic_warmup=1), scored=(experience, {}))
+        found = one_update(make_options(entropy_coef=0.5), scored=(experience, {}))
     assert plain.metrics["entropy"] == pytest.approx(entropy, rel=1e-4)
     assert found.metrics["loss"] == pytest.approx(plain.metrics["loss"] - 0.5 * entropy, rel=1e-4)
-    assert jax.tree.all(jax.tree.map(np.array_equal, found.before[0], found.after[0]))
     assert_close(found.gradients[1], plain.gradients[1])
+
+
+def test_a_warm_up_moves_the_critic_alone(plain):
+    with on_mesh(1, 1, 1):
+        experience = jax.device_put(plain.experience, jax.NamedSharding(jax.sharding.get_mesh(), jax.P()))
+        found = one_update(make_options(critic_warmup=1, minibatches=2), scored=(experience, {}))
+        usual = one_update(make_options(minibatches=2), scored=(experience, {}))
+    assert jax.tree.all(jax.tree.map(np.array_equal, found.before[0], found.after[0]))
+    assert_close(found.gradients[1], usual.gradients[1])
+    assert found.metrics.keys() == usual.metrics.keys()
+    still = {"loss": 0, "policy_loss": 0, "ratio": 1, "clipped": 0, "policy_kl": 0, "grad_norm": 0}
+    assert {name: found.metrics[name] for name in still} == still
+    assert found.metrics["ratio_first"] == 1 and found.metrics["value_loss"] == usual.metrics["value_loss"]
 
 
 @pytest.mark.parametrize("kl, wanted", [(0.5, 0.8), (6.3, 1.05), (100.0, 1.2)])

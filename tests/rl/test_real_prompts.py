@@ -41,6 +41,8 @@ def test_three_updates_on_toolalpaca(plan, codellama, shared, launch, repo, tmp_
         "rollout.max_prompt_tokens": 640,
         "rollout.max_new_tokens": 32,
         "rollout.prompts": 8,
+        "rollout.group": 1,
+        "critic.minibatches": 1,
         "rollout.rows": 8,
         "ppo.updates": 3,
         "ppo.minibatches": 1,

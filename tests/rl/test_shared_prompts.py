@@ -25,8 +25,9 @@ from tljax.distributed.mesh import spec
 from tljax.generate.batches import Reply
 from tljax.generate.sampler import Sampler
 from tljax.model.shared_prompt import shared_replies
+from tljax.rl.experience import make_experience
 from tljax.rl.irm import Reward
-from tljax.rl.ppo import make_experience, make_update
+from tljax.rl.ppo import make_update
 from tljax.rl.reply_scores import reply_logprobs
 from tljax.rl.rollout import Rollout, pad_rollout
 from tljax.rl.state import RolloutBatch

@@ -16,8 +16,10 @@ from tljax.generate.load import open_model_and_tokenizer
 from tljax.model import cost
 from tljax.rl import run as ppo_run
 from tljax.rl.check import check
+from tljax.rl.experience import make_experience
 from tljax.rl.optimizers import make_optimizers
-from tljax.rl.ppo import UpdateOptions, make_experience, make_update
+from tljax.rl.options import UpdateOptions
+from tljax.rl.ppo import make_update
 from tljax.rl.train_iteration import PPOContext, Programs, train_iteration
 from tljax.storage.run_folder import RunFolder
 from tljax.training.checkpoint import Checkpoints

@@ -1,5 +1,6 @@
 """Estimates memory and traffic of a program by arithmetic: for GPUs, and to choose what a search compiles next."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from tljax.model import cost, llama
 from tljax.model.memory import ActivationMemory, DeviceBatch
 from tljax.plan.roofline import Traffic
 from tljax.rl import memory as rl_memory
+from tljax.rl.options import critic_passes
 
 
 def estimate_workspace(config: Any, c: llama.LlamaConfig, program: str) -> float:
@@ -60,7 +62,7 @@ def estimate_traffic(config: Any, c: llama.LlamaConfig, program: str) -> Traffic
         passes = (2 + has_critic) * config.ppo.minibatches * config.ppo.accumulate
         return Traffic(memory=passes * 2 * weights, links=passes * (received_weights + activations))
 
-    passes = (1 + has_critic) * _num_training_passes(config)
+    passes = _num_training_passes(config)
     # Devices that hold the same part of the weights.
     copies = shard_count("batch", "positions") // weight_shards
     gradients = 2 * received_weights + 2 * weights / weight_shards * (copies - 1) / copies
@@ -85,7 +87,10 @@ def _device_batch(config: Any) -> DeviceBatch:
 
 
 def _num_training_passes(config: Any) -> int:
-    """Returns the number of forward and backward passes of one model in one run of the program that trains."""
+    """Returns the number of forward and backward passes, of all models, in one run of the program that trains."""
     if config.run == "sft":
         return config.batch.accumulate
-    return config.ppo.epochs * config.ppo.minibatches * config.ppo.accumulate
+    steps = config.ppo.epochs * config.ppo.minibatches
+    if config.algorithm == "ppo":
+        steps += math.prod(critic_passes(config))
+    return steps * config.ppo.accumulate

@@ -20,11 +20,12 @@ from tljax.plan.programs import (
     abstract_train_state,
     recomputed_flops_per_token,
 )
+from tljax.rl.experience import make_experience
 from tljax.rl.memory import update_row_tokens
 from tljax.rl.models import PPOModels
 from tljax.rl.optimizers import make_optimizers
-from tljax.rl.options import UpdateOptions, rollouts_shared_replies
-from tljax.rl.ppo import make_experience, make_update
+from tljax.rl.options import UpdateOptions, critic_passes, part_replies, rollouts_shared_replies
+from tljax.rl.ppo import make_update
 from tljax.rl.rollout import shared_reply_length
 from tljax.rl.state import Experience, PPOState, RolloutBatch
 
@@ -40,9 +41,10 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
     rollout = config.rollout
     max_tokens = rollout.max_prompt_tokens + rollout.max_new_tokens
     llama.check_length(c, max_tokens, "rollout.max_prompt_tokens + max_new_tokens")
-    replies, parts = rollout.prompts * rollout.group, config.ppo.minibatches * config.ppo.accumulate
+    replies = rollout.prompts * rollout.group
     check_rows(rollout.rows, "rollout.rows")
-    check_rows(replies // parts, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
+    for part in part_replies(config):
+        check_rows(part, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
 
     # The models and the state of their optimizers.
     adapter = lora.LoraOptions.from_config(config.lora)
@@ -78,7 +80,8 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
     update, score = make_update(models, tx, critic_tx, options), make_experience(models, options)
     context = float(row_tokens)
     forward_flops = cost.flops_per_token(c, context) / 3
-    trained_tokens = len(train_states) * rows * row_tokens * config.ppo.epochs
+    epochs = config.ppo.epochs + models.has_critic * critic_passes(config)[0]
+    trained_tokens = rows * row_tokens * epochs
     programs = (
         Program(
             name="update",
@@ -112,7 +115,7 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
     }
     description = (
         f"{replies} replies of {rollout.max_new_tokens} tokens to prompts of {prompt_tokens} tokens, sampled "
-        f"{rollout.rows} at a time, trained on {replies // parts} at a time"
+        f"{rollout.rows} at a time, trained on {max(part_replies(config))} at a time"
         + (f", {shared} of which share their prompt" if shared > 1 else "")
         + f", remat {config.model.remat}"
     )

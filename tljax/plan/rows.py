@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from tljax.distributed.mesh import batch_shard_count
+from tljax.rl.options import minibatch_counts, part_replies
 
 
 def divide_rows(config: Any) -> tuple[Any, list[str]]:
@@ -24,7 +25,7 @@ def divide_rows(config: Any) -> tuple[Any, list[str]]:
         change("batch.rows", _round_up(config.batch.rows, shards * config.batch.accumulate))
     else:
         rollout, ppo = config.rollout, config.ppo
-        replies_multiple = shards * ppo.minibatches
+        replies_multiple = shards * math.lcm(*minibatch_counts(config))
         prompts_multiple = replies_multiple // math.gcd(replies_multiple, rollout.group)
         change("rollout.prompts", _round_up(rollout.prompts, prompts_multiple))
         # A minibatch has at most so many parts with a row for every shard.
@@ -46,7 +47,7 @@ def with_rows_per_device(config: Any, rows: int) -> Any:
     if config.run == "sft":
         config.batch.rows = rows * shards * config.batch.accumulate
         return config
-    replies = config.rollout.prompts * config.rollout.group // config.ppo.minibatches
+    replies = config.rollout.prompts * config.rollout.group // min(minibatch_counts(config))
     config.ppo.accumulate = max(1, replies // (rows * shards))
     return divide_rows(config)[0]
 
@@ -55,8 +56,7 @@ def rows_per_device(config: Any) -> int:
     """Returns the number of rows that every device of the current mesh trains on at a time."""
     if config.run == "sft":
         return config.batch.rows // config.batch.accumulate // batch_shard_count()
-    parts = config.ppo.minibatches * config.ppo.accumulate
-    return config.rollout.prompts * config.rollout.group // parts // batch_shard_count()
+    return max(part_replies(config)) // batch_shard_count()
 
 
 def _round_up(value: int, multiple: int) -> int:

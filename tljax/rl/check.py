@@ -13,6 +13,8 @@ from tljax.model.attention import IMPLEMENTATIONS, choose_implementation
 from tljax.model.hf.config import DTYPES
 from tljax.model.remat import REMATS
 from tljax.rl.advantage import ALGORITHMS, KL_PLACES
+from tljax.rl.loss import LOSS_MEANS
+from tljax.rl.options import minibatch_counts, part_replies
 from tljax.training import model_source, resume
 from tljax.training.metrics import check_installed
 from tljax.training.optimizer import SCHEDULES
@@ -21,6 +23,7 @@ CHOICES = {
     "algorithm": ALGORITHMS,
     "resume": resume.RESUME,
     "kl.place": KL_PLACES,
+    "ppo.loss_mean": LOSS_MEANS,
     "model.compute_dtype": llama.COMPUTE_DTYPES,
     "model.remat": REMATS,
     "model.attention": IMPLEMENTATIONS,
@@ -43,11 +46,14 @@ MINIMUMS = {
     "ppo.minibatches": 1,
     "ppo.accumulate": 1,
     "ppo.clip": 0.0,
+    "ppo.clip_high": 0.0,
     "ppo.value_clip": 0.0,
     "ppo.updates": 0,
     "ppo.entropy_coef": 0.0,
     "critic.lr": 0.0,
     "critic.warmup": 0,
+    "critic.epochs": 0,
+    "critic.minibatches": 0,
     "log.samples": 0,
 }
 
@@ -64,7 +70,7 @@ def check(config: Any) -> None:
             "config.reward.rule is 'release', which cannot read the calls of config.data.dialect = template; choose "
             "the rule table"
         )
-    for field in ("ppo.gamma", "ppo.lam"):
+    for field in ("ppo.gamma", "ppo.lam", "critic.lam"):
         checks.check_range(field, checks.get_field(config, field), 0.0, 1.0)
     for field in ("kl.horizon", "ppo.prompt_epochs"):
         checks.check_range(field, checks.get_field(config, field), 1e-3)
@@ -84,12 +90,14 @@ def check(config: Any) -> None:
         )
     if algorithm != "ppo" and config.critic.warmup:
         raise InputError(f"config.critic.warmup is {config.critic.warmup}, but {algorithm} has no critic; set it to 0")
-    rows, parts = config.rollout.prompts * group, config.ppo.minibatches * config.ppo.accumulate
-    if rows % parts:
-        raise InputError(
-            f"config.rollout.prompts x rollout.group = {rows} replies do not divide into ppo.minibatches x "
-            f"ppo.accumulate = {parts} parts; use a multiple of {parts}"
-        )
+    rows = config.rollout.prompts * group
+    for field, minibatches in zip(("ppo", "critic"), minibatch_counts(config), strict=False):
+        parts = minibatches * config.ppo.accumulate
+        if rows % parts:
+            raise InputError(
+                f"config.rollout.prompts x rollout.group = {rows} replies do not divide into {field}.minibatches x "
+                f"ppo.accumulate = {parts} parts; use a multiple of {parts}"
+            )
     if algorithm != "ppo" and config.rollout.temperature == 0:
         raise InputError(
             f"config.rollout.temperature is 0, at which all replies to a prompt are equal and {algorithm} learns "
@@ -107,6 +115,31 @@ def check(config: Any) -> None:
         )
 
 
+def warnings(config: Any) -> list[str]:
+    """Returns a line for each choice that is allowed and with which a run is known to learn little."""
+    lines = []
+    if config.algorithm == "ppo" and config.critic.warmup == 0:
+        lines.append(
+            "config.critic.warmup is 0, so the actor learns from a critic whose values are all 0 at first; let the "
+            "critic learn from some thousand replies before (rollout.prompts x rollout.group in each rollout)"
+        )
+    if config.algorithm == "ppo" and 0 < config.critic.lr < config.optim.lr:
+        lines.append(
+            f"config.critic.lr is {config.critic.lr:g}, below optim.lr = {config.optim.lr:g}, so the critic follows "
+            "the policy slowly; use a larger one"
+        )
+    if config.rollout.temperature == 0:
+        lines.append(
+            "config.rollout.temperature is 0, so replies are greedy and other calls are never tried; set it above 0"
+        )
+    if (config.algorithm == "dr_grpo") != (config.ppo.loss_mean == "constant"):
+        lines.append(
+            f"config.algorithm is {config.algorithm} and ppo.loss_mean is {config.ppo.loss_mean}; Dr. GRPO is the "
+            "algorithm dr_grpo with the loss_mean constant"
+        )
+    return [f"note: {line}" for line in lines]
+
+
 def check_total(config: Any, updates: int) -> None:
     """Raises InputError if the critic's warm-up takes all `updates`, so that the actor would get none."""
     if config.critic.warmup >= updates:
@@ -122,8 +155,8 @@ def check_devices(config: Any, c: llama.LlamaConfig) -> None:
     longest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
     llama.check_length(c, longest, "rollout.max_prompt_tokens + rollout.max_new_tokens")
     check_rows(config.rollout.rows, "rollout.rows")
-    rows, parts = config.rollout.prompts * config.rollout.group, config.ppo.minibatches * config.ppo.accumulate
-    check_rows(rows // parts, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
+    for rows in part_replies(config):
+        check_rows(rows, "replies of one part (rollout.prompts x rollout.group / minibatches / accumulate)")
     if config.eval.sets:
         check_rows(config.eval.rows, "eval.rows")
     choose_implementation(config.model.attention, config.model.compute_dtype, c.head_dim, mesh_platform())

@@ -10,7 +10,7 @@ from tljax.distributed.mesh import batch_shard_count, device_bytes, row_length_m
 from tljax.generate.batches import padded_length
 from tljax.model.memory import ActivationMemory, DeviceBatch, StateBytes, check_state_fits, state_bytes
 from tljax.rl.models import PPOModels
-from tljax.rl.options import updates_shared_replies
+from tljax.rl.options import part_replies, updates_shared_replies
 from tljax.rl.rollout import shared_reply_length
 
 
@@ -37,7 +37,7 @@ class PPOMemory:
 def device_batch(config: Any, prompt_tokens: int) -> DeviceBatch:
     """Returns the part of an update that a device computes at a time, with prompts of at most `prompt_tokens`."""
     rollout, shared = config.rollout, updates_shared_replies(config)
-    part = rollout.prompts * rollout.group / (config.ppo.minibatches * config.ppo.accumulate)
+    part = max(part_replies(config))
     return DeviceBatch(
         rows=part / shared / batch_shard_count(),
         tokens=update_row_tokens(config, prompt_tokens, shared) // shard_count("positions"),

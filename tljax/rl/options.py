@@ -1,6 +1,7 @@
 """The options of PPO's compiled programs."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -18,12 +19,16 @@ class UpdateOptions:
     advantage: AdvantageOptions
     sample: SampleOptions  # the distribution that replies were drawn from and are scored under
     epochs: int  # passes over one rollout
-    minibatches: int  # updates of one pass
+    minibatches: int  # optimizer steps of one pass
     accumulate: int  # parts in which a minibatch is computed
     shared: int = 1  # replies that are computed in one row with their prompt; minibatches are made of such rows
     clip: float
+    clip_high: float = 0.0  # 0: clip
+    loss_mean: str = "token"  # one of loss.LOSS_MEANS
     value_clip: float
     entropy_coef: float
+    critic_epochs: int = 0  # the critic's passes over one rollout; 0: as many as the actor's
+    critic_minibatches: int = 0  # the critic's optimizer steps of one pass; 0: as many as the actor's
     critic_warmup: int  # number of first rollouts from which only the critic learns
     kl_target: float  # the KL of a reply, in nats, that an adaptive kl_coef aims at; 0: kl_coef is fixed
     kl_horizon: float  # replies within which an adaptive kl_coef changes by a factor of at most e^0.2
@@ -41,8 +46,12 @@ class UpdateOptions:
             accumulate=config.ppo.accumulate,
             shared=updates_shared_replies(config),
             clip=config.ppo.clip,
+            clip_high=config.ppo.clip_high,
+            loss_mean=config.ppo.loss_mean,
             value_clip=config.ppo.value_clip,
             entropy_coef=config.ppo.entropy_coef,
+            critic_epochs=config.critic.epochs,
+            critic_minibatches=config.critic.minibatches,
             critic_warmup=config.critic.warmup,
             kl_target=config.kl.target,
             kl_horizon=config.kl.horizon,
@@ -51,10 +60,28 @@ class UpdateOptions:
         )
 
 
+def critic_passes(config: Any) -> tuple[int, int]:
+    """Returns the critic's passes over one rollout and its optimizer steps of one pass."""
+    return config.critic.epochs or config.ppo.epochs, config.critic.minibatches or config.ppo.minibatches
+
+
+def minibatch_counts(config: Any) -> tuple[int, ...]:
+    """Returns the optimizer steps of one pass of the actor and, where there is one, of the critic."""
+    if config.algorithm != "ppo":
+        return (config.ppo.minibatches,)
+    return config.ppo.minibatches, critic_passes(config)[1]
+
+
+def part_replies(config: Any) -> tuple[int, ...]:
+    """Returns the numbers of replies that the actor and, where there is one, the critic compute at a time."""
+    replies = config.rollout.prompts * config.rollout.group
+    return tuple(replies // (count * config.ppo.accumulate) for count in minibatch_counts(config))
+
+
 def updates_shared_replies(config: Any) -> int:
     """Returns the number of replies that share a row with their prompt in the update of configs/ppo.py."""
-    rollout, parts = config.rollout, config.ppo.minibatches * config.ppo.accumulate
-    return shared_replies(rollout.group, rollout.prompts * rollout.group // parts) if rollout.share_prompts else 1
+    rollout = config.rollout
+    return shared_replies(rollout.group, math.gcd(*part_replies(config))) if rollout.share_prompts else 1
 
 
 def rollouts_shared_replies(config: Any) -> int:

@@ -11,15 +11,20 @@ from tljax.core.errors import InputError
 from tljax.core.user_function import is_function_path
 from tljax.data.prompt_table import Prompt
 from tljax.distributed import processes
-from tljax.rl.irm import RULES, Reward, reward
+from tljax.rl.call_matching import MATCHED_RULES, matched_reward
+from tljax.rl.irm import RULES as IRM_RULES
+from tljax.rl.irm import Reward, reward
 from tljax.rl.reward_workers import ALLOWED, FIELD, RewardWorkers
+
+RULES = (*IRM_RULES, *MATCHED_RULES)
 
 
 class RewardFunction:
     """Computes the rewards of replies by the rule of config.reward. Close it after use, or use it in a `with`.
 
-    rule: "table" or "release" (`irm.reward`), or module:function with `fn(prediction, golden, tools) -> float | Reward`
-    and tools as flat JSON. Each of the `workers` processes imports the function, and each call has `timeout` seconds.
+    rule: "table" or "release" (`irm.reward`), "binary" or "toolrl" (`call_matching.matched_reward`), or module:function
+    with `fn(prediction, golden, tools) -> float | Reward` and tools as flat JSON. Each of the `workers` processes
+    imports the function, and each call has `timeout` seconds.
     If the function returns a number, or a Reward without a kind, the reply gets the kind and detail of the rule
     "table", so that shares of kinds mean the same under every rule.
     clip: rewards are clipped to -clip..clip (released value: 5); 0 leaves them unchanged.
@@ -58,7 +63,9 @@ class RewardFunction:
         anything but a reward.
         """
         pairs = list(zip(predictions, prompts, strict=True))
-        if self._rule in RULES:
+        if self._rule in MATCHED_RULES:
+            rewards = [matched_reward(prediction, p.golden, p.tools, self._rule) for prediction, p in pairs]
+        elif self._rule in IRM_RULES:
             rewards = [reward(prediction, p.golden, p.tools, self._rule) for prediction, p in pairs]
         else:
             results = processes.run_on_primary(lambda: self._call_workers(pairs))

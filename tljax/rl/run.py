@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -22,12 +23,14 @@ from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import cost, llama, lora
 from tljax.model.hf.export import ChatFacts, WeightsFormat
 from tljax.rl import held_out, memory
-from tljax.rl.check import check, check_devices, check_total
+from tljax.rl.alarms import Alarms
+from tljax.rl.check import check, check_devices, check_total, warnings
+from tljax.rl.experience import make_experience
 from tljax.rl.held_out import reward_metrics
 from tljax.rl.models import PPOModels
 from tljax.rl.optimizers import make_optimizers, total_updates
-from tljax.rl.options import UpdateOptions
-from tljax.rl.ppo import make_experience, make_update
+from tljax.rl.options import UpdateOptions, critic_passes
+from tljax.rl.ppo import make_update
 from tljax.rl.reward import RewardFunction
 from tljax.rl.rollout import forget_rollouts
 from tljax.rl.samples import write_samples
@@ -67,7 +70,7 @@ def run(config: Any) -> None:
                 processes.run_on_primary(
                     lambda: save_model_files(model, tokenizer.folder, chat, folder, models.adapter)
                 )
-            log(describe(context))
+            log("\n".join([describe(context), *warnings(config)]))
             train(context, UpdateOptions.from_config(config, sample), txs)
 
 
@@ -124,10 +127,12 @@ def describe(context: PPOContext) -> str:
     config, c = context.config, context.model.config
     group = f" x {config.rollout.group} replies" if config.rollout.group > 1 else ""
     steps = config.ppo.epochs * config.ppo.minibatches
+    critic_steps = math.prod(critic_passes(config)) if context.models.has_critic else steps
+    critic = f" and {critic_steps} of the critic" if critic_steps != steps else ""
     return (
         f"model: {config.model.path}, {cost.count_weights(c) / 1e6:,.1f} M weights, {config.model.compute_dtype}\n"
         f"train: {config.algorithm}, {context.total:,} updates of {config.rollout.prompts} prompts{group}, {steps} "
-        f"optimizer step{'s' * (steps > 1)} each, in {context.folder}"
+        f"optimizer step{'s' * (steps > 1)}{critic} each, in {context.folder}"
     )
 
 
@@ -141,6 +146,7 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
     # The compiled programs.
     experience, update = make_experience(context.models, options), make_update(context.models, *txs, options)
     programs = Programs(options, experience, update, widths=set())
+    alarms = Alarms(config.critic.warmup)
 
     # The facts that every checkpoint stores, and that a resumed run must share.
     facts = {"rows": context.prompts.content, "updates": total, "model": fingerprint(context.model)}
@@ -165,6 +171,8 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
                 state, prompts, rollout, metrics = train_iteration(context, programs, frozen, state, n)
                 logger.push(n + 1, {}, metrics)
                 logger.flush()
+                for note in alarms.notes(n + 1, metrics):
+                    logger.log_message(note)
                 if config.log.samples and (n + 1 == total or (n + 1) % config.log.every == 0):
                     write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, logger)
 

@@ -60,7 +60,7 @@ class Programs(NamedTuple):
     """The compiled functions of an iteration, their options, and the row widths that they were compiled for."""
 
     options: UpdateOptions
-    experience: Callable[..., Any]  # ppo.make_experience
+    experience: Callable[..., Any]  # experience.make_experience
     update: Callable[..., Any]  # ppo.make_update
     widths: set[tuple[str, int]]
 
@@ -97,7 +97,7 @@ def train_iteration(
     processes.report_progress(f"the rewards of update {n + 1}")
     metrics = jax.device_get(metrics | metrics_before)
     seconds["seconds_update"] = round(time.perf_counter() - begin, 6)
-    metrics |= rollout_metrics(rollout, experience.logprobs, batch.mask) | seconds
+    metrics |= rollout_metrics(rollout, rollout_block.group, experience.logprobs, batch.mask) | seconds
     return state, prompts, rollout, metrics | {"tokens": int(batch.starts.sum() + batch.mask.sum())}
 
 
@@ -149,16 +149,21 @@ def sample(
     return rollout, {name: round(value, 6) for name, value in seconds.items()}
 
 
-def rollout_metrics(rollout: Rollout, logprobs: jax.Array, mask: jax.Array) -> dict[str, float]:
-    """Returns metrics of a rollout.
+def rollout_metrics(rollout: Rollout, group: int, logprobs: jax.Array, mask: jax.Array) -> dict[str, float]:
+    """Returns metrics of a rollout with `group` replies to each prompt.
 
+    "equal_groups" is the share of groups whose rewards are all equal: they have no advantage over each other.
     "sampler_gap" is the largest difference between log-probabilities as they were sampled and as they are scored.
     """
     logprobs, mask = gather_to_host((logprobs, mask))
     gap = np.abs(sampled_logprobs(rollout, mask.shape[1]) - logprobs) * mask
     ended = [reply.ended for reply in rollout.replies]
     lengths = [len(reply.logprobs) for reply in rollout.replies]
-    return reward_metrics(rollout.rewards) | {
+    metrics = reward_metrics(rollout.rewards)
+    if group > 1:
+        rewards = np.asarray([reward.value for reward in rollout.rewards], np.float32).reshape(-1, group)
+        metrics["equal_groups"] = float(np.mean((rewards == rewards[:, :1]).all(axis=1)))
+    return metrics | {
         "reply_tokens": float(np.mean(lengths)),
         "ended": float(np.mean(ended)),
         "sampler_gap": float(gap.max()),
