@@ -163,7 +163,7 @@ def get_config(arg: str = "") -> ConfigDict:
     return config
 
 
-# The quickstart's model on a CPU. The run gains; launch/README.md#ppo has the table of what was tried.
+# The quickstart's model on a CPU. The run gains; configs/README.md has the table of what was tried.
 TINY = {
     "model.path": "quickstart",
     "data.max_tokens": 4096,
@@ -229,13 +229,8 @@ SMOLLM2 = {
 }
 
 # The other replies to the prompt are the baseline of each, which halves the work of an update with a critic.
-RLOO = {
-    "algorithm": "rloo",
-    "rollout.prompts": 16,
-    "rollout.group": 4,
-    "critic.warmup": 0,
-}
-RLOO_TINY = {"ppo.updates": 150, "optim.lr": 2e-4}
+RLOO = {"algorithm": "rloo", "rollout.prompts": 16, "rollout.group": 4, "critic.warmup": 0}
+RLOO_TINY = {"ppo.updates": 150, "ppo.whiten": True, "optim.lr": 2e-4}
 
 # Adapters need a larger learning rate than weights; the released run has none. With these rows 7B fits one device of
 # 80 GB.

@@ -1,4 +1,4 @@
-"""What tests of several files count while replies are generated."""
+"""A counter of the steps of decoding, which tests of several files use."""
 
 import jax
 import pytest

@@ -57,8 +57,10 @@ def make_rows(width: int = 16, room: int = 6, filler: int = 0) -> RolloutBatch:
     return jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P()))
 
 
-def make_options(algorithm="ppo", group=1, kl_place="reward", **changes):
-    steps = dict(epochs=1, minibatches=1, accumulate=1, critic_warmup=0, remat="none", loss_chunk=4)
+def make_options(algorithm="ppo", group=1, kl_place="reward", epochs=1, minibatches=1, **changes):
+    """The critic makes as many passes and steps as the actor, if `changes` do not give it others."""
+    steps = dict(epochs=epochs, minibatches=minibatches, accumulate=1, remat="none", loss_chunk=4)
+    steps |= dict(critic_epochs=epochs, critic_minibatches=minibatches, critic_warmup=0)
     losses = dict(clip=0.2, value_clip=0.2, entropy_coef=0.0, kl_target=0.0, kl_horizon=1e4)
     sampling = dict(max_new_tokens=6, temperature=1.0, top_k=0, top_p=1.0, eos_ids=(1,), pad_id=0)
     return UpdateOptions(

@@ -115,7 +115,7 @@ def check(config: Any) -> None:
         )
 
 
-def warnings(config: Any) -> list[str]:
+def start_notes(config: Any) -> list[str]:
     """Returns a line for each choice that is allowed and with which a run is known to learn little."""
     lines = []
     if config.algorithm == "ppo" and config.critic.warmup == 0:

@@ -27,8 +27,8 @@ class UpdateOptions:
     loss_mean: str = "token"  # one of loss.LOSS_MEANS
     value_clip: float
     entropy_coef: float
-    critic_epochs: int = 0  # the critic's passes over one rollout; 0: as many as the actor's
-    critic_minibatches: int = 0  # the critic's optimizer steps of one pass; 0: as many as the actor's
+    critic_epochs: int  # the critic's passes over one rollout
+    critic_minibatches: int  # the critic's optimizer steps of one pass
     critic_warmup: int  # number of first rollouts from which only the critic learns
     kl_target: float  # the KL of a reply, in nats, that an adaptive kl_coef aims at; 0: kl_coef is fixed
     kl_horizon: float  # replies within which an adaptive kl_coef changes by a factor of at most e^0.2
@@ -38,6 +38,7 @@ class UpdateOptions:
     @classmethod
     def from_config(cls, config: Any, sample: SampleOptions) -> "UpdateOptions":
         """Returns the options of configs/ppo.py on the current mesh; sample: the options by which replies are drawn."""
+        critic_epochs, critic_minibatches = critic_passes(config)
         return cls(
             advantage=AdvantageOptions.from_config(config),
             sample=sample,
@@ -50,8 +51,8 @@ class UpdateOptions:
             loss_mean=config.ppo.loss_mean,
             value_clip=config.ppo.value_clip,
             entropy_coef=config.ppo.entropy_coef,
-            critic_epochs=config.critic.epochs,
-            critic_minibatches=config.critic.minibatches,
+            critic_epochs=critic_epochs,
+            critic_minibatches=critic_minibatches,
             critic_warmup=config.critic.warmup,
             kl_target=config.kl.target,
             kl_horizon=config.kl.horizon,

@@ -89,8 +89,7 @@ def make_update(
         critic = state.critic
         if critic is not None:
             # The same key: with as many passes and steps as the actor, the critic learns from the same minibatches.
-            epochs = options.critic_epochs or options.epochs
-            rows = rows_of(experience, key, epochs, options.critic_minibatches or options.minibatches)
+            rows = rows_of(experience, key, options.critic_epochs, options.critic_minibatches)
             critic, steps = _make_steps(
                 critic, critic_tx, lambda p, part: critic_loss(p, part, frozen), experience, rows
             )

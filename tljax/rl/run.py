@@ -24,7 +24,7 @@ from tljax.model import cost, llama, lora
 from tljax.model.hf.export import ChatFacts, WeightsFormat
 from tljax.rl import held_out, memory
 from tljax.rl.alarms import Alarms
-from tljax.rl.check import check, check_devices, check_total, warnings
+from tljax.rl.check import check, check_devices, check_total, start_notes
 from tljax.rl.experience import make_experience
 from tljax.rl.held_out import reward_metrics
 from tljax.rl.models import PPOModels
@@ -70,7 +70,7 @@ def run(config: Any) -> None:
                 processes.run_on_primary(
                     lambda: save_model_files(model, tokenizer.folder, chat, folder, models.adapter)
                 )
-            log("\n".join([describe(context), *warnings(config)]))
+            log("\n".join([describe(context), *start_notes(config)]))
             train(context, UpdateOptions.from_config(config, sample), txs)
 
 
