@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.queries = 1000  # the number of queries of each split of the toolbox, the same for every model
     config.dialect = "mae"  # the text of tools and calls: mae | readme | full | template, as in training
     config.chat_template = ""  # for the dialect template: FILE.jinja | hermes; "" is the tokenizer's own template
-    config.tokenizer = ""  # a folder or a hub id; "" means that of the model
+    config.tokenizer = ""  # the model whose tokenizer is used, named as in model.path; "" means that of the model
     config.new_tokens = 128  # the maximum number of tokens of a reply
     config.rows = 64  # the number of queries that are answered at a time, over all devices
     # A new file; "" writes none. For the toolbox it is JSONL with a line per query: golden, prediction, level, kind.

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.special_tokens = False
     config.dialect = "mae"  # the text of tools and messages: mae | readme | full | template, as in training
     config.chat_template = ""  # for the dialect template: FILE.jinja | hermes; "" is the tokenizer's own template
-    config.tokenizer = ""  # a folder or a hub id; "" means that of the model
+    config.tokenizer = ""  # the model whose tokenizer is used, named as in model.path; "" means that of the model
     config.samples = 1  # the number of replies to each prompt
     config.rows = 64  # the number of replies that are generated at a time, over all devices
     config.on_long = "refuse"  # a prompt too long for the model stops the run; "skip" lists it and goes on

@@ -12,11 +12,13 @@ def prepare(config: Any) -> None:
     from tljax.data.dialect import open_dialect
     from tljax.data.prepare import prepare_data
     from tljax.data.tokenizer import load_tokenizer
-    from tljax.toolbox.embedded import BASE_FOLDER, GENERATED_SOURCES, resolve_source_file
+    from tljax.toolbox.embedded import BASE_PRESET, GENERATED_SOURCES, resolve_model_path, resolve_source_file
+    from tljax.training.tokenizer_source import tokenizer_folder
 
     if not config.data.tokenizer and config.data.source not in GENERATED_SOURCES:
         raise InputError("config.data.tokenizer is empty; name the folder or the hub id of the model to train")
-    tokenizer = load_tokenizer(config.data.tokenizer or str(BASE_FOLDER))
+    model = resolve_model_path(config.data.tokenizer or BASE_PRESET)
+    tokenizer = load_tokenizer(tokenizer_folder(model, "tokenizer"))
     dialect, tokenizer = open_dialect(config.data.dialect, config.data.chat_template, tokenizer, "data.chat_template")
     file = resolve_source_file(config.data.source, config.toolbox, config.data.cache)
     out = config.out

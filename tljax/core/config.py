@@ -36,7 +36,8 @@ def data_block() -> ConfigDict:
     # Format of the rows: auto (the shape of each row decides) | tl_training | openai | responses | anthropic |
     # sharegpt | toolbench | glaive | xlam | seal_tools
     data.format = "auto"
-    data.tokenizer = ""  # folder or hub id; "" is the model's tokenizer, or the toolbox's if there is no model
+    # The model whose tokenizer is used, named as in model.path; "" is that of the model, or the toolbox's without one.
+    data.tokenizer = ""
     # default | release | release_no_filter | none | ["regex", ...] | FILE.txt | FILE.jsonl (verdicts) | module:function
     data.mae = "default"
     data.pkt = "paper"  # weights of key tokens: paper | release | none

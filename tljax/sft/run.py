@@ -37,6 +37,7 @@ from tljax.training.metrics import LogOptions, MetricsLogger, should_run, trunca
 from tljax.training.optimizer import make_optimizer, make_schedule
 from tljax.training.state import TrainState, abstract_state, init_state
 from tljax.training.stop import StopRequest, exit_after_stop
+from tljax.training.tokenizer_source import tokenizer_folder
 
 
 def run(config: Any) -> None:
@@ -76,7 +77,9 @@ class Inputs(NamedTuple):
 def open_inputs(config: Any) -> Inputs:
     """Returns the inputs of a config. Raises InputError for those that do not exist or do not belong together."""
     model = model_source.open_model(resolve_model_path(config.model.path), config.model.preset)
-    tokenizer = load_tokenizer(config.data.tokenizer or str(model.folder or BASE_FOLDER), model.config_folder)
+    named = config.data.tokenizer
+    folder = tokenizer_folder(resolve_model_path(named), "tokenizer") if named else str(model.folder or BASE_FOLDER)
+    tokenizer = load_tokenizer(folder, model.config_folder)
     if model.folder is not None:
         tokenizer = tokenizer.fit_to_rows(model.config.vocab_size)
     if tokenizer.lacking:

@@ -19,6 +19,7 @@ from tljax.model.rope import RopeScaling
 from tljax.training import model_source
 from tljax.training.export import adapter_lines
 from tljax.training.fingerprint import fingerprint
+from tljax.training.tokenizer_source import tokenizer_folder
 
 TOKENS = np.random.default_rng(0).integers(0, 256, (2, 40)).astype(np.int32)
 LLAMA3_FACTORS = [1.0, 1.0, 2.6, 8.0, 8.0, 8.0, 8.0, 8.0]
@@ -181,3 +182,11 @@ def test_an_adapter_on_a_gguf_file_says_how_peft_gets_its_base():
     line = adapter_lines("run/adapter", "models/small.gguf")[1]
     assert "peft.PeftModel.from_pretrained(model, 'run/adapter')" in line
     assert "AutoModelForCausalLM.from_pretrained('models', gguf_file='small.gguf')" in line
+
+
+def test_a_gguf_file_names_its_tokenizer(checkpoints, tmp_path):
+    """`data.tokenizer` takes what `model.path` takes. The file's vocabulary is 256 bytes and five merges."""
+    path = write_model(tmp_path / "model.gguf", checkpoints("gguf")[1])
+    tokenizer = load_tokenizer(tokenizer_folder(str(path), "tokenizer"))
+    (ids, _), vocabulary = tokenizer.encode("the in"), gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"]
+    assert [str(vocabulary.contents(i)) for i in ids] == ["the", "\u0120", "in"]
