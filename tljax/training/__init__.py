@@ -1,6 +1,7 @@
 """Training: the parts that supervised fine-tuning and PPO share, from opening a model to exporting it.
 
 model_source: a path, hub id or preset -> an opened model -> its weights on the mesh.
+tokenizer_source: the name of a model -> the folder of its tokenizer.
 fingerprint: an opened model -> a hash that tells its weights from others.
 optimizer: config.optim -> learning-rate schedule and AdamW.
 state: parameters and optimizer -> TrainState; gradients summed over the parts of a batch.
