@@ -23,5 +23,5 @@ def test_a_folder_and_a_hub_id_stay_as_they_are():
 
 
 def test_a_file_that_does_not_exist_is_named():
-    with pytest.raises(InputError, match="absent.gguf: there is no such file"):
+    with pytest.raises(InputError, match=r"absent\.gguf: there is no such file"):
         tokenizer_folder("absent.gguf", "config.data.tokenizer")
