@@ -18,7 +18,7 @@ def prepare(config: Any) -> None:
     if not config.data.tokenizer and config.data.source not in GENERATED_SOURCES:
         raise InputError("config.data.tokenizer is empty; name the folder or the hub id of the model to train")
     model = resolve_model_path(config.data.tokenizer or BASE_PRESET)
-    tokenizer = load_tokenizer(tokenizer_folder(model, "tokenizer"))
+    tokenizer = load_tokenizer(tokenizer_folder(model))
     dialect, tokenizer = open_dialect(config.data.dialect, config.data.chat_template, tokenizer, "data.chat_template")
     file = resolve_source_file(config.data.source, config.toolbox, config.data.cache)
     out = config.out

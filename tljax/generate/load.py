@@ -14,7 +14,7 @@ def open_model_and_tokenizer(path: str, tokenizer: str) -> tuple[model_source.Mo
     `tokenizer_folder` and `load_tokenizer` do, and for a tokenizer that does not fit the model.
     """
     model = model_source.open_model(resolve_model_path(path), "")
-    folder = tokenizer_folder(resolve_model_path(tokenizer), "tokenizer") if tokenizer else str(model.folder)
+    folder = tokenizer_folder(resolve_model_path(tokenizer)) if tokenizer else str(model.folder)
     loaded = load_tokenizer(folder, model.config_folder).fit_to_rows(model.config.vocab_size)
     if loaded.lacking:
         log(loaded.format_lacking())

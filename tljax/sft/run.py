@@ -78,7 +78,7 @@ def open_inputs(config: Any) -> Inputs:
     """Returns the inputs of a config. Raises InputError for those that do not exist or do not belong together."""
     model = model_source.open_model(resolve_model_path(config.model.path), config.model.preset)
     named = config.data.tokenizer
-    folder = tokenizer_folder(resolve_model_path(named), "tokenizer") if named else str(model.folder or BASE_FOLDER)
+    folder = tokenizer_folder(resolve_model_path(named)) if named else str(model.folder or BASE_FOLDER)
     tokenizer = load_tokenizer(folder, model.config_folder)
     if model.folder is not None:
         tokenizer = tokenizer.fit_to_rows(model.config.vocab_size)

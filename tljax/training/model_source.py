@@ -82,15 +82,13 @@ def open_model(path: str, preset: str, field: str = "config.model.path") -> Mode
             tensors=gguf.tensors,
             gguf=gguf.paths,
         )
-    run, checkpoint = as_path(path), None
-    with explain_store_errors(path, field):
-        is_run = (run / "checkpoints").is_dir()
-    if is_run:
+    run, checkpoint = find_run(path, field), None
+    if run is not None:
         checkpoint = (run, checkpoint_step(run))
         name, folder = str(run if is_remote(path) else run.absolute()), model_files(run)
     else:
         folder = local_or_hub(path, field, HUB_FILES)
-        name = path if is_remote(path) or not run.is_dir() else str(folder.absolute())
+        name = path if is_remote(path) or not as_path(path).is_dir() else str(folder.absolute())
     if hf_adapter.is_adapter(folder):
         return _open_adapter(name, folder, checkpoint)
     gguf_files = sorted(folder.glob(f"*{gguf_file.SUFFIX}"))
@@ -107,6 +105,16 @@ def open_model(path: str, preset: str, field: str = "config.model.path") -> Mode
 def as_path(path: str) -> Any:
     """Returns a local path as a Path, and an address as an epath.Path, which has the same methods."""
     return epath.Path(path.rstrip("/")) if is_remote(path) else Path(path).expanduser()
+
+
+def find_run(path: str, field: str) -> Any:
+    """Returns the folder of the run at `path`, a Path or an epath.Path, or None if there is no run.
+
+    field: the setting that holds the path, for messages. Raises InputError for a store that cannot be reached.
+    """
+    run = as_path(path)
+    with explain_store_errors(path, field):
+        return run if (run / "checkpoints").is_dir() else None
 
 
 def model_files(run: Any) -> Path:

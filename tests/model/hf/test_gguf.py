@@ -187,6 +187,6 @@ def test_an_adapter_on_a_gguf_file_says_how_peft_gets_its_base():
 def test_a_gguf_file_names_its_tokenizer(checkpoints, tmp_path):
     """`data.tokenizer` takes what `model.path` takes. The file's vocabulary is 256 bytes and five merges."""
     path = write_model(tmp_path / "model.gguf", checkpoints("gguf")[1])
-    tokenizer = load_tokenizer(tokenizer_folder(str(path), "tokenizer"))
+    tokenizer = load_tokenizer(tokenizer_folder(str(path)))
     (ids, _), vocabulary = tokenizer.encode("the in"), gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"]
     assert [str(vocabulary.contents(i)) for i in ids] == ["the", "\u0120", "in"]
