@@ -64,6 +64,9 @@ def get_config(arg: str = "") -> ConfigDict:
     rollout.top_k = 0  # samples from the k likeliest tokens; 0 does not limit them
     rollout.top_p = 1.0  # samples from the likeliest tokens with probability p together; 1 does not limit them
     rollout.round_to = 64  # padded lengths are multiples of it; a smaller number compiles more programs
+    # The maximum number of rounds in which groups whose rewards are all equal, and so teach nothing, are replaced by
+    # groups of other prompts, as in DAPO (arXiv 2503.14476, section 3.2); 0 keeps them.
+    rollout.resample = 0
 
     reward = config.reward = ConfigDict()
     # table (IRM's) | release (IRM's as released) | binary (Tool-N1's, 1 or 0) | toolrl (ToolRL's, -3 to 4, in parts) |
@@ -91,6 +94,12 @@ def get_config(arg: str = "") -> ConfigDict:
     # The policy's loss is the mean over all reply tokens of a minibatch | reply: over replies of the means over their
     # tokens, as in GRPO | constant: the sum over replies and max_new_tokens, as in Dr. GRPO.
     ppo.loss_mean = "token"
+    # none | pkt: weighs the tokens of sampled replies in the policy's loss by data.pkt = paper and data.w_max, as SFT
+    # weighs those of golden replies
+    ppo.token_weights = "none"
+    # Multiplies a token's loss by the ratio of its probability as the update scores it to that with which it was
+    # sampled, which differ by rounding, and by at most this number (TRL and verl: 2); 0 does not multiply.
+    ppo.importance_cap = 0.0
     ppo.value_clip = 0.2  # limits the change of a value (released value)
     ppo.gamma = 1.0  # the discount per token (released value)
     ppo.lam = 0.95  # the lambda of GAE (released value)

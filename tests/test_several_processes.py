@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tljax.evaluate.toolbox_queries import held_out_queries
+from tljax.rl.train_iteration import GAP_PERCENTILES
 from tljax.storage.resumable import ResumableWriter
 from tljax.training.metrics import TIMING_FIELDS
 
@@ -34,7 +35,7 @@ def lines_of(folder):
 
 
 # Sums over a reply, and the largest, of differences of two log-probabilities, which lose what these have in common.
-MORE_ROOM = {"kl_reply": 10, "sampler_gap": 100}
+MORE_ROOM = {"kl_reply": 10} | dict.fromkeys(("sampler_gap", *(f"sampler_gap_p{n}" for n in GAP_PERCENTILES)), 100)
 
 
 def assert_equal(found, wanted):

@@ -4,7 +4,14 @@ import pytest
 
 from tljax.rl.alarms import RECENT, Alarms
 
-WELL = {"kl": 0.02, "entropy": 0.3, "explained_variance": 0.3, "equal_groups": 0.4, "ended": 1.0}
+WELL = {
+    "kl": 0.02,
+    "entropy": 0.3,
+    "explained_variance": 0.3,
+    "equal_groups": 0.4,
+    "ended": 1.0,
+    "sampler_gap_p99": 0.01,
+}
 WARMUP = 5
 
 
@@ -27,6 +34,7 @@ def test_a_run_that_goes_well_says_nothing():
         ("entropy", 0.01, "config.rollout.temperature"),
         ("explained_variance", -0.4, "config.critic.epochs"),
         ("equal_groups", 0.97, "config.rollout.group"),
+        ("sampler_gap_p99", 0.4, "config.ppo.importance_cap"),
         ("ended", 0.3, "config.rollout.max_new_tokens"),
     ],
 )

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.rl.ppo_updates import assert_close, make_options, on_mesh, one_update
+from tests.rl.ppo_updates import assert_close, make_options, make_rows, on_mesh, one_update, score_rollout
 from tljax.rl.advantage import group_advantages
-from tljax.rl.loss import LOSS_MEANS, kl_sums, policy_sums, token_weights
+from tljax.rl.loss import LOSS_MEANS, importance_weights, kl_sums, policy_sums, token_weights
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,52 @@ def test_parts_do_not_change_a_mean_over_replies():
     assert_close(whole.gradients, parts.gradients)
     assert whole.metrics["loss"] == pytest.approx(parts.metrics["loss"], rel=1e-5)
     changed = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole.gradients[0], other.gradients[0])
+    assert max(jax.tree.leaves(changed)) > 1e-3
+
+
+@pytest.mark.parametrize("loss_mean", LOSS_MEANS)
+def test_token_weights_make_means_weighted_means(loss_mean):
+    rng = np.random.default_rng(1)
+    losses, given = rng.normal(size=(4, 5)).astype(np.float32), rng.uniform(1, 9, (4, 5)).astype(np.float32)
+    mask = jnp.asarray(np.arange(5)[None] < np.asarray(LENGTHS)[:, None])
+    weights, divisor = token_weights(mask, loss_mean, 6, jnp.asarray(given).at[2].set(jnp.nan))
+    rows = [(given[i, :n].astype(float), losses[i, :n].astype(float)) for i, n in enumerate(LENGTHS) if n]
+    want = {
+        "token": sum((w * x).sum() for w, x in rows) / sum(w.sum() for w, _ in rows),
+        "reply": sum((w * x).sum() / w.sum() for w, x in rows) / len(rows),
+        "constant": sum((w * x).sum() for w, x in rows) / (len(rows) * 6),
+    }
+    assert float((weights * losses).sum() / divisor) == pytest.approx(want[loss_mean], rel=1e-5)
+
+
+def test_importance_weights_are_ratios_up_to_the_cap():
+    ratios = jnp.asarray([[0.5, 1.0, 1.7, 3.0, 9.0]])
+    mask = jnp.asarray([[True, True, True, True, False]])
+    sampled = jnp.where(mask, -1 - jnp.log(ratios), jnp.nan)
+    found = importance_weights(jnp.full((1, 5), -1.0), sampled, mask, 2.0)
+    np.testing.assert_allclose(found, [[0.5, 1.0, 1.7, 2.0, 1.0]], rtol=1e-6)
+
+
+@pytest.mark.extended
+def test_importance_weights_and_priorities_weigh_the_gradient_of_each_token():
+    """The gradients are those of advantages that a loop over tokens has weighed, and the critic's do not change."""
+    rng = np.random.default_rng(2)
+    with on_mesh(1, 1, 1):
+        plain = make_options()
+        experience, scores = score_rollout(plain)
+        mask = np.asarray(experience.batch.mask)
+        ratios, given = rng.uniform(0.3, 4, mask.shape), rng.uniform(1, 9, mask.shape)
+        factors = np.minimum(ratios, 2.0) * given * mask.sum() / (given * mask).sum()
+        by_hand = experience.replace(advantages=experience.advantages * factors.astype(np.float32))
+        rows = make_rows().replace(
+            priorities=jnp.asarray(given, jnp.float32),
+            sampled_logprobs=experience.logprobs - jnp.log(ratios).astype(jnp.float32),
+        )
+        options = make_options(importance_cap=2.0)
+        found = one_update(options, scored=(experience.replace(batch=rows), scores))
+        want = one_update(plain, scored=(by_hand, scores))
+        unweighted = one_update(plain, scored=(experience, scores))
+    assert_close(found.gradients, want.gradients)
+    assert_close(found.gradients[1], unweighted.gradients[1])
+    changed = jax.tree.map(lambda a, b: np.abs(a - b).max(), found.gradients[0], unweighted.gradients[0])
     assert max(jax.tree.leaves(changed)) > 1e-3

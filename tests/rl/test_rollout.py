@@ -19,10 +19,12 @@ from tljax.rl import train_iteration
 from tljax.rl.irm import Reward
 from tljax.rl.rollout import (
     Rollout,
+    equal_groups,
     forget_rollouts,
     pad_rollout,
     prompt_indices,
     read_rollout,
+    replacement_indices,
     sampled_logprobs,
     with_no_end,
     write_rollout,
@@ -92,14 +94,23 @@ def test_metrics_and_result_of_an_iteration_show_the_rewards_that_are_learned_fr
         return SimpleNamespace(logprobs=jnp.zeros(batch.mask.shape, jnp.float32)), {}
 
     monkeypatch.setattr(train_iteration, "sample", lambda *_: (stored, {}))
-    block = {"prompts": 3, "group": 1, "rows": 3, "round_to": 4, "max_new_tokens": 6, "share_prompts": True}
+    block = {
+        "prompts": 3,
+        "group": 1,
+        "rows": 3,
+        "round_to": 4,
+        "max_new_tokens": 6,
+        "share_prompts": True,
+        "resample": 0,
+    }
+    blocks = {"rollout": block, "reward": {"no_end": -0.5}, "ppo": {"token_weights": "none"}}
     context: Any = SimpleNamespace(
-        config=ConfigDict({"seed": 0, "rollout": block, "reward": {"no_end": -0.5}}),
+        config=ConfigDict({"seed": 0} | blocks),
         prompts=SimpleNamespace(train=PROMPTS),
         models=SimpleNamespace(actor=lambda *_: None),
     )
     programs: Any = SimpleNamespace(
-        options=SimpleNamespace(sample=None, shared=1),
+        options=SimpleNamespace(sample=None, shared=1, importance_cap=0.0),
         experience=experience,
         update=lambda state, *_: (state, {}),
         widths=set(),
@@ -111,14 +122,117 @@ def test_metrics_and_result_of_an_iteration_show_the_rewards_that_are_learned_fr
     assert metrics["reward"] == pytest.approx(-1.75 / 3)
 
 
+def test_rows_hold_the_weights_and_the_samplers_logprobs_of_their_tokens():
+    weights = [np.asarray(row, np.float32) for row in ([3, 1, 2], [1, 5, 1, 7], [4])]
+    with jax.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        rollout = Rollout([0, 1, 2], REPLIES, TEXTS, REWARDS)
+        extras = {"round_to": 4, "max_new_tokens": 4, "priorities": weights, "with_sampled": True}
+        rows = jax.device_get(pad_rollout(PROMPTS, rollout, [0, 0, 0], **extras))
+    # The second reply has no end token, so the weight of one is left out.
+    assert rows.priorities.tolist() == [[3, 1, 2, 0], [1, 5, 1, 0], [4, 0, 0, 0]]
+    np.testing.assert_allclose(rows.sampled_logprobs, [[-0.1, -0.2, -0.3, 0], [-1, -2, -3, 0], [-0.5, 0, 0, 0]])
+    assert rows.priorities.dtype == rows.sampled_logprobs.dtype == np.float32
+
+
+def test_other_prompts_replace_those_of_an_update():
+    others = replacement_indices(3, 1, [0, 2, 4], count=8, needed=4, seed=0)
+    assert len(set(others)) == 4 and not set(others) & {0, 2, 4}
+    assert replacement_indices(3, 1, [0, 2, 4], count=8, needed=9, seed=0)[:4] == others
+    assert len(replacement_indices(3, 1, [0, 2, 4], count=8, needed=9, seed=0)) == 5
+    assert replacement_indices(0, 1, range(8), count=8, needed=2, seed=0) == []
+    drawn = {
+        tuple(replacement_indices(*which, [], count=50, needed=5, seed=seed))
+        for which in ((3, 1), (3, 2), (4, 1))
+        for seed in (0, 1)
+    }
+    assert len(drawn) == 6
+
+
+def test_a_group_is_equal_if_all_its_rewards_are():
+    assert equal_groups([1, 1, 1, -2, -2, -2, 0.5, 0.5], 2).tolist() == [True, False, True, True]
+
+
+class Answers:
+    """Stands for model and reward: the replies to an even prompt are all of kind "content", to an odd one they differ.
+
+    The first reply of each group ended, the second did not.
+    """
+
+    def __init__(self, monkeypatch, tmp_path, **rollout):
+        self.keys, self.asked = [], []
+        block = {"group": 2, "resample": 0} | rollout
+        config = ConfigDict({"seed": 0, "rollout": block, "reward": {"no_end": 0.0}})
+        prompts = SimpleNamespace(train=range(12))
+        self.context: Any = SimpleNamespace(config=config, prompts=prompts, folder=tmp_path)
+        self.equal = lambda index: index % 2 == 0
+        monkeypatch.setattr(train_iteration, "_answer", self.answer)
+
+    def answer(self, context, actor, key, indices, options):
+        self.keys.append(jax.random.key_data(key).tolist())
+        self.asked.append(indices)
+        values = [-0.25 if self.equal(i) or k % 2 == 0 else 1.0 for k, i in enumerate(indices)]
+        rollout = Rollout(
+            indices, [REPLIES[k % 2] for k in range(len(indices))], [f"{i}" for i in indices],
+            [Reward(value, "content", "") for value in values],
+        )  # fmt: skip
+        return rollout, {"seconds_rollout": 1.0, "seconds_reward": 0.5}
+
+    def sample(self, drawn):
+        options: Any = None
+        return train_iteration.sample(self.context, {}, 4, drawn, options)
+
+
+def test_groups_of_equal_rewards_are_replaced_by_groups_that_differ(monkeypatch, tmp_path):
+    answers = Answers(monkeypatch, tmp_path, resample=20)
+    drawn = [0, 0, 1, 1, 2, 2]
+    rollout, seconds = answers.sample(drawn)
+    assert rollout.prompt_indices[2:4] == [1, 1]
+    assert all(index % 2 for index in rollout.prompt_indices) and len(set(rollout.prompt_indices)) == 3
+    assert rollout.texts == [f"{i}" for i in rollout.prompt_indices]
+    assert not equal_groups([reward.value for reward in rollout.rewards], 2).any()
+    # Never more prompts than there are equal groups, and a key of its own for each attempt.
+    assert len({tuple(key) for key in answers.keys}) == len(answers.keys) > 1
+    assert max(map(len, answers.asked[1:])) == 4
+    assert seconds == {"seconds_rollout": len(answers.asked) * 1.0, "seconds_reward": len(answers.asked) * 0.5}
+    # A restart reads the result back by the prompts that were drawn, and asks nothing.
+    count = len(answers.asked)
+    assert answers.sample(drawn)[0] == rollout and len(answers.asked) == count
+
+
+@pytest.mark.parametrize("resample, attempts", [(0, 0), (1, 1), (2, 2), (20, 3)])
+def test_the_attempts_are_bounded_and_no_prompt_is_asked_twice(monkeypatch, tmp_path, resample, attempts):
+    answers = Answers(monkeypatch, tmp_path, resample=resample)
+    answers.equal = lambda index: True
+    rollout, _ = answers.sample([0, 0, 2, 2, 4, 4])
+    # 9 of 12 prompts are left for three groups, so a fourth attempt finds none.
+    assert len(answers.asked) == 1 + attempts
+    asked = [index for indices in answers.asked for index in indices[::2]]
+    assert len(set(asked)) == len(asked) == 3 + 3 * attempts
+    assert rollout.prompt_indices == [0, 0, 2, 2, 4, 4]  # groups that are equal too replace none
+
+
+def test_groups_stay_where_no_prompt_is_left(monkeypatch, tmp_path):
+    answers = Answers(monkeypatch, tmp_path, resample=5)
+    answers.context.prompts.train = range(3)
+    assert answers.sample([0, 0, 1, 1, 2, 2])[0].prompt_indices == [0, 0, 1, 1, 2, 2]
+    assert len(answers.asked) == 1
+
+
+def test_a_penalty_for_no_end_makes_rewards_differ(monkeypatch, tmp_path):
+    answers = Answers(monkeypatch, tmp_path, resample=5)
+    answers.context.config.reward.no_end = -0.5
+    assert answers.sample([0, 0, 2, 2])[0].prompt_indices == [0, 0, 2, 2] and len(answers.asked) == 1
+
+
 def test_sampled_logprobs_lie_under_their_tokens():
     found = sampled_logprobs(Rollout([0, 1, 2], REPLIES, TEXTS, REWARDS), 4)
     np.testing.assert_allclose(found, [[-0.1, -0.2, -0.3, 0], [-1, -2, -3, 0], [-0.5, 0, 0, 0]])
 
 
 def test_a_rollout_comes_back_as_it_was(tmp_path):
-    rollout = Rollout([4, 4, 1], REPLIES, TEXTS, REWARDS)
-    write_rollout(tmp_path / "rollouts", 7, rollout)
+    rollout = Rollout([9, 9, 1], REPLIES, TEXTS, REWARDS)  # 9 has replaced 4
+    write_rollout(tmp_path / "rollouts", 7, rollout, [4, 4, 1])
+    assert read_rollout(tmp_path / "rollouts", 7, [9, 9, 1]) is None
     assert read_rollout(tmp_path / "rollouts", 7, [4, 4, 1]) == rollout
     assert read_rollout(tmp_path / "rollouts", 8, [4, 4, 1]) is None
     lines = [json.loads(line) for line in (tmp_path / "rollouts" / "7.jsonl").read_text().split("\n")[:-1]]
@@ -127,12 +241,12 @@ def test_a_rollout_comes_back_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("picks", [[4, 1, 4], [4, 4], [4, 4, 1, 1]])
 def test_a_rollout_of_other_prompts_is_not_taken(tmp_path, picks):
-    write_rollout(tmp_path, 7, Rollout([4, 4, 1], REPLIES, TEXTS, REWARDS))
+    write_rollout(tmp_path, 7, Rollout([4, 4, 1], REPLIES, TEXTS, REWARDS), [4, 4, 1])
     assert read_rollout(tmp_path, 7, picks) is None
 
 
 def test_old_rollouts_are_removed(tmp_path):
     for step in (3, 9, 10, 11):
-        write_rollout(tmp_path, step, Rollout([4, 4, 1], REPLIES, TEXTS, REWARDS))
+        write_rollout(tmp_path, step, Rollout([4, 4, 1], REPLIES, TEXTS, REWARDS), [4, 4, 1])
     forget_rollouts(tmp_path, 10)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10.jsonl", "11.jsonl"]

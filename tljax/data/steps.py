@@ -271,7 +271,7 @@ def _key_positions(
     # The tokens of the called tool's name and of the other tools' names.
     if not rendered.tool_names or text[name[0] - 1] != " ":
         other_names = [other for other in rendered.listed if other != text[slice(*name)]]
-        names = [_tokens_instead(text, name, other, tokenizer) for other in other_names]
+        names = [tokens_instead(text, name, other, tokenizer) for other in other_names]
     elif released:
         called, names = _released_names(rendered, called, encoded)
     else:
@@ -297,7 +297,7 @@ def _released_names(rendered: RenderedStep, called: range, encoded: _Encoded) ->
     return called, [name for name in names if name != own]
 
 
-def _tokens_instead(text: str, name: tuple[int, int], other_name: str, tokenizer: Tokenizer) -> list[int]:
+def tokens_instead(text: str, name: tuple[int, int], other_name: str, tokenizer: Tokenizer) -> list[int]:
     """Returns the tokens that another tool's name has where `text` holds the name of the called tool.
 
     A call below free text begins its line, so its first token has no blank and differs from every one in the tool list.

@@ -64,7 +64,7 @@ def make_ppo_programs(config: Any, c: llama.LlamaConfig) -> RunPrograms:
     rows, row_tokens = replies // shared, update_row_tokens(config, rollout.max_prompt_tokens, shared)
     reply_tokens = rollout.max_new_tokens if shared == 1 else shared_reply_length(rollout.max_new_tokens)
     prompt_columns = row_tokens if shared == 1 else row_tokens - shared * reply_tokens
-    batch = _abstract_batch(replies, prompt_columns, reply_tokens)
+    batch = _abstract_batch(config, replies, prompt_columns, reply_tokens)
     experience = Experience(batch, *(abstract_array((replies, reply_tokens), jnp.float32) for _ in range(5)))
     shards = batch_shard_count()
     together = shards * prompts_at_a_time(rollout.rows // copies // shards, prompt_tokens)
@@ -127,11 +127,14 @@ def _attach_adapter(frozen: Any, adapter: Any) -> Any:
     return frozen | {"layers": frozen["layers"] | adapter}
 
 
-def _abstract_batch(replies: int, row_tokens: int, reply_tokens: int) -> RolloutBatch:
+def _abstract_batch(config: Any, replies: int, row_tokens: int, reply_tokens: int) -> RolloutBatch:
+    weights = abstract_array((replies, reply_tokens), jnp.float32)
     return RolloutBatch(
         tokens=abstract_array((replies, row_tokens), jnp.int32),
         starts=abstract_array((replies,), jnp.int32),
         replies=abstract_array((replies, reply_tokens), jnp.int32),
         mask=abstract_array((replies, reply_tokens), jnp.bool_),
         rewards=abstract_array((replies,), jnp.float32),
+        priorities=weights if config.ppo.token_weights == "pkt" else None,
+        sampled_logprobs=weights if config.ppo.importance_cap else None,
     )

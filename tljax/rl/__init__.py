@@ -8,6 +8,7 @@ reward_workers.py   a user's function in child processes, with a time limit
 state.py            PPOState, RolloutBatch, Experience: the arrays that the files below pass to each other
 models.py           trained and frozen weights -> actor, critic and reference
 rollout.py          the prompts of an update; replies and rewards -> RolloutBatch
+priorities.py       the tokens of a sampled reply -> their weights by PKT
 gae.py              token rewards, generalized advantage estimation, whitening
 advantage.py        rewards of tokens -> advantages of tokens, by algorithm
 loss.py             PPO's clipped terms and KL estimates, as sums

@@ -12,6 +12,7 @@ MAX_KL = 0.5  # nats per token; runs that gained stayed below 0.1
 MIN_ENTROPY = 0.2  # a share of the entropy of the first updates
 MAX_EQUAL_GROUPS = 0.9  # a share of the groups
 MIN_ENDED = 0.8  # a share of the replies
+MAX_SAMPLER_GAP = 0.1  # nats, of the 99th percentile of the tokens; in float32 it stays below 1e-4
 
 
 class Alarms:
@@ -58,6 +59,12 @@ class Alarms:
             found["equal_groups"] = (
                 f"in {100 * mean['equal_groups']:.0f} % of the groups all rewards are equal, which teach nothing; "
                 "raise config.rollout.temperature or config.rollout.group, or train on other prompts"
+            )
+        if mean.get("sampler_gap_p99", 0.0) > MAX_SAMPLER_GAP:
+            found["sampler_gap_p99"] = (
+                f"sampler_gap_p99 is {mean['sampler_gap_p99']:.2f} nats, so replies are sampled under another "
+                "distribution than they are scored under; set config.model.compute_dtype=float32, or "
+                "config.ppo.importance_cap=2"
             )
         if mean["ended"] < MIN_ENDED:
             found["ended"] = (

@@ -15,6 +15,7 @@ from tljax.model.remat import REMATS
 from tljax.rl.advantage import ALGORITHMS, KL_PLACES
 from tljax.rl.loss import LOSS_MEANS
 from tljax.rl.options import minibatch_counts, part_replies
+from tljax.rl.priorities import TOKEN_WEIGHTS
 from tljax.training import model_source, resume
 from tljax.training.metrics import check_installed
 from tljax.training.optimizer import SCHEDULES
@@ -24,6 +25,7 @@ CHOICES = {
     "resume": resume.RESUME,
     "kl.place": KL_PLACES,
     "ppo.loss_mean": LOSS_MEANS,
+    "ppo.token_weights": TOKEN_WEIGHTS,
     "model.compute_dtype": llama.COMPUTE_DTYPES,
     "model.remat": REMATS,
     "model.attention": IMPLEMENTATIONS,
@@ -39,6 +41,7 @@ MINIMUMS = {
     "rollout.temperature": 0.0,
     "rollout.top_k": 0,
     "rollout.round_to": 1,
+    "rollout.resample": 0,
     "reward.clip": 0.0,
     "kl.coef": 0.0,
     "kl.target": 0.0,
@@ -47,6 +50,7 @@ MINIMUMS = {
     "ppo.accumulate": 1,
     "ppo.clip": 0.0,
     "ppo.clip_high": 0.0,
+    "ppo.importance_cap": 0.0,
     "ppo.value_clip": 0.0,
     "ppo.updates": 0,
     "ppo.entropy_coef": 0.0,
@@ -90,6 +94,16 @@ def check(config: Any) -> None:
         )
     if algorithm != "ppo" and config.critic.warmup:
         raise InputError(f"config.critic.warmup is {config.critic.warmup}, but {algorithm} has no critic; set it to 0")
+    if config.rollout.resample and group < 2:
+        raise InputError(
+            f"config.rollout.resample is {config.rollout.resample}, which replaces groups of equal rewards, but "
+            "rollout.group is 1; set rollout.group to 2 or more, or rollout.resample to 0"
+        )
+    if config.ppo.token_weights == "pkt" and config.data.pkt != "paper":
+        raise InputError(
+            f"config.ppo.token_weights is 'pkt', but config.data.pkt is {config.data.pkt!r}; sampled replies are "
+            "weighed by the rule 'paper' alone"
+        )
     rows = config.rollout.prompts * group
     for field, minibatches in zip(("ppo", "critic"), minibatch_counts(config), strict=False):
         parts = minibatches * config.ppo.accumulate

@@ -26,15 +26,18 @@ class ValueSums(NamedTuple):
     tokens: jax.Array
 
 
-def token_weights(mask: jax.Array, loss_mean: str, max_tokens: int) -> tuple[jax.Array, jax.Array]:
+def token_weights(
+    mask: jax.Array, loss_mean: str, max_tokens: int, priorities: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Returns the weight of each token in the policy's loss, float32 [B, T], and what the weighted sum is divided by.
 
     The divisor, float32 [], may be summed over parts of a minibatch. loss_mean: "token", the mean over all reply tokens
     (DAPO, arXiv 2503.14476, equation 8); "reply", the mean over replies of each one's mean over its tokens (GRPO, arXiv
     2402.03300, equation 3); "constant", the sum over replies and `max_tokens`, their maximum length, whatever theirs is
-    (Dr. GRPO, arXiv 2503.20783, section 3.2). mask: bool [B, T].
+    (Dr. GRPO, arXiv 2503.20783, section 3.2). mask: bool [B, T]. With priorities, float32 [B, T], both means are
+    weighted means.
     """
-    weights = mask.astype(jnp.float32)
+    weights = mask.astype(jnp.float32) if priorities is None else jnp.where(mask, priorities, 0.0)
     lengths = weights.sum(axis=1)
     if loss_mean == "reply":
         return weights / jnp.maximum(lengths, 1.0)[:, None], (lengths > 0).sum(dtype=jnp.float32)
@@ -69,6 +72,17 @@ def policy_sums(
         kl=_sum(ratio - 1 - log_ratio, mask),
         tokens=_sum(mask, mask),
     )
+
+
+def importance_weights(logprobs: jax.Array, sampled_logprobs: jax.Array, mask: jax.Array, cap: float) -> jax.Array:
+    """Returns min(p / q, cap) of each token, float32 [B, T]: truncated importance weights.
+
+    p is the probability of the token as the update scores it before its first step, and q the one with which the
+    sampler drew it: they differ by rounding, as a bfloat16 decode and a packed forward pass do. The cap bounds the
+    variance (Ionides, Truncated importance sampling, 2008). logprobs, sampled_logprobs: float32 [B, T]; mask: bool
+    [B, T].
+    """
+    return jnp.minimum(jnp.exp(jnp.where(mask, logprobs - sampled_logprobs, 0.0)), cap)
 
 
 def value_sums(values: jax.Array, old_values: jax.Array, returns: jax.Array, mask: jax.Array, clip: float) -> ValueSums:

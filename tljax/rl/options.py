@@ -25,6 +25,7 @@ class UpdateOptions:
     clip: float
     clip_high: float = 0.0  # 0: clip
     loss_mean: str = "token"  # one of loss.LOSS_MEANS
+    importance_cap: float = 0.0  # the maximum of a token's importance weight; 0: none are applied
     value_clip: float
     entropy_coef: float
     critic_epochs: int  # the critic's passes over one rollout
@@ -49,6 +50,7 @@ class UpdateOptions:
             clip=config.ppo.clip,
             clip_high=config.ppo.clip_high,
             loss_mean=config.ppo.loss_mean,
+            importance_cap=config.ppo.importance_cap,
             value_clip=config.ppo.value_clip,
             entropy_coef=config.ppo.entropy_coef,
             critic_epochs=critic_epochs,

@@ -11,7 +11,7 @@ import optax
 from tljax.model import llama
 from tljax.model.value import predict_values
 from tljax.rl.experience import Metrics
-from tljax.rl.loss import kl_sums, policy_sums, token_weights, value_sums
+from tljax.rl.loss import importance_weights, kl_sums, policy_sums, token_weights, value_sums
 from tljax.rl.minibatches import shuffle_rows, take_rows
 from tljax.rl.models import PPOModels
 from tljax.rl.options import UpdateOptions
@@ -37,10 +37,17 @@ def make_update(
 
     def policy_loss(params: Any, part: Experience, frozen: llama.Params, kl_coef: jax.Array):
         mask = part.batch.mask
-        weights, divisor = token_weights(mask, options.loss_mean, options.sample.max_new_tokens)
+        room, priorities = options.sample.max_new_tokens, part.batch.priorities
+        weights, divisor = token_weights(mask, options.loss_mean, room, priorities)
+        ratio_weights = weights
+        if options.importance_cap:
+            sampled = part.batch.sampled_logprobs
+            if sampled is None:
+                raise ValueError("importance weights need a batch with sampled_logprobs")
+            ratio_weights = weights * importance_weights(part.logprobs, sampled, mask, options.importance_cap)
         logprobs, entropy = reply_logprobs(models.actor(frozen, params), c, part.batch, options)
         limits = {"clip": options.clip, "clip_high": options.clip_high}
-        sums = policy_sums(logprobs, part.logprobs, part.advantages, mask, **limits, weights=weights)._asdict()
+        sums = policy_sums(logprobs, part.logprobs, part.advantages, mask, **limits, weights=ratio_weights)._asdict()
         loss = sums["loss"]
         if options.entropy_coef:
             loss -= options.entropy_coef * jnp.where(mask, entropy * weights, 0.0).sum()

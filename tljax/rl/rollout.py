@@ -23,7 +23,7 @@ REPLIES_ROUND_TO = 16  # tokens; a row holds several padded replies, so it is sm
 class Rollout:
     """Replies to prompts and their rewards; all lists have one length."""
 
-    prompt_indices: list[int]  # in the table of prompts
+    prompt_indices: list[int]  # in the table of prompts: of the prompts that were answered
     replies: list[Reply]
     texts: list[str]  # the replies as text, as the reward function got them
     rewards: list[Reward]
@@ -39,6 +39,36 @@ def prompt_indices(step: int, *, count: int, prompts: int, group: int, seed: int
     epochs = {position // count for position in positions}
     orders = {epoch: np.random.default_rng([seed, 1, epoch]).permutation(count) for epoch in epochs}
     return [int(orders[k // count][k % count]) for k in positions for _ in range(group)]
+
+
+def replacement_indices(
+    step: int, attempt: int, taken: Sequence[int], *, count: int, needed: int, seed: int
+) -> list[int]:
+    """Returns the indices of at most `needed` prompts that replace others of update `step`, none of them `taken`.
+
+    attempt: the number of the attempt to replace prompts of this update, from 1. count: the number of all prompts.
+    The result is a pure function of the arguments.
+    """
+    order = np.random.default_rng([seed, 2, step, attempt]).permutation(count)
+    free = np.isin(order, list(taken), invert=True)
+    return [int(index) for index in order[free][:needed]]
+
+
+def equal_groups(rewards: Sequence[float], group: int) -> np.ndarray:
+    """Returns True for each group whose rewards are all equal, bool [len(rewards) / group]."""
+    values = np.asarray(rewards, np.float32).reshape(-1, group)
+    return (values == values[:, :1]).all(axis=1)
+
+
+def with_groups(rollout: Rollout, groups: Sequence[int], others: Rollout, chosen: Sequence[int], group: int) -> Rollout:
+    """Returns the rollout with some of its groups replaced by the `chosen` groups of another rollout, in order."""
+    parts = []
+    for field in dataclasses.fields(Rollout):
+        old, new = list(getattr(rollout, field.name)), getattr(others, field.name)
+        for place, other in zip(groups, chosen, strict=True):
+            old[place * group : (place + 1) * group] = new[other * group : (other + 1) * group]
+        parts.append(old)
+    return Rollout(*parts)
 
 
 def with_no_end(rollout: Rollout, no_end: float) -> Rollout:
@@ -61,13 +91,16 @@ def pad_rollout(
     max_new_tokens: int,
     *,
     share_prompts: bool = False,
+    priorities: Sequence[np.ndarray] | None = None,
+    with_sampled: bool = False,
 ) -> RolloutBatch:
     """Returns the rollout as arrays; every device of the current mesh holds all of them.
 
     prompts, rewards: one for each reply; the rewards are those that the update uses. Replies are padded to
     `max_new_tokens`, so that only the width of the rows, the `padded_length` of the longest, decides which program is
     compiled. With `share_prompts` the tokens are the prompts alone, and replies are padded to the `shared_reply_length`
-    of the longest, as a row holds several of them.
+    of the longest, as a row holds several of them. priorities: the weights of each reply's tokens, which may be longer
+    than the reply. with_sampled: adds the log-probabilities of the sampler.
     """
     replies = [reply.all_tokens for reply in rollout.replies]
     texts, width = [prompt.tokens for prompt in prompts], max_new_tokens
@@ -82,6 +115,11 @@ def pad_rollout(
         "mask": np.arange(width)[None] < np.asarray([len(reply) for reply in replies])[:, None],
         "rewards": np.asarray(rewards, np.float32),
     }
+    if priorities is not None:
+        weights = [row[: len(reply)] for row, reply in zip(priorities, replies, strict=True)]
+        host["priorities"] = _pad(weights, width, np.float32)
+    if with_sampled:
+        host["sampled_logprobs"] = sampled_logprobs(rollout, width)
     return RolloutBatch(**jax.device_put(host, jax.NamedSharding(jax.sharding.get_mesh(), jax.P())))
 
 
@@ -92,32 +130,33 @@ def shared_reply_length(tokens: int) -> int:
 
 def sampled_logprobs(rollout: Rollout, width: int) -> np.ndarray:
     """Returns the sampler's log-probability of each reply token, float32 [B, width], 0 after the end."""
-    logprobs = np.zeros((len(rollout.replies), width), np.float32)
-    for row, reply in enumerate(rollout.replies):
-        logprobs[row, : len(reply.logprobs)] = reply.logprobs
-    return logprobs
+    return _pad([reply.logprobs for reply in rollout.replies], width, np.float32)
 
 
-def _pad(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
-    array = np.zeros((len(rows), width), np.int32)
-    for row, tokens in zip(array, rows, strict=True):
-        row[: len(tokens)] = tokens
+def _pad(rows: Sequence[Any], width: int, dtype: type = np.int32) -> np.ndarray:
+    array = np.zeros((len(rows), width), dtype)
+    for row, values in zip(array, rows, strict=True):
+        row[: len(values)] = values
     return array
 
 
-def write_rollout(folder: Path, step: int, rollout: Rollout) -> None:
-    """Writes FOLDER/STEP.jsonl, one reply per line, so that a restart need not sample and reward them again."""
-    rows = zip(rollout.prompt_indices, rollout.replies, rollout.texts, rollout.rewards, strict=True)
+def write_rollout(folder: Path, step: int, rollout: Rollout, drawn: Sequence[int]) -> None:
+    """Writes FOLDER/STEP.jsonl, one reply per line, so that a restart need not sample and reward them again.
+
+    drawn: the `prompt_indices` of the update, some of which may have been replaced.
+    """
+    rows = zip(rollout.prompt_indices, drawn, rollout.replies, rollout.texts, rollout.rewards, strict=True)
     lines = [
         {
             "prompt": index,
+            "drawn": first,
             "text": text,
             **dataclasses.asdict(reply),
             "reward": reward.value,
             "kind": reward.kind,
             "detail": reward.detail,
         }
-        for index, reply, text, reward in rows
+        for index, first, reply, text, reward in rows
     ]
     processes.run_on_primary(lambda: _write(folder, step, lines))
 
@@ -127,17 +166,17 @@ def _write(folder: Path, step: int, lines: list[dict[str, Any]]) -> None:
     write_jsonl(folder / f"{step}.jsonl", lines)
 
 
-def read_rollout(folder: Path, step: int, indices: list[int]) -> Rollout | None:
-    """Returns what `write_rollout` wrote for this update and these prompts, or None."""
+def read_rollout(folder: Path, step: int, drawn: list[int]) -> Rollout | None:
+    """Returns what `write_rollout` wrote for this update and these `drawn` prompts, or None."""
     path = folder / f"{step}.jsonl"
     if not processes.run_on_primary(path.is_file):
         return None
     rows: list[dict[str, Any]] = read_jsonl(path)
-    if [row["prompt"] for row in rows] != indices:
+    if [row.get("drawn") for row in rows] != drawn:
         return None
     replies = [Reply(tokens=row["tokens"], logprobs=row["logprobs"], end=row["end"]) for row in rows]
     rewards = [Reward(row["reward"], row["kind"], row["detail"]) for row in rows]
-    return Rollout(indices, replies, [row["text"] for row in rows], rewards)
+    return Rollout([row["prompt"] for row in rows], replies, [row["text"] for row in rows], rewards)
 
 
 def forget_rollouts(folder: Path, before: int) -> None:

@@ -51,7 +51,9 @@ class RolloutBatch:
 
     tokens: int32 [B, T], prompt and reply, or the prompt alone if replies share it (UpdateOptions.shared above 1).
     starts: int32 [B], length of the prompt. replies: int32 [B, M], the reply's tokens with its end token. mask: bool
-    [B, M], True on them. rewards: float32 [B], of the whole reply.
+    [B, M], True on them. rewards: float32 [B], of the whole reply. priorities: float32 [B, M], the weights of tokens in
+    the policy's loss, None for equal ones. sampled_logprobs: float32 [B, M], the log-probabilities with which the
+    sampler drew the tokens, None where no update needs them.
     """
 
     tokens: jax.Array
@@ -59,6 +61,8 @@ class RolloutBatch:
     replies: jax.Array
     mask: jax.Array
     rewards: jax.Array
+    priorities: jax.Array | None = None
+    sampled_logprobs: jax.Array | None = None
 
 
 @struct.dataclass

@@ -20,13 +20,17 @@ from tljax.model import llama
 from tljax.rl.held_out import reward_metrics
 from tljax.rl.models import PPOModels
 from tljax.rl.options import UpdateOptions, rollouts_shared_replies
+from tljax.rl.priorities import reply_priorities
 from tljax.rl.reward import RewardFunction
 from tljax.rl.rollout import (
     Rollout,
+    equal_groups,
     pad_rollout,
     prompt_indices,
     read_rollout,
+    replacement_indices,
     sampled_logprobs,
+    with_groups,
     with_no_end,
     write_rollout,
 )
@@ -34,6 +38,8 @@ from tljax.rl.state import PPOState, RolloutBatch
 from tljax.storage.run_folder import RunFolder
 from tljax.training import model_source
 from tljax.training.exported_change import export_dtype
+
+GAP_PERCENTILES = (50, 90, 99)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,22 +80,28 @@ def train_iteration(
     state and `n`.
     """
     rollout_block = context.config.rollout
-    indices = prompt_indices(
+    drawn = prompt_indices(
         n,
         count=len(context.prompts.train),
         prompts=rollout_block.prompts,
         group=rollout_block.group,
         seed=context.config.seed,
     )
-    prompts = [context.prompts.train[index] for index in indices]
     actor = context.models.actor(frozen, state.actor.params)
-    rollout, seconds = sample(context, actor, n, indices, prompts, programs.options.sample)
+    rollout, seconds = sample(context, actor, n, drawn, programs.options.sample)
+    prompts = [context.prompts.train[index] for index in rollout.prompt_indices]
     # Metrics and samples show the rewards that are learned from; the stored rollout holds those of the rule.
     rollout = with_no_end(rollout, context.config.reward.no_end)
     rewards = [reward.value for reward in rollout.rewards]
     begin = time.perf_counter()
     shared, room = programs.options.shared, (rollout_block.round_to, rollout_block.max_new_tokens)
-    batch = pad_rollout(prompts, rollout, rewards, *room, share_prompts=shared > 1)
+    extras: dict[str, Any] = {"with_sampled": programs.options.importance_cap > 0}
+    if context.config.ppo.token_weights == "pkt":
+        extras["priorities"] = [
+            reply_priorities(prompt.tokens, reply.tokens, prompt.tools, context.tokenizer, context.config.data.w_max)
+            for reply, prompt in zip(rollout.replies, prompts, strict=True)
+        ]
+    batch = pad_rollout(prompts, rollout, rewards, *room, share_prompts=shared > 1, **extras)
     programs.widths.update(_widths(context, prompts, batch, shared))
     experience, metrics_before = programs.experience(state, frozen, batch)
     key = jax.random.fold_in(jax.random.key(context.config.seed), 2 * n + 1)
@@ -98,6 +110,8 @@ def train_iteration(
     metrics = jax.device_get(metrics | metrics_before)
     seconds["seconds_update"] = round(time.perf_counter() - begin, 6)
     metrics |= rollout_metrics(rollout, rollout_block.group, experience.logprobs, batch.mask) | seconds
+    if rollout_block.resample:
+        metrics["resampled"] = float(np.mean(np.asarray(rollout.prompt_indices) != np.asarray(drawn)))
     return state, prompts, rollout, metrics | {"tokens": int(batch.starts.sum() + batch.mask.sum())}
 
 
@@ -120,22 +134,53 @@ def _widths(context: PPOContext, prompts: list[Prompt], batch: RolloutBatch, sha
 
 
 def sample(
-    context: PPOContext, actor: llama.Params, n: int, indices: list[int], prompts: list[Prompt], options: SampleOptions
+    context: PPOContext, actor: llama.Params, n: int, drawn: list[int], options: SampleOptions
 ) -> tuple[Rollout, dict[str, float]]:
     """Returns the rollout of update `n` with its rewards, and the seconds of both.
 
+    drawn: the prompts of the update. With rollout.resample, groups whose rewards are all equal, as the update would
+    learn from them, are replaced by groups of other prompts, as long as there are such groups and attempts.
     The rollout of an update that was interrupted is read back instead.
     """
     config, folder = context.config, context.folder / "rollouts"
-    stored = read_rollout(folder, n, indices)
+    stored = read_rollout(folder, n, drawn)
     if stored is not None:
         return stored, {"seconds_rollout": 0.0, "seconds_reward": 0.0}
-    begin = time.perf_counter()
+    key, group = jax.random.fold_in(jax.random.key(config.seed), 2 * n), config.rollout.group
+    rollout, seconds = _answer(context, actor, key, drawn, options)
+    taken = set(drawn)
+    for attempt in range(1, config.rollout.resample + 1):
+        groups = np.flatnonzero(_equal(rollout, config)).tolist()
+        many = {"count": len(context.prompts.train), "needed": len(groups), "seed": config.seed}
+        others = replacement_indices(n, attempt, sorted(taken), **many)
+        if not others:
+            break
+        taken |= set(others)
+        indices = [index for index in others for _ in range(group)]
+        fresh, more = _answer(context, actor, jax.random.fold_in(key, attempt), indices, options)
+        chosen = np.flatnonzero(~_equal(fresh, config)).tolist()
+        rollout = with_groups(rollout, groups[: len(chosen)], fresh, chosen, group)
+        seconds = {name: value + more[name] for name, value in seconds.items()}
+    write_rollout(folder, n, rollout, drawn)
+    return rollout, {name: round(value, 6) for name, value in seconds.items()}
+
+
+def _equal(rollout: Rollout, config: Any) -> np.ndarray:
+    rewards = with_no_end(rollout, config.reward.no_end).rewards
+    return equal_groups([reward.value for reward in rewards], config.rollout.group)
+
+
+def _answer(
+    context: PPOContext, actor: llama.Params, key: jax.Array, indices: list[int], options: SampleOptions
+) -> tuple[Rollout, dict[str, float]]:
+    """Returns sampled replies to prompts with their rewards, and the seconds of both."""
+    config, begin = context.config, time.perf_counter()
+    prompts = [context.prompts.train[index] for index in indices]
     sampler = Sampler(
         actor,
         context.model.config,
         options,
-        key=jax.random.fold_in(jax.random.key(config.seed), 2 * n),
+        key=key,
         rows=config.rollout.rows,
         round_to=config.rollout.round_to,
         copies=rollouts_shared_replies(config),
@@ -144,25 +189,24 @@ def sample(
     sampled = time.perf_counter()
     texts = [context.tokenizer.decode(reply.tokens).strip() for reply in replies]
     rollout = Rollout(indices, replies, texts, context.reward_function.score(texts, prompts))
-    seconds = {"seconds_rollout": sampled - begin, "seconds_reward": time.perf_counter() - sampled}
-    write_rollout(folder, n, rollout)
-    return rollout, {name: round(value, 6) for name, value in seconds.items()}
+    return rollout, {"seconds_rollout": sampled - begin, "seconds_reward": time.perf_counter() - sampled}
 
 
 def rollout_metrics(rollout: Rollout, group: int, logprobs: jax.Array, mask: jax.Array) -> dict[str, float]:
     """Returns metrics of a rollout with `group` replies to each prompt.
 
     "equal_groups" is the share of groups whose rewards are all equal: they have no advantage over each other.
-    "sampler_gap" is the largest difference between log-probabilities as they were sampled and as they are scored.
+    "sampler_gap" is the largest difference between log-probabilities as they were sampled and as they are scored, and
+    "sampler_gap_p50" to "sampler_gap_p99" are its percentiles over the reply tokens.
     """
     logprobs, mask = gather_to_host((logprobs, mask))
-    gap = np.abs(sampled_logprobs(rollout, mask.shape[1]) - logprobs) * mask
+    gap = np.abs(sampled_logprobs(rollout, mask.shape[1]) - logprobs)[mask]
     ended = [reply.ended for reply in rollout.replies]
     lengths = [len(reply.logprobs) for reply in rollout.replies]
     metrics = reward_metrics(rollout.rewards)
     if group > 1:
-        rewards = np.asarray([reward.value for reward in rollout.rewards], np.float32).reshape(-1, group)
-        metrics["equal_groups"] = float(np.mean((rewards == rewards[:, :1]).all(axis=1)))
+        metrics["equal_groups"] = float(equal_groups([reward.value for reward in rollout.rewards], group).mean())
+    metrics |= {f"sampler_gap_p{percent}": float(np.percentile(gap, percent)) for percent in GAP_PERCENTILES}
     return metrics | {
         "reply_tokens": float(np.mean(lengths)),
         "ended": float(np.mean(ended)),
