@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-READMES = ("README.md", "launch/README.md", "launch/SMOLLM2.md", "launch/gcp/README.md", "configs/README.md", "tljax/README.md")
+READMES = (
+    *("README.md", "launch/README.md", "launch/SMOLLM2.md", "launch/gcp/README.md", "configs/README.md"),
+    "tljax/README.md",
+)
 # Backticked words that end like a file and are the user's own, or are made by a command.
 OTHERS = re.compile(
     r"(raw_data|irm_data|queries|config|report|F|mine|begun|adapter_config|deepspeed)\.(json|jsonl|toml)|\w+\.py:\w+|"
