@@ -64,8 +64,8 @@ def get_config(arg: str = "") -> ConfigDict:
     # the latter if the row has "tools"; otherwise the functions of config.tools do. config.out is the report;
     # NAME.dialogues.jsonl and NAME.dialogues.txt are written beside it.
     config.turns = "single"  # single: one call per query | multi: dialogues in which calls are run, until `finish`
-    # A Python file whose functions are the tools for config.data = queries.jsonl; "" mocks them. Each dialogue has its
-    # own process, which imports the file; at most config.rows of them exist at a time.
+    # A Python file whose functions are the tools for config.data = queries.jsonl, or FILE.py:CLASS, whose methods are;
+    # "" mocks them. Each dialogue has its own process, which imports the file; at most config.rows exist at a time.
     config.tools = ""
     config.tool_seconds = 10.0  # the maximum of seconds for one call of such a function
     config.tool_calls = 8  # the number of such calls that run at a time

@@ -4,11 +4,12 @@ r"""The config of PPO with IRM rewards, which continues from SFT; GRPO and RLOO 
     python launch/train.py --config configs/ppo.py:7b \
         --config.model.path=runs/sft-7b --config.data.source=raw_data.json
     python launch/train.py --config configs/ppo.py:smollm2,lora   # after configs/sft.py:smollm2, which runs first
+    python launch/train.py --config configs/ppo.py:tiny,multi     # whole dialogues, in which the toolbox's tools run
 
 The options after the colon are separated by commas. They are a size (tiny, smollm2, 7b, 13b, 34b, 70b), `lora`, which
 trains adapters on one frozen trunk, `rloo`, which compares the replies to a prompt with each other and has no critic,
-and `release`, which sets the arithmetic of the released run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be
-set on the command line: --config.optim.lr=5e-7.
+`multi`, which trains on whole dialogues, in which the tools run, and `release`, which sets the arithmetic of the
+released run (arXiv 2412.15495, code/irm/RL_run.sh). Every field can be set on the command line: --config.optim.lr=5e-7.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,10 @@ from tljax.core.config import data_block, lora_block, mesh_block, parse_options,
 
 def get_config(arg: str = "") -> ConfigDict:
     size, flags = parse_options(
-        arg, sizes=("tiny", "smollm2", "7b", "13b", "34b", "70b"), flags=("lora", "rloo", "release"), default="tiny"
+        arg,
+        sizes=("tiny", "smollm2", "7b", "13b", "34b", "70b"),
+        flags=("lora", "rloo", "multi", "release"),
+        default="tiny",
     )
 
     config = ConfigDict()
@@ -67,6 +71,18 @@ def get_config(arg: str = "") -> ConfigDict:
     # The maximum number of rounds in which groups whose rewards are all equal, and so teach nothing, are replaced by
     # groups of other prompts, as in DAPO (arXiv 2503.14476, section 3.2); 0 keeps them.
     rollout.resample = 0
+    # single: one reply to each prompt, which is compared with its golden call | multi: a whole dialogue from each task.
+    # The model calls, the call is run, the model reads the output, until it calls `finish` or a limit ends it. The
+    # fields above that speak of replies then count the replies of dialogues: prompts x group dialogues are an update,
+    # and each has a row of its own, so share_prompts has no effect.
+    rollout.turns = "single"
+    # The next fields are for rollout.turns = multi.
+    rollout.max_turns = 10  # the maximum number of replies of a dialogue
+    rollout.max_dialogue_tokens = 0  # the maximum number of tokens of a dialogue; 0: as many as the model can read
+    rollout.max_repeats = 3  # a dialogue ends when the same call has got the same feedback so many times
+    # MAE inside RL: the turns that the policy does not learn from. They stay in the context, count in the rewards, and
+    # the critic learns from them. off | void (no call can be read) | failed (the feedback is an error) | void_or_failed
+    rollout.mae = "off"
 
     reward = config.reward = ConfigDict()
     # table (IRM's) | release (IRM's as released) | binary (Tool-N1's, 1 or 0) | toolrl (ToolRL's, -3 to 4, in parts) |
@@ -78,6 +94,32 @@ def get_config(arg: str = "") -> ConfigDict:
     # Is added to the reward of a reply that did not end within max_new_tokens, in training alone: the metric `reward`
     # and the samples contain it, `eval_reward` does not.
     reward.no_end = 0.0
+    # With rollout.turns = multi the rule table stands for the next fields, since a dialogue has no golden calls: each
+    # turn gets the value of the first kind of error that it shows, and the last turn that of the solved task.
+    # module:function is then called as fn(dialogue), and gives a number or one for each turn
+    # (tljax/rl/dialogues/rewards.py).
+    steps = reward.steps = ConfigDict()
+    # Multiplies the fields of this block. IRM's values are those of one reply; a dialogue can make an error in every
+    # turn. With 1 and a success of 1 a policy learns within 15 updates to call `finish` at once, which is no error.
+    steps.scale = 0.2
+    steps.format = -2.0  # no call can be read in the reply (IRM's value, as the four that follow)
+    steps.unknown_tool = -2.0  # the tool list has no such tool
+    steps.hallucinated_and_missing = -1.3  # both of the next two
+    steps.hallucinated = -0.8  # a parameter that the documentation lacks
+    steps.missing = -0.5  # a required parameter that the call leaves out
+    steps.call_error = -0.25  # the call is as documented, and its feedback is an error (IRM's value of wrong content)
+    steps.neutral = 0.0  # none of these
+    reward.success = 5.0  # is added to the last turn if the task is solved; reward.clip limits the sum
+    reward.failure = 0.0  # is added to it if not
+
+    # The tools of dialogues (rollout.turns = multi). data.source = toolbox brings its own tasks and tools. Otherwise
+    # data.source is a JSONL file of tasks, {"id", "query"} or {"id", "messages"}, and maybe "answer", the right one.
+    # FILE.py, whose functions are the tools, or FILE.py:CLASS, whose methods are, as TRL's environment_factory takes it
+    # (tljax/agent/worker.py). "": each task lists its "tools", and a mock answers.
+    config.tools = ""
+    config.tool_seconds = 10.0  # the maximum of seconds for one call of such a function
+    config.tool_calls = 8  # the number of such calls that run at a time
+    config.finish = "finish"  # the tool that ends a dialogue, added if not listed; "": a reply without a call ends it
 
     kl = config.kl = ConfigDict()
     kl.coef = 0.3  # the coefficient of the KL to the reference (released run: 0.4)
@@ -165,6 +207,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.update_from_flattened_dict(SMOLLM2)
     if "rloo" in flags:
         config.update_from_flattened_dict(RLOO | (RLOO_TINY if size == "tiny" else {}))
+    if "multi" in flags:
+        config.update_from_flattened_dict(MULTI | (MULTI_TINY if size == "tiny" else {}))
     if "lora" in flags:
         config.update_from_flattened_dict({"tiny": LORA_TINY, "smollm2": LORA_SMOLLM2}.get(size, LORA))
     if "release" in flags:
@@ -240,6 +284,23 @@ SMOLLM2 = {
 # The other replies to the prompt are the baseline of each, which halves the work of an update with a critic.
 RLOO = {"algorithm": "rloo", "rollout.prompts": 16, "rollout.group": 4, "critic.warmup": 0}
 RLOO_TINY = {"ppo.updates": 150, "ppo.whiten": True, "optim.lr": 2e-4}
+
+MULTI = {"rollout.turns": "multi", "eval.best": "reward"}
+# Tasks of the toolbox take up to four calls and `finish`.
+MULTI_TINY = {
+    "name": "ppo-tiny-multi",
+    "rollout.prompts": 8,
+    "rollout.group": 4,
+    "rollout.rows": 32,
+    "rollout.max_turns": 8,
+    "rollout.max_dialogue_tokens": 768,
+    "rollout.max_new_tokens": 48,
+    "rollout.max_prompt_tokens": 320,
+    "rollout.max_repeats": 2,
+    "eval.new_tokens": 48,
+    "eval.queries": 200,
+    "log.every": 5,
+}
 
 # Adapters need a larger learning rate than weights; the released run has none. With these rows 7B fits one device of
 # 80 GB.

@@ -20,7 +20,7 @@ APART = {
     "training": ("calls", "data", "toolbox"),
     "analysis": ("agent",),
     "sft": ("agent", "analysis", "generate"),
-    "rl": ("agent", "analysis", "sft"),
+    "rl": ("analysis", "sft"),
     "plan": ("agent", "analysis", "evaluate", "storage"),
     "bench": ("agent", "analysis", "evaluate"),
 }

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tljax.evaluate.toolbox_queries import held_out_queries
-from tljax.rl.train_iteration import GAP_PERCENTILES
+from tljax.rl.rollout import GAP_PERCENTILES
 from tljax.storage.resumable import ResumableWriter
 from tljax.training.metrics import TIMING_FIELDS
 

@@ -89,7 +89,14 @@ def test_figures_have_their_own_denominators():
     assert {name: figure[:2] for name, figure in figures.items()} == {"VA": (1, 3), "DE": (1, 4), "CE": (2, 4)}
     # Wilson's interval of 2 in 4 by hand: (p + z2/2n +- z sqrt(p(1-p)/n + z2/4n2)) / (1 + z2/n).
     assert figures["CE"].share == pytest.approx((50, 15.0039, 84.9961), abs=1e-3)
-    assert count_outcomes(rows) == {"finish": 2, "format": 1, "loop": 0, "turn_limit": 0, "length_limit": 0}
+    assert count_outcomes(rows) == {
+        "finish": 2,
+        "format": 1,
+        "loop": 0,
+        "turn_limit": 0,
+        "length_limit": 0,
+        "environment": 0,
+    }
 
 
 def test_calls_of_one_dialogue_are_not_independent():

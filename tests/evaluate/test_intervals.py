@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tljax.analysis.tables import Table, format_cell
-from tljax.evaluate.intervals import ClusteredSums
+from tljax.core.errors import InputError
+from tljax.evaluate.intervals import ClusteredSums, paired_share_difference
 
 
 def sums_of(groups):
@@ -79,3 +80,26 @@ def test_a_table_is_the_same_everywhere():
     rows = table.json()["rows"]
     assert rows[0]["n"] == 1234 and rows[0]["%"]["value"] == pytest.approx(200 / 3) and rows[0]["%"]["n"] == 3
     assert rows[1]["%"] is None and rows[2]["%"]["low"] is None
+
+
+def test_a_paired_difference_of_shares_by_hand_and_covering_the_truth():
+    """The linearized residuals by hand; then simulated dialogues whose two sides resemble each other."""
+    before, after = [(1, 2), (0, 2), (1, 1)], [(1, 1), (0, 0), (2, 3)]
+    # Shares 2/5 and 3/4; residuals (t - p n) / sum(n) after minus before, times 3/2 for three groups.
+    residuals = [0.25 / 4 - 0.2 / 5, 0 + 0.8 / 5, -0.25 / 4 - 0.6 / 5]
+    half = 1.959964 * (1.5 * sum(r * r for r in residuals)) ** 0.5
+    found = paired_share_difference(before, after)
+    assert found == pytest.approx((35, 35 - 100 * half, 35 + 100 * half))
+    assert paired_share_difference([(0, 0), (0, 0)], [(1, 1), (1, 1)]) is None
+    assert paired_share_difference([(1, 1)], [(0, 1)]) is None
+    with pytest.raises(InputError, match="1 groups before and 2 after"):
+        paired_share_difference([(1, 1)], [(1, 1), (0, 1)])
+    rng, inside = np.random.default_rng(1), 0
+    for _ in range(1600):
+        rate = rng.beta(1, 1, 100)
+        calls = rng.integers(1, 5, (2, 100))
+        errors = rng.binomial(calls, [rate, 0.5 * rate])
+        sides = [list(zip(errors[i].tolist(), calls[i].tolist(), strict=True)) for i in (0, 1)]
+        _, low, high = paired_share_difference(*sides)
+        inside += low <= -25 <= high
+    assert 0.93 < inside / 1600 < 0.97

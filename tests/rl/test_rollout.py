@@ -21,6 +21,7 @@ from tljax.rl.rollout import (
     Rollout,
     equal_groups,
     forget_rollouts,
+    gap_metrics,
     pad_rollout,
     prompt_indices,
     read_rollout,
@@ -132,6 +133,13 @@ def test_rows_hold_the_weights_and_the_samplers_logprobs_of_their_tokens():
     assert rows.priorities.tolist() == [[3, 1, 2, 0], [1, 5, 1, 0], [4, 0, 0, 0]]
     np.testing.assert_allclose(rows.sampled_logprobs, [[-0.1, -0.2, -0.3, 0], [-1, -2, -3, 0], [-0.5, 0, 0, 0]])
     assert rows.priorities.dtype == rows.sampled_logprobs.dtype == np.float32
+
+
+def test_the_gap_of_the_sampler_counts_its_tokens_alone():
+    sampled, scored = np.zeros((2, 4), np.float32), np.asarray([[0.1, -0.2, 0.3, 9], [-0.4, 0.5, 9, 9]], np.float32)
+    found = gap_metrics(sampled, scored, np.abs(scored) < 1)
+    assert found["sampler_gap"] == pytest.approx(0.5) and found["sampler_gap_p50"] == pytest.approx(0.3)
+    assert found["sampler_gap_p90"] == pytest.approx(0.46) and found["sampler_gap_p99"] == pytest.approx(0.496)
 
 
 def test_other_prompts_replace_those_of_an_update():

@@ -1,14 +1,18 @@
 """Toolbox tasks, benchmark rows, or a file of queries -> requests for dialogues; the check of a task's solution."""
 
+import dataclasses
 import functools
+import hashlib
 import itertools
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tljax.agent.executors import FileExecutor, MockExecutor, ToolboxExecutor, read_tool_schemas
 from tljax.agent.loop import Opening
+from tljax.agent.worker import split_tools
 from tljax.calls.compare import ToolList, as_tool_list
 from tljax.core.errors import InputError
 from tljax.data.prompt import Dialect, render_prompt
@@ -22,10 +26,11 @@ from tljax.data.prompt_records import (
     unanswered_conversation,
 )
 from tljax.data.records import read_records
-from tljax.data.trajectory import Turn
+from tljax.data.trajectory import Conversation, Turn
 from tljax.evaluate.benchmarks.discover import discover_sets
 from tljax.evaluate.benchmarks.sets import EvalSet, Example
 from tljax.evaluate.toolbox_queries import HELD_OUT_SPLITS, QUERY_SEED
+from tljax.toolbox.execute import Result
 from tljax.toolbox.tasks import Task, make_task
 from tljax.toolbox.tools import FINISH
 from tljax.toolbox.trajectories import tool_by_name
@@ -38,26 +43,31 @@ SCHEMAS = (
 
 @dataclass(frozen=True, slots=True)
 class DialogueRequest:
-    """A dialogue to generate: a query of a set. `task` is set only for the toolbox."""
+    """A dialogue to generate: a query of a set.
+
+    task: the toolbox's; None for others. row: the row of a user's file as it is there; {} for others.
+    """
 
     set: str
     id: str | int
     query: str
     opening: Opening
     task: Task | None = None
+    row: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def toolbox_requests(n: int, dialect: Dialect) -> list[DialogueRequest]:
     """Returns `n` tasks of each held-out split, the same for every model. Their tools run, one state per dialogue."""
-    requests = []
-    for split in HELD_OUT_SPLITS:
-        for index in range(n):
-            task = make_task(QUERY_SEED, split, index)
-            tools = as_tool_list([tool_by_name(name).schema for name in task.tools])
-            prompt = render_prompt(tools.tools, [Turn("user", task.query)], dialect)
-            opening = Opening(prompt, tools, FINISH.name, functools.partial(ToolboxExecutor, task.tools), dialect)
-            requests.append(DialogueRequest(split, f"toolbox-{split}-{QUERY_SEED}-{index}", task.query, opening, task))
-    return requests
+    return [toolbox_task_request(QUERY_SEED, split, index, dialect) for split in HELD_OUT_SPLITS for index in range(n)]
+
+
+def toolbox_task_request(seed: int, split: str, index: int, dialect: Dialect) -> DialogueRequest:
+    """Returns the dialogue that begins with task number `index` of a split."""
+    task = make_task(seed, split, index)
+    tools = as_tool_list([tool_by_name(name).schema for name in task.tools])
+    prompt = render_prompt(tools.tools, [Turn("user", task.query)], dialect)
+    opening = Opening(prompt, tools, FINISH.name, functools.partial(ToolboxExecutor, task.tools), dialect)
+    return DialogueRequest(split, f"toolbox-{split}-{seed}-{index}", task.query, opening, task)
 
 
 def benchmark_requests(path: str, dialect: Dialect, finish: str) -> list[DialogueRequest]:
@@ -108,8 +118,9 @@ def _benchmark_request(name: str, example: Example, dialect: Dialect, finish: st
 def query_requests(file: str, dialect: Dialect, finish: str, tools_file: str, seconds: float) -> list[DialogueRequest]:
     """Returns the rows of a JSONL file or a JSON array: {"id", "query"} or {"id", "messages"}.
 
-    tools_file: the Python file whose functions are the tools, with a limit of `seconds` for each call. If it is "",
-    every row lists its own tools, and a mock answers. Raises InputError, which names file, row and field, for a
+    tools_file: the Python file whose functions are the tools, or FILE.py:CLASS, whose methods are
+    (`toolbox.schema.load_environment`), with a limit of `seconds` for each call. If it is "", every row lists its own
+    tools, and a mock answers. Raises InputError, which names file, row and field, for a
     malformed row.
     """
     file = check_input_file(file, SCHEMAS)
@@ -128,7 +139,7 @@ def query_requests(file: str, dialect: Dialect, finish: str, tools_file: str, se
             raise InputError(f"{at}: is not an object; a row is {SCHEMAS}")
         identity = record_id(row, file, number)
         check_unique_id(identity, rows, file, number)
-        row = row | {"messages": _messages(row, at)}
+        given, row = row, row | {"messages": _messages(row, at)}
         if shared is not None and row.get("tools"):
             raise InputError(
                 f"{at}, field tools: is there, and config.tools names {tools_file} too; take the field out, or leave "
@@ -141,14 +152,34 @@ def query_requests(file: str, dialect: Dialect, finish: str, tools_file: str, se
         tools, ends = add_finish_tool(listed, finish, at)
         prompt = render_prompt(tools.tools, conversation.turns, dialect, conversation.system)
         check_text(prompt, f"{at}, field messages")
+        begin = None
         if shared is None:
             open_tools = functools.partial(MockExecutor, tools)
         else:
             open_tools = functools.partial(FileExecutor, tools_file, seconds, tools, file_functions, ends)
+        if split_tools(tools_file)[1]:
+            # TRL's rows call the messages "prompt".
+            open_tools = functools.partial(open_tools, row=row | {"prompt": row["messages"]})
+            begin = functools.partial(_begin_environment, conversation=conversation, tools=tools, dialect=dialect)
         query = next((turn.text for turn in reversed(conversation.turns) if turn.role == "user"), "")
-        opening = Opening(prompt, tools, ends, open_tools, dialect)
-        requests.append(DialogueRequest(Path(file).stem, identity, query, opening))
+        opening = Opening(prompt, tools, ends, open_tools, dialect, begin)
+        requests.append(DialogueRequest(Path(file).stem, identity, query, opening, row=given))
     return requests
+
+
+def _begin_environment(executor: FileExecutor, conversation: Conversation, tools: ToolList, dialect: Dialect) -> Result:
+    """Returns the prompt with what the environment shows first, appended to the last message, or an error."""
+    shown = executor.reset()
+    if shown.error:
+        return shown
+    last = conversation.turns[-1]
+    turns = (*conversation.turns[:-1], dataclasses.replace(last, text=last.text + shown.value))
+    return Result(render_prompt(tools.tools, turns, dialect, conversation.system), False)
+
+
+def tools_hash(tools: str) -> str:
+    """Returns a hash of the content of config.tools, FILE.py or FILE.py:CLASS."""
+    return hashlib.sha256(Path(split_tools(tools)[0]).expanduser().read_bytes()).hexdigest()
 
 
 def _messages(row: dict[str, Any], at: str) -> Any:
@@ -191,8 +222,13 @@ def check_solution(task: Task, state: dict[str, Any], answer: str | None) -> Sol
     An answer is right if it is the requested results and nothing else, separated by commas, as in training; their
     order and the blanks at commas are free. So the query itself is not an answer, even if it contains the result.
     """
-    orders = {_strip_blanks(",".join(order)) for order in itertools.permutations(task.requested)}
-    return SolutionCheck(state == task.state, answer is not None and _strip_blanks(answer) in orders)
+    right = is_answer(answer, [",".join(order) for order in itertools.permutations(task.requested)])
+    return SolutionCheck(state == task.state, right)
+
+
+def is_answer(answer: str | None, allowed: Sequence[str]) -> bool:
+    """Returns True if an answer is one of the allowed ones, up to blanks at its ends and at commas."""
+    return answer is not None and _strip_blanks(answer) in map(_strip_blanks, allowed)
 
 
 def _strip_blanks(text: str) -> str:

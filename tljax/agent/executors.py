@@ -1,10 +1,10 @@
-"""Executors of the calls of one dialogue: the toolbox, a mock for any tool list, and the functions of a user's file."""
+"""Executors of the calls of one dialogue: the toolbox, a mock for any tool list, the tools of a user's file."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from tljax.agent.worker import Worker
+from tljax.agent.worker import Ending, Worker
 from tljax.calls.compare import ToolList
 from tljax.calls.tool import Call
 from tljax.core.errors import InputError
@@ -101,24 +101,45 @@ def canned_value(name: str, description: str) -> Any:
 
 
 class FileExecutor:
-    """Runs the functions of a user's file in a separate process for each dialogue, which the first call starts.
+    """Runs the functions of a user's file, or the methods of one of its objects, in a process for each dialogue.
 
-    A feedback is an error if the call failed, or if the default MAE rule finds an error in the returned text. The tool
-    that ends the dialogue (`ends`) is exempt from the rule, as an answer may mention errors. own: the names of the
-    file's functions; `finish` is the toolbox's tool if the file has none.
+    The first call starts the process. path: FILE.py or FILE.py:CLASS. A feedback is an error if the call failed, or if
+    the default MAE rule finds an error in the returned text. The tool that ends the dialogue (`ends`) is exempt from
+    the rule, as an answer may mention errors. own: the names of the functions; `finish` is the toolbox's tool if it is
+    not among them.
+    row: the task's row, for `reset` of an object; None for functions. An object ends with its process: later calls give
+    an error. ending: the object after the dialogue, known once this is closed; None if its process had ended before.
     """
 
-    def __init__(self, path: str, time_limit: float, tools: ToolList, own: frozenset[str], ends: str | None):
+    def __init__(
+        self,
+        path: str,
+        time_limit: float,
+        tools: ToolList,
+        own: frozenset[str],
+        ends: str | None,
+        row: Mapping[str, Any] | None = None,
+    ):
         self._worker, self._tools, self._own, self._ends = Worker(path, time_limit), tools, own, ends
+        self._row = row
+        self.ending: Ending | None = None
+
+    def reset(self) -> Result:
+        """Begins the dialogue of an object; the value is the text that it shows first, "" for none."""
+        return self._worker.reset(self._row or {})
 
     def execute(self, call: Call) -> Result:
         if call.name not in self._own and call.name in self._tools.schemas:
             return execute(call.name, call.arguments, _OWN)
+        if self._row is not None and self._worker.child is None:
+            return error_result("RuntimeError: the environment ended in an earlier call")
         result = self._worker.execute(call.name, call.arguments)
         reports_error = call.name != self._ends and mae_default.find_error(result.value) is not None
         return Result(result.value, result.error or reports_error)
 
     def close(self) -> None:
+        if self._row is not None and self._worker.child is not None:
+            self.ending = self._worker.end()
         self._worker.close()
 
 

@@ -20,8 +20,11 @@ from tljax.data.tokenizer import Tokenizer
 from tljax.toolbox.execute import Result, escape_surrogates, json_text
 
 # How a dialogue ends: with an answer; with a reply that is not a well-formed call; with a call that keeps getting the
-# same feedback; after the maximal number of replies; when another reply might exceed the length limit.
-OUTCOMES = FINISH, FORMAT, LOOP, TURN_LIMIT, LENGTH_LIMIT = ("finish", "format", "loop", "turn_limit", "length_limit")
+# same feedback; after the maximal number of replies; when another reply might exceed the length limit; before the first
+# reply, since the user's environment could not begin.
+OUTCOMES = FINISH, FORMAT, LOOP, TURN_LIMIT, LENGTH_LIMIT, ENVIRONMENT = (
+    *("finish", "format", "loop", "turn_limit", "length_limit", "environment"),
+)
 
 
 class SampledReply(Protocol):
@@ -35,6 +38,8 @@ class SampledReply(Protocol):
 
 # Dialogues as token lists, each of which ends with "Assistant:" -> the reply to each, in order.
 Policy = Callable[[list[list[int]]], Sequence[SampledReply]]
+# The same from the dialogues themselves, for policies whose replies depend on a dialogue's number.
+DialoguePolicy = Callable[[list["Dialogue"]], Sequence[SampledReply]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class Opening:
 
     prompt: the text up to the first "Assistant:", inclusive. tools: the tools that the prompt lists. finish: the tool
     that ends the dialogue; if None, a reply without a call ends it and is the answer. open_tools: returns an executor
-    for the calls of one dialogue, with its own state. dialect: that of the prompt, in which feedback is written.
+    for the calls of one dialogue, with its own state. dialect: that of the prompt, in which feedback is written. begin:
+    for an environment that shows something before the first reply, the prompt with it, or an error; None for others.
     """
 
     prompt: str
@@ -51,6 +57,7 @@ class Opening:
     finish: str | None
     open_tools: Callable[[], Executor]
     dialect: Dialect = "mae"
+    begin: Callable[[Any], Result] | None = None  # from what open_tools returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,8 @@ class Dialogue:
     """A dialogue in progress; it has ended once `outcome` is one of OUTCOMES. `detail` explains a failure.
 
     number: the number of its opening. tokens: those of the prompt, the replies without end tokens, and the feedback.
-    answer: the arguments with which `finish` was called.
+    replies: the sampled replies, one for each exchange, each with the number of tokens before it. answer: the arguments
+    with which `finish` was called.
     """
 
     number: int
@@ -89,6 +97,7 @@ class Dialogue:
     executor: Executor
     tokens: list[int]
     exchanges: list[Exchange] = field(default_factory=list)
+    replies: list[tuple[int, SampledReply]] = field(default_factory=list)
     outcome: str = ""
     detail: str = ""
     answer: str | None = None
@@ -106,6 +115,23 @@ def run_dialogues(
     rows: int,
     calls_at_once: int = 1,
 ) -> Generator[list[Dialogue], None, None]:
+    """Holds dialogues as `hold_dialogues` does, by a policy that reads their tokens alone."""
+
+    def reply(dialogues: list[Dialogue]) -> Sequence[SampledReply]:
+        return policy([list(dialogue.tokens) for dialogue in dialogues])
+
+    yield from hold_dialogues(openings, reply, tokenizer, limits, rows=rows, calls_at_once=calls_at_once)
+
+
+def hold_dialogues(
+    openings: Iterable[tuple[int, Opening]],
+    policy: DialoguePolicy,
+    tokenizer: Tokenizer,
+    limits: DialogueLimits,
+    *,
+    rows: int,
+    calls_at_once: int = 1,
+) -> Generator[list[Dialogue], None, None]:
     """Generates a dialogue from every (number, opening), `rows` side by side; yields ended ones after each round.
 
     A round is one reply of every open dialogue; ended dialogues are replaced by the next openings. Up to
@@ -117,21 +143,21 @@ def run_dialogues(
     pool = ThreadPoolExecutor(calls_at_once)
     try:
         while True:
-            open_ += [_begin(number, opening, tokenizer) for number, opening in islice(waiting, rows - len(open_))]
+            open_ += pool.map(lambda item: _begin(item[0], item[1], tokenizer), islice(waiting, rows - len(open_)))
             if not open_:
                 return
             for dialogue in open_:
-                _check_length(dialogue, limits)
+                if not dialogue.outcome:
+                    _check_length(dialogue, limits)
             active = [dialogue for dialogue in open_ if not dialogue.outcome]
-            replies = policy([list(dialogue.tokens) for dialogue in active]) if active else []
+            replies = policy(active) if active else []
             if len(replies) != len(active):
                 raise ValueError(f"the policy gives {len(replies)} replies to {len(active)} dialogues")
             add_reply = functools.partial(_add_reply, tokenizer=tokenizer, limits=limits)
             list(pool.map(add_reply, active, replies))
             ended = [dialogue for dialogue in open_ if dialogue.outcome]
             open_ = [dialogue for dialogue in open_ if not dialogue.outcome]
-            for dialogue in ended:
-                dialogue.executor.close()
+            list(pool.map(lambda dialogue: dialogue.executor.close(), ended))
             yield ended
     finally:
         pool.shutdown(cancel_futures=True)
@@ -140,7 +166,12 @@ def run_dialogues(
 
 
 def _begin(number: int, opening: Opening, tokenizer: Tokenizer) -> Dialogue:
-    return Dialogue(number, opening, opening.open_tools(), tokenizer.encode(opening.prompt)[0])
+    executor = opening.open_tools()
+    begun = Result(opening.prompt, False) if opening.begin is None else opening.begin(executor)
+    dialogue = Dialogue(number, opening, executor, tokenizer.encode(opening.prompt if begun.error else begun.value)[0])
+    if begun.error:
+        dialogue.end(ENVIRONMENT, begun.value)
+    return dialogue
 
 
 def has_room_for_reply(tokens: int, limits: DialogueLimits) -> bool:
@@ -158,6 +189,7 @@ def _check_length(dialogue: Dialogue, limits: DialogueLimits) -> None:
 def _add_reply(dialogue: Dialogue, reply: SampledReply, tokenizer: Tokenizer, limits: DialogueLimits) -> None:
     """Adds a reply to a dialogue, runs its call, and adds the feedback or ends the dialogue."""
     opening = dialogue.opening
+    dialogue.replies.append((len(dialogue.tokens), reply))
     dialogue.tokens += reply.tokens
     text = tokenizer.decode(reply.tokens).strip()
     parsed = opening.tools.parse(text)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.agent import report as dialogue_report
-from tljax.agent.dialogues import DialogueRequest, benchmark_requests, query_requests, toolbox_requests
+from tljax.agent.dialogues import DialogueRequest, benchmark_requests, query_requests, toolbox_requests, tools_hash
 from tljax.agent.files import DialogueFiles, InMemoryDialogues, check_new_files, open_dialogue_files
 from tljax.agent.loop import DialogueLimits, Policy, has_room_for_reply, run_dialogues
 from tljax.agent.scores import dialogue_row
@@ -169,7 +169,7 @@ def content_hashes(context: DialogueContext, requests: Sequence[DialogueRequest]
     content = {"model": fingerprint(context.model), "tokenizer": context.tokenizer.fingerprint}
     content["content of data"] = digest.hexdigest()
     if context.config.tools:
-        content["content of tools"] = hashlib.sha256(Path(context.config.tools).expanduser().read_bytes()).hexdigest()
+        content["content of tools"] = tools_hash(context.config.tools)
     return content
 
 

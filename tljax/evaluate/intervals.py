@@ -5,10 +5,14 @@ figures here are ratios sum(totals) / sum(counts) over groups, whose variance is
 (Cochran, Sampling Techniques, 1977, section 6.3): C / (C - 1) * sum((total - ratio * count)^2) / n^2 for C groups.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
+import numpy as np
+
+from tljax.core.errors import InputError
 from tljax.evaluate.score import wilson_share
 
 _Z = NormalDist().inv_cdf(0.975)
@@ -94,3 +98,27 @@ class ClusteredSums:
         ratio = self.total / self.count
         squares = self.total_squared - 2 * ratio * self.product + ratio * ratio * self.count_squared
         return self.groups / (self.groups - 1) * max(squares, 0.0) / self.count**2
+
+
+def paired_share_difference(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]]
+) -> tuple[float, float, float] | None:
+    """Returns (difference, low, high) in percentage points: the share after minus that before, over the same groups.
+
+    before, after: (total, count) of each group, in the same order; a group may be empty on one side. The interval is
+    normal, from the variance of the difference of the two linearized ratios, which counts that a group's two sides
+    resemble each other. None if one side has no observation, or if there is a single group.
+    """
+    if len(before) != len(after):
+        raise InputError(f"paired_share_difference: {len(before)} groups before and {len(after)} after; give the same")
+    sides = [np.asarray(side, np.float64).reshape(-1, 2) for side in (before, after)]
+    if len(before) < 2 or any(side[:, 1].sum() == 0 for side in sides):
+        return None
+    shares = [side[:, 0].sum() / side[:, 1].sum() for side in sides]
+    residuals = [
+        (side[:, 0] - share * side[:, 1]) / side[:, 1].sum() for side, share in zip(sides, shares, strict=True)
+    ]
+    groups = len(before)
+    variance = groups / (groups - 1) * ((residuals[1] - residuals[0]) ** 2).sum()
+    difference, half = shares[1] - shares[0], _Z * variance**0.5
+    return 100 * difference, 100 * (difference - half), 100 * (difference + half)

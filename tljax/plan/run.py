@@ -18,6 +18,7 @@ from tljax.plan.rows import divide_rows
 from tljax.plan.search import format_flags, format_trials, measure_all_programs, search, suggest_change
 from tljax.plan.topology import open_topology
 from tljax.rl import check as rl_check
+from tljax.rl.options import MULTI
 from tljax.sft import check as sft_check
 from tljax.toolbox.embedded import BASE_FOLDER, resolve_model_path
 from tljax.training import model_source
@@ -77,6 +78,11 @@ def check(config: Any) -> None:
     if planned.model.path in ("", model_source.SCRATCH):
         planned.model.path = "base"
     rl_check.check(planned)
+    if planned.rollout.turns == MULTI:
+        raise InputError(
+            "config.rollout.turns is 'multi', and a plan knows single replies alone; set rollout.turns=single, with "
+            "the tokens of a dialogue in rollout.max_prompt_tokens"
+        )
 
 
 def open_shape(model: Any) -> tuple[str, llama.LlamaConfig]:

@@ -23,5 +23,7 @@ train_iteration.py  one update: rollout, rewards, experience, update
 alarms.py           signs that a run goes wrong, with the fields to look at
 held_out.py         rewards on held-out prompts
 samples.py          sampled replies, for people
+single_turn.py      what a run does with single replies: an update, an evaluation, the tables at the end
+dialogues           the same with whole dialogues, whose tools run (rollout.turns = multi)
 run.py              configs/ppo.py -> a run's folder
 """

@@ -13,8 +13,9 @@ from tljax.model.attention import IMPLEMENTATIONS, choose_implementation
 from tljax.model.hf.config import DTYPES
 from tljax.model.remat import REMATS
 from tljax.rl.advantage import ALGORITHMS, KL_PLACES
+from tljax.rl.dialogues.checks import MAE_RULES, check_dialogues, check_single_replies
 from tljax.rl.loss import LOSS_MEANS
-from tljax.rl.options import minibatch_counts, part_replies
+from tljax.rl.options import MULTI, TURNS, minibatch_counts, part_replies
 from tljax.rl.priorities import TOKEN_WEIGHTS
 from tljax.training import model_source, resume
 from tljax.training.metrics import check_installed
@@ -22,6 +23,8 @@ from tljax.training.optimizer import SCHEDULES
 
 CHOICES = {
     "algorithm": ALGORITHMS,
+    "rollout.turns": TURNS,
+    "rollout.mae": MAE_RULES,
     "resume": resume.RESUME,
     "kl.place": KL_PLACES,
     "ppo.loss_mean": LOSS_MEANS,
@@ -59,6 +62,10 @@ MINIMUMS = {
     "critic.epochs": 0,
     "critic.minibatches": 0,
     "log.samples": 0,
+    "rollout.max_turns": 1,
+    "rollout.max_dialogue_tokens": 0,
+    "rollout.max_repeats": 2,
+    "tool_calls": 1,
 }
 
 
@@ -69,6 +76,10 @@ def check(config: Any) -> None:
     check_installed(config.log.wandb)
     checks.check_choices(config, CHOICES)
     checks.check_minimums(config, checks.TRAINING_MINIMUMS | MINIMUMS)
+    if config.rollout.turns == MULTI:
+        check_dialogues(config)
+    else:
+        check_single_replies(config)
     if config.reward.rule == "release" and config.data.dialect == TEMPLATE:
         raise InputError(
             "config.reward.rule is 'release', which cannot read the calls of config.data.dialect = template; choose "

@@ -9,11 +9,14 @@ def token_rewards(
 ) -> jax.Array:
     """Returns -kl_coef * (logprob - ref_logprob) on every reply token, plus the reply's reward on the last one.
 
-    logprobs, ref_logprobs: float32 [B, T]. rewards: float32 [B], of whole replies. mask: bool [B, T], True on reply
-    tokens with the end token. Returns float32 [B, T], 0 off the mask; a row without reply tokens gets no reward. The
-    last reply token gets the reply's reward whether the reply has ended or ran out of room (released code:
-    reward_last_token=1).
+    logprobs, ref_logprobs: float32 [B, T]. rewards: float32 [B], of whole replies, or [B, T], of tokens, as the turns
+    of a dialogue have them. mask: bool [B, T], True on reply tokens with the end token. Returns float32 [B, T], 0 off
+    the mask; a row without reply tokens gets no reward. The last reply token gets the reply's reward whether the reply
+    has ended or ran out of room (released code: reward_last_token=1).
     """
+    if rewards.ndim == 2:
+        penalties = -jnp.asarray(kl_coef, jnp.float32) * (logprobs - ref_logprobs)
+        return jnp.where(mask, penalties + rewards, 0.0)
     positions = jnp.arange(mask.shape[1], dtype=jnp.int32)[None]
     last = jnp.max(jnp.where(mask, positions, -1), axis=1, keepdims=True)
     penalties = -jnp.asarray(kl_coef, jnp.float32) * (logprobs - ref_logprobs)

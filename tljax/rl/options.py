@@ -10,6 +10,8 @@ from tljax.generate.sampling import SampleOptions
 from tljax.model.shared_prompt import shared_replies
 from tljax.rl.advantage import AdvantageOptions
 
+SINGLE, MULTI = TURNS = ("single", "multi")  # of rollout.turns: single replies to prompts, or whole dialogues
+
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,7 @@ class UpdateOptions:
     epochs: int  # passes over one rollout
     minibatches: int  # optimizer steps of one pass
     accumulate: int  # parts in which a minibatch is computed
+    turns: int = 1  # the maximum number of replies in a row, those of a dialogue
     shared: int = 1  # replies that are computed in one row with their prompt; minibatches are made of such rows
     clip: float
     clip_high: float = 0.0  # 0: clip
@@ -46,6 +49,7 @@ class UpdateOptions:
             epochs=config.ppo.epochs,
             minibatches=config.ppo.minibatches,
             accumulate=config.ppo.accumulate,
+            turns=config.rollout.max_turns if config.rollout.turns == MULTI else 1,
             shared=updates_shared_replies(config),
             clip=config.ppo.clip,
             clip_high=config.ppo.clip_high,
@@ -61,6 +65,11 @@ class UpdateOptions:
             remat=config.model.remat,
             loss_chunk=config.model.loss_chunk,
         )
+
+    @property
+    def max_reply_tokens(self) -> int:
+        """The maximum number of tokens that the model has sampled in a row."""
+        return self.turns * self.sample.max_new_tokens
 
 
 def critic_passes(config: Any) -> tuple[int, int]:
@@ -82,8 +91,13 @@ def part_replies(config: Any) -> tuple[int, ...]:
 
 
 def updates_shared_replies(config: Any) -> int:
-    """Returns the number of replies that share a row with their prompt in the update of configs/ppo.py."""
+    """Returns the number of replies that share a row with their prompt in the update of configs/ppo.py.
+
+    Dialogues have rows of their own: their replies are followed by the outputs of tools.
+    """
     rollout = config.rollout
+    if rollout.turns == MULTI:
+        return 1
     return shared_replies(rollout.group, math.gcd(*part_replies(config))) if rollout.share_prompts else 1
 
 

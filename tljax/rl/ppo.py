@@ -36,8 +36,8 @@ def make_update(
     c = models.config
 
     def policy_loss(params: Any, part: Experience, frozen: llama.Params, kl_coef: jax.Array):
-        mask = part.batch.mask
-        room, priorities = options.sample.max_new_tokens, part.batch.priorities
+        mask = part.batch.policy_mask
+        room, priorities = options.max_reply_tokens, part.batch.priorities
         weights, divisor = token_weights(mask, options.loss_mean, room, priorities)
         ratio_weights = weights
         if options.importance_cap:

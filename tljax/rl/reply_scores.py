@@ -19,7 +19,12 @@ def reply_hidden(params: llama.Params, c: llama.LlamaConfig, batch: RolloutBatch
         return _shared_reply_hidden(params, c, batch, options)
     (B, T), M = batch.tokens.shape, batch.replies.shape[1]
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T), out_sharding=spec("batch", None))
-    ends = batch.starts + batch.mask.sum(axis=1, dtype=jnp.int32)
+    if batch.columns is None:
+        ends = batch.starts + batch.mask.sum(axis=1, dtype=jnp.int32)
+        predicting = batch.starts[:, None] - 1 + jnp.arange(M, dtype=jnp.int32)[None]
+    else:
+        ends = jnp.max(jnp.where(batch.mask, batch.columns, 0), axis=1) + 1
+        predicting = batch.columns
     hidden = llama.forward(
         params,
         c,
@@ -28,7 +33,6 @@ def reply_hidden(params: llama.Params, c: llama.LlamaConfig, batch: RolloutBatch
         (positions < ends[:, None]).astype(jnp.int32),
         llama.ForwardOptions(options.sample.compute_dtype, options.remat, options.sample.attention),
     )
-    predicting = batch.starts[:, None] - 1 + jnp.arange(M, dtype=jnp.int32)[None]
     return take_positions(hidden, jnp.minimum(predicting, T - 1))
 
 

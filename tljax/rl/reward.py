@@ -32,12 +32,7 @@ class RewardFunction:
     """
 
     def __init__(self, *, rule: str, clip: float, timeout: float, workers: int) -> None:
-        for name, value in (("clip", clip), ("timeout", timeout)):
-            if not (0 <= value < math.inf) or (name == "timeout" and value == 0):
-                least = "at least 0" if name == "clip" else "above 0"
-                raise InputError(f"config.reward.{name} is {value}; it must be {least} and finite")
-        if workers < 1:
-            raise InputError(f"config.reward.workers is {workers}; it must be at least 1")
+        check_limits(clip, timeout, workers)
         self._rule, self._clip = _check_rule(rule), clip
         self._workers = None if self._rule in RULES else self._start(workers, timeout)
 
@@ -70,16 +65,29 @@ class RewardFunction:
         else:
             results = processes.run_on_primary(lambda: self._call_workers(pairs))
             rewards = [_complete(*result, *pair) for result, pair in zip(results, pairs, strict=True)]
-        if not self._clip:
-            return rewards
-        return [
-            r if abs(r.value) <= self._clip else replace(r, value=math.copysign(self._clip, r.value)) for r in rewards
-        ]
+        return clip_rewards(rewards, self._clip)
 
     def _call_workers(self, pairs: Sequence[tuple[str, Prompt]]) -> list[tuple[float, str, str]]:
         assert self._workers is not None
         calls = [(prediction, p.golden, _as_json(p.tools)) for prediction, p in pairs]
         return self._workers.call(calls, lambda i: f"prompt {pairs[i][1].id!r}, step {pairs[i][1].step}")
+
+
+def check_limits(clip: float, timeout: float, workers: int) -> None:
+    """Raises InputError for a field of config.reward that is out of range."""
+    for name, value in (("clip", clip), ("timeout", timeout)):
+        if not (0 <= value < math.inf) or (name == "timeout" and value == 0):
+            least = "at least 0" if name == "clip" else "above 0"
+            raise InputError(f"config.reward.{name} is {value}; it must be {least} and finite")
+    if workers < 1:
+        raise InputError(f"config.reward.workers is {workers}; it must be at least 1")
+
+
+def clip_rewards(rewards: Sequence[Reward], clip: float) -> list[Reward]:
+    """Returns the rewards, each limited to -clip ... clip; 0 does not limit them."""
+    if not clip:
+        return list(rewards)
+    return [r if abs(r.value) <= clip else replace(r, value=math.copysign(clip, r.value)) for r in rewards]
 
 
 def _check_rule(rule: Any) -> str:

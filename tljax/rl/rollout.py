@@ -16,6 +16,7 @@ from tljax.rl.irm import Reward
 from tljax.rl.state import RolloutBatch
 from tljax.storage.atomic import read_jsonl, write_jsonl
 
+GAP_PERCENTILES = (50, 90, 99)
 REPLIES_ROUND_TO = 16  # tokens; a row holds several padded replies, so it is smaller than rollout.round_to
 
 
@@ -131,6 +132,17 @@ def shared_reply_length(tokens: int) -> int:
 def sampled_logprobs(rollout: Rollout, width: int) -> np.ndarray:
     """Returns the sampler's log-probability of each reply token, float32 [B, width], 0 after the end."""
     return _pad([reply.logprobs for reply in rollout.replies], width, np.float32)
+
+
+def gap_metrics(sampled: np.ndarray, scored: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Returns how far log-probabilities as they were sampled are from those as they are scored, in nats.
+
+    "sampler_gap" is the largest difference, and "sampler_gap_p50" to "sampler_gap_p99" are percentiles over the tokens.
+    sampled, scored: float32 [B, M]; mask: bool [B, M], True on the sampled tokens.
+    """
+    gap = np.abs(sampled - scored)[mask]
+    percentiles = {f"sampler_gap_p{percent}": float(np.percentile(gap, percent)) for percent in GAP_PERCENTILES}
+    return {"sampler_gap": float(gap.max())} | percentiles
 
 
 def _pad(rows: Sequence[Any], width: int, dtype: type = np.int32) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 
 from tljax.data.dialect import open_dialect
 from tljax.data.prompt import Dialect
-from tljax.data.prompt_table import PromptDataset, load_prompts
 from tljax.data.response_template import chat_facts
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
@@ -22,22 +21,23 @@ from tljax.generate.load import open_model_and_tokenizer
 from tljax.generate.sampling import SampleOptions, check_sample_options
 from tljax.model import cost, llama, lora
 from tljax.model.hf.export import ChatFacts, WeightsFormat
-from tljax.rl import held_out, memory
+from tljax.rl import memory, single_turn
 from tljax.rl.alarms import Alarms
 from tljax.rl.check import check, check_devices, check_total, start_notes
+from tljax.rl.dialogues import multi_turn
+from tljax.rl.dialogues.held_out import check_best
+from tljax.rl.dialogues.rewards import DialogueRewards
+from tljax.rl.dialogues.tasks import DialogueTasks, dialogue_limits, load_tasks
 from tljax.rl.experience import make_experience
-from tljax.rl.held_out import reward_metrics
 from tljax.rl.models import PPOModels
 from tljax.rl.optimizers import make_optimizers, total_updates
-from tljax.rl.options import UpdateOptions, critic_passes
+from tljax.rl.options import MULTI, UpdateOptions, critic_passes
 from tljax.rl.ppo import make_update
 from tljax.rl.reward import RewardFunction
 from tljax.rl.rollout import forget_rollouts
-from tljax.rl.samples import write_samples
 from tljax.rl.state import PPOState
-from tljax.rl.train_iteration import PPOContext, Programs, format_widths, train_iteration
+from tljax.rl.train_iteration import PPOContext, Programs, format_widths
 from tljax.storage.run_folder import RunFolder
-from tljax.toolbox.embedded import resolve_source_file
 from tljax.training import exported_change, model_source, resume
 from tljax.training.checkpoint import Checkpoints
 from tljax.training.export import export_results, save_model_files
@@ -59,8 +59,10 @@ def run(config: Any) -> None:
     resume.check_same_config(folder, config)
     model, tokenizer = open_model_and_tokenizer(config.model.path, config.data.tokenizer)
     dialect, tokenizer = open_dialect(config.data.dialect, config.data.chat_template, tokenizer, "data.chat_template")
-    sets = in_training.open_eval_sets(config, dialect)
-    with make_reward_function(config.reward) as reward_function, jax.set_mesh(make_mesh(**config.mesh)):
+    multi = config.rollout.turns == MULTI
+    sets = {} if multi else in_training.open_eval_sets(config, dialect)
+    rewards = DialogueRewards(config.reward) if multi else make_reward_function(config.reward)
+    with rewards as reward_function, jax.set_mesh(make_mesh(**config.mesh)):
         context = load_context(config, PPOInputs(model, tokenizer, dialect, sets, reward_function), folder)
         models, sample = context.models, sample_options(context)
         txs = make_optimizers(config, context.total)
@@ -80,8 +82,8 @@ class PPOInputs(NamedTuple):
     model: model_source.ModelSource
     tokenizer: Tokenizer
     dialect: Dialect
-    sets: in_training.EvalSets
-    reward_function: RewardFunction
+    sets: in_training.EvalSets  # {} with rollout.turns = multi, whose tasks `load_context` makes
+    reward_function: RewardFunction | DialogueRewards
 
 
 def load_context(config: Any, inputs: PPOInputs, folder: RunFolder) -> PPOContext:
@@ -91,7 +93,11 @@ def load_context(config: Any, inputs: PPOInputs, folder: RunFolder) -> PPOContex
     """
     model, tokenizer, dialect, sets, reward_function = inputs
     check_devices(config, model.config)
-    prompts = processes.primary_first(lambda: load(config, tokenizer, dialect))
+    if config.rollout.turns == MULTI:
+        limits = dialogue_limits(config, model.config)
+        prompts = load_tasks(config, tokenizer, dialect, limits)
+    else:
+        prompts = processes.primary_first(lambda: single_turn.load(config, tokenizer, dialect))
     log(prompts.summary)
     models = PPOModels(
         model.config, has_critic=config.algorithm == "ppo", adapter=lora.LoraOptions.from_config(config.lora)
@@ -99,7 +105,11 @@ def load_context(config: Any, inputs: PPOInputs, folder: RunFolder) -> PPOContex
     log(memory.format_memory(config, models, prompts.longest))
     total = total_updates(config, len(prompts.train))
     check_total(config, total)
-    sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
+    if isinstance(prompts, DialogueTasks):
+        sets = prompts.sets
+        check_best(config, list(sets))
+    else:
+        sets = in_training.add_held_out_rows(config, sets, prompts.held_out)
     return PPOContext(config, models, model, tokenizer, prompts, sets, reward_function, folder, total)
 
 
@@ -110,13 +120,6 @@ def sample_options(context: PPOContext) -> SampleOptions:
     return options
 
 
-def load(config: Any, tokenizer: Tokenizer, dialect: Dialect) -> PromptDataset:
-    """Returns the prompts of the config's source, which is made first if it is generated data."""
-    file = resolve_source_file(config.data.source, config.toolbox, config.data.cache)
-    limit = config.rollout.max_prompt_tokens
-    return load_prompts(config.data, file, tokenizer, seed=config.seed, max_prompt_tokens=limit, dialect=dialect)
-
-
 def make_reward_function(reward: Any) -> RewardFunction:
     """Returns the reward function that a config's `reward` block describes."""
     return RewardFunction(rule=reward.rule, clip=reward.clip, timeout=reward.timeout, workers=reward.workers)
@@ -125,7 +128,8 @@ def make_reward_function(reward: Any) -> RewardFunction:
 def describe(context: PPOContext) -> str:
     """Returns two lines about the run that begins."""
     config, c = context.config, context.model.config
-    group = f" x {config.rollout.group} replies" if config.rollout.group > 1 else ""
+    what = "dialogues" if config.rollout.turns == MULTI else "replies"
+    group = f" x {config.rollout.group} {what}" if config.rollout.group > 1 else ""
     steps = config.ppo.epochs * config.ppo.minibatches
     critic_steps = math.prod(critic_passes(config)) if context.models.has_critic else steps
     critic = f" and {critic_steps} of the critic" if critic_steps != steps else ""
@@ -136,12 +140,18 @@ def describe(context: PPOContext) -> str:
     )
 
 
+def turns_of(config: Any) -> Any:
+    """Returns the module of what a run does with single replies or with dialogues; both have the same functions."""
+    return multi_turn if config.rollout.turns == MULTI else single_turn
+
+
 def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> None:
     """Runs the loop on the current mesh: restores or begins, trains, evaluates, saves and exports.
 
     txs: the optimizers of actor and critic. Raises SystemExit if a signal stopped the run.
     """
     config, folder, total = context.config, context.folder, context.total
+    turns = turns_of(config)
 
     # The compiled programs.
     experience, update = make_experience(context.models, options), make_update(context.models, *txs, options)
@@ -165,23 +175,23 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
             if start:
                 logger.log_message(f"resumed at update {start} of {total}")
             elif not logger.has_step(0):
-                evaluate(context, frozen, state, logger, 0)
+                turns.evaluate(context, frozen, state, logger, 0)
             for n in range(start, total):
                 # One update.
-                state, prompts, rollout, metrics = train_iteration(context, programs, frozen, state, n)
+                state, prompts, rollout, metrics = turns.train_iteration(context, programs, frozen, state, n)
                 logger.push(n + 1, {}, metrics)
                 logger.flush()
                 for note in alarms.notes(n + 1, metrics):
                     logger.log_message(note)
                 if config.log.samples and (n + 1 == total or (n + 1) % config.log.every == 0):
-                    write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, logger)
+                    turns.write_samples(folder / "samples.jsonl", n + 1, prompts, rollout, config.log.samples, logger)
 
                 # Evaluation. A checkpoint without it could never be the best one.
                 finished = n + 1 == total
                 planned = finished or should_run(config.checkpoint.every, n + 1)
                 selection_loss = None
                 if finished or should_run(config.eval.every, n + 1) or (planned and config.checkpoint.keep_best > 0):
-                    selection_loss = evaluate(context, frozen, state, logger, n + 1)
+                    selection_loss = turns.evaluate(context, frozen, state, logger, n + 1)
 
                 # The checkpoint.
                 stopped_by = stop.after(n + 1, devices_idle=True)
@@ -209,34 +219,6 @@ def train(context: PPOContext, options: UpdateOptions, txs: tuple[Any, Any]) -> 
     # The export loads the weights again to fold an adapter into them; both copies might not fit into the memory.
     del frozen
     finish(context, step, params, best, change)
-
-
-def evaluate(
-    context: PPOContext, frozen: llama.Params, state: PPOState, logger: MetricsLogger, step: int
-) -> float | None:
-    """Generates replies to the sets of eval.sets, and logs their scores and rewards.
-
-    Returns the value that best-checkpoint selection minimizes, None if it is not known.
-    """
-    config, params = context.config, state.actor.params
-    # Weights are scored as the export rounds them; an adapter is exported as it is.
-    params = params if context.models.adapter else exported_change.as_exported(params, context.export_dtype)
-    actor = context.models.actor(frozen, params)
-    eval_context = in_training.EvalContext(config, context.tokenizer, context.folder, logger)
-    replies = in_training.score_eval_sets(eval_context, context.sets, context.model.config, actor, step)
-    if not replies:
-        return None
-    metrics, held_out_metrics = in_training.eval_metrics(replies), {}
-    name = in_training.HELD_OUT_ROWS
-    if name in replies:
-        rewards = held_out.held_out_rewards(
-            replies[name], context.sets[name], context.prompts.held_out, context.reward_function
-        )
-        held_out_metrics = reward_metrics(rewards)
-        logger.log_message(held_out.format_metrics(held_out_metrics, step, len(rewards)))
-        metrics |= {f"eval_{metric}": value for metric, value in held_out_metrics.items()}
-    logger.log_metrics(step, metrics)
-    return in_training.selection_loss(config, held_out_metrics, replies)
 
 
 def begin(context: PPOContext, txs: tuple[Any, Any], checkpoints: Checkpoints) -> tuple[PPOState, llama.Params]:
@@ -271,7 +253,8 @@ def finish(
         adapter=context.models.adapter is not None,
         model=config.export.at_end,
     )
-    lines = processes.run_on_primary(lambda: format_scores(context, step))
+    turns = turns_of(config)
+    lines = processes.run_on_primary(lambda: turns.format_scores(context, step))
     lines.append(f"done:  checkpoints, metrics and samples in {folder}")
     if best is not None and best != step:
         lines.append(
@@ -281,15 +264,3 @@ def finish(
         change, adapter=context.models.adapter is not None, scored=bool(context.sets)
     )
     log("\n".join([*lines, *exported]))
-
-
-def format_scores(context: PPOContext, step: int) -> list[str]:
-    """Returns the tables of scores and rewards after update `step`, [] if no set is scored."""
-    table = in_training.score_report(context.sets, context.folder, step)
-    if not table:
-        return []
-    before, after = (held_out.rewards_by_set(context.folder, n, context.sets) for n in (0, step))
-    if not before or not after:
-        return [table]
-    heading = "mean reward of the same answers by IRM's table [95 % interval]"
-    return [table, heading, held_out.format_reward_table(before, after)]

@@ -54,6 +54,12 @@ class RolloutBatch:
     [B, M], True on them. rewards: float32 [B], of the whole reply. priorities: float32 [B, M], the weights of tokens in
     the policy's loss, None for equal ones. sampled_logprobs: float32 [B, M], the log-probabilities with which the
     sampler drew the tokens, None where no update needs them.
+
+    A whole dialogue is one row too: `tokens` hold its prompt, all its replies and the outputs of tools between them,
+    and `replies` hold the tokens that the model has sampled, one turn after the other, without what lies between. Then
+    columns: int32 [B, M], the column of `tokens` from which each of them is predicted; rewards: float32 [B, M], each on
+    the last token of its turn; learned: bool [B, M], True on the tokens that the policy learns from, or None for all of
+    `mask`.
     """
 
     tokens: jax.Array
@@ -63,6 +69,13 @@ class RolloutBatch:
     rewards: jax.Array
     priorities: jax.Array | None = None
     sampled_logprobs: jax.Array | None = None
+    columns: jax.Array | None = None
+    learned: jax.Array | None = None
+
+    @property
+    def policy_mask(self) -> jax.Array:
+        """bool [B, M], True on the tokens that the policy learns from; the critic learns from all of `mask`."""
+        return self.mask if self.learned is None else self.learned
 
 
 @struct.dataclass

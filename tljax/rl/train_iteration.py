@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tljax.data.prompt_table import Prompt, PromptDataset
+from tljax.data.prompt_table import Prompt
 from tljax.data.tokenizer import Tokenizer
 from tljax.distributed import processes
 from tljax.distributed.mesh import gather_to_host
-from tljax.evaluate import in_training
 from tljax.generate.batches import padded_length
 from tljax.generate.sampler import Sampler
 from tljax.generate.sampling import SampleOptions
@@ -21,10 +20,10 @@ from tljax.rl.held_out import reward_metrics
 from tljax.rl.models import PPOModels
 from tljax.rl.options import UpdateOptions, rollouts_shared_replies
 from tljax.rl.priorities import reply_priorities
-from tljax.rl.reward import RewardFunction
 from tljax.rl.rollout import (
     Rollout,
     equal_groups,
+    gap_metrics,
     pad_rollout,
     prompt_indices,
     read_rollout,
@@ -34,12 +33,10 @@ from tljax.rl.rollout import (
     with_no_end,
     write_rollout,
 )
-from tljax.rl.state import PPOState, RolloutBatch
+from tljax.rl.state import Experience, PPOState, RolloutBatch
 from tljax.storage.run_folder import RunFolder
 from tljax.training import model_source
 from tljax.training.exported_change import export_dtype
-
-GAP_PERCENTILES = (50, 90, 99)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +47,9 @@ class PPOContext:
     models: PPOModels
     model: model_source.ModelSource
     tokenizer: Tokenizer
-    prompts: PromptDataset
-    sets: in_training.EvalSets
-    reward_function: RewardFunction
+    prompts: Any  # PromptDataset, or with rollout.turns = multi dialogues.tasks.DialogueTasks
+    sets: Any  # EvalSets, or with rollout.turns = multi dialogues.tasks.DialogueSets
+    reward_function: Any  # RewardFunction, or dialogues.rewards.DialogueRewards
     folder: RunFolder
     total: int
 
@@ -103,16 +100,23 @@ def train_iteration(
         ]
     batch = pad_rollout(prompts, rollout, rewards, *room, share_prompts=shared > 1, **extras)
     programs.widths.update(_widths(context, prompts, batch, shared))
-    experience, metrics_before = programs.experience(state, frozen, batch)
-    key = jax.random.fold_in(jax.random.key(context.config.seed), 2 * n + 1)
-    state, metrics = programs.update(state, frozen, experience, key)
-    processes.report_progress(f"the rewards of update {n + 1}")
-    metrics = jax.device_get(metrics | metrics_before)
+    state, experience, metrics = learn(context, programs, frozen, state, batch, n)
     seconds["seconds_update"] = round(time.perf_counter() - begin, 6)
     metrics |= rollout_metrics(rollout, rollout_block.group, experience.logprobs, batch.mask) | seconds
     if rollout_block.resample:
         metrics["resampled"] = float(np.mean(np.asarray(rollout.prompt_indices) != np.asarray(drawn)))
     return state, prompts, rollout, metrics | {"tokens": int(batch.starts.sum() + batch.mask.sum())}
+
+
+def learn(
+    context: PPOContext, programs: Programs, frozen: llama.Params, state: PPOState, batch: RolloutBatch, n: int
+) -> tuple[PPOState, Experience, dict[str, Any]]:
+    """Makes update `n` from a rollout; returns the new state, the experience, and the metrics of both."""
+    experience, metrics_before = programs.experience(state, frozen, batch)
+    key = jax.random.fold_in(jax.random.key(context.config.seed), 2 * n + 1)
+    state, metrics = programs.update(state, frozen, experience, key)
+    processes.report_progress(f"the rewards of update {n + 1}")
+    return state, experience, jax.device_get(metrics | metrics_before)
 
 
 def format_widths(widths: set[tuple[str, int]]) -> str:
@@ -195,20 +199,17 @@ def _answer(
 def rollout_metrics(rollout: Rollout, group: int, logprobs: jax.Array, mask: jax.Array) -> dict[str, float]:
     """Returns metrics of a rollout with `group` replies to each prompt.
 
-    "equal_groups" is the share of groups whose rewards are all equal: they have no advantage over each other.
-    "sampler_gap" is the largest difference between log-probabilities as they were sampled and as they are scored, and
-    "sampler_gap_p50" to "sampler_gap_p99" are its percentiles over the reply tokens.
+    "equal_groups" is the share of groups whose rewards are all equal: they have no advantage over each other. Those of
+    the sampler are `gap_metrics`.
     """
-    logprobs, mask = gather_to_host((logprobs, mask))
-    gap = np.abs(sampled_logprobs(rollout, mask.shape[1]) - logprobs)[mask]
+    scored, inside = (np.asarray(x) for x in gather_to_host((logprobs, mask)))
     ended = [reply.ended for reply in rollout.replies]
     lengths = [len(reply.logprobs) for reply in rollout.replies]
     metrics = reward_metrics(rollout.rewards)
     if group > 1:
         metrics["equal_groups"] = float(equal_groups([reward.value for reward in rollout.rewards], group).mean())
-    metrics |= {f"sampler_gap_p{percent}": float(np.percentile(gap, percent)) for percent in GAP_PERCENTILES}
+    metrics |= gap_metrics(sampled_logprobs(rollout, inside.shape[1]), scored, inside)
     return metrics | {
         "reply_tokens": float(np.mean(lengths)),
         "ended": float(np.mean(ended)),
-        "sampler_gap": float(gap.max()),
     }

@@ -167,7 +167,53 @@ def load_tools(path: str) -> dict[str, LocalTool]:
 
     Raises InputError if the file cannot be run, or if one of the functions cannot be a tool.
     """
-    # The module.
+    module = _run_file(path)
+    functions = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
+    tools = _as_tools(path, {f.__name__: f for f in functions if not f.__name__.startswith("_")})
+    if not tools:
+        raise InputError(f"{path}: defines no public function; every function without a leading _ is a tool")
+    return tools
+
+
+# The methods of an environment that are no tools: the first is called before a dialogue, the second after it.
+ENVIRONMENT_METHODS = ("reset", "get_reward")
+
+
+def load_environment(path: str, name: str) -> tuple[Any, dict[str, LocalTool]]:
+    """Runs a Python file, calls its class or function `name` without arguments, and returns the object and its tools.
+
+    The tools are the object's public methods but ENVIRONMENT_METHODS. TRL's `environment_factory` takes the same
+    classes. Raises InputError if the file cannot be run, has no such class, or if one of the methods cannot be a tool.
+    """
+    module = _run_file(path)
+    factory = vars(module).get(name)
+    if not callable(factory):
+        raise InputError(f"{path}: has no class {name}; name a class of the file, whose methods are the tools")
+    try:
+        instance = factory()
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{path}: {name}() fails ({type(error).__name__}: {error}); mend it first") from error
+    # Members of the class: those of the instance would evaluate its properties.
+    members = inspect.getmembers(type(instance), inspect.isfunction)
+    names = [member for member, _ in members if not member.startswith("_") and member not in ENVIRONMENT_METHODS]
+    tools = _as_tools(path, {member: getattr(instance, member) for member in names})
+    if not tools:
+        raise InputError(f"{path}: {name} has no public method but {' and '.join(ENVIRONMENT_METHODS)}; add a tool")
+    return instance, tools
+
+
+def _as_tools(path: str, functions: Mapping[str, Callable[..., Any]]) -> dict[str, LocalTool]:
+    try:
+        return {name: local_tool(function) for name, function in functions.items()}
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except Exception as error:  # annotations are the user's code, which may raise anything
+        raise InputError(
+            f"{path}: its annotations cannot be read ({type(error).__name__}: {error}); fix them"
+        ) from error
+
+
+def _run_file(path: str) -> types.ModuleType:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; name a Python file that defines the tools as functions")
     if Path(path).suffix != ".py":
@@ -183,16 +229,4 @@ def load_tools(path: str) -> dict[str, LocalTool]:
         loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise InputError(f"{path}: the file cannot be run ({type(error).__name__}: {error}); fix it first") from error
-    # Its functions.
-    functions = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
-    try:
-        tools = {f.__name__: local_tool(f) for f in functions if not f.__name__.startswith("_")}
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except Exception as error:  # annotations are the user's code, which may raise anything
-        raise InputError(
-            f"{path}: its annotations cannot be read ({type(error).__name__}: {error}); fix them"
-        ) from error
-    if not tools:
-        raise InputError(f"{path}: defines no public function; every function without a leading _ is a tool")
-    return tools
+    return module
