@@ -47,6 +47,7 @@ def test_a_sign_is_said_once_with_its_field(name, value, field):
 def test_one_bad_rollout_and_a_critic_in_its_warm_up_are_no_sign():
     bad = WELL | {"explained_variance": -0.8, "ended": 0.0}
     assert notes_of([WELL] * 20 + [bad] + [WELL] * 20) == []
+    assert notes_of([WELL | {"explained_variance": -0.02}] * 40) == []
     untrained = WELL | {"explained_variance": -0.2}
     assert notes_of([untrained] * (WARMUP + RECENT - 1)) == []
     assert len(notes_of([untrained] * (WARMUP + RECENT))) == 1

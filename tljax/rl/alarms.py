@@ -10,6 +10,7 @@ RECENT = 10  # the number of updates whose mean is judged: one rollout varies to
 
 MAX_KL = 0.5  # nats per token; runs that gained stayed below 0.1
 MIN_ENTROPY = 0.2  # a share of the entropy of the first updates
+MIN_EXPLAINED_VARIANCE = -0.05  # a new critic explains nothing: 640 replies may give some hundredths below 0 by chance
 MAX_EQUAL_GROUPS = 0.9  # a share of the groups
 MIN_ENDED = 0.8  # a share of the replies
 MAX_SAMPLER_GAP = 0.1  # nats, of the 99th percentile of the tokens; in float32 it stays below 1e-4
@@ -50,7 +51,8 @@ class Alarms:
                 f"entropy fell from {self._first_entropy:.3f} to {mean['entropy']:.3f} nats, so replies hardly differ; "
                 "lower config.optim.lr, or raise config.rollout.temperature or config.ppo.entropy_coef"
             )
-        if "explained_variance" in mean and step >= self._warmup + RECENT and mean["explained_variance"] < 0:
+        judged = "explained_variance" in mean and step >= self._warmup + RECENT
+        if judged and mean["explained_variance"] < MIN_EXPLAINED_VARIANCE:
             found["explained_variance"] = (
                 f"explained_variance is {mean['explained_variance']:.2f}, so the critic's values are worse than none; "
                 "raise config.critic.warmup or config.critic.epochs, or change config.critic.lr"
