@@ -12,7 +12,7 @@ import pytest
 from tljax.distributed.mesh import make_mesh
 from tljax.evaluate import in_training
 from tljax.model import llama, lora
-from tljax.rl import run as ppo_run
+from tljax.rl import single_turn
 from tljax.sft import run as sft_run
 from tljax.training.exported_change import (
     ExportedChange,
@@ -117,6 +117,6 @@ def test_scores_in_training_are_those_of_the_exported_weights(scored, stage):
         sft_run.score_eval_sets(context, params, None, logger, 1)
     else:
         state: Any = SimpleNamespace(actor=SimpleNamespace(params=params))
-        ppo_run.evaluate(context, {}, state, logger, 1)
+        single_turn.evaluate(context, {}, state, logger, 1)
     ((weights,),) = [jax.tree.leaves(tree) for tree in scored]
     assert weights.dtype == jnp.bfloat16 and weights.tolist() == [[1.0, 1.0]]
