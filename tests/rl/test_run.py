@@ -146,7 +146,7 @@ def test_a_killed_run_gives_the_metrics_of_one_run(learned, launch, repo, flags,
 
 
 @pytest.mark.slow
-def test_grpo_with_lora_trains_only_an_adapter(launch, flags, trained, tmp_path):
+def test_grpo_with_lora_trains_only_an_adapter(launch, flags, first_trained, tmp_path):
     """The trunk equals the SFT model bit for bit, the adapter has changed, and the export folds it."""
     folder = tmp_path / "run"
     options = ["algorithm=grpo", "rollout.group=4", "rollout.prompts=2", "lora.rank=2", "ppo.updates=2"]
@@ -164,7 +164,7 @@ def test_grpo_with_lora_trains_only_an_adapter(launch, flags, trained, tmp_path)
     assert not any("value_loss" in line for line in lines_of(folder))
     with jax.set_mesh(make_mesh(1, 8, 1)):
         model = model_source.open_model(str(folder), "")
-        assert model.base is not None and model.base.checkpoint == (trained, 6)
+        assert model.base is not None and model.base.checkpoint == (first_trained, 6)
         start = model_source.load_params(model.base, jnp.float32, 0)
         folded = hf_load.load_params(folder / "hf", model.config, jnp.float32)
     assert jnp.array_equal(start["embed"], folded["embed"])
