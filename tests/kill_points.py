@@ -128,7 +128,7 @@ def launch(
         if event not in EVENTS or not arguments or not isinstance(arguments[0], str | Path):
             return
         path = str(arguments[0])
-        if path.startswith(str(folder)) or f"/.{folder.name}.partial" in path:
+        if path.startswith(str(folder)) or f"/.{folder.name}.tmp" in path:
             count += 1
             if not struck:
                 os.write(log, f"{event} {path}\n".encode())
