@@ -9,16 +9,18 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 def array_types(function: Callable, *args) -> set[tuple[tuple[int, ...], str]]:
     """Returns shape and dtype of all arrays that a function computes."""
-    values = (value.aval for equation in _equations(function, *args) for value in equation.outvars)
+    values = (value.aval for equation in equations(function, *args) for value in equation.outvars)
     return {(value.shape, str(value.dtype)) for value in values if isinstance(value, jax.core.ShapedArray)}
 
 
 def primitive_counts(function: Callable, *args) -> Counter[str]:
     """Returns how often each primitive stands in a function; the body of a loop counts once."""
-    return Counter(equation.primitive.name for equation in _equations(function, *args))
+    return Counter(equation.primitive.name for equation in equations(function, *args))
 
 
-def _equations(function: Callable, *args) -> Iterator[JaxprEqn]:
+def equations(function: Callable, *args) -> Iterator[JaxprEqn]:
+    """Yields the equations of a function, and of the jaxprs within them."""
+
     def is_jaxpr(x) -> bool:
         return isinstance(x, ClosedJaxpr | Jaxpr)
 

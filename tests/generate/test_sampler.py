@@ -10,7 +10,7 @@ import pytest
 from tljax.core.errors import InputError
 from tljax.distributed.mesh import make_mesh
 from tljax.generate.batches import Reply
-from tljax.generate.sampler import Sampler
+from tljax.generate.sampler import Sampler, prompts_at_a_time
 from tljax.generate.sampling import SampleOptions
 from tljax.model import llama
 
@@ -59,6 +59,10 @@ def test_replies_come_in_order_whatever_the_batches_and_the_mesh(compiled_progra
         assert reply.all_tokens == [*reply.tokens, *([reply.end] if reply.ended else [])]
         assert not set(reply.tokens) & set(OPTIONS.eos_ids) and len(reply.logprobs) == len(reply.tokens) + reply.ended
     assert {reply.ended for reply in results[0]} == {True, False} and len({str(r.tokens) for r in results[0]}) > 7
+
+
+def test_a_cpu_computes_few_prompts_at_a_time(one_device):
+    assert [prompts_at_a_time(places=32, width=width) for width in (64, 128, 320, 1024)] == [4, 4, 1, 1]
 
 
 def test_a_slot_whose_reply_ended_takes_the_next_prompt(one_device, decoding_steps):

@@ -156,6 +156,14 @@ def test_greedy_draws_need_no_key():
     np.testing.assert_array_equal(sample_tokens(ROWS["distinct"], keys, options), ROWS["distinct"].argmax(-1))
 
 
+def test_greedy_takes_the_first_of_equal_tokens_and_stays_in_the_vocabulary():
+    options = dataclasses.replace(OPTIONS, temperature=0.0)
+    logits = np.array([[0, 3, 1, 3], [2, 2, 2, 2], [-np.inf, -1, -1, -np.inf], [0, np.nan, 1, 2]], np.float32)
+    tokens = sample_tokens(logits, jax.random.split(jax.random.key(0), 4), options)
+    assert tokens[:3].tolist() == logits[:3].argmax(-1).tolist() == [1, 0, 1]
+    assert 0 <= tokens[3] < 4 and tokens.dtype == np.int32
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [

@@ -185,7 +185,8 @@ def _sample(
     def local(logits, row_ids, key, steps):
         keys = jax.vmap(lambda row, step: jax.random.fold_in(jax.random.fold_in(key, row), step))(row_ids, steps)
         tokens = sample_tokens(logits, keys, options)
-        finite = jnp.isfinite(logits).all(axis=-1)
+        # A NaN is the maximum and the minimum of its row. On a CPU these two are faster than a look at every number.
+        finite = jnp.isfinite(logits.max(axis=-1)) & jnp.isfinite(logits.min(axis=-1))
         return tokens, jnp.where(finite, sampled_token_logprobs(logits, tokens, options), jnp.nan)
 
     rows = spec("batch")

@@ -24,7 +24,13 @@ def product(
     return _einsum(x, w, axes, sharding, dtype)
 
 
-def _einsum(x: jax.Array, w: jax.Array, axes: str, sharding: jax.P, dtype: jax.typing.DTypeLike | None) -> jax.Array:
+def _einsum(
+    x: jax.Array, w: jax.Array, axes: str, sharding: jax.P, dtype: jax.typing.DTypeLike | None = None
+) -> jax.Array:
+    # JAX contracts axes in the alphabetical order of their letters. With H before N, XLA would copy a weight [N, H, D]
+    # as [H, N, D] in every step of decoding. So the letters are renamed in the order in which they appear.
+    letters = dict.fromkeys(axis for axis in axes if axis.isalpha())
+    axes = axes.translate({ord(letter): chr(ord("a") + i) for i, letter in enumerate(letters)})
     return jnp.einsum(axes, x, w, preferred_element_type=dtype, out_sharding=sharding)
 
 
@@ -44,8 +50,8 @@ def _backward(axes: str, _sharding: jax.P, _dtype: object, kept: tuple[jax.Array
     (x, w), (inputs, outputs) = kept, axes.split("->")
     inputs, weight = inputs.split(",")
     dy = dy.astype(x.dtype)
-    dx = jnp.einsum(f"{outputs},{weight}->{inputs}", dy, w, out_sharding=jax.typeof(x).sharding.spec)
-    dw = jnp.einsum(f"{inputs},{outputs}->{weight}", x, dy, out_sharding=jax.typeof(w).sharding.spec)
+    dx = _einsum(dy, w, f"{outputs},{weight}->{inputs}", jax.typeof(x).sharding.spec)
+    dw = _einsum(x, dy, f"{inputs},{outputs}->{weight}", jax.typeof(w).sharding.spec)
     return dx, dw
 
 
