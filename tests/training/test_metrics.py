@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import subprocess
 import sys
 import types
 
@@ -188,6 +189,17 @@ def events_in(folder):
             data = data[16 + size :]
         read.append(events)
     return sorted(read, key=lambda events: events[0].wall_time)
+
+
+def test_tensorboard_takes_no_seconds_for_torch(tmp_path):
+    """In a new process, since torch is a module of this one; where torch is absent, a stand-in that fails."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    code = "from tljax.training.metrics import _open_events; from pathlib import Path; import sys; "
+    code += f"_open_events(Path({str(tmp_path)!r}), 0).close(); assert 'torch' not in sys.modules"
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "events").iterdir())
 
 
 def hidden_from(events):

@@ -276,7 +276,14 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def _open_events(folder: Path, resume_step: int):
-    from tensorboardX import SummaryWriter
+    # tensorboardX imports torch where it is installed, which takes two seconds and serves only tensors of torch.
+    hidden = {"torch": None} if "torch" not in sys.modules else {}
+    sys.modules.update(hidden)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
     # purge_step makes TensorBoard hide what an earlier process wrote after the checkpoint, or before the first. The
     # suffix tells apart files of two processes that start within one second: the second would overwrite the first.
